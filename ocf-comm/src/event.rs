@@ -1,0 +1,192 @@
+use bytes::Bytes;
+use core::time::Duration;
+use pils::{NodeId, NodeInstance};
+use std::net::SocketAddr;
+
+/// Which queue of a circuit a message waits in. A message never waits behind one of a later lane; within a lane,
+/// messages arrive in the order they were sent. Between lanes there is no order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Lane {
+    /// View changes, stamps, lock traffic: small and few.
+    Urgent,
+    /// Ordinary messages.
+    Small,
+    /// Large messages and state transfer.
+    Bulk,
+}
+
+impl Lane {
+    /// Every lane, most urgent first.
+    pub const ALL: [Self; 3] = [Self::Urgent, Self::Small, Self::Bulk];
+}
+
+/// Tells the users of one circuit apart, so that each layer gets only its own messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Channel(pub u8);
+
+impl Channel {
+    /// Agreement on views.
+    pub const MEMBERSHIP: Self = Self(1);
+    /// Ordered group messages.
+    pub const GROUPS: Self = Self(2);
+    /// The first channel that applications may use; those below belong to this project's layers.
+    pub const APPLICATION: Self = Self(32);
+}
+
+/// One of the ways to a peer: a pair of a local and a remote address. Zero is the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct PathId(pub u8);
+
+/// Bytes that a medium received from one sender: one datagram, or several of equal size that the kernel joined.
+#[derive(Debug)]
+pub struct Received<'a> {
+    /// The path (that is, the local address) it came in on.
+    pub path: PathId,
+    /// The sender's address. Not proof of anything.
+    pub from: SocketAddr,
+    /// Size of each datagram in `data`; the last one may be shorter. At least 1.
+    pub segment: usize,
+    /// The datagrams, back to back. Decrypted in place, so the content afterwards is undefined.
+    pub data: &'a mut [u8],
+}
+
+/// Bytes that a medium is to send to one address: one datagram, or several of equal size.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transmit {
+    /// The path to send on.
+    pub path: PathId,
+    /// The receiver's address.
+    pub to: SocketAddr,
+    /// Size of each datagram in `data`; the last one may be shorter. At least 1.
+    pub segment: usize,
+    /// The datagrams, back to back; at most 64 KiB.
+    pub data: Vec<u8>,
+}
+
+/// What arrives at an endpoint.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Input<'a> {
+    /// A medium received something.
+    Received(Received<'a>),
+}
+
+/// What an endpoint wants done.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Output {
+    /// Hand these datagrams to the medium. Losing them is allowed.
+    Transmit(Transmit),
+    /// Tell the layer above.
+    Event(Event),
+}
+
+/// What an endpoint tells the layer above. For one peer, events come in the order in which things happened.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// The circuit to this incarnation can carry messages: it is new, or the peer was silent and is heard again.
+    Up {
+        /// Who.
+        peer: NodeInstance,
+    },
+    /// The peer is no longer considered alive. If `reason` is [final](DownReason::is_final) this incarnation never
+    /// comes back; otherwise its circuit is kept, and what was sent on it arrives after a later `Up`.
+    Down {
+        /// Who.
+        peer: NodeInstance,
+        /// Why.
+        reason: DownReason,
+    },
+    /// A whole message, in order within its lane. Call `Endpoint::consumed` when its memory is no longer needed:
+    /// that is what opens the sender's window.
+    Message {
+        /// Who sent it.
+        from: NodeInstance,
+        /// The lane it travelled in.
+        lane: Lane,
+        /// Which user of the circuit it is for.
+        channel: Channel,
+        /// The content.
+        message: Bytes,
+    },
+    /// A send to this peer was refused with [`SendError::Full`](crate::SendError::Full); there is room again.
+    Writable {
+        /// Who.
+        peer: NodeInstance,
+        /// Which lane.
+        lane: Lane,
+    },
+    /// This node did not run for so long that it cannot judge others: all peers are forgiven for one interval.
+    Stalled {
+        /// How late the node's own timer was.
+        late: Duration,
+    },
+    /// A peer refuses to talk to this node, or this node to a peer, for a reason an operator must mend.
+    Refused {
+        /// The peer's node id, as configured or claimed.
+        peer: NodeId,
+        /// The address it was heard at.
+        address: SocketAddr,
+        /// Why.
+        reason: Refusal,
+    },
+    /// A peer that holds the key broke the protocol; its circuit was closed.
+    Misbehaved {
+        /// Who.
+        peer: NodeInstance,
+        /// The rule it broke.
+        rule: &'static str,
+    },
+}
+
+/// Why a peer is no longer considered alive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum DownReason {
+    /// Nothing authenticated was heard on any path for longer than the detection timeout.
+    Silent {
+        /// How long nothing was heard.
+        for_: Duration,
+    },
+    /// The peer said that it leaves, and will not act as this incarnation again.
+    Left,
+    /// The peer said with its last breath that it is dying (a panic, an abort, a fatal signal).
+    LastGasp,
+    /// A new incarnation of the same node completed a handshake while the old one was silent. No proof that the old
+    /// one is dead: it may be paused.
+    Superseded,
+    /// The peer broke the protocol.
+    Misbehaved,
+}
+
+impl DownReason {
+    /// True if the incarnation itself declared its end: it will never act again.
+    #[must_use]
+    pub const fn is_proof_of_death(self) -> bool {
+        matches!(self, Self::Left | Self::LastGasp)
+    }
+
+    /// True if this incarnation will not come up again on this node.
+    #[must_use]
+    pub const fn is_final(self) -> bool {
+        !matches!(self, Self::Silent { .. })
+    }
+}
+
+/// Why two nodes do not talk though they could.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// Another living node uses this node id.
+    DuplicateNode,
+    /// The peer belongs to a cluster of another name.
+    OtherCluster,
+    /// The peer speaks no protocol version that this node speaks.
+    Incompatible {
+        /// The newest version this node speaks.
+        ours: u8,
+        /// The newest version the peer speaks.
+        theirs: u8,
+    },
+}

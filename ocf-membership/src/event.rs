@@ -1,0 +1,99 @@
+use crate::{Ballot, NonPrimary, Proposal, View, ViewNumber};
+use bytes::Bytes;
+use ocf_comm::{DownReason, Lane};
+use pils::NodeInstance;
+
+/// Names one write of the view record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PersistToken(pub u64);
+
+/// What arrives at the consensus core.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Input<'a> {
+    /// Node communication: the peer can be talked to.
+    Up(NodeInstance),
+    /// Node communication: the peer is gone.
+    Down(NodeInstance, DownReason),
+    /// A membership message from a peer.
+    Message {
+        /// Who sent it.
+        from: NodeInstance,
+        /// The bytes. Not trusted to be well-formed.
+        message: &'a [u8],
+    },
+    /// The record written by [`Output::Persist`] is on stable storage.
+    Persisted(PersistToken),
+    /// The record could not be written: the node must not accept the view, and steps down.
+    PersistFailed(PersistToken),
+    /// The layer above has stopped, as [`Output::Block`] asked, and this is the state it would enter a new view with.
+    Blocked {
+        /// The ballot of the request.
+        ballot: Ballot,
+        /// Opaque; travels in [`Proposal::states`].
+        state: Bytes,
+    },
+    /// The layer above holds and has delivered everything it owes in its old view, as [`Output::Flush`] asked.
+    Flushed {
+        /// The ballot of the request.
+        ballot: Ballot,
+    },
+    /// The layer above has the state of this view (at once for one who was there before, after state transfer for a
+    /// joiner). Until then this node does not count as one that remembers.
+    Synced(ViewNumber),
+}
+
+/// What the consensus core wants done, in this order.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Output {
+    /// Send a membership message. Dropping it is allowed if the peer is down.
+    Send {
+        /// To whom.
+        to: NodeInstance,
+        /// In which lane.
+        lane: Lane,
+        /// The bytes.
+        message: Bytes,
+    },
+    /// Replace the durable view record, then report [`Input::Persisted`].
+    Persist {
+        /// To name in the report.
+        token: PersistToken,
+        /// The whole record.
+        record: Bytes,
+    },
+    /// A view change begins: the layer above delivers nothing beyond what it holds, queues new sends, and answers
+    /// [`Input::Blocked`]. A later `Block` with a higher ballot replaces this one.
+    Block {
+        /// To name in the answer.
+        ballot: Ballot,
+    },
+    /// The next view is proposed: the layer above fetches what it misses of its old view, delivers through the cut
+    /// that follows from [`Proposal::states`], and answers [`Input::Flushed`]. Only sent to a node that was a member
+    /// of the previous primary as the same instance. A later `Block` or `Flush` replaces it.
+    Flush {
+        /// To name in the answer.
+        ballot: Ballot,
+        /// What is proposed.
+        proposal: Proposal,
+    },
+    /// Tell the layers above.
+    Event(Event),
+}
+
+/// What the consensus core tells the layers above.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// This node is in the primary partition, in this view. What was delivered before belongs to the old view.
+    Installed(View),
+    /// This node is outside the primary partition. What it was delivered in the last primary stands, but others may
+    /// have gone on without it: on the next `Installed` it is a joiner.
+    NonPrimary(NonPrimary),
+    /// The primary lease is not confirmed by a quorum (any more): no upcall, no lock grant, nothing that others must
+    /// not do at the same time, until `Resumed` or the next `Installed`. The view is unchanged.
+    Suspended,
+    /// The lease is confirmed again in the same view.
+    Resumed,
+}

@@ -1,0 +1,2 @@
+//! Resource agents, their executor and the cluster resource manager
+#![forbid(unsafe_code)]

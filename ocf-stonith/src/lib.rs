@@ -1,0 +1,2 @@
+//! Fencing: devices, confirmed outcomes, evidence
+#![forbid(unsafe_code)]

@@ -1,0 +1,21 @@
+//! The glue of the Open Clustering Framework: the vocabulary and the contract that every layer keeps.
+//!
+//! * [`Instant`], [`NodeId`], [`Incarnation`] and [`NodeInstance`]: the words all layers share.
+//! * [`Layer`]: how a protocol is written: no clock, no socket, no thread, no randomness but a seed.
+//! * [`Rng`]: the seeded generator that a layer is given.
+//! * [`TimerTable`]: the few named timers of a state machine.
+//! * [`wire`]: reading and writing bytes that came from, or go to, another node.
+#![forbid(unsafe_code)]
+
+mod identity;
+mod instant;
+mod layer;
+mod rng;
+mod timer;
+pub mod wire;
+
+pub use identity::{Incarnation, NodeId, NodeInstance};
+pub use instant::Instant;
+pub use layer::Layer;
+pub use rng::Rng;
+pub use timer::TimerTable;

@@ -1,0 +1,2 @@
+//! High-availability clusters from parts.
+#![forbid(unsafe_code)]
