@@ -4,9 +4,11 @@
 //! * [`Layer`]: how a protocol is written: no clock, no socket, no thread, no randomness but a seed.
 //! * [`Rng`]: the seeded generator that a layer is given.
 //! * [`TimerTable`]: the few named timers of a state machine.
+//! * [`ConfigErrors`]: everything that is wrong with a configuration, at once.
 //! * [`wire`]: reading and writing bytes that came from, or go to, another node.
 #![forbid(unsafe_code)]
 
+mod config;
 mod identity;
 mod instant;
 mod layer;
@@ -14,6 +16,7 @@ mod rng;
 mod timer;
 pub mod wire;
 
+pub use config::{ConfigError, ConfigErrors};
 pub use identity::{Incarnation, NodeId, NodeInstance};
 pub use instant::Instant;
 pub use layer::Layer;
