@@ -153,6 +153,14 @@ pub enum Event {
         /// The local member.
         member: MemberId,
     },
+    /// A join was ordered but not carried out: there are as many groups, or members of this one, as the configuration
+    /// allows. The local member is not a member.
+    Refused {
+        /// The group.
+        group: Arc<str>,
+        /// The local member that asked.
+        member: MemberId,
+    },
     /// A new view of the primary partition; a barrier in the stream.
     View(View),
     /// A send was refused with [`SendError::Full`]; there is room again.

@@ -1,0 +1,52 @@
+use core::time::Duration;
+
+/// Limits and timers of [`Groups`](crate::Groups). The fields marked *cluster-wide* must be equal at all nodes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Bytes of one's own messages (payload plus 64 for each) that may be queued or not yet consumed by every member,
+    /// default 8 MiB. Memory held for the ordered stream is at most this times the number of nodes. Too low: senders
+    /// wait for the slowest member; too high: a stopped member costs memory everywhere until it is excluded.
+    pub window: usize,
+    /// Largest payload of a message in bytes, default 16 MiB less 4 KiB: what a circuit carries.
+    pub message_max: usize,
+    /// A batch is closed when it has this many bytes, default 32 KiB. A message that is larger travels alone, in the
+    /// bulk lane.
+    pub batch: usize,
+    /// How long a report of what is held may wait for a batch to travel in, default 1 ms. It goes at once if a safe
+    /// message waits for it.
+    pub report_delay: Duration,
+    /// Largest state that `offer_state` takes, in bytes, default 64 MiB.
+    pub state_max: usize,
+    /// State travels in pieces of this many bytes, default 1 MiB; between 1 and 15 MiB.
+    pub state_piece: usize,
+    /// Bytes of ordered messages that are kept while the table of groups or the state of one group is under way,
+    /// default 64 MiB. Beyond it the local member drops out of the group and joins again.
+    pub transfer_buffer: usize,
+    /// Incomplete states that are kept at one time, default 64.
+    pub transfers_max: usize,
+    /// Bytes of messages kept for a view that is not installed here yet, default 64 MiB.
+    pub early_max: usize,
+    /// Groups in the cluster, default 4096. *Cluster-wide.*
+    pub groups_max: usize,
+    /// Members of one group, default 1024. *Cluster-wide.*
+    pub members_max: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        const MIB: usize = 1024 * 1024;
+        Self {
+            window: 8 * MIB,
+            message_max: 16 * MIB - 4096,
+            batch: 32 * 1024,
+            report_delay: Duration::from_millis(1),
+            state_max: 64 * MIB,
+            state_piece: MIB,
+            transfer_buffer: 64 * MIB,
+            transfers_max: 64,
+            early_max: 64 * MIB,
+            groups_max: 4096,
+            members_max: 1024,
+        }
+    }
+}
