@@ -5,6 +5,7 @@
 //! * [`Rng`]: the seeded generator that a layer is given.
 //! * [`TimerTable`]: the few named timers of a state machine.
 //! * [`ConfigErrors`]: everything that is wrong with a configuration, at once.
+//! * `process`, with the feature of that name: runs child processes and reports how they ended.
 //! * [`wire`]: reading and writing bytes that came from, or go to, another node.
 #![forbid(unsafe_code)]
 
@@ -12,6 +13,8 @@ mod config;
 mod identity;
 mod instant;
 mod layer;
+#[cfg(feature = "process")]
+pub mod process;
 mod rng;
 mod timer;
 pub mod wire;
