@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 
 mod connectivity;
+#[cfg(feature = "driver")]
+pub mod driver;
 mod event;
 
 pub use connectivity::{Connectivity, PeerStatus, SendError};

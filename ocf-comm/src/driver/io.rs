@@ -1,0 +1,226 @@
+use super::inbox::{Inbox, Remote, Wake, inbox};
+use super::socket::{BATCH, BUFFER, PathSocket};
+use super::timer::Timer;
+use super::{Clock, SetupError};
+use crate::{PathId, Received, Transmit};
+use mio::{Poll, Registry, Token, Waker};
+use pils::Instant;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Event tokens beyond those of the paths.
+pub(crate) const TIMER: Token = Token(1 << 16);
+pub(crate) const WAKER: Token = Token((1 << 16) + 1);
+/// Paths that a node can have.
+const PATHS_MAX: usize = 256;
+
+/// How a reactor uses sockets.
+#[derive(Clone, Debug)]
+pub struct IoConfig {
+    /// Local addresses, one per path: the first is path 0. Port 0 takes any free port.
+    pub paths: Vec<SocketAddr>,
+    /// Send bursts to one peer in one system call where the kernel can. Default true. Without it each datagram costs
+    /// about 4 µs; with it a burst of 40 costs about 6.
+    pub offload: bool,
+    /// Receive buffer of each socket in bytes, default 8 MiB. The system's limit (`net.core.rmem_max`) caps it unless
+    /// the process is privileged. Too small loses packets in bursts.
+    pub receive_buffer: usize,
+    /// Send buffer of each socket in bytes, default 4 MiB; capped by `net.core.wmem_max`.
+    pub send_buffer: usize,
+    /// Bytes that may wait per path when the kernel takes no more, default 4 MiB; beyond it the oldest are dropped
+    /// and counted.
+    pub send_queue_bytes_max: usize,
+    /// How long to look again before sleeping, default zero. Saves the 25 to 40 µs of waking an idle processor but
+    /// burns it; backs off by itself when it does not pay. Only with a processor to spare per node.
+    pub spin: Duration,
+}
+
+impl IoConfig {
+    /// Defaults for these local addresses.
+    #[must_use]
+    pub fn new(paths: impl IntoIterator<Item = SocketAddr>) -> Self {
+        Self {
+            paths: paths.into_iter().collect(),
+            offload: true,
+            receive_buffer: 8 << 20,
+            send_buffer: 4 << 20,
+            send_queue_bytes_max: 4 << 20,
+            spin: Duration::ZERO,
+        }
+    }
+}
+
+/// What went through the sockets since they were opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct IoStats {
+    /// Buffers received, each one datagram or several joined by the kernel.
+    pub reads: u64,
+    /// Datagrams received.
+    pub datagrams_in: u64,
+    /// Bytes received.
+    pub bytes_in: u64,
+    /// Sends that the kernel took, each one datagram or a burst.
+    pub sends: u64,
+    /// Datagrams sent.
+    pub datagrams_out: u64,
+    /// Bytes sent.
+    pub bytes_out: u64,
+    /// Datagrams dropped because too much waited for the kernel.
+    pub dropped_full: u64,
+    /// Datagrams that the kernel refused to send: no route, filtered, no memory.
+    pub send_errors: u64,
+    /// Datagrams larger than the interface takes.
+    pub too_large: u64,
+    /// Bursts that the kernel refused and that went out singly.
+    pub bursts_refused: u64,
+    /// Reads that failed.
+    pub receive_errors: u64,
+    /// Outputs for a path that this node does not have.
+    pub unknown_path: u64,
+}
+
+/// The sockets of a node, as a [`Host`](super::Host) sees them.
+#[derive(Debug)]
+pub struct Io {
+    clock: Clock,
+    sockets: Vec<PathSocket>,
+    registry: Registry,
+    stats: IoStats,
+    buffer: Vec<u8>,
+    pub(crate) spent: Vec<Vec<u8>>,
+    pub(crate) timer: Timer,
+}
+
+impl Io {
+    /// Sends datagrams, or queues them if the kernel takes no more. They may be lost. In order per path.
+    pub fn transmit(&mut self, transmit: Transmit) {
+        match self.sockets.get_mut(usize::from(transmit.path.0)) {
+            Some(socket) => socket.send(transmit, &self.registry, &mut self.stats, &mut self.spent),
+            None => self.stats.unknown_path += 1,
+        }
+    }
+
+    /// The clock of this reactor.
+    #[must_use]
+    pub const fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// What went through.
+    #[must_use]
+    pub const fn stats(&self) -> IoStats {
+        self.stats
+    }
+
+    /// True if bursts to one peer leave in one system call on every path.
+    #[must_use]
+    pub fn offloads(&self) -> bool {
+        self.sockets.iter().all(PathSocket::offloads)
+    }
+
+    pub(crate) fn readable(&mut self, token: Token) {
+        if let Some(socket) = self.sockets.get_mut(token.0) {
+            socket.readable = true;
+        }
+    }
+
+    pub(crate) fn writable(&mut self, token: Token) {
+        if let Some(socket) = self.sockets.get_mut(token.0) {
+            socket.flush(&self.registry, &mut self.stats, &mut self.spent);
+        }
+    }
+
+    /// Reads up to `budget` buffers, fairly over the paths. True if there may be more.
+    pub(crate) fn receive(&mut self, budget: usize, mut take: impl FnMut(Instant, Received<'_>)) -> bool {
+        let mut left = budget;
+        loop {
+            let mut again = false;
+            for socket in self.sockets.iter_mut().filter(|socket| socket.readable) {
+                if left == 0 {
+                    return true;
+                }
+                let now = self.clock.now();
+                let read = socket.receive(&mut self.buffer, &mut self.stats, |received| take(now, received));
+                left = left.saturating_sub(read.max(1));
+                again |= socket.readable;
+            }
+            if !again {
+                return false;
+            }
+        }
+    }
+}
+
+/// Bound sockets that no reactor drives yet. What is received meanwhile waits in the kernel.
+#[derive(Debug)]
+pub struct Ports {
+    pub(crate) io: Io,
+    pub(crate) poll: Poll,
+    pub(crate) wake: Arc<Wake>,
+    pub(crate) spin: Duration,
+}
+
+impl Ports {
+    /// Binds one UDP socket per path.
+    ///
+    /// # Errors
+    /// [`SetupError`]: says which address and what to do.
+    pub fn bind(config: &IoConfig) -> Result<Self, SetupError> {
+        if config.paths.is_empty() {
+            return Err(SetupError::NoPath);
+        }
+        if config.paths.len() > PATHS_MAX {
+            return Err(SetupError::TooManyPaths { count: config.paths.len(), limit: PATHS_MAX });
+        }
+        let poll = Poll::new().map_err(SetupError::system("cannot make an event queue"))?;
+        let registry =
+            poll.registry().try_clone().map_err(SetupError::system("cannot share an event queue"))?;
+        let sockets = (0..=u8::MAX)
+            .zip(&config.paths)
+            .map(|(path, address)| PathSocket::bind(PathId(path), *address, config, &registry))
+            .collect::<Result<_, _>>()?;
+        let waker =
+            Waker::new(&registry, WAKER).map_err(SetupError::system("cannot make a wake-up event"))?;
+        let timer = Timer::new(&registry, TIMER)?;
+        let io = Io {
+            clock: Clock::start(),
+            sockets,
+            registry,
+            stats: IoStats::default(),
+            buffer: vec![0; BATCH * BUFFER],
+            spent: Vec::new(),
+            timer,
+        };
+        Ok(Self { io, poll, wake: Arc::new(Wake::new(waker)), spin: config.spin })
+    }
+
+    /// The addresses that the sockets have, path by path: with the ports that the system chose.
+    ///
+    /// # Errors
+    /// If the system does not tell.
+    pub fn local_addresses(&self) -> Result<Vec<SocketAddr>, SetupError> {
+        let addresses = self.io.sockets.iter().map(PathSocket::local_address).collect::<Result<_, _>>();
+        addresses.map_err(SetupError::system("cannot read the address of a socket"))
+    }
+
+    /// The clock that the reactor will use.
+    #[must_use]
+    pub const fn clock(&self) -> Clock {
+        self.io.clock
+    }
+
+    /// Uses `clock` instead of an own one, so that the instants of several nodes in one process are comparable.
+    #[must_use]
+    pub fn with_clock(mut self, clock: Clock) -> Self {
+        self.io.clock = clock;
+        self
+    }
+
+    /// A way into the reactor for other threads, to be given to [`Reactor::new`](super::Reactor::new).
+    #[must_use]
+    pub fn inbox<C>(&self) -> (Remote<C>, Inbox<C>) {
+        inbox(Arc::clone(&self.wake))
+    }
+}
