@@ -1,0 +1,48 @@
+//! Keys, seals and strong generators. Every call of the cryptography library is in this module.
+
+mod drbg;
+mod seal;
+mod simulated;
+mod x25519;
+
+pub(crate) use drbg::Drbg;
+pub(crate) use seal::{Direction, Mac, Opener, Sealer, Transcript, circuit_secrets};
+pub use simulated::SimulatedAgreement;
+pub use x25519::X25519;
+
+use core::fmt;
+
+/// Bytes of an authentication tag.
+pub(crate) const TAG: usize = 16;
+
+/// Agreement on a secret that a listener cannot know, with keys that are forgotten afterwards.
+///
+/// Object-safe. Implementations: [`X25519`] for real nodes, [`SimulatedAgreement`] for simulators.
+pub trait KeyAgreement: Send {
+    /// A fresh key pair; `None` if the system gives no randomness (the handshake is tried again later).
+    fn generate(&mut self) -> Option<Box<dyn EphemeralKey>>;
+}
+
+/// One key pair, good for one agreement.
+pub trait EphemeralKey: Send {
+    /// The half that the peer is told.
+    fn public(&self) -> [u8; 32];
+    /// The shared secret; `None` if `peer` is not a valid public key.
+    fn agree(self: Box<Self>, peer: &[u8; 32]) -> Option<[u8; 32]>;
+}
+
+/// What an endpoint must keep to itself.
+pub struct Secrets {
+    /// The key that every node of the cluster has, at least 32 bytes. Whoever has it is a member.
+    pub cluster_key: Vec<u8>,
+    /// Seed of the generator for nonces and circuit ids: 32 bytes, fresh and secret for each life of the node.
+    pub seed: [u8; 32],
+    /// How fresh secrets are agreed upon.
+    pub agreement: Box<dyn KeyAgreement>,
+}
+
+impl fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Secrets").finish_non_exhaustive()
+    }
+}
