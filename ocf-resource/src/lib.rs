@@ -1,2 +1,23 @@
-//! Resource agents, their executor and the cluster resource manager
+//! Resource agents, their executor and the cluster resource manager.
 #![forbid(unsafe_code)]
+
+mod agent;
+mod config;
+mod event;
+pub mod executor;
+mod metadata;
+mod status;
+
+pub use agent::{
+    Action, AgentClass, AgentError, AgentName, AgentNameError, Agents, Canceller, Done, MetadataDone,
+    OcfCode, Operation, OperationResult, Outcome, ResourceAgent, Severity, UnknownAction,
+};
+pub use config::{Config, GroupConfig, PartitionPolicy, ResourceConfig, StartFailure, StopFailure};
+pub use event::{
+    Blocked, Command, CommandError, Decision, Departed, Event, FenceCause, FenceOutcome, Ineligible, Input,
+    Output, Why,
+};
+pub use metadata::{METADATA_MAX, Metadata, MetadataError, Parameter, SupportedAction};
+pub use status::{
+    FailureStatus, GroupStatus, LocalStatus, NodeStatus, ResourceState, ResourceStatus, Status,
+};

@@ -1,0 +1,141 @@
+//! What to keep running, where, and what to do when it fails.
+
+use crate::AgentName;
+use core::time::Duration;
+use pils::NodeId;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+mod span;
+
+/// What the cluster keeps running. The first member of a cluster brings it; who joins later gets it with the state.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The groups, each a unit of fail-over. At most [`Config::GROUPS_MAX`].
+    pub groups: Vec<GroupConfig>,
+    /// What a node outside the primary partition does with what it runs.
+    pub on_partition: PartitionPolicy,
+}
+
+/// Resources that are always together on one node: started in this order, stopped in reverse order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroupConfig {
+    /// Its name; unique among groups.
+    pub name: String,
+    /// Where it may run, the best first. Empty: on any node.
+    #[serde(default)]
+    pub nodes: Vec<NodeId>,
+    /// If `nodes` is not empty: may it run on other nodes too, when none of `nodes` can take it? Default no.
+    #[serde(default)]
+    pub elsewhere: bool,
+    /// Go back when a better node returns? Each move interrupts the service, so the default is no.
+    #[serde(default)]
+    pub failback: bool,
+    /// Failures of its resources on one node before it moves away; below that it is restarted there. 1 moves at
+    /// once. Default 3, at least 1.
+    #[serde(default = "default_threshold")]
+    pub migration_threshold: u32,
+    /// A failure is forgotten after this time without another one on that node. Zero, the default: never.
+    #[serde(default, with = "span")]
+    pub failure_window: Duration,
+    /// What a failed start means for the node.
+    #[serde(default)]
+    pub on_start_failure: StartFailure,
+    /// What a failed stop means.
+    #[serde(default)]
+    pub on_stop_failure: StopFailure,
+    /// Is it to run when the cluster starts? Default yes. Later, commands say so.
+    #[serde(default = "yes")]
+    pub started: bool,
+    /// Its resources, in starting order. At least one.
+    pub resources: Vec<ResourceConfig>,
+}
+
+/// One resource.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResourceConfig {
+    /// Its name; unique in the whole configuration.
+    pub name: String,
+    /// The agent that manages it.
+    pub agent: AgentName,
+    /// What the agent is told.
+    #[serde(default, deserialize_with = "span::scalars")]
+    pub parameters: BTreeMap<String, String>,
+    /// Time a start may take. Default 20 s.
+    #[serde(default = "default_timeout", with = "span")]
+    pub start_timeout: Duration,
+    /// Time a stop may take. Too short a time gets the node fenced. Default 20 s.
+    #[serde(default = "default_timeout", with = "span")]
+    pub stop_timeout: Duration,
+    /// How often it is looked at; a failure is noticed at most this plus `monitor_timeout` later. Default 10 s.
+    #[serde(default = "default_interval", with = "span")]
+    pub monitor_interval: Duration,
+    /// Time a monitor may take; a hung one counts as a failure after it. Default 20 s.
+    #[serde(default = "default_timeout", with = "span")]
+    pub monitor_timeout: Duration,
+}
+
+/// What a node outside the primary partition does with what it runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PartitionPolicy {
+    /// Stop everything at once.
+    #[default]
+    Stop,
+    /// Leave it as it is, without recovery. The others take over only after they have fenced this node.
+    Freeze,
+}
+
+/// What a failed start means for the node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StartFailure {
+    /// The group goes to the next node at once.
+    #[default]
+    Move,
+    /// It counts as one failure towards `migration_threshold`.
+    Count,
+}
+
+/// What a failed stop means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StopFailure {
+    /// The node is fenced: only so is it sure that the resource is down.
+    #[default]
+    Fence,
+    /// The group stays where it is, blocked, until a person clears its failures.
+    Block,
+}
+
+impl Config {
+    /// Most groups.
+    pub const GROUPS_MAX: usize = 1024;
+    /// Most resources of a group.
+    pub const RESOURCES_MAX: usize = 64;
+
+    /// The group of this name.
+    #[must_use]
+    pub fn group(&self, name: &str) -> Option<&GroupConfig> {
+        self.groups.iter().find(|g| g.name == name)
+    }
+}
+
+const fn default_threshold() -> u32 {
+    3
+}
+
+const fn yes() -> bool {
+    true
+}
+
+const fn default_timeout() -> Duration {
+    Duration::from_secs(20)
+}
+
+const fn default_interval() -> Duration {
+    Duration::from_secs(10)
+}

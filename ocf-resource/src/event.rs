@@ -1,0 +1,441 @@
+//! What goes in and out of the resource manager.
+
+use crate::executor::{self, Request};
+use bytes::Bytes;
+use core::fmt;
+use pils::NodeInstance;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// Names one decision of the replicated state machine: which view it fell in, and its number since the cluster was
+/// founded. An answer to any other decision than the newest one about a resource on a node changes nothing.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub struct Decision {
+    /// Number of the view.
+    pub view: u64,
+    /// Number of the decision.
+    pub number: u64,
+}
+
+impl fmt::Debug for Decision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Display for Decision {
+    /// `v7#12`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "v{}#{}", self.view, self.number)
+    }
+}
+
+/// A member that is no longer in the view.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Departed {
+    /// Which life of which node.
+    pub instance: NodeInstance,
+    /// It declared its own end (a clean leave, a last gasp). That proves the process dead, not what agents started.
+    pub proof_of_death: bool,
+    /// The agreed cause in words, such as `silent for 1.2 s`. The same text at every member. Longer than 200 bytes: cut.
+    pub why: Arc<str>,
+}
+
+/// What is known of a fencing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FenceOutcome {
+    /// This very instance is dead, and everything it started. Unblocks recovery.
+    Confirmed,
+    /// A device took the order and cannot say more. **Not** fenced.
+    Requested,
+    /// Nothing is known. **Not** fenced.
+    Unknown,
+}
+
+/// What arrives at the manager. `View`, `Ordered`, `StateWanted` and `State` are one stream, in the same order at every
+/// member.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Input<'a> {
+    /// The members changed.
+    View {
+        /// Number of the view; grows along the chain of primaries and is never used twice.
+        number: u64,
+        /// Members, most senior first.
+        members: &'a [NodeInstance],
+        /// Those of `members` that were not in the view before and have no state. If these are all members, the
+        /// cluster is founded by this view.
+        joined: &'a [NodeInstance],
+        /// Members of the view before that are not in this one.
+        departed: &'a [Departed],
+    },
+    /// A message that a member asked to broadcast, ordered with guarantee SAFE.
+    Ordered {
+        /// Who asked.
+        sender: NodeInstance,
+        /// The bytes. Not trusted to be well-formed.
+        payload: &'a [u8],
+    },
+    /// A joiner needs the state as of this point of the stream: answered by [`Output::OfferState`].
+    StateWanted {
+        /// To name in the answer.
+        token: u64,
+    },
+    /// This node joined, and this is the state as of the point of the stream at which it stands.
+    State(&'a [u8]),
+    /// This node is outside the primary partition.
+    NonPrimary,
+    /// The primary lease is in doubt: nothing new starts.
+    Suspended,
+    /// The lease is confirmed again.
+    Resumed,
+    /// What the executor of this node says.
+    Executor(executor::Event),
+    /// What the fencing layer of this node says about a request of [`Output::Fence`]. May come several times: a later
+    /// `Confirmed` is as good as an early one.
+    Fenced {
+        /// Which life of which node.
+        target: NodeInstance,
+        /// What is known.
+        outcome: FenceOutcome,
+        /// In words: the evidence, or what stands in the way.
+        detail: &'a str,
+    },
+}
+
+/// What the manager wants done, in this order.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Output {
+    /// Order this message (guarantee SAFE) and deliver it to every member, this one included. Messages of one node keep
+    /// their order. It must not be lost as long as this node stays in the primary partition.
+    Broadcast(Bytes),
+    /// Pass to the executor of this node.
+    Execute(Request),
+    /// Fence this very instance. Only the most senior member that is not itself the target is told so. A repeated
+    /// request means that it still stands.
+    Fence {
+        /// Which life of which node.
+        target: NodeInstance,
+        /// Why.
+        cause: FenceCause,
+    },
+    /// The request need not be carried out any more: the instance is a member again, or proven dead.
+    WithdrawFence {
+        /// Which life of which node.
+        target: NodeInstance,
+    },
+    /// The answer to [`Input::StateWanted`].
+    OfferState {
+        /// From the question.
+        token: u64,
+        /// The state.
+        state: Bytes,
+    },
+    /// Tell the application.
+    Event(Event),
+}
+
+/// Why a node is fenced.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum FenceCause {
+    /// It left the view while resources were, or may have been, active on it.
+    Lost {
+        /// Number of the first view without it: its causes say more.
+        view: u64,
+        /// The agreed cause in words.
+        why: Arc<str>,
+        /// The process is dead by its own declaration, but what it started may not be.
+        proof_of_death: bool,
+        /// The resources.
+        resources: Vec<Arc<str>>,
+    },
+    /// It could not stop a resource, so nobody else can start it.
+    StopFailed {
+        /// The resource.
+        resource: Arc<str>,
+        /// The decision it failed to carry out.
+        decision: Decision,
+        /// What the agent said.
+        why: Arc<str>,
+    },
+}
+
+impl fmt::Display for FenceCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Lost { view, why, proof_of_death, resources } => {
+                let dead = if *proof_of_death { ", its processes may live on" } else { "" };
+                write!(f, "left view v{view} ({why}) with {}{dead}", list(resources))
+            }
+            Self::StopFailed { resource, why, .. } => write!(f, "could not stop {resource}: {why}"),
+        }
+    }
+}
+
+fn list(names: &[Arc<str>]) -> String {
+    match names {
+        [] => "nothing known to run".to_owned(),
+        [one] => one.to_string(),
+        [first, rest @ ..] if rest.len() > 3 => format!("{first} and {} more", rest.len()),
+        _ => names.iter().map(|n| &**n).collect::<Vec<_>>().join(", "),
+    }
+}
+
+/// Why something is done with a resource.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Why {
+    /// A node is new in the view: nobody knows what runs there.
+    NewNode,
+    /// The group is to run, and this is the best node for it.
+    Placed,
+    /// It failed here and is restarted.
+    Recover,
+    /// It goes to a better node, or away from one that must not run it.
+    Move {
+        /// Where to, if anywhere.
+        to: Option<NodeInstance>,
+    },
+    /// The group is not to run.
+    Stopped,
+    /// It ran on several nodes at once.
+    Multiple,
+    /// One before it in its group has to be started or stopped.
+    Order,
+    /// This node left the primary partition.
+    NonPrimary,
+}
+
+/// What the manager tells the application. The same events, in the same order, at every member, except those marked
+/// local.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A resource is to be started, stopped or looked at.
+    Decided {
+        /// Names the decision.
+        decision: Decision,
+        /// The resource.
+        resource: Arc<str>,
+        /// Where.
+        node: NodeInstance,
+        /// What.
+        action: crate::Action,
+        /// Why.
+        why: Why,
+    },
+    /// A resource runs.
+    Started {
+        /// The resource.
+        resource: Arc<str>,
+        /// Where.
+        node: NodeInstance,
+        /// Which decision started it, or found it running.
+        decision: Decision,
+    },
+    /// A resource is down.
+    Stopped {
+        /// The resource.
+        resource: Arc<str>,
+        /// Where.
+        node: NodeInstance,
+        /// Which decision stopped it.
+        decision: Decision,
+    },
+    /// A resource failed.
+    Failed {
+        /// The resource.
+        resource: Arc<str>,
+        /// Where.
+        node: NodeInstance,
+        /// In which action.
+        action: crate::Action,
+        /// The decision in question: the operation's own; for a monitor, the one that started the resource.
+        decision: Decision,
+        /// What the agent said.
+        why: Arc<str>,
+        /// Failures of its group on this node so far.
+        failures: u32,
+    },
+    /// A resource of this instance is free: the instance is proven dead.
+    Fenced {
+        /// Which life of which node.
+        target: NodeInstance,
+        /// The evidence.
+        detail: Arc<str>,
+    },
+    /// Fencing did not succeed yet. It goes on.
+    FenceUnconfirmed {
+        /// Which life of which node.
+        target: NodeInstance,
+        /// What is known.
+        outcome: FenceOutcome,
+        /// What stands in the way.
+        detail: Arc<str>,
+    },
+    /// A group cannot make progress, or can again.
+    Blocked {
+        /// The group.
+        group: Arc<str>,
+        /// Why, or `None` if it is not blocked any more.
+        because: Option<Blocked>,
+    },
+    /// Local. The cluster runs another configuration than the one this node was given; the cluster's is used.
+    ConfigurationDiffers,
+    /// Local. This node asked to leave, and runs nothing any more: it can leave without being fenced.
+    ReadyToLeave,
+    /// Local. A message or state could not be read.
+    Malformed {
+        /// Who sent it, if a message.
+        sender: Option<NodeInstance>,
+        /// What is wrong.
+        error: pils::wire::ParseError,
+    },
+}
+
+/// Why a group cannot make progress.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Blocked {
+    /// It may still run on a node that is gone and not proven dead.
+    Fencing {
+        /// Which life of which node.
+        target: NodeInstance,
+        /// Why it has to be fenced.
+        cause: FenceCause,
+        /// What the last attempt brought.
+        last: Option<Arc<str>>,
+    },
+    /// Nobody has looked yet whether it runs there.
+    Probing {
+        /// Where.
+        node: NodeInstance,
+    },
+    /// No node can take it.
+    NoNode {
+        /// For each member, why it cannot.
+        nodes: Vec<(NodeInstance, Ineligible)>,
+    },
+    /// Its configuration is wrong wherever it would run; clear its failures when that is mended.
+    Misconfigured {
+        /// The resource.
+        resource: Arc<str>,
+        /// What its agent said.
+        why: Arc<str>,
+    },
+    /// It could not be stopped, and the policy forbids fencing for that; clear its failures when that is mended.
+    StopFailed {
+        /// The resource.
+        resource: Arc<str>,
+        /// Where.
+        node: NodeInstance,
+        /// What its agent said.
+        why: Arc<str>,
+    },
+}
+
+impl fmt::Display for Blocked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fencing { target, cause, last } => {
+                write!(f, "waits for fencing of {target}: it {cause}")?;
+                last.as_ref().map_or(Ok(()), |last| write!(f, "; last attempt: {last}"))
+            }
+            Self::Probing { node } => write!(f, "waits until {node} has said what runs there"),
+            Self::NoNode { nodes } => {
+                f.write_str("no node can take it")?;
+                nodes.iter().try_for_each(|(node, why)| write!(f, "; {node} {why}"))
+            }
+            Self::Misconfigured { resource, why } => write!(f, "{resource} is configured wrongly: {why}"),
+            Self::StopFailed { resource, node, why } => {
+                write!(f, "{resource} could not be stopped on {node}: {why}")
+            }
+        }
+    }
+}
+
+/// Why a member cannot take a group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Ineligible {
+    /// The group's configuration does not list it.
+    NotListed,
+    /// An operator set it aside.
+    Standby,
+    /// It wants to leave.
+    Leaving,
+    /// It is to be fenced, or an earlier life of it is.
+    Fencing,
+    /// Too many failures.
+    Failures {
+        /// How many.
+        count: u32,
+        /// What its agent said last.
+        why: Arc<str>,
+    },
+    /// A failure that no other attempt there can mend.
+    Hard {
+        /// What its agent said.
+        why: Arc<str>,
+    },
+}
+
+impl fmt::Display for Ineligible {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotListed => f.write_str("is not configured for it"),
+            Self::Standby => f.write_str("is in standby"),
+            Self::Leaving => f.write_str("is leaving"),
+            Self::Fencing => f.write_str("is to be fenced"),
+            Self::Failures { count, why } => write!(f, "failed {count} times ({why})"),
+            Self::Hard { why } => write!(f, "cannot run it ({why})"),
+        }
+    }
+}
+
+/// What an operator asks of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Command {
+    /// Prefer this node for a group from now on, or with `None` no longer.
+    MoveGroup {
+        /// The group.
+        group: Arc<str>,
+        /// The node.
+        to: Option<pils::NodeId>,
+    },
+    /// Stop a group, and keep it stopped.
+    StopGroup(Arc<str>),
+    /// Let a group run.
+    StartGroup(Arc<str>),
+    /// Forget the failures of a group on every node.
+    ClearFailures(Arc<str>),
+    /// Move everything away from a node and place nothing there.
+    Standby(pils::NodeId),
+    /// The reverse of `Standby`.
+    Online(pils::NodeId),
+}
+
+/// Why a command was not accepted. Nothing was sent.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CommandError {
+    /// Nothing can be ordered: this node is outside the primary partition, or has no state yet.
+    #[error("this node is not an active member of the primary partition")]
+    NotPrimary,
+    /// There is no such group.
+    #[error("no group {group:?}; there are {known}")]
+    UnknownGroup {
+        /// The name.
+        group: Arc<str>,
+        /// The groups there are.
+        known: String,
+    },
+}

@@ -1,0 +1,122 @@
+//! What a person wants to know of the cluster's resources.
+
+use crate::{Blocked, Decision, FenceCause};
+use pils::NodeInstance;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// Everything this node knows of the cluster's resources. The same at every member, but for `local`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// What this node is doing.
+    pub local: LocalStatus,
+    /// Number of the view.
+    pub view: u64,
+    /// Decisions so far.
+    pub decisions: u64,
+    /// The groups, in the order of the configuration.
+    pub groups: Vec<GroupStatus>,
+    /// The members, most senior first, then the instances that are gone but not proven dead.
+    pub nodes: Vec<NodeStatus>,
+    /// Messages and states dropped because they could not be read.
+    pub malformed: u64,
+    /// Answers dropped because the decision they answer is not the newest any more.
+    pub stale: u64,
+}
+
+/// What one node's manager is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LocalStatus {
+    /// Outside the primary partition: nothing is run but what the policy says.
+    #[default]
+    NonPrimary,
+    /// A member that waits for the state.
+    Joining,
+    /// A member, but the lease is in doubt: nothing new starts.
+    Suspended,
+    /// An active member.
+    Active,
+}
+
+/// A group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupStatus {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Is it to run?
+    pub wanted: bool,
+    /// Where it is to run now, if anywhere.
+    pub target: Option<NodeInstance>,
+    /// Where it runs completely.
+    pub running_on: Option<NodeInstance>,
+    /// Why it does not get on.
+    pub blocked: Option<Blocked>,
+    /// Its resources, in starting order.
+    pub resources: Vec<ResourceStatus>,
+    /// Failures on nodes, for nodes that have any.
+    pub failures: Vec<FailureStatus>,
+}
+
+/// A resource.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResourceStatus {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What is known of it wherever it is not simply stopped.
+    pub at: Vec<(NodeInstance, ResourceState)>,
+}
+
+/// What is known of a resource on a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResourceState {
+    /// Nobody has looked.
+    Unknown,
+    /// Being looked at, for the first time.
+    Probing(Decision),
+    /// Being started.
+    Starting(Decision),
+    /// Runs.
+    Running(Decision),
+    /// Failed, and not stopped yet.
+    Failed(Arc<str>),
+    /// Being stopped.
+    Stopping(Decision),
+    /// Could not be stopped.
+    StopFailed(Arc<str>),
+    /// Down. Not listed.
+    Stopped,
+    /// It may run there: the node is gone and not proven dead.
+    MaybeRunning,
+}
+
+/// Failures of a group on a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailureStatus {
+    /// The node.
+    pub node: pils::NodeId,
+    /// How many count.
+    pub count: u32,
+    /// No other attempt there makes sense.
+    pub hard: bool,
+    /// What its agent said last.
+    pub why: Arc<str>,
+}
+
+/// A node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Which life of which node.
+    pub instance: NodeInstance,
+    /// In the view?
+    pub member: bool,
+    /// Set aside by an operator?
+    pub standby: bool,
+    /// Has asked to leave?
+    pub leaving: bool,
+    /// Why it is to be fenced, if it is.
+    pub fencing: Option<FenceCause>,
+    /// What the last attempt to fence it brought.
+    pub fencing_last: Option<Arc<str>>,
+}
