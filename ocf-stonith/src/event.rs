@@ -95,8 +95,8 @@ pub enum Event {
         round: u32,
         /// Always [`Outcome::Unknown`].
         outcome: Outcome,
-        /// When the next round begins, from now.
-        next_round_in: Duration,
+        /// When the next round begins, from now; `None` if that waits for this node's authority to fence.
+        next_round_in: Option<Duration>,
     },
     /// A request has its outcome. Only [`Outcome::Confirmed`] means fenced.
     Finished {

@@ -1,10 +1,16 @@
 //! Fencing: devices, confirmed outcomes, evidence
 #![forbid(unsafe_code)]
 
+mod config;
 mod device;
 mod event;
+mod fencer;
 mod outcome;
+mod request;
 
+pub use config::{Config, DeviceConfig, Every, Parameters, TargetConfig, Targets};
 pub use device::{AttemptId, Capabilities, DeviceReport, DeviceResult, Done, FenceDevice, Operation};
 pub use event::{Event, Input, Output, Run, Withdrawal};
+pub use fencer::{Acceptance, Authority, Fencer, NotStanding, RequestError};
 pub use outcome::{Cause, Evidence, Failure, FenceAction, FenceRequest, Outcome, ReadBack, UnknownReason};
+pub use request::{History, Record, State, Stats, Status};

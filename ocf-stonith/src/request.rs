@@ -1,0 +1,275 @@
+use crate::{AttemptId, Cause, Evidence, Failure, FenceAction, Outcome};
+use core::time::Duration;
+use pils::{Instant, NodeInstance};
+use serde::Serialize;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// A request that is not confirmed.
+#[derive(Clone, Debug)]
+pub(crate) struct Standing {
+    pub(crate) action: FenceAction,
+    pub(crate) cause: Cause,
+    pub(crate) since: Instant,
+    /// True if a person wants it: then it needs no authority.
+    pub(crate) by_operator: bool,
+    pub(crate) phase: Phase,
+    /// Counts from 1.
+    pub(crate) round: u32,
+    pub(crate) round_began: Instant,
+    pub(crate) round_over: bool,
+    /// Passes of this round that are over.
+    pub(crate) pass: u32,
+    /// Place of the next device of this pass among the devices of the node.
+    pub(crate) next_device: usize,
+    pub(crate) attempts: u32,
+    pub(crate) last_failure: Option<(Arc<str>, Failure)>,
+    /// A device took the order in this pass, and cannot tell.
+    pub(crate) requested: Option<Evidence>,
+    /// Attempts that were given up, oldest first, with their devices.
+    pub(crate) expired: VecDeque<(AttemptId, Arc<str>)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Until the next attempt may begin.
+    Waiting { until: Instant },
+    /// For an answer.
+    Running { attempt: AttemptId, device: Arc<str>, timeout: Duration, until: Instant },
+    /// For authority.
+    Held,
+    /// Told as [`Outcome::Requested`]; not tried again by itself.
+    Unconfirmed { evidence: Evidence },
+}
+
+impl Standing {
+    pub(crate) const fn new(
+        now: Instant,
+        action: FenceAction,
+        cause: Cause,
+        by_operator: bool,
+        first_attempt: Instant,
+    ) -> Self {
+        Self {
+            action,
+            cause,
+            since: now,
+            by_operator,
+            phase: Phase::Waiting { until: first_attempt },
+            round: 1,
+            round_began: first_attempt,
+            round_over: false,
+            pass: 0,
+            next_device: 0,
+            attempts: 0,
+            last_failure: None,
+            requested: None,
+            expired: VecDeque::new(),
+        }
+    }
+
+    /// The next round, the same if the present one did not begin to ask.
+    pub(crate) fn begin_round(&mut self, now: Instant) {
+        if self.round_over {
+            self.round += 1;
+        }
+        self.round_over = false;
+        self.round_began = now;
+        self.pass = 0;
+        self.next_device = 0;
+    }
+
+    pub(crate) const fn deadline(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Waiting { until } | Phase::Running { until, .. } => Some(until),
+            Phase::Held | Phase::Unconfirmed { .. } => None,
+        }
+    }
+
+    /// The attempt that is waited for.
+    pub(crate) const fn attempt(&self) -> Option<AttemptId> {
+        match self.phase {
+            Phase::Running { attempt, .. } => Some(attempt),
+            Phase::Waiting { .. } | Phase::Held | Phase::Unconfirmed { .. } => None,
+        }
+    }
+
+    pub(crate) const fn unconfirmed(&self) -> Option<&Evidence> {
+        match &self.phase {
+            Phase::Unconfirmed { evidence } => Some(evidence),
+            Phase::Waiting { .. } | Phase::Running { .. } | Phase::Held => None,
+        }
+    }
+
+    pub(crate) fn status(&self, target: NodeInstance) -> Status {
+        Status {
+            target,
+            action: self.action,
+            cause: self.cause.clone(),
+            since_nanos: self.since.as_nanos(),
+            state: match &self.phase {
+                Phase::Waiting { .. } if self.attempts == 0 => State::Delayed,
+                Phase::Waiting { .. } => State::Pausing,
+                Phase::Running { device, .. } => State::Asking { device: device.clone() },
+                Phase::Held => State::Held,
+                Phase::Unconfirmed { .. } => State::Unconfirmed,
+            },
+            rounds: self.round,
+            attempts: self.attempts,
+            last_failure: self.last_failure.as_ref().map(|(_, failure)| failure.clone()),
+        }
+    }
+}
+
+/// A request that stands, for people and snapshots.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Status {
+    /// Which life of which node.
+    pub target: NodeInstance,
+    /// How.
+    pub action: FenceAction,
+    /// Why it was first requested.
+    pub cause: Cause,
+    /// When, in nanoseconds of the node's clock.
+    pub since_nanos: u64,
+    /// What it waits for.
+    pub state: State,
+    /// Rounds begun.
+    pub rounds: u32,
+    /// Attempts begun.
+    pub attempts: u32,
+    /// How the last attempt failed, if one did.
+    pub last_failure: Option<Failure>,
+}
+
+/// What a standing request waits for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Its delay, before the first attempt.
+    Delayed,
+    /// The answer of a device.
+    Asking {
+        /// Which.
+        device: Arc<str>,
+    },
+    /// The next pass or round.
+    Pausing,
+    /// The authority to fence.
+    Held,
+    /// A person: a device took the order and cannot tell whether it was carried out.
+    Unconfirmed,
+}
+
+/// Past requests, oldest first; bounded by `Config::history_max`.
+#[derive(Clone, Debug)]
+pub struct History {
+    records: VecDeque<Record>,
+    max: usize,
+}
+
+impl History {
+    pub(crate) const fn new(max: usize) -> Self {
+        Self { records: VecDeque::new(), max }
+    }
+
+    pub(crate) fn push(&mut self, record: Record) {
+        self.records.push_back(record);
+        while self.records.len() > self.max {
+            self.records.pop_front();
+        }
+    }
+
+    /// The outcome of the confirmed request for this incarnation, if it is remembered.
+    #[must_use]
+    pub fn confirmed(&self, target: NodeInstance) -> Option<&Outcome> {
+        self.records.iter().rev().filter(|r| r.target == target).find_map(|r| r.outcome.as_ref())
+    }
+
+    /// Past requests, oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = &Record> {
+        self.records.iter()
+    }
+
+    /// How many are remembered.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// True if none is remembered.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+}
+
+/// A request that no longer stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Record {
+    /// Which life of which node.
+    pub target: NodeInstance,
+    /// How.
+    pub action: FenceAction,
+    /// Why it was first requested.
+    pub cause: Cause,
+    /// [`Outcome::Confirmed`], or `None` if it was withdrawn.
+    pub outcome: Option<Outcome>,
+    /// When it was requested, in nanoseconds of the node's clock.
+    pub since_nanos: u64,
+    /// How long it stood.
+    pub took: Duration,
+    /// Rounds begun.
+    pub rounds: u32,
+    /// Attempts begun.
+    pub attempts: u32,
+}
+
+impl Record {
+    pub(crate) fn closed(
+        now: Instant,
+        target: NodeInstance,
+        was: &Standing,
+        outcome: Option<Outcome>,
+    ) -> Self {
+        Self {
+            target,
+            action: was.action,
+            cause: was.cause.clone(),
+            outcome,
+            since_nanos: was.since.as_nanos(),
+            took: now - was.since,
+            rounds: was.round,
+            attempts: was.attempts,
+        }
+    }
+}
+
+/// Counters of a [`Fencer`](crate::Fencer) since its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Stats {
+    /// Requests taken as new.
+    pub requests: u64,
+    /// Requests joined to one that stood or was confirmed.
+    pub joined: u64,
+    /// Requests withdrawn.
+    pub withdrawn: u64,
+    /// Requests confirmed.
+    pub confirmed: u64,
+    /// Requests that ended unconfirmed.
+    pub requested: u64,
+    /// Attempts begun.
+    pub attempts: u64,
+    /// Attempts that failed, timeouts included.
+    pub failed: u64,
+    /// Attempts given up because no answer came.
+    pub timed_out: u64,
+    /// Rounds that brought nothing.
+    pub rounds_failed: u64,
+    /// Answers of attempts given up that proved the death.
+    pub late_accepted: u64,
+    /// Answers of attempts given up that proved nothing.
+    pub late_ignored: u64,
+    /// Answers of attempts that no request waits for.
+    pub stray: u64,
+}
