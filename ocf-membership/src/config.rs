@@ -1,0 +1,228 @@
+use crate::{Majority, NodeVotes, QuorumPolicy};
+use core::time::Duration;
+use std::sync::Arc;
+
+/// The most nodes a configuration may list.
+pub const NODES_MAX: usize = 64;
+
+/// Whether what a node accepts survives its restart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Each accepted view is on stable storage before it is answered for; a restarted node remembers.
+    Durable,
+    /// Nothing is written. A restarted node has no vote until a living primary admits it, or until every configured
+    /// node is present.
+    Volatile,
+}
+
+/// What a durable node that finds no record at its start is worth: it is new, or it lost its disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlankRecord {
+    /// Safe whatever happened: it has no vote until a living primary admits it, or until every configured node is
+    /// present. The first start of a cluster therefore waits for all nodes.
+    WaitForAll,
+    /// It votes at once. **Only safe if no node ever loses its record**: with a lost record, two primaries can form.
+    Trusted,
+}
+
+/// How the nodes of a cluster agree. The same on every node.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The nodes that may be members, with their votes. At most [`NODES_MAX`], each once.
+    pub nodes: Vec<NodeVotes>,
+    /// How many votes a primary needs. Default: [`Majority`].
+    pub policy: Arc<dyn QuorumPolicy>,
+    /// Default: [`Durability::Durable`].
+    pub durability: Durability,
+    /// What a durable node without a record is worth. Default: [`BlankRecord::WaitForAll`].
+    pub blank_record: BlankRecord,
+    /// The detection timeout of node communication: silence after which it reports a peer down. Default 500 ms.
+    pub detection: Duration,
+    /// How long a confirmation by a quorum lets a primary act. At most `detection`, else a failover waits for the
+    /// rest of it. Shorter: more confirmations, more suspensions on busy machines. Default 500 ms, at least 10 ms.
+    pub lease: Duration,
+    /// How long to collect nodes that want to join, so that they come in one view. Default 50 ms.
+    pub join_debounce: Duration,
+    /// How long to wait for siblings when a node fell silent or a link broke, so that one view drops them all.
+    /// Default 20 ms.
+    pub silent_debounce: Duration,
+    /// How long a live node may take to answer a PREPARE (that is, its upper layer to block). Default 1 s.
+    pub answer_timeout: Duration,
+    /// How long a live node may take to answer an ACCEPT: to write its record and to flush. Default 5 s.
+    pub flush_timeout: Duration,
+    /// How long a member waits for those more senior to act before it starts a ballot itself, per rank.
+    /// Default 150 ms.
+    pub stagger: Duration,
+    /// How long a primary member goes on suspended before it declares itself outside the primary, and its state
+    /// stale. Default 2 s.
+    pub give_up: Duration,
+    /// How long the row of a partly connected node must be whole before it may come back, after the first exclusion;
+    /// doubles with each. Default 1 s (twice `detection`).
+    pub flap_hold: Duration,
+    /// Upper limit of the doubling. Default 60 s.
+    pub flap_hold_max: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            nodes: Vec::new(),
+            policy: Arc::new(Majority),
+            durability: Durability::Durable,
+            blank_record: BlankRecord::WaitForAll,
+            detection: Duration::from_millis(500),
+            lease: Duration::from_millis(500),
+            join_debounce: Duration::from_millis(50),
+            silent_debounce: Duration::from_millis(20),
+            answer_timeout: Duration::from_secs(1),
+            flush_timeout: Duration::from_secs(5),
+            stagger: Duration::from_millis(150),
+            give_up: Duration::from_secs(2),
+            flap_hold: Duration::from_secs(1),
+            flap_hold_max: Duration::from_secs(60),
+        }
+    }
+}
+
+impl Config {
+    /// The defaults for `nodes`.
+    #[must_use]
+    pub fn new(nodes: impl IntoIterator<Item = NodeVotes>) -> Self {
+        Self { nodes: nodes.into_iter().collect(), ..Self::default() }
+    }
+
+    /// Checks everything, and reports every error at once.
+    ///
+    /// # Errors
+    /// One [`ConfigError`] for each thing that is wrong, in the order of the fields.
+    pub fn check(&self) -> Result<(), Vec<ConfigError>> {
+        let mut errors = self.check_votes();
+        let durations = [
+            ("lease", self.lease),
+            ("answer_timeout", self.answer_timeout),
+            ("flush_timeout", self.flush_timeout),
+            ("stagger", self.stagger),
+            ("give_up", self.give_up),
+        ];
+        for (field, value) in durations {
+            if value < Duration::from_millis(10) {
+                errors.push(ConfigError::TooShort { field, value, least: Duration::from_millis(10) });
+            }
+        }
+        if self.lease > self.detection {
+            errors.push(ConfigError::LeaseTooLong { lease: self.lease, detection: self.detection });
+        }
+        if self.flap_hold_max < self.flap_hold {
+            errors.push(ConfigError::FlapHold { hold: self.flap_hold, max: self.flap_hold_max });
+        }
+        if errors.is_empty() { Ok(()) } else { Err(errors) }
+    }
+
+    fn check_votes(&self) -> Vec<ConfigError> {
+        let mut errors = Vec::new();
+        if self.nodes.len() > NODES_MAX {
+            errors.push(ConfigError::TooManyNodes { nodes: self.nodes.len() });
+        }
+        let nodes = self.sorted_nodes();
+        for pair in nodes.windows(2) {
+            if pair[0].node == pair[1].node {
+                errors.push(ConfigError::DuplicateNode(pair[0].node));
+            }
+        }
+        let total = nodes.iter().try_fold(0_u32, |sum, n| sum.checked_add(n.votes));
+        let Some(total) = total.filter(|t| (1..1 << 20).contains(t)) else {
+            errors.push(ConfigError::Votes);
+            return errors;
+        };
+        let quorum = self.policy.quorum(&nodes);
+        if quorum <= total / 2 || quorum > total {
+            errors.push(ConfigError::UnsafeQuorum { policy: self.policy.name(), quorum, total });
+        }
+        errors
+    }
+
+    pub(crate) fn sorted_nodes(&self) -> Vec<NodeVotes> {
+        let mut nodes = self.nodes.clone();
+        nodes.sort_unstable();
+        nodes
+    }
+}
+
+/// What is wrong with a [`Config`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The list of nodes is too long.
+    #[error("{nodes} nodes are configured, at most {NODES_MAX} can be")]
+    TooManyNodes {
+        /// How many there are.
+        nodes: usize,
+    },
+    /// A node is listed twice.
+    #[error("{0} is configured twice")]
+    DuplicateNode(pils::NodeId),
+    /// All votes together are none, or too many to add up.
+    #[error("the votes of all nodes must add up to at least 1 and less than 2^20")]
+    Votes,
+    /// Two primaries could form beside each other, or none ever.
+    #[error(
+        "policy {policy} asks for {quorum} of {total} votes, which is not more than half or more than all"
+    )]
+    UnsafeQuorum {
+        /// The policy's name.
+        policy: String,
+        /// What it asks for.
+        quorum: u32,
+        /// All votes.
+        total: u32,
+    },
+    /// A duration is below its minimum.
+    #[error("{field} is {value:?}, must be at least {least:?}")]
+    TooShort {
+        /// Which field.
+        field: &'static str,
+        /// Its value.
+        value: Duration,
+        /// The minimum.
+        least: Duration,
+    },
+    /// A lease that outlives detection makes each failover wait.
+    #[error("lease {lease:?} is longer than the detection timeout {detection:?}")]
+    LeaseTooLong {
+        /// The lease.
+        lease: Duration,
+        /// The detection timeout.
+        detection: Duration,
+    },
+    /// The cap of the doubling is below its start.
+    #[error("flap_hold_max {max:?} is below flap_hold {hold:?}")]
+    FlapHold {
+        /// The first hold.
+        hold: Duration,
+        /// The cap.
+        max: Duration,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pils::NodeId;
+
+    #[test]
+    fn every_error_is_reported_at_once() {
+        let node = NodeVotes::new(NodeId::new(1), 0);
+        let config =
+            Config { lease: Duration::from_secs(9), stagger: Duration::ZERO, ..Config::new([node, node]) };
+        let errors = config.check().unwrap_err();
+        assert_eq!(errors.len(), 4, "{errors:?}");
+        assert!(errors.contains(&ConfigError::DuplicateNode(NodeId::new(1))));
+        assert!(errors.contains(&ConfigError::Votes));
+    }
+
+    #[test]
+    fn the_defaults_are_valid() {
+        let nodes = (1..=3).map(|n| NodeVotes::new(NodeId::new(n), 1));
+        assert_eq!(Config::new(nodes).check(), Ok(()));
+    }
+}

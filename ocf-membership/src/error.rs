@@ -1,0 +1,44 @@
+use crate::ConfigError;
+use pils::NodeId;
+use pils::wire::ParseError;
+
+/// Why a [`Consensus`](crate::Consensus) could not be built.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NewError {
+    /// The configuration is wrong: everything that is.
+    #[error("configuration: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Config(Vec<ConfigError>),
+    /// This node is not in its own configuration.
+    #[error("{0} is not among the configured nodes")]
+    NotConfigured(NodeId),
+    /// The record of an earlier life cannot be used. Never start without it unless the operator says that it is lost.
+    #[error("view record: {0}")]
+    Record(#[from] RecordError),
+}
+
+/// Why a view record cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecordError {
+    /// It does not start like a view record.
+    #[error("not a view record")]
+    NotARecord,
+    /// It was written by another version.
+    #[error("version {found} is not the version {known} that this node reads")]
+    Version {
+        /// Version in the record.
+        found: u8,
+        /// Version that is read.
+        known: u8,
+    },
+    /// Its checksum does not match: it is damaged or torn.
+    #[error("checksum does not match: damaged or only partly written")]
+    Checksum,
+    /// It belongs to another node.
+    #[error("belongs to {0}")]
+    OtherNode(NodeId),
+    /// It has the right checksum and still does not parse.
+    #[error(transparent)]
+    Malformed(#[from] ParseError),
+}
