@@ -1,2 +1,5 @@
 //! High-availability clusters from parts.
 #![forbid(unsafe_code)]
+
+#[cfg(feature = "sim")]
+pub mod sim;

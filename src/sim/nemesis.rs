@@ -1,0 +1,283 @@
+//! Draws faults, one after the other, and ends them.
+
+use super::history::{Change, What};
+use super::profile::{Fault, Quality};
+use super::program::Program;
+use super::world::{Event, World, id};
+use core::time::Duration;
+use pils::{NodeId, Rng};
+
+/// How a fault ends.
+#[derive(Debug)]
+pub(crate) enum Undo {
+    Mend(Vec<(usize, usize)>, &'static str),
+    Cut(Vec<(usize, usize)>),
+    Restore(usize, usize, &'static str),
+    Speed(usize),
+    Space(usize),
+}
+
+impl<P: Program> World<P> {
+    /// Carries out one random fault and plans the next.
+    pub(crate) fn next_fault(&mut self) {
+        if self.healed() || self.profile.faults.is_empty() {
+            return;
+        }
+        let mean = self.profile.fault_interval.as_secs_f64();
+        let wait = Duration::from_secs_f64(exponential(self.rng.unit()) * mean);
+        self.queue.push(self.now() + wait, Event::NextFault);
+        let fault = *self.rng.pick(&self.profile.faults).expect("checked above");
+        self.inflict(fault);
+    }
+
+    fn length(&mut self) -> Duration {
+        let mean = self.profile.fault_length.as_secs_f64();
+        Duration::from_secs_f64(exponential(self.rng.unit()) * mean)
+    }
+
+    fn back(&mut self) -> Option<Duration> {
+        let (low, high) = self.profile.restart;
+        (!self.rng.chance(0.1)).then(|| self.rng.duration(low, high))
+    }
+
+    fn any_node(&mut self) -> usize {
+        usize::try_from(self.rng.below(u64::from(self.profile.nodes))).unwrap_or(0)
+    }
+
+    fn two_nodes(&mut self) -> (usize, usize) {
+        let a = self.any_node();
+        let b = self.any_node();
+        if a == b { (a, (a + 1) % self.hosts.len()) } else { (a, b) }
+    }
+
+    /// Carries out one fault at random places, now.
+    pub fn inflict(&mut self, fault: Fault) {
+        let node = self.any_node();
+        match fault {
+            Fault::Kill => {
+                let back = self.back();
+                self.kill(id(node), back);
+            }
+            Fault::KillBetween => {
+                let outputs = u32::try_from(self.rng.below(12)).unwrap_or(0);
+                self.kill_after_outputs(id(node), outputs);
+            }
+            Fault::QuickRestart => {
+                let soon = self.rng.duration(Duration::from_millis(1), Duration::from_millis(100));
+                self.kill(id(node), Some(soon));
+            }
+            Fault::KillTwo => {
+                let (a, b) = self.two_nodes();
+                let (back_a, back_b) = (self.back(), self.back());
+                self.kill(id(a), back_a);
+                self.kill(id(b), back_b);
+            }
+            Fault::PowerLoss | Fault::LostDisk => {
+                let back = self.back();
+                self.power_off(id(node), back);
+                if fault == Fault::LostDisk {
+                    self.hosts[node].disk.lose();
+                    self.note(What::DiskLost(id(node)));
+                }
+            }
+            Fault::Pause => {
+                let length = self.length();
+                self.pause(id(node), length);
+            }
+            Fault::SlowCpu => {
+                let cost = self.rng.duration(Duration::from_micros(20), Duration::from_millis(2));
+                self.hosts[node].cost = cost;
+                self.note(What::Slowed(id(node), cost));
+                self.undo_later(Undo::Speed(node));
+            }
+            Fault::FullDisk => {
+                self.hosts[node].disk.full = true;
+                self.note(What::DiskFull(id(node), true));
+                self.undo_later(Undo::Space(node));
+            }
+            Fault::TwoSides | Fault::ThreeSides => {
+                self.partition(if fault == Fault::TwoSides { 2 } else { 3 });
+            }
+            Fault::Isolate => self.split(|i| u64::from(i == node)),
+            Fault::CutPair => {
+                let (a, b) = self.two_nodes();
+                self.cut_links(vec![(a, b), (b, a)], Change::Pair(id(a), id(b)), "pair");
+            }
+            Fault::OneWay => {
+                let (a, b) = self.two_nodes();
+                self.cut_links(vec![(a, b)], Change::OneWay(id(a), id(b)), "one way");
+            }
+            Fault::Flap => self.flap(),
+            Fault::Swizzle => self.swizzle(),
+            Fault::Lossy => self.worsen("lossy", |q, rng| q.loss = 0.05 + 0.9 * rng.unit()),
+            Fault::Slow => self.worsen("slow", |q, rng| {
+                q.delay.1 += rng.duration(Duration::from_millis(1), Duration::from_millis(300));
+                q.reorder = true;
+            }),
+            Fault::Starved => {
+                self.worsen("starved", |q, rng| q.bandwidth = Some(rng.between(20_000, 2_000_000)));
+            }
+            Fault::SmallMtu => self.worsen("small mtu", |q, rng| {
+                q.mtu = usize::try_from(rng.between(300, 1_300)).unwrap_or(1_300);
+            }),
+        }
+    }
+
+    fn undo_later(&mut self, undo: Undo) {
+        let length = self.length();
+        self.queue.push(self.now() + length, Event::Undo(undo, self.phase));
+    }
+
+    fn cut_links(&mut self, links: Vec<(usize, usize)>, change: Change, name: &'static str) {
+        for (from, to) in &links {
+            self.network.cut(*from, *to);
+        }
+        self.note(What::Network(change));
+        self.undo_later(Undo::Mend(links, name));
+    }
+
+    /// Cuts every link between nodes of different sides; how many sides, the caller counts.
+    fn split(&mut self, side: impl Fn(usize) -> u64) {
+        let n = self.hosts.len();
+        let mut links = Vec::new();
+        for from in 0..n {
+            links.extend((0..n).filter(|to| side(from) != side(*to)).map(|to| (from, to)));
+        }
+        let mut sides: Vec<Vec<NodeId>> = Vec::new();
+        let mut names: Vec<u64> = (0..n).map(&side).collect();
+        names.sort_unstable();
+        names.dedup();
+        for name in names {
+            sides.push((0..n).filter(|i| side(*i) == name).map(id).collect());
+        }
+        self.cut_links(links, Change::Partition(sides), "partition");
+    }
+
+    /// Cuts the cluster into so many sides, as even or uneven as chance has it.
+    pub(crate) fn partition(&mut self, sides: u64) {
+        let mut of: Vec<u64> = (0..self.hosts.len()).map(|_| 0).collect();
+        for side in &mut of {
+            *side = self.rng.below(sides);
+        }
+        // A partition of one side is none: one node of each side is fixed.
+        let first = self.any_node();
+        for (k, side) in (0..sides).enumerate() {
+            let n = of.len();
+            of[(first + k) % n] = side;
+        }
+        self.split(|i| of[i]);
+    }
+
+    fn flap(&mut self) {
+        let (a, b) = self.two_nodes();
+        let times = u32::try_from(self.rng.between(2, 10)).unwrap_or(2);
+        let period = self.rng.duration(Duration::from_millis(20), Duration::from_millis(1_000));
+        let both = vec![(a, b), (b, a)];
+        self.note(What::Network(Change::Flap(id(a), id(b), times)));
+        let mut at = self.now();
+        for _ in 0..times {
+            self.queue.push(at, Event::Undo(Undo::Cut(both.clone()), self.phase));
+            self.queue.push(at + period / 2, Event::Undo(Undo::Mend(both.clone(), "flap"), self.phase));
+            at += period;
+        }
+    }
+
+    fn swizzle(&mut self) {
+        let mut order: Vec<usize> = (0..self.hosts.len()).collect();
+        self.shuffle(&mut order);
+        let chosen = usize::try_from(self.rng.between(1, order.len() as u64)).unwrap_or(1);
+        order.truncate(chosen);
+        self.note(What::Network(Change::Swizzle(order.iter().copied().map(id).collect())));
+        let step = self.length() / u32::try_from(chosen * 2).unwrap_or(2);
+        let mut at = self.now();
+        for victim in &order {
+            self.queue.push(at, Event::Undo(Undo::Cut(self.links_of(*victim)), self.phase));
+            at += step;
+        }
+        self.shuffle(&mut order);
+        for victim in &order {
+            let mend = Undo::Mend(self.links_of(*victim), "swizzle");
+            self.queue.push(at, Event::Undo(mend, self.phase));
+            at += step;
+        }
+    }
+
+    fn links_of(&self, node: usize) -> Vec<(usize, usize)> {
+        (0..self.hosts.len()).filter(|i| *i != node).flat_map(|i| [(i, node), (node, i)]).collect()
+    }
+
+    fn shuffle(&mut self, items: &mut [usize]) {
+        for i in (1..items.len()).rev() {
+            let j = usize::try_from(self.rng.below(i as u64 + 1)).unwrap_or(0);
+            items.swap(i, j);
+        }
+    }
+
+    fn worsen(&mut self, name: &'static str, change: impl FnOnce(&mut Quality, &mut Rng)) {
+        let (from, to) = self.two_nodes();
+        let Self { network, rng, .. } = self;
+        network.worsen(from, to, |quality| change(quality, rng));
+        self.note(What::Network(Change::Worse(id(from), id(to), name)));
+        self.undo_later(Undo::Restore(from, to, name));
+    }
+
+    pub(crate) fn undo(&mut self, undo: Undo, phase: u32) {
+        if phase != self.phase {
+            return;
+        }
+        match undo {
+            Undo::Cut(links) => {
+                for (from, to) in links {
+                    self.network.cut(from, to);
+                }
+            }
+            Undo::Mend(links, name) => {
+                for (from, to) in links {
+                    self.network.mend(from, to);
+                }
+                self.note(What::Network(Change::Restored(name)));
+            }
+            Undo::Restore(from, to, name) => {
+                self.network.restore(from, to);
+                self.note(What::Network(Change::Restored(name)));
+            }
+            Undo::Speed(node) => {
+                self.hosts[node].cost = Duration::ZERO;
+                self.note(What::Slowed(id(node), Duration::ZERO));
+            }
+            Undo::Space(node) => {
+                self.hosts[node].disk.full = false;
+                self.note(What::DiskFull(id(node), false));
+            }
+        }
+    }
+
+    /// Ends every fault: the network is good, every machine has power and runs.
+    pub(crate) fn heal(&mut self) {
+        self.phase += 1;
+        self.network.heal();
+        for i in 0..self.hosts.len() {
+            let spread = self.rng.duration(Duration::ZERO, Duration::from_millis(200));
+            let host = &mut self.hosts[i];
+            host.cost = Duration::ZERO;
+            host.disk.full = false;
+            host.outputs_left = None;
+            let at = self.now + spread;
+            if !host.powered {
+                host.turn += 1;
+                self.queue.push(at, Event::PowerOn(i, host.turn));
+            } else if host.running.is_none() {
+                host.turn += 1;
+                self.queue.push(at, Event::Start(i, host.turn));
+            } else if host.paused {
+                self.queue.push(at, Event::Resume(i, host.turn));
+            }
+        }
+        self.note(What::Healed);
+    }
+}
+
+/// A draw from the exponential distribution of mean 1, at most 5.
+fn exponential(unit: f64) -> f64 {
+    (-(1.0 - unit).max(1e-9).ln()).min(5.0)
+}
