@@ -104,6 +104,12 @@ impl Endpoint {
         let _ = buffer;
     }
 
+    /// The next event, if one is waiting. A stack that runs on this endpoint drains events with this first, lets the
+    /// layers above answer, and calls [`Layer::poll_output`] only then, so that what they send shares packets.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
     /// Panics if a promise of this type to itself does not hold; for simulators and tests.
     ///
     /// # Panics

@@ -160,6 +160,18 @@ pub enum DownReason {
     Misbehaved,
 }
 
+impl core::fmt::Display for DownReason {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Silent { for_ } => write!(f, "silent for {} ms", for_.as_millis()),
+            Self::Left => f.write_str("left"),
+            Self::LastGasp => f.write_str("said with its last breath that it dies"),
+            Self::Superseded => f.write_str("a new incarnation of the node took its place"),
+            Self::Misbehaved => f.write_str("broke the protocol"),
+        }
+    }
+}
+
 impl DownReason {
     /// True if the incarnation itself declared its end: it will never act again.
     #[must_use]

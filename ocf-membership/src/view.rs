@@ -76,6 +76,17 @@ pub enum ChangeReason {
     NoAnswer,
 }
 
+impl fmt::Display for ChangeReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Joined => f.write_str("joined"),
+            Self::Down(reason) => reason.fmt(f),
+            Self::PartlyConnected => f.write_str("cannot talk to every member"),
+            Self::NoAnswer => f.write_str("did not answer while the view was agreed"),
+        }
+    }
+}
+
 impl ChangeReason {
     /// True if the instance is known to have ended by its own declaration, so nothing of it can still act.
     #[must_use]
