@@ -17,7 +17,7 @@ pub fn bytes<const N: usize>() -> [u8; N] {
 /// A seed for [`pils::Rng`].
 ///
 /// # Panics
-/// As [`bytes`].
+/// As [`bytes()`].
 #[must_use]
 pub fn seed() -> u64 {
     u64::from_ne_bytes(bytes())
@@ -26,7 +26,7 @@ pub fn seed() -> u64 {
 /// The incarnation of a node that starts now.
 ///
 /// # Panics
-/// As [`bytes`].
+/// As [`bytes()`].
 #[must_use]
 pub fn incarnation() -> Incarnation {
     Incarnation::new(u128::from_ne_bytes(bytes()))
