@@ -78,4 +78,7 @@ pub enum SendError {
         /// The limit.
         limit: usize,
     },
+    /// This node has left or stopped; nothing is sent any more.
+    #[error("this node has stopped")]
+    Stopped,
 }

@@ -25,6 +25,8 @@ pub mod entropy;
 mod error;
 mod inbox;
 mod io;
+mod node;
+mod notify;
 mod reactor;
 mod socket;
 #[cfg(test)]
@@ -36,5 +38,6 @@ pub use clock::Clock;
 pub use error::{SetupError, Stopped};
 pub use inbox::{Inbox, Remote};
 pub use io::{Io, IoConfig, IoStats, Ports};
+pub use node::{RecvError, StartError, UdpNode};
 pub use reactor::{Handle, Host, Reactor};
 pub use thread::Running;

@@ -8,11 +8,15 @@ pub mod crypto;
 pub mod driver;
 mod endpoint;
 mod event;
+mod memory;
 mod stats;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use config::{Config, ConfigError, ConfigErrors, LaneConfig, PeerConfig, Preset, Timers};
 pub use connectivity::{Connectivity, PeerStatus, SendError};
 pub use crypto::Secrets;
 pub use endpoint::Endpoint;
 pub use event::{Channel, DownReason, Event, Input, Lane, Output, PathId, Received, Refusal, Transmit};
+pub use memory::{AttachError, MemoryHub, MemoryLimits, MemoryNode};
 pub use stats::{DropReason, Stats};

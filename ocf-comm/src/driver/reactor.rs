@@ -3,7 +3,7 @@ use super::io::{Io, Ports, TIMER, WAKER};
 use super::{Clock, Stopped};
 use crate::Received;
 use mio::{Events, Poll};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use pils::{Instant, Layer};
 use std::any::Any;
 use std::fmt;
@@ -52,6 +52,11 @@ pub trait Host<L: Layer> {
     /// The layer or this host panicked and will not be called again after this: the last chance to send something.
     fn last_words(&mut self, layer: &mut L, now: Instant, io: &mut Io) {
         let _: (&mut L, Instant, &mut Io) = (layer, now, io);
+    }
+
+    /// The reactor has stopped and calls nothing after this. For telling whoever waits for this host.
+    fn stopped(&mut self, why: &Stopped) {
+        let _: &Stopped = why;
     }
 }
 
@@ -117,13 +122,23 @@ impl<L: Layer, H: Host<L>> Engine<L, H> {
             Err(panic) => {
                 let stopped = Stopped::Panicked { message: message(panic.as_ref()) };
                 tracing::error!(%stopped, "reactor stops");
-                self.stopped = Some(stopped.clone());
                 let now = self.io.clock().now();
                 let Self { layer, host, io, .. } = self;
                 if catch_unwind(AssertUnwindSafe(|| host.last_words(layer, now, io))).is_err() {
                     tracing::error!("a second panic while saying the last words");
                 }
+                self.stop(stopped.clone());
                 Err(stopped)
+            }
+        }
+    }
+
+    /// Stops for good; only the first reason counts.
+    fn stop(&mut self, why: Stopped) {
+        if self.stopped.is_none() {
+            self.stopped = Some(why.clone());
+            if catch_unwind(AssertUnwindSafe(|| self.host.stopped(&why))).is_err() {
+                tracing::error!("a panic while being told of the stop");
             }
         }
     }
@@ -142,9 +157,7 @@ pub(crate) struct Shared<L: Layer, H: Host<L>> {
 
 impl<L: Layer, H: Host<L>> Shared<L, H> {
     pub(crate) fn stop(&self, why: Stopped) {
-        let mut engine = self.engine.lock();
-        engine.stopped.get_or_insert(why);
-        drop(engine);
+        self.engine.lock().stop(why);
         self.wake.wake();
     }
 }
@@ -173,7 +186,22 @@ impl<L: Layer, H: Host<L>> Handle<L, H> {
     /// # Errors
     /// [`Stopped`] if the reactor stopped, also by a panic in `request`.
     pub fn call<R>(&self, request: impl FnOnce(&mut L, &mut H, Instant) -> R) -> Result<R, Stopped> {
-        let mut engine = self.shared.engine.lock();
+        self.call_locked(self.shared.engine.lock(), request)
+    }
+
+    /// As [`Handle::call`], but if another thread is inside, does nothing and returns `None`.
+    pub fn try_call<R>(
+        &self,
+        request: impl FnOnce(&mut L, &mut H, Instant) -> R,
+    ) -> Option<Result<R, Stopped>> {
+        Some(self.call_locked(self.shared.engine.try_lock()?, request))
+    }
+
+    fn call_locked<R>(
+        &self,
+        mut engine: MutexGuard<'_, Engine<L, H>>,
+        request: impl FnOnce(&mut L, &mut H, Instant) -> R,
+    ) -> Result<R, Stopped> {
         let now = self.shared.clock.now();
         let called = engine.guard(|engine| {
             let result = request(&mut engine.layer, &mut engine.host, now);
@@ -200,6 +228,19 @@ impl<L: Layer, H: Host<L>> Handle<L, H> {
                 Err(stopped)
             }
         }
+    }
+
+    /// Carries out at once, in this thread, what a burst of calls left to the reactor's next turn.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub fn flush(&self) -> Result<(), Stopped> {
+        let now = self.shared.clock.now();
+        let busy = self.shared.engine.lock().guard(|engine| engine.settle(now))?;
+        if busy {
+            self.shared.wake.wake();
+        }
+        Ok(())
     }
 
     /// Looks at the layer, the host and the sockets, and changes nothing.

@@ -1,0 +1,302 @@
+use super::notify::Notify;
+use super::{
+    Handle, Host, Inbox, Io, IoStats, Ports, Reactor, Remote, Running, SetupError, Stopped, entropy,
+};
+use crate::crypto::X25519;
+use crate::{
+    Channel, Config, ConfigErrors, Connectivity, Endpoint, Event, Input, Lane, Output, PeerStatus, Received,
+    Secrets, SendError, Stats,
+};
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use pils::{Instant, Layer as _, NodeId, NodeInstance};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Why a node did not start. Nothing is left behind.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The configuration or the key is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigErrors),
+    /// The system refused.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+}
+
+/// Why no event came.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecvError {
+    /// None within the time given.
+    #[error("no event in time")]
+    Timeout,
+    /// The node has stopped; there will be none.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+}
+
+/// A node that communicates over UDP, complete: an [`Endpoint`] on a reactor of its own.
+///
+/// Cheap to clone. The clones are one node: each event goes to the first of them that takes it. Sending takes the
+/// caller's thread as far as the socket; receiving happens on the reactor's thread and events wait in a queue whose
+/// size the lanes' windows bound. When the last clone is dropped the node [leaves](Self::leave).
+///
+/// ```no_run
+/// use ocf_comm::driver::{IoConfig, Ports, UdpNode};
+/// use ocf_comm::{Config, Preset};
+/// use pils::NodeId;
+/// use std::time::Duration;
+///
+/// let ports = Ports::bind(&IoConfig::new(["10.0.0.1:5405".parse()?]))?;
+/// let config = Config::new("demo", Preset::Lan).with_peer(NodeId::new(2), "10.0.0.2:5405".parse()?);
+/// let node = UdpNode::start(ports, NodeId::new(1), config, b"at least 32 random bytes, the same on every node")?;
+/// println!("{:?}", node.recv_timeout(Duration::from_secs(5))?);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct UdpNode {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    local: NodeInstance,
+    events: Receiver<Event>,
+    notify: Arc<Notify>,
+    remote: Remote<Consumed>,
+    running: Running<Endpoint, UdpHost>,
+}
+
+/// The memory of a message is free again.
+#[derive(Debug)]
+struct Consumed {
+    from: NodeInstance,
+    lane: Lane,
+    bytes: usize,
+}
+
+/// Carries out what an endpoint wants: datagrams to the sockets, events to the queue.
+#[derive(Debug)]
+struct UdpHost {
+    /// `None` once stopped, so that whoever waits at the other end is told.
+    events: Option<Sender<Event>>,
+    notify: Arc<Notify>,
+    news: bool,
+}
+
+impl Host<Endpoint> for UdpHost {
+    type Command = Consumed;
+
+    fn input<'a>(&mut self, received: Received<'a>) -> Input<'a> {
+        Input::Received(received)
+    }
+
+    fn carry_out(&mut self, _now: Instant, output: Output, io: &mut Io) {
+        match output {
+            Output::Transmit(transmit) => io.transmit(transmit),
+            Output::Event(event) => {
+                self.news = true;
+                if let Some(events) = &self.events
+                    && events.send(event).is_err()
+                {
+                    // Every handle is gone; the reactor is about to be told to stop.
+                    self.events = None;
+                }
+            }
+        }
+    }
+
+    fn command(&mut self, layer: &mut Endpoint, now: Instant, command: Consumed) {
+        layer.consumed(now, command.from, command.lane, command.bytes);
+    }
+
+    fn settled(&mut self, _layer: &mut Endpoint, _now: Instant) {
+        if std::mem::take(&mut self.news) {
+            self.notify.raise();
+        }
+    }
+
+    fn recycle(&mut self, layer: &mut Endpoint, buffer: Vec<u8>) {
+        layer.recycle(buffer);
+    }
+
+    fn last_words(&mut self, layer: &mut Endpoint, now: Instant, io: &mut Io) {
+        layer.last_gasp(now);
+        while let Some(output) = layer.poll_output() {
+            self.carry_out(now, output, io);
+        }
+    }
+
+    fn stopped(&mut self, _why: &Stopped) {
+        self.events = None;
+        self.notify.raise();
+    }
+}
+
+impl UdpNode {
+    /// Starts node `node` on bound sockets, as a new incarnation, on a thread of its own.
+    ///
+    /// `cluster_key` is the secret that all nodes share, at least 32 random bytes. The addresses of the peers are in
+    /// `config`.
+    ///
+    /// # Errors
+    /// Every mistake in `config` and the key at once; or what the system refused.
+    pub fn start(ports: Ports, node: NodeId, config: Config, cluster_key: &[u8]) -> Result<Self, StartError> {
+        let local = NodeInstance::new(node, entropy::incarnation());
+        let secrets = Secrets {
+            cluster_key: cluster_key.to_vec(),
+            seed: entropy::bytes(),
+            agreement: Box::new(X25519::default()),
+        };
+        let endpoint = Endpoint::new(ports.clock().now(), config, local, secrets)?;
+        let (remote, inbox): (_, Inbox<Consumed>) = ports.inbox();
+        let (sender, events) = unbounded();
+        let notify = Arc::new(Notify::new()?);
+        let host = UdpHost { events: Some(sender), notify: Arc::clone(&notify), news: false };
+        let running = Reactor::new(ports, inbox, endpoint, host).spawn(&format!("ocf-comm-{node}"))?;
+        Ok(Self { inner: Arc::new(Inner { local, events, notify, remote, running }) })
+    }
+
+    /// Who this node is.
+    #[must_use]
+    pub fn local(&self) -> NodeInstance {
+        self.inner.local
+    }
+
+    /// Queues a message for one peer; see [`Connectivity::send`].
+    ///
+    /// # Errors
+    /// See [`SendError`]; nothing was queued.
+    pub fn send(
+        &self,
+        to: NodeInstance,
+        lane: Lane,
+        channel: Channel,
+        message: Bytes,
+    ) -> Result<(), SendError> {
+        let sent = self.handle().call(|endpoint, _, now| endpoint.send(now, to, lane, channel, message));
+        sent.unwrap_or(Err(SendError::Stopped))
+    }
+
+    /// The next event, if one is waiting.
+    #[must_use]
+    pub fn poll_event(&self) -> Option<Event> {
+        if let Ok(event) = self.inner.events.try_recv() {
+            return Some(event);
+        }
+        self.inner.notify.lower();
+        self.inner.events.try_recv().ok()
+    }
+
+    /// Waits for the next event, at most for `timeout`.
+    ///
+    /// # Errors
+    /// [`RecvError`].
+    pub fn recv_timeout(&self, timeout: Duration) -> Result<Event, RecvError> {
+        self.inner.events.recv_timeout(timeout).map_err(|error| match error {
+            RecvTimeoutError::Timeout => RecvError::Timeout,
+            RecvTimeoutError::Disconnected => self.stopped().unwrap_or(Stopped::Requested).into(),
+        })
+    }
+
+    /// Says that the memory of a delivered message is free again; opens the sender's window. Never waits.
+    pub fn consumed(&self, from: NodeInstance, lane: Lane, bytes: usize) {
+        let tried = self.handle().try_call(|endpoint, _, now| endpoint.consumed(now, from, lane, bytes));
+        if tried.is_none() && self.inner.remote.post(Consumed { from, lane, bytes }).is_err() {
+            tracing::debug!("consumed after the end");
+        }
+    }
+
+    /// What is known of every configured peer.
+    #[must_use]
+    pub fn peers(&self) -> Vec<PeerStatus> {
+        let now = self.handle().clock().now();
+        self.handle().inspect(|endpoint, _, _| endpoint.peers(now)).unwrap_or_default()
+    }
+
+    /// The counters of the protocol and of the sockets.
+    ///
+    /// # Errors
+    /// After a panic.
+    pub fn stats(&self) -> Result<(Stats, IoStats), Stopped> {
+        self.handle().inspect(|endpoint, _, io| (*endpoint.stats(), io.stats()))
+    }
+
+    /// Why the node no longer runs, or `None` while it does.
+    #[must_use]
+    pub fn stopped(&self) -> Option<Stopped> {
+        self.handle().stopped()
+    }
+
+    /// Tells every peer that this incarnation leaves for good, then stops.
+    pub fn leave(&self) {
+        self.inner.leave();
+    }
+
+    /// Stops without telling anybody, as if the process had been killed: peers find out by silence.
+    pub fn abandon(&self) {
+        self.handle().stop();
+    }
+
+    fn handle(&self) -> &Handle<Endpoint, UdpHost> {
+        &self.inner.running
+    }
+}
+
+impl Inner {
+    fn leave(&self) {
+        let left = self.running.call(|endpoint, _, now| {
+            if std::thread::panicking() { endpoint.last_gasp(now) } else { endpoint.leave(now) }
+        });
+        // A second call carries out what the first left to the reactor's next turn.
+        let flushed = left.and_then(|()| self.running.flush());
+        if let Err(stopped) = flushed {
+            tracing::debug!(%stopped, "left already");
+        }
+        self.running.stop();
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+impl AsFd for UdpNode {
+    /// Readable while events wait, or once the node has stopped: then [take](Self::poll_event) them until there is none.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inner.notify.watch()
+    }
+}
+
+impl Connectivity for UdpNode {
+    fn local(&self) -> NodeInstance {
+        self.local()
+    }
+
+    fn send(
+        &mut self,
+        to: NodeInstance,
+        lane: Lane,
+        channel: Channel,
+        message: Bytes,
+    ) -> Result<(), SendError> {
+        Self::send(self, to, lane, channel, message)
+    }
+
+    fn poll_event(&mut self) -> Option<Event> {
+        Self::poll_event(self)
+    }
+
+    fn consumed(&mut self, from: NodeInstance, lane: Lane, bytes: usize) {
+        Self::consumed(self, from, lane, bytes);
+    }
+
+    fn peers(&self) -> Vec<PeerStatus> {
+        Self::peers(self)
+    }
+}
