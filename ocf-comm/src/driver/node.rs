@@ -113,10 +113,11 @@ impl Host<Endpoint> for UdpHost {
         layer.consumed(now, command.from, command.lane, command.bytes);
     }
 
-    fn settled(&mut self, _layer: &mut Endpoint, _now: Instant) {
+    fn settled(&mut self, _layer: &mut Endpoint, _now: Instant) -> bool {
         if std::mem::take(&mut self.news) {
             self.notify.raise();
         }
+        false
     }
 
     fn recycle(&mut self, layer: &mut Endpoint, buffer: Vec<u8>) {
@@ -300,3 +301,4 @@ impl Connectivity for UdpNode {
         Self::peers(self)
     }
 }
+

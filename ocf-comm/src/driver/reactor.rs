@@ -38,9 +38,11 @@ pub trait Host<L: Layer> {
     /// Runs a command from the inbox: by `layer.handle` or a request. What the layer then wants is carried out next.
     fn command(&mut self, layer: &mut L, now: Instant, command: Self::Command);
 
-    /// Every output of this turn was carried out. For work once per turn, such as waking the application.
-    fn settled(&mut self, layer: &mut L, now: Instant) {
+    /// Every output so far was carried out. For work once per turn, such as waking the application or answering the
+    /// events of the turn. Returns true if it called the layer: what that leads to is then carried out in this turn.
+    fn settled(&mut self, layer: &mut L, now: Instant) -> bool {
         let _: (&mut L, Instant) = (layer, now);
+        false
     }
 
     /// Takes back the buffer of a transmitted output, so that the layer can use it again.
@@ -97,19 +99,27 @@ impl<L: Layer, H: Host<L>> Engine<L, H> {
             }
             while let Some(output) = self.layer.poll_output() {
                 self.host.carry_out(now, output, &mut self.io);
+                self.recycle();
             }
-            self.deadline = self.layer.poll_timeout();
-            busy = !self.inbox.is_empty();
+            let called = self.host.settled(&mut self.layer, now);
+            if !called {
+                self.deadline = self.layer.poll_timeout();
+            }
+            busy = called || !self.inbox.is_empty();
             if !busy && self.deadline.is_none_or(|deadline| deadline > now) {
                 break;
             }
         }
-        self.host.settled(&mut self.layer, now);
+        self.recycle();
+        self.io.timer.arm(now, self.deadline);
+        busy
+    }
+
+    /// Gives sent buffers back at once, so that the layer fills a buffer that is still in the processor's cache.
+    fn recycle(&mut self) {
         while let Some(buffer) = self.io.spent.pop() {
             self.host.recycle(&mut self.layer, buffer);
         }
-        self.io.timer.arm(now, self.deadline);
-        busy
     }
 
     /// Runs `work` unless stopped; a panic in it stops the engine.
