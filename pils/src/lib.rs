@@ -5,10 +5,12 @@
 //! * [`Rng`]: the seeded generator that a layer is given.
 //! * [`TimerTable`]: the few named timers of a state machine.
 //! * [`ConfigErrors`]: everything that is wrong with a configuration, at once.
+//! * [`Value`] and [`ValueCodec`]: what configuration, control messages and calls are made of, and how it becomes bytes.
 //! * `process`, with the feature of that name: runs child processes and reports how they ended.
 //! * [`wire`]: reading and writing bytes that came from, or go to, another node.
 #![forbid(unsafe_code)]
 
+pub mod codec;
 mod config;
 mod identity;
 mod instant;
@@ -16,12 +18,17 @@ mod layer;
 #[cfg(feature = "process")]
 pub mod process;
 mod rng;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod timer;
+pub mod value;
 pub mod wire;
 
+pub use codec::ValueCodec;
 pub use config::{ConfigError, ConfigErrors};
 pub use identity::{Incarnation, NodeId, NodeInstance};
 pub use instant::Instant;
 pub use layer::Layer;
 pub use rng::Rng;
 pub use timer::TimerTable;
+pub use value::Value;

@@ -172,9 +172,10 @@ fn an_endless_flood_ends_with_its_time_and_starves_nobody() {
 
 #[test]
 fn what_cannot_start_says_why() {
-    let not_started = |program: &str| match run(Command::new(program)).exit {
-        Exit::NotStarted(why) => why,
-        other => panic!("{program}: {other}"),
+    let not_started = |program: &str| {
+        let exit = run(Command::new(program)).exit;
+        let Exit::NotStarted(why) = exit else { panic!("{program} {exit}") };
+        why
     };
     assert_eq!(not_started("/nonexistent/agent"), NotStarted::NotFound);
     assert_eq!(not_started("/etc/passwd"), NotStarted::PermissionDenied);
