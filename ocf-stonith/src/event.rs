@@ -105,6 +105,22 @@ pub enum Event {
         /// The outcome: `Confirmed` or `Requested`.
         outcome: Outcome,
     },
+    /// A node that was to be rebooted was fenced, and its device says that it is on again. Nothing waits for this.
+    Restarted {
+        /// The life that ended.
+        target: NodeInstance,
+        /// Which device.
+        device: Arc<str>,
+    },
+    /// A node that was to be rebooted was fenced, and could not be switched on again: a person has to.
+    RestartFailed {
+        /// The life that ended.
+        target: NodeInstance,
+        /// Which device.
+        device: Arc<str>,
+        /// How it failed.
+        failure: Failure,
+    },
     /// A request no longer stands, and has no outcome.
     Withdrawn {
         /// Which life of which node.

@@ -1,7 +1,10 @@
-use crate::request::{Phase, Standing};
+mod attempts;
+mod restart;
+
+use crate::request::{Phase, Restart, Standing};
 use crate::{
-    AttemptId, Cause, Config, DeviceReport, DeviceResult, Event, Evidence, Failure, FenceRequest, History,
-    Input, Outcome, Output, ReadBack, Record, Run, Stats, UnknownReason, Withdrawal,
+    AttemptId, Cause, Config, Event, Evidence, FenceAction, FenceRequest, History, Input, Outcome, Output,
+    ReadBack, Record, Stats, Withdrawal,
 };
 use core::time::Duration;
 use pils::{Instant, Layer, NodeId, NodeInstance, Rng};
@@ -37,7 +40,7 @@ pub enum Acceptance {
 pub enum RequestError {
     /// `On` and `Status` end no life: ask the device itself.
     #[error("{0} does not fence; ask for off or reboot")]
-    NotFencing(crate::FenceAction),
+    NotFencing(FenceAction),
     /// A node does not fence itself here.
     #[error("{0} is this node")]
     OwnNode(NodeId),
@@ -61,7 +64,8 @@ pub struct NotStanding(pub NodeInstance);
 ///
 /// A request stands until it is confirmed or withdrawn. Each round asks the devices of the node in order, pass after
 /// pass, within one time budget; a round that brought nothing is reported as [`Event::Unresolved`] and tried again
-/// after a pause that grows. Costs are O(requests + devices) per call.
+/// after a pause that grows. A reboot is an `Off` that is confirmed, told, and then followed by an `On` to every device
+/// that was asked: recovery does not wait for the second half. Costs are O(requests + devices) per call.
 #[derive(Clone, Debug)]
 pub struct Fencer {
     config: Config,
@@ -69,6 +73,8 @@ pub struct Fencer {
     rng: Rng,
     authority: Authority,
     requests: BTreeMap<NodeInstance, Standing>,
+    /// Devices of confirmed nodes that were asked to be switched on again, by attempt.
+    restarts: BTreeMap<AttemptId, Restart>,
     history: History,
     stats: Stats,
     last_attempt: u64,
@@ -88,6 +94,7 @@ impl Fencer {
             rng,
             authority: Authority::Absent,
             requests: BTreeMap::new(),
+            restarts: BTreeMap::new(),
             history,
             stats: Stats::default(),
             last_attempt: 0,
@@ -225,7 +232,8 @@ impl Fencer {
     pub fn check_invariants(&self) {
         assert!(self.requests.len() <= self.config.requests_max, "more requests than allowed");
         assert!(self.history.len() <= self.config.history_max, "more history than allowed");
-        let mut running = Vec::new();
+        assert!(self.restarts.len() <= self.config.requests_max, "more restarts than allowed");
+        let mut running: Vec<_> = self.restarts.keys().copied().collect();
         for (target, standing) in &self.requests {
             assert_ne!(target.node, self.local, "this node fences itself");
             assert!(
@@ -286,131 +294,7 @@ impl Fencer {
         for target in due {
             self.fire(now, target);
         }
-    }
-
-    /// The deadline of a request has come.
-    fn fire(&mut self, now: Instant, target: NodeInstance) {
-        let Some(standing) = self.requests.get_mut(&target) else { return };
-        match standing.phase.clone() {
-            Phase::Waiting { .. } => {
-                if standing.round_over {
-                    standing.begin_round(now);
-                }
-                self.next_attempt(now, target);
-            }
-            Phase::Running { attempt, device, timeout, .. } => {
-                self.stats.timed_out += 1;
-                if self.config.late_max > 0 {
-                    while standing.expired.len() >= self.config.late_max {
-                        standing.expired.pop_front();
-                    }
-                    standing.expired.push_back((attempt, device.clone()));
-                }
-                self.outputs.push_back(Output::Cancel { attempt });
-                self.attempt_failed(now, target, (attempt, device), Failure::TimedOut { after: timeout });
-            }
-            Phase::Held | Phase::Unconfirmed { .. } => {}
-        }
-    }
-
-    fn attempt_failed(
-        &mut self,
-        now: Instant,
-        target: NodeInstance,
-        (attempt, device): (AttemptId, Arc<str>),
-        failure: Failure,
-    ) {
-        self.stats.failed += 1;
-        if let Some(standing) = self.requests.get_mut(&target) {
-            standing.last_failure = Some((device.clone(), failure.clone()));
-        }
-        self.emit(Event::AttemptFailed { target, attempt, device, failure });
-        self.next_attempt(now, target);
-    }
-
-    /// Asks the next device of the pass; or ends the pass, or the round.
-    fn next_attempt(&mut self, now: Instant, target: NodeInstance) {
-        let may = self.authority == Authority::Granted;
-        let Some(standing) = self.requests.get_mut(&target) else { return };
-        if !may && !standing.by_operator {
-            standing.phase = Phase::Held;
-            let (round, reason) = (standing.round, UnknownReason::Suspended);
-            let outcome = Outcome::Unknown { reason };
-            self.emit(Event::Unresolved { target, round, outcome, next_round_in: None });
-            return;
-        }
-        let grace = Duration::from_millis(self.config.answer_grace_ms);
-        let round_end = standing.round_began + Duration::from_millis(self.config.round_budget_ms);
-        let Some(device) = self.config.devices_of(target.node).nth(standing.next_device) else {
-            self.pass_over(now, target, round_end);
-            return;
-        };
-        let timeout = device.timeout();
-        if standing.pass > 0 && now + timeout + grace > round_end {
-            if !self.settle_unconfirmed(target) {
-                self.round_over(now, target);
-            }
-            return;
-        }
-        self.last_attempt += 1;
-        let attempt = AttemptId(self.last_attempt);
-        let name: Arc<str> = Arc::from(device.name.as_str());
-        let plug = device.target(target.node).and_then(|t| t.plug).map(Arc::from);
-        let action = standing.action;
-        standing.next_device += 1;
-        standing.attempts += 1;
-        standing.phase =
-            Phase::Running { attempt, device: name.clone(), timeout, until: now + timeout + grace };
-        self.stats.attempts += 1;
-        self.emit(Event::AttemptStarted { target, attempt, device: name.clone(), action });
-        self.outputs.push_back(Output::Run(Run { attempt, device: name, action, target, plug, timeout }));
-    }
-
-    fn pass_over(&mut self, now: Instant, target: NodeInstance, round_end: Instant) {
-        if self.settle_unconfirmed(target) {
-            return;
-        }
-        let Some(standing) = self.requests.get_mut(&target) else { return };
-        standing.pass += 1;
-        standing.next_device = 0;
-        let until =
-            now + doubled(self.config.retry_pause_ms, standing.pass - 1, self.config.round_pause_ms_max);
-        let has_device = self.config.devices_of(target.node).next().is_some();
-        if standing.pass >= self.config.passes_max || until >= round_end || !has_device {
-            self.round_over(now, target);
-        } else {
-            standing.phase = Phase::Waiting { until };
-        }
-    }
-
-    /// If a device took the order and none could confirm it: says so, and tries no more. Asking again would hit the
-    /// node's next life.
-    fn settle_unconfirmed(&mut self, target: NodeInstance) -> bool {
-        let Some(standing) = self.requests.get_mut(&target) else { return false };
-        let Some(evidence) = standing.requested.take() else { return false };
-        standing.phase = Phase::Unconfirmed { evidence: evidence.clone() };
-        self.stats.requested += 1;
-        self.emit(Event::Finished { target, outcome: Outcome::Requested { evidence } });
-        true
-    }
-
-    fn round_over(&mut self, now: Instant, target: NodeInstance) {
-        let Some(standing) = self.requests.get_mut(&target) else { return };
-        let pause = doubled(self.config.round_pause_ms, standing.round - 1, self.config.round_pause_ms_max);
-        standing.phase = Phase::Waiting { until: now + pause };
-        standing.round_over = true;
-        let reason = match &standing.last_failure {
-            Some((device, failure)) => UnknownReason::AllFailed {
-                attempts: standing.attempts,
-                device: device.clone(),
-                failure: failure.clone(),
-            },
-            None => UnknownReason::NoDevice,
-        };
-        let round = standing.round;
-        self.stats.rounds_failed += 1;
-        let outcome = Outcome::Unknown { reason };
-        self.emit(Event::Unresolved { target, round, outcome, next_round_in: Some(pause) });
+        self.restarts_due(now);
     }
 
     fn cancel(&mut self, standing: &Standing) {
@@ -426,68 +310,12 @@ impl Fencer {
         self.stats.confirmed += 1;
         self.history.push(Record::closed(now, target, &standing, Some(outcome.clone())));
         self.emit(Event::Finished { target, outcome });
-    }
-
-    fn on_report(&mut self, now: Instant, report: DeviceReport) {
-        let DeviceReport { attempt, result } = report;
-        let running = self.requests.iter().find(|(_, s)| s.attempt() == Some(attempt)).map(|(t, _)| *t);
-        if let Some(target) = running {
-            self.on_answer(now, target, attempt, result);
-            return;
-        }
-        let given_up = self.requests.iter_mut().find_map(|(target, s)| {
-            let at = s.expired.iter().position(|(id, _)| *id == attempt)?;
-            let (_, device) = s.expired.remove(at)?;
-            Some((*target, device, s.since))
-        });
-        let Some((target, device, since)) = given_up else {
-            self.stats.stray += 1;
-            return;
-        };
-        match result {
-            // Off was read after this very request was made: the incarnation that it names is dead.
-            DeviceResult::Done { read_back: ReadBack::Off, detail } => {
-                self.stats.late_accepted += 1;
-                self.emit(Event::LateAnswer { target, attempt, device: device.clone(), accepted: true });
-                let read_back = ReadBack::Off;
-                self.finish(now, target, Evidence { device, read_back, at: now, took: now - since, detail });
+        if standing.action == FenceAction::Reboot {
+            for place in standing.asked {
+                self.restart(now, target, place);
             }
-            DeviceResult::Done { .. } => {
-                self.stats.late_ignored += 1;
-                self.emit(Event::LateAnswer { target, attempt, device, accepted: false });
-            }
-            DeviceResult::Failed(_) => self.stats.late_ignored += 1,
         }
     }
-
-    /// The attempt that is waited for ended.
-    fn on_answer(&mut self, now: Instant, target: NodeInstance, attempt: AttemptId, result: DeviceResult) {
-        let Some(standing) = self.requests.get_mut(&target) else { return };
-        let Phase::Running { device, .. } = standing.phase.clone() else { return };
-        // Ended: nothing is left to cancel.
-        standing.phase = Phase::Waiting { until: now };
-        let took = now - standing.since;
-        match result {
-            DeviceResult::Done { read_back: ReadBack::On, .. } => {
-                self.attempt_failed(now, target, (attempt, device), Failure::StillOn);
-            }
-            DeviceResult::Done { read_back: ReadBack::NotRead, detail } => {
-                let read_back = ReadBack::NotRead;
-                standing.requested = Some(Evidence { device, read_back, at: now, took, detail });
-                self.next_attempt(now, target);
-            }
-            DeviceResult::Done { read_back, detail } => {
-                self.finish(now, target, Evidence { device, read_back, at: now, took, detail });
-            }
-            DeviceResult::Failed(failure) => self.attempt_failed(now, target, (attempt, device), failure),
-        }
-    }
-}
-
-/// `base_ms` doubled `times` times, at most `max_ms`.
-fn doubled(base_ms: u64, times: u32, max_ms: u64) -> Duration {
-    let factor = 1_u64.checked_shl(times).unwrap_or(u64::MAX);
-    Duration::from_millis(base_ms.saturating_mul(factor).min(max_ms))
 }
 
 impl Layer for Fencer {
@@ -509,6 +337,7 @@ impl Layer for Fencer {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        self.requests.values().filter_map(Standing::deadline).min()
+        let restarts = self.restarts.values().map(|r| r.until);
+        self.requests.values().filter_map(Standing::deadline).chain(restarts).min()
     }
 }

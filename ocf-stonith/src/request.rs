@@ -2,7 +2,7 @@ use crate::{AttemptId, Cause, Evidence, Failure, FenceAction, Outcome};
 use core::time::Duration;
 use pils::{Instant, NodeInstance};
 use serde::Serialize;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// A request that is not confirmed.
@@ -22,12 +22,25 @@ pub(crate) struct Standing {
     pub(crate) pass: u32,
     /// Place of the next device of this pass among the devices of the node.
     pub(crate) next_device: usize,
+    /// Places of the devices that were asked so far.
+    pub(crate) asked: BTreeSet<usize>,
     pub(crate) attempts: u32,
     pub(crate) last_failure: Option<(Arc<str>, Failure)>,
     /// A device took the order in this pass, and cannot tell.
     pub(crate) requested: Option<Evidence>,
     /// Attempts that were given up, oldest first, with their devices.
     pub(crate) expired: VecDeque<(AttemptId, Arc<str>)>,
+}
+
+/// A device that is asked to give back what it took from a node that is confirmed.
+#[derive(Clone, Debug)]
+pub(crate) struct Restart {
+    pub(crate) target: NodeInstance,
+    pub(crate) device: Arc<str>,
+    pub(crate) plug: Option<Arc<str>>,
+    pub(crate) timeout: Duration,
+    pub(crate) until: Instant,
+    pub(crate) tries: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +74,7 @@ impl Standing {
             round_over: false,
             pass: 0,
             next_device: 0,
+            asked: BTreeSet::new(),
             attempts: 0,
             last_failure: None,
             requested: None,
