@@ -6,6 +6,8 @@
 //! * [`TimerTable`]: the few named timers of a state machine.
 //! * [`ConfigErrors`]: everything that is wrong with a configuration, at once.
 //! * [`Value`] and [`ValueCodec`]: what configuration, control messages and calls are made of, and how it becomes bytes.
+//! * [`plugin`]: named implementations of a trait, found at run time: [`Universe`] and [`Registry`].
+//! * [`topic`]: events by topic, for subscribers that may be slow.
 //! * `process`, with the feature of that name: runs child processes and reports how they ended.
 //! * [`wire`]: reading and writing bytes that came from, or go to, another node.
 #![forbid(unsafe_code)]
@@ -15,12 +17,14 @@ mod config;
 mod identity;
 mod instant;
 mod layer;
+pub mod plugin;
 #[cfg(feature = "process")]
 pub mod process;
 mod rng;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod timer;
+pub mod topic;
 pub mod value;
 pub mod wire;
 
@@ -29,6 +33,7 @@ pub use config::{ConfigError, ConfigErrors};
 pub use identity::{Incarnation, NodeId, NodeInstance};
 pub use instant::Instant;
 pub use layer::Layer;
+pub use plugin::{Registry, Universe};
 pub use rng::Rng;
 pub use timer::TimerTable;
 pub use value::Value;

@@ -1,0 +1,150 @@
+//! Plug-ins: named implementations of a trait, found at run time.
+//!
+//! A *plug-in* is one implementation, a *plug-in type* is what all implementations of one trait are called, and each type
+//! has a *handler* that keeps its plug-ins. Handlers are plug-ins themselves, of the type [`HANDLERS`]; the handler of that
+//! type, the handler of handlers, is the only thing a [`Universe`] has from the start.
+//!
+//! ```
+//! use pils::plugin::Universe;
+//! use std::sync::Arc;
+//!
+//! trait Greeting: Send + Sync {
+//!     fn greet(&self) -> String;
+//! }
+//! struct Hello;
+//! impl Greeting for Hello {
+//!     fn greet(&self) -> String {
+//!         "hello".to_owned()
+//!     }
+//! }
+//!
+//! let universe = Universe::new();
+//! universe.add_type::<dyn Greeting>("greeting")?;
+//! universe.register::<dyn Greeting>("greeting", "hello", "1.0", Arc::new(Hello) as Arc<dyn Greeting>)?;
+//! assert_eq!(universe.get::<dyn Greeting>("greeting", "hello")?.greet(), "hello");
+//! let error = universe.get::<dyn Greeting>("greeting", "bye").unwrap_err();
+//! assert_eq!(error.to_string(), "no greeting \"bye\"; known: hello");
+//! # Ok::<(), pils::plugin::PluginError>(())
+//! ```
+//!
+//! A program that knows its plug-in types at compile time can use a [`Registry`] alone, without a universe.
+//!
+//! # Where plug-ins come from
+//! Every plug-in so far is registered at compile time, by a call. What loads a dynamic module or starts a plug-in in a
+//! process of its own ends in the same call: it makes a `T` that forwards to the module and registers it as a
+//! [`Source`]. [`PluginHandler::register`] takes the plug-in without its type for that purpose, and the only place where
+//! such a loader may be asked for a missing handler is the lookup in [`Universe`] that now ends in
+//! [`PluginError::NoHandler`].
+
+mod registry;
+mod universe;
+
+pub use registry::{Factory, Plugin, Registry, Source};
+pub use universe::{HANDLERS, Universe};
+
+use core::any::Any;
+
+/// Keeps the plug-ins of one type. [`Registry`] is the one to use; another may check or announce what is registered.
+pub trait PluginHandler: Send + Sync {
+    /// The plug-in type it handles.
+    fn plugin_type(&self) -> &str;
+
+    /// Takes in a plug-in. `source` holds a [`Source`] of the handler's own trait.
+    ///
+    /// # Errors
+    /// [`PluginError::WrongTrait`] if it holds something else, [`PluginError::Duplicate`], [`PluginError::BadName`];
+    /// nothing changed.
+    fn register(&self, name: &str, version: &str, source: Box<dyn Any>) -> Result<(), PluginError>;
+
+    /// Forgets a plug-in.
+    ///
+    /// # Errors
+    /// [`PluginError::Unknown`], or [`PluginError::InUse`]; nothing changed.
+    fn unregister(&self, name: &str) -> Result<(), PluginError>;
+
+    /// A [`Plugin`] of the handler's own trait.
+    ///
+    /// # Errors
+    /// [`PluginError::Unknown`].
+    fn get(&self, name: &str) -> Result<Box<dyn Any>, PluginError>;
+
+    /// What is registered, ordered by name.
+    fn list(&self) -> Vec<PluginInfo>;
+}
+
+/// What is known about a plug-in without using it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct PluginInfo {
+    /// Its type.
+    pub plugin_type: String,
+    /// Its name, unique in its type.
+    pub name: String,
+    /// Its version, as it was registered.
+    pub version: String,
+    /// How many hold it now: it cannot be unregistered before all have let go. For a handler: its plug-ins.
+    pub references: usize,
+}
+
+/// Why a plug-in cannot be registered, unregistered or found. Nothing changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PluginError {
+    /// There is no plug-in of this name.
+    #[error("no {plugin_type} {name:?}; known: {}", known_list(known))]
+    Unknown {
+        /// Its type.
+        plugin_type: String,
+        /// The name that was asked for.
+        name: String,
+        /// The names there are.
+        known: Vec<String>,
+    },
+    /// There is one of this name already. Unregister it first to replace it.
+    #[error("{plugin_type} {name:?} is registered already, version {version}")]
+    Duplicate {
+        /// Its type.
+        plugin_type: String,
+        /// Its name.
+        name: String,
+        /// The version of the one that is there.
+        version: String,
+    },
+    /// Someone holds it.
+    #[error("{plugin_type} {name:?} is in use, reference count {references}")]
+    InUse {
+        /// Its type.
+        plugin_type: String,
+        /// Its name.
+        name: String,
+        /// How often.
+        references: usize,
+    },
+    /// No handler of this plug-in type is registered.
+    #[error("no handler for plug-ins of type {plugin_type:?}; known types: {}", known_list(known))]
+    NoHandler {
+        /// The type that was asked for.
+        plugin_type: String,
+        /// The types that have a handler.
+        known: Vec<String>,
+    },
+    /// Plug-ins of this type implement another trait than the caller said.
+    #[error("plug-ins of type {plugin_type:?} are not what the caller takes them for, {asked}")]
+    WrongTrait {
+        /// The type.
+        plugin_type: String,
+        /// The trait that the caller named.
+        asked: &'static str,
+    },
+    /// A name is 1 to 64 characters, no white space, no control characters; that of a type may hold single blanks.
+    #[error("{name:?} is not a name for a {plugin_type}")]
+    BadName {
+        /// The type.
+        plugin_type: String,
+        /// The name.
+        name: String,
+    },
+}
+
+fn known_list(known: &[String]) -> String {
+    if known.is_empty() { "none".to_owned() } else { known.join(", ") }
+}
