@@ -1,0 +1,456 @@
+//! Communication between two nodes over loopback, held against plain sockets and plain cryptography.
+//!
+//! `cargo bench --bench comm`, with `-- --json` one object per line, with `-- --quick` shorter. Everything here is
+//! encrypted: the endpoint has no unencrypted mode. Goals: C-1 to C-4.
+#![expect(clippy::wildcard_enum_match_arm, reason = "what a measurement does not expect ends it")]
+
+mod support;
+
+use bytes::Bytes;
+use crossbeam_channel::{Sender, bounded};
+use ocf_comm::crypto::X25519;
+use ocf_comm::driver::{Host, Io, IoConfig, Ports, Reactor, Running, UdpNode, entropy};
+use ocf_comm::{
+    Channel, Config, Endpoint, Event, Input, Lane, Output, PathId, PeerConfig, Preset, Received, Secrets,
+    SendError, Transmit,
+};
+use pils::{Instant, Layer, NodeId, NodeInstance};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::{self, Duration};
+use support::reference::{self, megabytes_per_second};
+use support::{Figure, Goal, Options, Report, Samples, interleave, machine};
+
+const KEY: &[u8] = b"a key for measuring, 32 bytes or more";
+const CHANNEL: Channel = Channel::APPLICATION;
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Payload of the latency figures.
+const SMALL: usize = 64;
+/// Payload of the throughput figures.
+const KIB: usize = 1024;
+
+fn main() {
+    let options = Options::from_args();
+    let time = options.time(Duration::from_secs(1));
+    let round_trips = options.count(10_000);
+    let bytes = options.count(1 << 30);
+    let u1 = || machine::on_one(|| reference::udp_ping_pong(SMALL, round_trips).median());
+    let on_reactor = || machine::on_one(|| ping_on_the_reactor(round_trips).median());
+    let on_threads = || machine::on_one(|| ping_between_threads(round_trips).median());
+    let taken = interleave(
+        options,
+        vec![
+            ("U1", Box::new(u1)),
+            ("driver", Box::new(|| machine::on_one(|| ping_without_protocol(round_trips).median()))),
+            ("C-1", Box::new(on_reactor)),
+            ("C-1/threads", Box::new(on_threads)),
+            ("U3", Box::new(|| machine::on_two(|| reference::udp_stream(KIB, time)))),
+            ("A1", Box::new(|| machine::on_one(|| reference::seal_and_open(KIB, time / 2)))),
+            ("TCP", Box::new(|| machine::on_two(|| reference::tcp_stream(time)))),
+            ("C-2", Box::new(|| machine::on_two(|| stream_on_the_reactor(KIB, bytes)))),
+            ("C-2/threads", Box::new(|| machine::on_two(|| stream_between_threads(KIB, bytes)))),
+            ("C-4/64k", Box::new(|| machine::on_two(|| stream_on_the_reactor(64 * KIB, bytes)))),
+        ],
+    );
+    let median = |name: &str| taken[name].median();
+    let mut report = Report::default();
+    report.judge_machine("U1", &taken["U1"]);
+    let (u1, u3, a1, tcp) = (median("U1"), median("U3"), median("A1"), median("TCP"));
+    let pipeline = 1.0 / (1.0 / u3 + 1.0 / a1);
+    let mut add = |id, what, value, unit, against, goal| {
+        report.add(Figure { id, what, value, unit, against, goal });
+    };
+    add("U1", "UDP round trip 64 B, one processor", u1, "us", None, None);
+    add("U3", "UDP stream 1 KiB, offload", u3, "MB/s", None, None);
+    add("A1", "AES-256-GCM seal and open 1 KiB", a1, "MB/s", None, None);
+    add("TCP", "TCP stream", tcp, "MB/s", None, None);
+    let at_least = |bound| Some(Goal::AtLeast(bound));
+    let at_most = |bound| Some(Goal::AtMost(bound));
+    let ping = "round trip 64 B, encrypted, application on the reactor";
+    let driver = "the reactor's part: no protocol, no encryption";
+    add("C-1/driver", driver, median("driver"), "us", Some(("U1", u1)), None);
+    add("C-1", ping, median("C-1"), "us", Some(("U1", u1)), at_most(1.5));
+    let ping = "the same, application on threads of its own";
+    add("C-1/threads", ping, median("C-1/threads"), "us", Some(("U1", u1)), None);
+    let stream = "goodput 1 KiB, encrypted, application on the reactor";
+    add("C-2", stream, median("C-2"), "MB/s", Some(("U3", u3)), at_least(0.4));
+    let threads = "the same, application on threads of its own";
+    add("C-2/threads", threads, median("C-2/threads"), "MB/s", Some(("U3", u3)), None);
+    add("C-3", stream, median("C-2"), "MB/s", Some(("1/(1/U3+1/A1)", pipeline)), at_least(0.6));
+    add("C-4", stream, median("C-2"), "MB/s", Some(("TCP", tcp)), at_least(1.0));
+    add("C-4/64k", "goodput 64 KiB, encrypted", median("C-4/64k"), "MB/s", Some(("TCP", tcp)), None);
+    report.note("medians of interleaved rounds; C-1 on one processor, streams on two");
+    report.note("no unencrypted figures: the endpoint always encrypts, so C-2 and C-4 ask more of it than their goals do");
+    report.print(options);
+}
+
+/// What an application does on a reactor.
+trait Application: Send + 'static {
+    fn on(&mut self, event: Event, endpoint: &mut Endpoint, now: Instant);
+    /// Called when all events of a turn are handled; true if it called the endpoint.
+    fn turn(&mut self, endpoint: &mut Endpoint, now: Instant) -> bool;
+}
+
+/// Runs an application on the reactor's thread.
+struct OnReactor<A> {
+    application: A,
+    events: VecDeque<Event>,
+}
+
+impl<A: Application> Host<Endpoint> for OnReactor<A> {
+    type Command = ();
+
+    fn input<'a>(&mut self, received: Received<'a>) -> Input<'a> {
+        Input::Received(received)
+    }
+
+    fn carry_out(&mut self, _now: Instant, output: Output, io: &mut Io) {
+        match output {
+            Output::Transmit(transmit) => io.transmit(transmit),
+            Output::Event(event) => self.events.push_back(event),
+            _ => {}
+        }
+    }
+
+    fn command(&mut self, _endpoint: &mut Endpoint, _now: Instant, (): ()) {}
+
+    fn settled(&mut self, endpoint: &mut Endpoint, now: Instant) -> bool {
+        let mut called = false;
+        while let Some(event) = self.events.pop_front() {
+            self.application.on(event, endpoint, now);
+            called = true;
+        }
+        self.application.turn(endpoint, now) | called
+    }
+
+    fn recycle(&mut self, endpoint: &mut Endpoint, buffer: Vec<u8>) {
+        endpoint.recycle(buffer);
+    }
+}
+
+fn ports() -> (Ports, SocketAddr) {
+    let config = IoConfig::new(["127.0.0.1:0".parse().expect("an address")]);
+    let ports = Ports::bind(&config).expect("a free port on loopback");
+    let address = ports.local_addresses().expect("a bound socket has an address")[0];
+    (ports, address)
+}
+
+fn config(peer: u32, address: SocketAddr) -> Config {
+    let mut config = Config::new("bench", Preset::Cloud);
+    config.peers.push(PeerConfig { node: NodeId::new(peer), addresses: vec![(PathId(0), address)] });
+    config
+}
+
+fn run<A: Application>(
+    (ports, id): (Ports, u32),
+    (peer, address): (u32, SocketAddr),
+    application: A,
+) -> Running<Endpoint, OnReactor<A>> {
+    let local = NodeInstance::new(NodeId::new(id), entropy::incarnation());
+    let secrets =
+        Secrets { cluster_key: KEY.to_vec(), seed: entropy::bytes(), agreement: Box::new(X25519::new()) };
+    let endpoint = Endpoint::new(ports.clock().now(), config(peer, address), local, secrets);
+    let (_, inbox) = ports.inbox();
+    let host = OnReactor { application, events: VecDeque::new() };
+    let reactor = Reactor::new(ports, inbox, endpoint.expect("a good configuration"), host);
+    reactor.spawn(&format!("bench-{id}")).expect("a thread")
+}
+
+/// Runs two applications against each other until one of them reports.
+fn between<A: Application, B: Application, R>(a: A, b: B, report: &crossbeam_channel::Receiver<R>) -> R {
+    let ((a_ports, a_address), (b_ports, b_address)) = (ports(), ports());
+    let _b = run((b_ports, 2), (1, a_address), b);
+    let _a = run((a_ports, 1), (2, b_address), a);
+    report.recv_timeout(PATIENCE).expect("the measurement ends")
+}
+
+/// A layer without a protocol: sends back what it gets, and counts.
+struct Bounce {
+    to_send: Option<Transmit>,
+    sent: time::Instant,
+    left: usize,
+    samples: Vec<Duration>,
+}
+
+impl Bounce {
+    fn new(count: usize, first: Option<SocketAddr>) -> Self {
+        let to_send = first.map(|to| Transmit { path: PathId(0), to, segment: SMALL, data: vec![1; SMALL] });
+        Self { to_send, sent: time::Instant::now(), left: count, samples: Vec::new() }
+    }
+}
+
+impl Layer for Bounce {
+    type Input<'a> = Received<'a>;
+    type Output = Transmit;
+
+    fn handle(&mut self, _now: Instant, received: Received<'_>) {
+        let Received { path, from: to, segment, data } = received;
+        self.samples.push(self.sent.elapsed());
+        self.left = self.left.saturating_sub(1);
+        self.sent = time::Instant::now();
+        self.to_send = Some(Transmit { path, to, segment, data: data.to_vec() });
+    }
+
+    fn handle_timeout(&mut self, _now: Instant) {}
+
+    fn poll_output(&mut self) -> Option<Transmit> {
+        self.to_send.take()
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        None
+    }
+}
+
+struct Plain(Option<Sender<Vec<Duration>>>);
+
+impl Host<Bounce> for Plain {
+    type Command = ();
+
+    fn input<'a>(&mut self, received: Received<'a>) -> Received<'a> {
+        received
+    }
+
+    fn carry_out(&mut self, _now: Instant, transmit: Transmit, io: &mut Io) {
+        io.transmit(transmit);
+    }
+
+    fn command(&mut self, _layer: &mut Bounce, _now: Instant, (): ()) {}
+
+    fn settled(&mut self, layer: &mut Bounce, _now: Instant) -> bool {
+        if layer.left == 0
+            && let Some(report) = self.0.take()
+        {
+            report.send(std::mem::take(&mut layer.samples)).expect("someone waits for it");
+        }
+        false
+    }
+}
+
+fn ping_without_protocol(count: usize) -> Samples {
+    let (report, reports) = bounded(1);
+    let ((a, _), (b, address)) = (ports(), ports());
+    let (b_inbox, a_inbox) = (b.inbox().1, a.inbox().1);
+    let start = |ports, inbox, layer, host| Reactor::new(ports, inbox, layer, host).spawn("bench");
+    let _b = start(b, b_inbox, Bounce::new(usize::MAX, None), Plain(None)).expect("a thread");
+    let _a = start(a, a_inbox, Bounce::new(count, Some(address)), Plain(Some(report))).expect("a thread");
+    Samples::micros(reports.recv_timeout(PATIENCE).expect("the measurement ends"))
+}
+
+struct Pinger {
+    message: Bytes,
+    sent: time::Instant,
+    left: usize,
+    warm_up: usize,
+    samples: Vec<Duration>,
+    report: Sender<Vec<Duration>>,
+}
+
+impl Pinger {
+    fn send(&mut self, to: NodeInstance, endpoint: &mut Endpoint, now: Instant) {
+        self.sent = time::Instant::now();
+        endpoint.send(now, to, Lane::Small, CHANNEL, self.message.clone()).expect("one message fits");
+    }
+}
+
+impl Application for Pinger {
+    fn on(&mut self, event: Event, endpoint: &mut Endpoint, now: Instant) {
+        match event {
+            Event::Up { peer } => self.send(peer, endpoint, now),
+            Event::Message { from, lane, message, .. } => {
+                if self.warm_up > 0 {
+                    self.warm_up -= 1;
+                } else {
+                    self.samples.push(self.sent.elapsed());
+                    self.left -= 1;
+                }
+                endpoint.consumed(now, from, lane, message.len());
+                if self.left > 0 {
+                    self.send(from, endpoint, now);
+                } else {
+                    self.report.send(std::mem::take(&mut self.samples)).expect("someone waits for it");
+                }
+            }
+            other => panic!("a quiet loopback, yet {other:?}"),
+        }
+    }
+
+    fn turn(&mut self, _endpoint: &mut Endpoint, _now: Instant) -> bool {
+        false
+    }
+}
+
+struct Echo;
+
+impl Application for Echo {
+    fn on(&mut self, event: Event, endpoint: &mut Endpoint, now: Instant) {
+        if let Event::Message { from, lane, channel, message } = event {
+            endpoint.consumed(now, from, lane, message.len());
+            endpoint.send(now, from, lane, channel, message).expect("one message fits");
+        }
+    }
+
+    fn turn(&mut self, _endpoint: &mut Endpoint, _now: Instant) -> bool {
+        false
+    }
+}
+
+fn ping_on_the_reactor(count: usize) -> Samples {
+    let (report, reports) = bounded(1);
+    let message = Bytes::from(vec![1; SMALL]);
+    let (sent, samples) = (time::Instant::now(), Vec::with_capacity(count));
+    let pinger = Pinger { message, sent, left: count, warm_up: count / 10, samples, report };
+    Samples::micros(between(pinger, Echo, &reports))
+}
+
+/// Sends as much as the endpoint takes.
+struct Source {
+    message: Bytes,
+    to: Option<NodeInstance>,
+}
+
+impl Application for Source {
+    fn on(&mut self, event: Event, _endpoint: &mut Endpoint, _now: Instant) {
+        match event {
+            Event::Up { peer } => self.to = Some(peer),
+            Event::Writable { .. } => {}
+            other => panic!("a quiet loopback, yet {other:?}"),
+        }
+    }
+
+    fn turn(&mut self, endpoint: &mut Endpoint, now: Instant) -> bool {
+        let Some(to) = self.to else { return false };
+        let mut called = false;
+        loop {
+            match endpoint.send(now, to, Lane::Small, CHANNEL, self.message.clone()) {
+                Ok(()) => called = true,
+                Err(SendError::Full { .. }) => return called,
+                Err(error) => panic!("a quiet loopback, yet {error}"),
+            }
+        }
+    }
+}
+
+/// Counts what arrives and reports the rate at the end.
+struct Sink {
+    skip: usize,
+    left: usize,
+    total: usize,
+    started: time::Instant,
+    report: Sender<f64>,
+}
+
+impl Sink {
+    fn new(total: usize, report: Sender<f64>) -> Self {
+        Self { skip: total / 10, left: total, total, started: time::Instant::now(), report }
+    }
+
+    fn count(&mut self, bytes: usize) {
+        if self.skip > 0 {
+            self.skip = self.skip.saturating_sub(bytes);
+            self.started = time::Instant::now();
+            return;
+        }
+        if self.left > 0 {
+            self.left = self.left.saturating_sub(bytes);
+            if self.left == 0 {
+                let rate = megabytes_per_second(self.total, self.started.elapsed());
+                self.report.send(rate).expect("someone waits for it");
+            }
+        }
+    }
+}
+
+impl Application for Sink {
+    fn on(&mut self, event: Event, endpoint: &mut Endpoint, now: Instant) {
+        if let Event::Message { from, lane, message, .. } = event {
+            endpoint.consumed(now, from, lane, message.len());
+            self.count(message.len());
+        }
+    }
+
+    fn turn(&mut self, _endpoint: &mut Endpoint, _now: Instant) -> bool {
+        false
+    }
+}
+
+fn stream_on_the_reactor(size: usize, total: usize) -> f64 {
+    let (report, reports) = bounded(1);
+    let source = Source { message: vec![7; size].into(), to: None };
+    between(source, Sink::new(total, report), &reports)
+}
+
+fn two_nodes() -> (UdpNode, UdpNode) {
+    let ((a_ports, a_address), (b_ports, b_address)) = (ports(), ports());
+    let start = |ports, id, config| {
+        UdpNode::start(ports, NodeId::new(id), config, KEY).expect("a good configuration")
+    };
+    let (a, b) = (start(a_ports, 1, config(2, b_address)), start(b_ports, 2, config(1, a_address)));
+    for node in [&a, &b] {
+        let up = node.recv_timeout(PATIENCE).expect("nodes on loopback meet");
+        assert!(matches!(up, Event::Up { .. }), "{up:?}");
+    }
+    (a, b)
+}
+
+fn ping_between_threads(count: usize) -> Samples {
+    let (a, b) = two_nodes();
+    let (to, message) = (b.local(), Bytes::from(vec![1; SMALL]));
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            // Ends when the other node leaves.
+            while let Ok(Event::Message { from, lane, channel, message }) = b.recv_timeout(PATIENCE) {
+                b.consumed(from, lane, message.len());
+                b.send(from, lane, channel, message).expect("one message fits");
+            }
+        });
+        let round = || {
+            let start = time::Instant::now();
+            a.send(to, Lane::Small, CHANNEL, message.clone()).expect("one message fits");
+            if let Event::Message { from, lane, message, .. } = a.recv_timeout(PATIENCE).expect("an answer") {
+                a.consumed(from, lane, message.len());
+            }
+            start.elapsed()
+        };
+        for _ in 0..count / 10 {
+            round();
+        }
+        let samples = Samples::micros((0..count).map(|_| round()));
+        a.leave();
+        samples
+    })
+}
+
+fn stream_between_threads(size: usize, total: usize) -> f64 {
+    let (a, b) = two_nodes();
+    let (to, message) = (b.local(), Bytes::from(vec![7; size]));
+    let (report, reports) = bounded(1);
+    std::thread::scope(|scope| {
+        let sending = a.clone();
+        scope.spawn(move || {
+            loop {
+                match sending.send(to, Lane::Small, CHANNEL, message.clone()) {
+                    Ok(()) => {}
+                    Err(SendError::Full { .. }) => match sending.recv_timeout(PATIENCE) {
+                        Ok(Event::Writable { .. }) => {}
+                        _ => break,
+                    },
+                    Err(_) => break,
+                }
+            }
+        });
+        scope.spawn(move || {
+            let mut sink = Sink::new(total, report);
+            while let Ok(Event::Message { from, lane, message, .. }) = b.recv_timeout(PATIENCE) {
+                b.consumed(from, lane, message.len());
+                sink.count(message.len());
+                if sink.left == 0 {
+                    break;
+                }
+            }
+        });
+        let rate = reports.recv_timeout(PATIENCE).expect("the measurement ends");
+        a.abandon();
+        rate
+    })
+}
