@@ -203,12 +203,8 @@ pub enum Why {
     },
     /// The group is not to run.
     Stopped,
-    /// It ran on several nodes at once.
-    Multiple,
     /// One before it in its group has to be started or stopped.
     Order,
-    /// This node left the primary partition.
-    NonPrimary,
 }
 
 /// What the manager tells the application. The same events, in the same order, at every member, except those marked
@@ -287,6 +283,18 @@ pub enum Event {
     },
     /// Local. The cluster runs another configuration than the one this node was given; the cluster's is used.
     ConfigurationDiffers,
+    /// Local. This node left the primary partition and stops what it runs, in this order within each group.
+    StoppingAll {
+        /// The resources.
+        resources: Vec<Arc<str>>,
+    },
+    /// Local. A resource that had to be stopped outside the primary partition is down, or could not be stopped.
+    StoppedAlone {
+        /// The resource.
+        resource: Arc<str>,
+        /// How it ended.
+        result: crate::OperationResult,
+    },
     /// Local. This node asked to leave, and runs nothing any more: it can leave without being fenced.
     ReadyToLeave,
     /// Local. A message or state could not be read.

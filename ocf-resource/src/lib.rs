@@ -5,8 +5,14 @@ mod agent;
 mod config;
 mod event;
 pub mod executor;
+mod manager;
+mod message;
 mod metadata;
+pub mod plan;
+mod snapshot;
+mod state;
 mod status;
+mod wire;
 
 pub use agent::{
     Action, AgentClass, AgentError, AgentName, AgentNameError, Agents, Canceller, Done, MetadataDone,
@@ -17,7 +23,9 @@ pub use event::{
     Blocked, Command, CommandError, Decision, Departed, Event, FenceCause, FenceOutcome, Ineligible, Input,
     Output, Why,
 };
+pub use manager::Manager;
 pub use metadata::{METADATA_MAX, Metadata, MetadataError, Parameter, SupportedAction};
+pub use state::State;
 pub use status::{
     FailureStatus, GroupStatus, LocalStatus, NodeStatus, ResourceState, ResourceStatus, Status,
 };

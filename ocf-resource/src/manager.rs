@@ -1,0 +1,546 @@
+//! The cluster resource manager of one node.
+
+use crate::executor::{self, OperationId, Request};
+use crate::message::{Failure, Message, Report, short};
+use crate::plan::{Rules, plan_by};
+use crate::state::{Entered, State};
+use crate::{
+    Action, Blocked, Command, CommandError, Config, Decision, Event, FenceOutcome, Input, LocalStatus,
+    Operation, OperationResult, Output, PartitionPolicy, Status,
+};
+use core::time::Duration;
+use pils::{Instant, Layer, NodeId, NodeInstance};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+mod report;
+
+/// Decides together with the managers of the other nodes what runs where, and has this node's share carried out.
+///
+/// Every member holds the same replicated state, changed only by the ordered stream ([`Input::View`], [`Input::Ordered`]).
+/// After each change every member computes the same plan from it ([`plan`](crate::plan::plan)) and notes its steps in the
+/// state; the member that a step names carries it out and broadcasts what came of it.
+///
+/// **The rule of execution**: a node starts something only because the ordered stream, as delivered to this node, led to
+/// that decision, and only while this node is an active member: not when its lease is in doubt, not outside the primary
+/// partition. Outside, it stops what it runs by itself and without waiting for anybody (policy `stop`), or leaves
+/// everything alone (`freeze`).
+pub struct Manager {
+    me: NodeInstance,
+    given: Config,
+    config: Arc<Config>,
+    phase: LocalStatus,
+    state: State,
+    rules: Rules,
+    out: VecDeque<Output>,
+    /// What the executor is doing for us, by the id we gave it.
+    running: BTreeMap<OperationId, Local>,
+    next_operation: u64,
+    /// Resources that are still to be stopped outside the primary partition, one list per group.
+    leaving_behind: Vec<VecDeque<Arc<str>>>,
+    blocked: BTreeMap<Arc<str>, Blocked>,
+    /// Failures that this node will have forgotten, being the most senior member: their serial, and when.
+    expiries: BTreeMap<(Arc<str>, NodeId), (u64, Instant)>,
+    /// When to ask again for a fencing that did not succeed.
+    fence_again: BTreeMap<NodeInstance, Instant>,
+    left: bool,
+    malformed: u64,
+    stale: u64,
+}
+
+/// An operation that the executor has.
+#[derive(Clone, Debug)]
+enum Local {
+    /// A step of a plan.
+    Step(Decision),
+    /// The recurring monitor of what a decision made run.
+    Watch(Decision, Arc<str>),
+    /// A stop outside the primary partition: index into `leaving_behind`.
+    Alone(usize),
+}
+
+/// After this time a fencing that was not confirmed is asked for again.
+const FENCE_AGAIN: Duration = Duration::from_secs(30);
+
+impl core::fmt::Debug for Manager {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Manager").field("me", &self.me).field("phase", &self.phase).finish_non_exhaustive()
+    }
+}
+
+impl Manager {
+    /// The manager of one life of a node. `config` counts only if this node is the most senior one of those that found
+    /// the cluster; otherwise the cluster's configuration comes with the state. It should have passed
+    /// [`Config::check`].
+    #[must_use]
+    pub fn new(me: NodeInstance, config: Config) -> Self {
+        Self {
+            me,
+            config: Arc::new(config.clone()),
+            given: config,
+            phase: LocalStatus::NonPrimary,
+            state: State::default(),
+            rules: Rules::default(),
+            out: VecDeque::new(),
+            running: BTreeMap::new(),
+            next_operation: 0,
+            leaving_behind: Vec::new(),
+            blocked: BTreeMap::new(),
+            expiries: BTreeMap::new(),
+            fence_again: BTreeMap::new(),
+            left: false,
+            malformed: 0,
+            stale: 0,
+        }
+    }
+
+    /// Asks the cluster for something. The answer is what the events show once the command is ordered.
+    ///
+    /// # Errors
+    /// [`CommandError`]; nothing was sent.
+    pub fn request(&mut self, _now: Instant, command: Command) -> Result<(), CommandError> {
+        if !self.is_member() {
+            return Err(CommandError::NotPrimary);
+        }
+        let group = match &command {
+            Command::MoveGroup { group, .. }
+            | Command::StopGroup(group)
+            | Command::StartGroup(group)
+            | Command::ClearFailures(group) => Some(group),
+            Command::Standby(_) | Command::Online(_) => None,
+        };
+        if let Some(group) = group
+            && self.config.group(group).is_none()
+        {
+            let known = self.config.groups.iter().map(|g| g.name.as_str()).collect::<Vec<_>>().join(", ");
+            return Err(CommandError::UnknownGroup { group: Arc::clone(group), known });
+        }
+        self.broadcast(&Message::Command(command));
+        Ok(())
+    }
+
+    /// Asks that everything is moved away from this node. [`Event::ReadyToLeave`] says when it is done: whoever leaves
+    /// after that need not be fenced.
+    ///
+    /// # Errors
+    /// [`CommandError::NotPrimary`].
+    pub fn leave(&mut self, _now: Instant) -> Result<(), CommandError> {
+        if !self.is_member() {
+            return Err(CommandError::NotPrimary);
+        }
+        self.broadcast(&Message::Leave);
+        Ok(())
+    }
+
+    /// The replicated state, for comparison: members that have seen the same stream have the same.
+    #[must_use]
+    pub const fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// What a person wants to know.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        report::status(self)
+    }
+
+    const fn is_member(&self) -> bool {
+        matches!(self.phase, LocalStatus::Active | LocalStatus::Suspended)
+    }
+
+    fn broadcast(&mut self, message: &Message) {
+        self.out.push_back(Output::Broadcast(message.emit()));
+    }
+
+    fn tell(&mut self, event: Event) {
+        self.out.push_back(Output::Event(event));
+    }
+
+    fn execute(&mut self, local: Local, make: impl FnOnce(OperationId) -> Request) {
+        self.next_operation += 1;
+        let id = OperationId(self.next_operation);
+        self.running.insert(id, local);
+        self.out.push_back(Output::Execute(make(id)));
+    }
+
+    fn on_view(&mut self, now: Instant, view: &Entered<'_>) {
+        let Entered { members, joined, .. } = *view;
+        if !members.contains(&self.me) {
+            return self.on_non_primary();
+        }
+        let founding = members.iter().all(|m| joined.contains(m));
+        if founding {
+            let remembered: Vec<NodeInstance> = self
+                .state
+                .nodes
+                .iter()
+                .filter(|(i, n)| !n.dead && !members.contains(i))
+                .map(|(i, _)| *i)
+                .collect();
+            self.begin(State::found(view));
+            if !remembered.is_empty() {
+                // Ordered before this node's probe results, so before anything can start.
+                self.broadcast(&Message::Remember(remembered));
+            }
+        } else if joined.contains(&self.me) || !self.is_member() {
+            if self.is_member() {
+                self.running.clear();
+                self.out.push_back(Output::Execute(Request::Drop));
+            }
+            self.phase = LocalStatus::Joining;
+            return;
+        } else {
+            let fenced = |s: &State| {
+                s.nodes.iter().filter(|(_, n)| n.fence.is_some()).map(|(i, _)| *i).collect::<Vec<_>>()
+            };
+            let before = fenced(&self.state);
+            self.state.on_view(view);
+            let after = fenced(&self.state);
+            for target in before.into_iter().filter(|t| !after.contains(t)) {
+                self.out.push_back(Output::WithdrawFence { target });
+            }
+        }
+        self.resume();
+        if self.state.config.is_none() && members.first() == Some(&self.me) {
+            self.broadcast(&Message::Found(Config::clone(&self.config)));
+        }
+        self.advance(now, Vec::new());
+    }
+
+    /// Takes a whole state in place of what there was.
+    fn begin(&mut self, state: State) {
+        self.running.retain(|_, local| matches!(local, Local::Alone(..)));
+        self.leaving_behind.clear();
+        self.blocked.clear();
+        self.expiries.clear();
+        self.fence_again.clear();
+        self.left = false;
+        self.state = state;
+        self.adopt_config();
+    }
+
+    fn adopt_config(&mut self) {
+        let Some(config) = &self.state.config else { return };
+        if !Arc::ptr_eq(config, &self.config) {
+            self.config = Arc::clone(config);
+            if **config != self.given {
+                self.tell(Event::ConfigurationDiffers);
+            }
+        }
+    }
+
+    fn on_state(&mut self, now: Instant, bytes: &[u8]) {
+        if self.phase != LocalStatus::Joining {
+            self.stale += 1;
+            return;
+        }
+        match State::parse(bytes) {
+            Ok(state) => {
+                self.begin(state);
+                self.resume();
+                let mine: Vec<_> =
+                    self.state.nodes.get(&self.me).into_iter().flat_map(|n| &n.spots).collect();
+                let steps: Vec<_> = mine
+                    .into_iter()
+                    .filter_map(|(resource, spot)| Some((Arc::clone(resource), spot.pending?)))
+                    .collect();
+                for (resource, (decision, action)) in steps {
+                    self.run_step(decision, &resource, action);
+                }
+                self.advance(now, Vec::new());
+            }
+            Err(error) => {
+                self.malformed += 1;
+                self.tell(Event::Malformed { sender: None, error });
+            }
+        }
+    }
+
+    fn on_ordered(&mut self, now: Instant, sender: NodeInstance, payload: &[u8]) {
+        if !self.is_member() {
+            return;
+        }
+        match Message::parse(payload) {
+            Ok(message) => {
+                let mut events = Vec::new();
+                if !self.state.on_message(sender, message, &mut events) {
+                    self.stale += 1;
+                }
+                self.adopt_config();
+                self.advance(now, events);
+            }
+            Err(error) => {
+                self.malformed += 1;
+                self.tell(Event::Malformed { sender: Some(sender), error });
+            }
+        }
+    }
+
+    /// Plans until nothing is left to plan, and has this node's share carried out.
+    fn advance(&mut self, now: Instant, mut events: Vec<Event>) {
+        if let Some(config) = self.state.config.clone() {
+            loop {
+                let plan = plan_by(&config, &self.state, self.rules);
+                if plan.is_empty() {
+                    self.note_blocked(plan.blocked, &mut events);
+                    break;
+                }
+                self.state.issue(&plan, &mut events);
+                for (target, cause, asker) in plan.fences {
+                    if asker == Some(self.me) {
+                        self.out.push_back(Output::Fence { target, cause });
+                    }
+                }
+            }
+        }
+        for event in events {
+            self.follow(&event);
+            self.tell(event);
+        }
+        self.arm(now);
+        let mine = self.state.nodes.get(&self.me);
+        let idle = mine.is_some_and(|n| n.leaving && n.spots.values().all(|s| s.is_clear()));
+        if idle && !self.left {
+            self.left = true;
+            self.tell(Event::ReadyToLeave);
+        }
+    }
+
+    fn note_blocked(&mut self, mut now: BTreeMap<Arc<str>, Blocked>, events: &mut Vec<Event>) {
+        // Waiting for a probe is the ordinary course of things.
+        now.retain(|_, why| !matches!(why, Blocked::Probing { .. }));
+        let mut change = |group: &Arc<str>, because: Option<Blocked>| {
+            events.push(Event::Blocked { group: Arc::clone(group), because });
+        };
+        for group in self.blocked.keys().filter(|g| !now.contains_key(*g)) {
+            change(group, None);
+        }
+        for (group, why) in now.iter().filter(|(g, why)| self.blocked.get(*g) != Some(why)) {
+            change(group, Some(why.clone()));
+        }
+        self.blocked = now;
+    }
+
+    /// Does what an event means for this node.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "most events mean nothing for the executor")]
+    fn follow(&mut self, event: &Event) {
+        match event {
+            Event::Decided { decision, resource, node, action, .. } if *node == self.me => {
+                self.run_step(*decision, resource, *action);
+            }
+            Event::Started { resource, node, decision } if *node == self.me => {
+                if let Some(operation) = self.operation(resource, Action::Monitor, true) {
+                    let local = Local::Watch(*decision, Arc::clone(resource));
+                    self.execute(local, |id| Request::Watch { id, operation });
+                }
+            }
+            Event::Fenced { target, .. } => {
+                self.fence_again.remove(target);
+                self.out.push_back(Output::WithdrawFence { target: *target });
+            }
+            _ => {}
+        }
+    }
+
+    fn run_step(&mut self, decision: Decision, resource: &Arc<str>, action: Action) {
+        if let Some(operation) = self.operation(resource, action, false) {
+            self.running.retain(|_, l| !matches!(l, Local::Watch(_, watched) if watched == resource));
+            let local = Local::Step(decision);
+            self.execute(local, |id| Request::Run { id, operation });
+        }
+    }
+
+    fn operation(&self, resource: &Arc<str>, action: Action, recurring: bool) -> Option<Operation> {
+        let config = self.config.groups.iter().flat_map(|g| &g.resources).find(|r| *r.name == **resource)?;
+        Some(Operation {
+            resource: Arc::clone(resource),
+            agent: config.agent.clone(),
+            action,
+            parameters: Arc::new(config.parameters.clone()),
+            timeout: match action {
+                Action::Start => config.start_timeout,
+                Action::Stop => config.stop_timeout,
+                Action::Monitor | Action::ValidateAll | Action::MetaData => config.monitor_timeout,
+            },
+            interval: recurring.then_some(config.monitor_interval),
+        })
+    }
+
+    fn on_executor(&mut self, event: executor::Event) {
+        match event {
+            executor::Event::Finished { id, resource, result } => match self.running.remove(&id) {
+                Some(Local::Step(decision)) if self.is_member() => {
+                    self.broadcast(&Message::Report(Report::new(decision, resource, &result)));
+                }
+                Some(Local::Alone(list)) => {
+                    self.tell(Event::StoppedAlone { resource, result });
+                    self.stop_next_alone(list);
+                }
+                Some(Local::Step(_) | Local::Watch(..)) => {}
+                None => self.stale += 1,
+            },
+            executor::Event::Failed { id, resource, result } => self.on_watch_failed(id, resource, &result),
+        }
+    }
+
+    fn on_watch_failed(&mut self, id: OperationId, resource: Arc<str>, result: &OperationResult) {
+        let Some(Local::Watch(decision, _)) = self.running.remove(&id) else {
+            self.stale += 1;
+            return;
+        };
+        if self.is_member() {
+            let severity = result.outcome.severity();
+            let why = short(&result.explain());
+            self.broadcast(&Message::MonitorFailed(Failure { decision, resource, severity, why }));
+        }
+    }
+
+    fn resume(&mut self) {
+        if self.phase != LocalStatus::Active {
+            self.phase = LocalStatus::Active;
+            self.out.push_back(Output::Execute(Request::Release));
+        }
+    }
+
+    fn on_suspended(&mut self) {
+        if self.phase == LocalStatus::Active {
+            self.phase = LocalStatus::Suspended;
+            self.out.push_back(Output::Execute(Request::Hold));
+        }
+    }
+
+    fn on_non_primary(&mut self) {
+        let was_member = self.is_member();
+        self.phase = LocalStatus::NonPrimary;
+        if !was_member {
+            return;
+        }
+        self.running.clear();
+        self.out.push_back(Output::Execute(Request::Drop));
+        self.out.push_back(Output::Execute(Request::Release));
+        if self.config.on_partition == PartitionPolicy::Freeze {
+            return;
+        }
+        let mut lists: Vec<VecDeque<Arc<str>>> = Vec::new();
+        let mine = self.state.nodes.get(&self.me);
+        for group in &self.config.groups {
+            let active = group.resources.iter().rev().filter_map(|resource| {
+                let (name, spot) = mine?.spots.get_key_value(resource.name.as_str())?;
+                (spot.seen && !spot.is_clear()).then(|| Arc::clone(name))
+            });
+            lists.push(active.collect());
+        }
+        let resources: Vec<Arc<str>> = lists.iter().flatten().map(Arc::clone).collect();
+        self.leaving_behind = lists;
+        if !resources.is_empty() {
+            self.tell(Event::StoppingAll { resources });
+        }
+        for list in 0..self.leaving_behind.len() {
+            self.stop_next_alone(list);
+        }
+    }
+
+    fn stop_next_alone(&mut self, list: usize) {
+        let Some(resource) = self.leaving_behind.get_mut(list).and_then(VecDeque::pop_front) else { return };
+        if let Some(operation) = self.operation(&resource, Action::Stop, false) {
+            self.execute(Local::Alone(list), |id| Request::StopNow { id, operation });
+        }
+    }
+
+    fn on_fenced(&mut self, now: Instant, target: NodeInstance, outcome: FenceOutcome, detail: &str) {
+        if !self.is_member() {
+            return;
+        }
+        if outcome != FenceOutcome::Confirmed {
+            self.fence_again.insert(target, now + FENCE_AGAIN);
+        }
+        self.broadcast(&Message::Fenced { target, outcome, detail: short(detail) });
+    }
+
+    /// Arms the timers that follow from the state.
+    fn arm(&mut self, now: Instant) {
+        let state = &self.state;
+        self.fence_again.retain(|target, _| {
+            state.nodes.get(target).and_then(|n| n.fence.as_ref()).is_some_and(|f| f.asker == Some(self.me))
+        });
+        let senior = state.members.first() == Some(&self.me);
+        let mut wanted = BTreeMap::new();
+        for group in self.config.groups.iter().filter(|g| senior && !g.failure_window.is_zero()) {
+            let Some((name, current)) = state.groups.get_key_value(group.name.as_str()) else { continue };
+            for (node, failures) in current.failures.iter().filter(|(_, f)| f.count > 0) {
+                let key = (Arc::clone(name), *node);
+                let at = match self.expiries.get(&key) {
+                    Some((serial, at)) if *serial == failures.serial => *at,
+                    _ => now + group.failure_window,
+                };
+                wanted.insert(key, (failures.serial, at));
+            }
+        }
+        self.expiries = wanted;
+    }
+
+    /// Puts a known mistake back, to prove that tests notice it: resources start without waiting for fencing.
+    #[cfg(feature = "testing")]
+    pub const fn sabotage(&mut self) {
+        self.rules.skip_fencing = true;
+    }
+}
+
+impl Layer for Manager {
+    type Input<'a> = Input<'a>;
+    type Output = Output;
+
+    fn handle(&mut self, now: Instant, input: Input<'_>) {
+        match input {
+            Input::View { number, members, joined, departed } => {
+                self.on_view(now, &Entered { number, members, joined, departed });
+            }
+            Input::Ordered { sender, payload } => self.on_ordered(now, sender, payload),
+            Input::StateWanted { token } => {
+                if self.is_member() {
+                    self.out.push_back(Output::OfferState { token, state: self.state.emit() });
+                }
+            }
+            Input::State(bytes) => self.on_state(now, bytes),
+            Input::NonPrimary => self.on_non_primary(),
+            Input::Suspended => self.on_suspended(),
+            Input::Resumed => {
+                if self.phase == LocalStatus::Suspended {
+                    self.resume();
+                }
+            }
+            Input::Executor(event) => self.on_executor(event),
+            Input::Fenced { target, outcome, detail } => self.on_fenced(now, target, outcome, detail),
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        if !self.is_member() {
+            return;
+        }
+        let due: Vec<_> =
+            self.expiries.iter().filter(|(_, (_, at))| *at <= now).map(|(k, v)| (k.clone(), v.0)).collect();
+        for (key, serial) in due {
+            self.expiries.insert(key.clone(), (serial, now + FENCE_AGAIN));
+            self.broadcast(&Message::Expire { group: key.0, node: key.1, serial });
+        }
+        let due: Vec<_> = self.fence_again.iter().filter(|(_, at)| **at <= now).map(|(i, _)| *i).collect();
+        for target in due {
+            self.fence_again.remove(&target);
+            if let Some(fence) = self.state.nodes.get(&target).and_then(|n| n.fence.as_ref()) {
+                self.out.push_back(Output::Fence { target, cause: fence.cause.clone() });
+            }
+        }
+    }
+
+    fn poll_output(&mut self) -> Option<Output> {
+        self.out.pop_front()
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        if !self.is_member() {
+            return None;
+        }
+        self.expiries.values().map(|(_, at)| *at).chain(self.fence_again.values().copied()).min()
+    }
+}

@@ -1,0 +1,84 @@
+//! The manager's state for people.
+
+use super::Manager;
+use crate::plan::plan_by;
+use crate::state::{Node, Presence, Spot};
+use crate::{Action, FailureStatus, GroupStatus, NodeStatus, ResourceState, ResourceStatus, Status};
+use std::sync::Arc;
+
+pub(super) fn status(manager: &Manager) -> Status {
+    let state = &manager.state;
+    let mut status = Status {
+        local: manager.phase,
+        view: state.view,
+        decisions: state.decisions,
+        malformed: manager.malformed,
+        stale: manager.stale,
+        ..Status::default()
+    };
+    let Some(config) = &state.config else { return status };
+    let plan = plan_by(config, state, manager.rules);
+    for group in &config.groups {
+        let Some((name, current)) = state.groups.get_key_value(group.name.as_str()) else { continue };
+        let whole = |n: &Node| {
+            group.resources.iter().all(|r| n.spot(&r.name).is_some_and(Spot::is_running)) && n.member
+        };
+        let resources = group.resources.iter().map(|resource| ResourceStatus {
+            name: resource.name.as_str().into(),
+            at: state
+                .nodes
+                .iter()
+                .filter_map(|(i, n)| Some((*i, n, n.spot(&resource.name)?)))
+                .map(|(i, node, spot)| (i, resource_state(node, spot)))
+                .filter(|(_, s)| *s != ResourceState::Stopped)
+                .collect(),
+        });
+        status.groups.push(GroupStatus {
+            name: Arc::clone(name),
+            wanted: current.wanted,
+            target: plan.targets.get(name).copied().flatten(),
+            running_on: state.nodes.iter().find(|(_, n)| whole(n)).map(|(i, _)| *i),
+            blocked: plan.blocked.get(name).cloned(),
+            resources: resources.collect(),
+            failures: current
+                .failures
+                .iter()
+                .map(|(node, f)| FailureStatus {
+                    node: *node,
+                    count: f.count,
+                    hard: f.hard,
+                    why: Arc::clone(&f.why),
+                })
+                .collect(),
+        });
+    }
+    let members = state.members.iter().filter_map(|m| state.nodes.get_key_value(m));
+    for (instance, node) in members.chain(state.nodes.iter().filter(|(_, n)| !n.member)) {
+        let fence = node.fence.as_ref();
+        status.nodes.push(NodeStatus {
+            instance: *instance,
+            member: node.member,
+            standby: state.standby.contains(&instance.node),
+            leaving: node.leaving,
+            fencing: fence.map(|f| f.cause.clone()),
+            fencing_last: fence.and_then(|f| f.last.as_ref().map(|(_, text)| Arc::clone(text))),
+        });
+    }
+    status
+}
+
+fn resource_state(node: &Node, spot: &Spot) -> ResourceState {
+    if !node.member && !spot.is_clear() {
+        return ResourceState::MaybeRunning;
+    }
+    match (&spot.presence, spot.pending) {
+        (_, Some((decision, Action::Start))) => ResourceState::Starting(decision),
+        (_, Some((decision, Action::Stop))) => ResourceState::Stopping(decision),
+        (_, Some((decision, _))) => ResourceState::Probing(decision),
+        (Presence::Unknown, None) => ResourceState::Unknown,
+        (Presence::Stopped, None) => ResourceState::Stopped,
+        (Presence::Running(decision), None) => ResourceState::Running(*decision),
+        (Presence::Failed(why), None) => ResourceState::Failed(Arc::clone(why)),
+        (Presence::StopFailed { why, .. }, None) => ResourceState::StopFailed(Arc::clone(why)),
+    }
+}

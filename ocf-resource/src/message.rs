@@ -1,0 +1,274 @@
+//! The ordered messages of the manager, and how they look on the wire.
+
+use crate::wire::{self, put_config, read_config};
+use crate::{
+    AgentError, Command, Config, Decision, FenceOutcome, OcfCode, OperationResult, Outcome, Severity,
+};
+use bytes::Bytes;
+use pils::wire::{Malformed, ParseError, Reader, Writer};
+use pils::{NodeId, NodeInstance};
+use std::sync::Arc;
+
+/// Longest explanation that is kept, in bytes.
+pub(crate) const WHY_MAX: usize = 200;
+/// Version of messages and state; the first byte of both.
+pub(crate) const VERSION: u8 = 1;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Message {
+    Found(Config),
+    Report(Report),
+    MonitorFailed(Failure),
+    Fenced {
+        target: NodeInstance,
+        outcome: FenceOutcome,
+        detail: Arc<str>,
+    },
+    Command(Command),
+    Leave,
+    /// Instances that the sender knows from before the cluster was founded anew, and that are not members.
+    Remember(Vec<NodeInstance>),
+    Expire {
+        group: Arc<str>,
+        node: NodeId,
+        serial: u64,
+    },
+}
+
+/// How the operation of a decision ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Report {
+    pub(crate) decision: Decision,
+    pub(crate) resource: Arc<str>,
+    pub(crate) verdict: Verdict,
+    pub(crate) why: Arc<str>,
+}
+
+/// A recurring monitor failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Failure {
+    /// The decision that made the resource run.
+    pub(crate) decision: Decision,
+    pub(crate) resource: Arc<str>,
+    pub(crate) severity: Severity,
+    pub(crate) why: Arc<str>,
+}
+
+/// As much of an outcome as decisions depend on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Ok,
+    NotRunning,
+    NotInstalled,
+    /// The agent did not run at all.
+    NotRun(Severity),
+    Failed(Severity),
+}
+
+impl Verdict {
+    pub(crate) fn of(outcome: &Outcome) -> Self {
+        match outcome {
+            Outcome::Ok | Outcome::Failed { code: OcfCode::Degraded } => Self::Ok,
+            Outcome::Failed { code: OcfCode::NotRunning } => Self::NotRunning,
+            Outcome::Failed { code: OcfCode::NotInstalled } => Self::NotInstalled,
+            Outcome::NotStarted(error) => Self::NotRun(AgentError::severity(error)),
+            Outcome::Failed { .. } | Outcome::Killed { .. } | Outcome::TimedOut | Outcome::Cancelled => {
+                Self::Failed(outcome.severity())
+            }
+        }
+    }
+
+    pub(crate) const fn severity(self) -> Severity {
+        match self {
+            Self::Ok | Self::NotRunning => Severity::Soft,
+            Self::NotInstalled => Severity::Hard,
+            Self::NotRun(severity) | Self::Failed(severity) => severity,
+        }
+    }
+
+    /// The agent cannot work here, whatever the state of the resource.
+    pub(crate) fn is_refusal(self) -> bool {
+        self.severity() != Severity::Soft
+    }
+
+    const fn code(self) -> u8 {
+        match self {
+            Self::Ok => 0,
+            Self::NotRunning => 1,
+            Self::NotInstalled => 2,
+            Self::NotRun(severity) => 0x10 | wire::severity_code(severity),
+            Self::Failed(severity) => 0x20 | wire::severity_code(severity),
+        }
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<Self, ParseError> {
+        let at = r.clone();
+        let code = r.u8("verdict")?;
+        let bad = || at.error("verdict", Malformed::OutOfRange);
+        let severity = || wire::severity(code & 0xf).ok_or_else(bad);
+        match (code, code & 0xf0) {
+            (0, _) => Ok(Self::Ok),
+            (1, _) => Ok(Self::NotRunning),
+            (2, _) => Ok(Self::NotInstalled),
+            (_, 0x10) => Ok(Self::NotRun(severity()?)),
+            (_, 0x20) => Ok(Self::Failed(severity()?)),
+            _ => Err(bad()),
+        }
+    }
+}
+
+impl Report {
+    pub(crate) fn new(decision: Decision, resource: Arc<str>, result: &OperationResult) -> Self {
+        let verdict = Verdict::of(&result.outcome);
+        Self { decision, resource, verdict, why: short(&result.explain()) }
+    }
+}
+
+/// At most [`WHY_MAX`] bytes of a text.
+pub(crate) fn short(text: &str) -> Arc<str> {
+    let mut end = text.len().min(WHY_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].into()
+}
+
+const FOUND: u8 = 1;
+const REPORT: u8 = 2;
+const MONITOR_FAILED: u8 = 3;
+const FENCED: u8 = 4;
+const COMMAND: u8 = 5;
+const LEAVE: u8 = 6;
+const EXPIRE: u8 = 7;
+const REMEMBER: u8 = 8;
+
+impl Message {
+    pub(crate) fn emit(&self) -> Bytes {
+        let mut w = vec![VERSION];
+        match self {
+            Self::Found(config) => {
+                w.push(FOUND);
+                put_config(&mut w, config);
+            }
+            Self::Report(report) => {
+                w.push(REPORT);
+                wire::put_decision(&mut w, report.decision);
+                w.put_text(&report.resource);
+                w.push(report.verdict.code());
+                w.put_text(&report.why);
+            }
+            Self::MonitorFailed(failure) => {
+                w.push(MONITOR_FAILED);
+                wire::put_decision(&mut w, failure.decision);
+                w.put_text(&failure.resource);
+                w.push(wire::severity_code(failure.severity));
+                w.put_text(&failure.why);
+            }
+            Self::Fenced { target, outcome, detail } => {
+                w.push(FENCED);
+                w.put_instance(*target);
+                w.push(wire::outcome_code(*outcome));
+                w.put_text(detail);
+            }
+            Self::Command(command) => {
+                w.push(COMMAND);
+                put_command(&mut w, command);
+            }
+            Self::Leave => w.push(LEAVE),
+            Self::Remember(instances) => {
+                w.push(REMEMBER);
+                wire::put_list(&mut w, instances.iter(), |w, instance| w.put_instance(*instance));
+            }
+            Self::Expire { group, node, serial } => {
+                w.push(EXPIRE);
+                w.put_text(group);
+                w.put_node(*node);
+                wire::put_u64(&mut w, *serial);
+            }
+        }
+        w.into()
+    }
+
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, ParseError> {
+        let mut r = Reader::new(bytes);
+        wire::version(&mut r)?;
+        let at = r.clone();
+        let message = match r.u8("kind")? {
+            FOUND => Self::Found(read_config(&mut r)?),
+            REPORT => Self::Report(Report {
+                decision: wire::decision(&mut r)?,
+                resource: r.text("resource")?.into(),
+                verdict: Verdict::read(&mut r)?,
+                why: short(r.text("why")?),
+            }),
+            MONITOR_FAILED => Self::MonitorFailed(Failure {
+                decision: wire::decision(&mut r)?,
+                resource: r.text("resource")?.into(),
+                severity: wire::read_severity(&mut r)?,
+                why: short(r.text("why")?),
+            }),
+            FENCED => Self::Fenced {
+                target: r.instance("target")?,
+                outcome: wire::read_outcome(&mut r)?,
+                detail: short(r.text("detail")?),
+            },
+            COMMAND => Self::Command(read_command(&mut r)?),
+            LEAVE => Self::Leave,
+            REMEMBER => Self::Remember(wire::list(&mut r, "instances", |r| r.instance("instance"))?),
+            EXPIRE => Self::Expire {
+                group: r.text("group")?.into(),
+                node: r.node("node")?,
+                serial: r.u64("serial")?,
+            },
+            _ => return Err(at.error("kind", Malformed::OutOfRange)),
+        };
+        r.finish("message")?;
+        Ok(message)
+    }
+}
+
+fn put_command(w: &mut Vec<u8>, command: &Command) {
+    match command {
+        Command::MoveGroup { group, to } => {
+            w.push(0);
+            w.put_text(group);
+            wire::put_option(w, *to, |w, node| w.put_node(node));
+        }
+        Command::StopGroup(group) => {
+            w.push(1);
+            w.put_text(group);
+        }
+        Command::StartGroup(group) => {
+            w.push(2);
+            w.put_text(group);
+        }
+        Command::ClearFailures(group) => {
+            w.push(3);
+            w.put_text(group);
+        }
+        Command::Standby(node) => {
+            w.push(4);
+            w.put_node(*node);
+        }
+        Command::Online(node) => {
+            w.push(5);
+            w.put_node(*node);
+        }
+    }
+}
+
+fn read_command(r: &mut Reader<'_>) -> Result<Command, ParseError> {
+    let at = r.clone();
+    Ok(match r.u8("command")? {
+        0 => Command::MoveGroup {
+            group: r.text("group")?.into(),
+            to: wire::option(r, "to", |r| r.node("node"))?,
+        },
+        1 => Command::StopGroup(r.text("group")?.into()),
+        2 => Command::StartGroup(r.text("group")?.into()),
+        3 => Command::ClearFailures(r.text("group")?.into()),
+        4 => Command::Standby(r.node("node")?),
+        5 => Command::Online(r.node("node")?),
+        _ => return Err(at.error("command", Malformed::OutOfRange)),
+    })
+}

@@ -1,0 +1,350 @@
+//! What to do next, as a pure function of the configuration and the replicated state.
+//!
+//! The rules, in order of weight:
+//! 1. A resource starts only where every other member is known not to run any of its group, and no instance that is gone
+//!    and not proven dead may run any of it.
+//! 2. Within a group, a resource starts only when all before it run, and stops only when all after it are down.
+//! 3. A group stays where it is as long as its node can take it, unless it fails back or an operator says otherwise.
+
+use crate::state::{Node, Presence, Spot, State};
+use crate::{Action, Blocked, Config, FenceCause, GroupConfig, Ineligible, Severity, StopFailure, Why};
+use pils::{NodeId, NodeInstance};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// What to do next. Empty steps and fences mean that the state is settled until something happens.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Groups whose home changes.
+    pub homes: Vec<(Arc<str>, Option<NodeInstance>)>,
+    /// What to run now. No two steps are about the same resource on the same node.
+    pub steps: Vec<Step>,
+    /// Requests to fence that are new or go to another member: target, cause, who asks.
+    pub fences: Vec<(NodeInstance, FenceCause, Option<NodeInstance>)>,
+    /// Where each group is to run, if anywhere.
+    pub targets: BTreeMap<Arc<str>, Option<NodeInstance>>,
+    /// Groups that cannot make progress.
+    pub blocked: BTreeMap<Arc<str>, Blocked>,
+}
+
+/// One operation on one node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Where.
+    pub node: NodeInstance,
+    /// Which resource.
+    pub resource: Arc<str>,
+    /// What.
+    pub action: Action,
+    /// Why.
+    pub why: Why,
+}
+
+impl Plan {
+    /// True if there is nothing to do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.homes.is_empty() && self.steps.is_empty() && self.fences.is_empty()
+    }
+}
+
+/// Rules that a test may switch off to prove that their absence is noticed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Rules {
+    /// Start without waiting for fencing.
+    pub(crate) skip_fencing: bool,
+}
+
+/// What to do next. O(groups x resources x nodes).
+#[must_use]
+pub fn plan(config: &Config, state: &State) -> Plan {
+    plan_by(config, state, Rules::default())
+}
+
+pub(crate) fn plan_by(config: &Config, state: &State, rules: Rules) -> Plan {
+    let mut plan = Plan::default();
+    let mut load: BTreeMap<NodeInstance, usize> = BTreeMap::new();
+    for home in state.groups.values().filter_map(|g| g.home) {
+        *load.entry(home).or_default() += 1;
+    }
+    plan_fences(config, state, &mut plan);
+    let standing = state.nodes.iter().filter_map(|(i, n)| Some((*i, n.fence.as_ref()?.cause.clone())));
+    let doomed: BTreeMap<NodeInstance, FenceCause> =
+        standing.chain(plan.fences.iter().map(|f| (f.0, f.1.clone()))).collect();
+    for (instance, node) in state.living() {
+        for (resource, spot) in &node.spots {
+            if spot.presence == Presence::Unknown && spot.pending.is_none() {
+                plan.steps.push(Step {
+                    node: instance,
+                    resource: Arc::clone(resource),
+                    action: Action::Monitor,
+                    why: Why::NewNode,
+                });
+            }
+        }
+    }
+    for group in &config.groups {
+        let Some((name, current)) = state.groups.get_key_value(group.name.as_str()) else { continue };
+        let scene = Scene { config: group, name, group: current, state, rules, doomed: &doomed };
+        scene.plan(&mut plan, &mut load);
+    }
+    plan
+}
+
+fn plan_fences(config: &Config, state: &State, plan: &mut Plan) {
+    for (instance, node) in &state.nodes {
+        if node.dead {
+            continue;
+        }
+        let cause = node.lost.clone().or_else(|| stop_failure(config, node));
+        let Some(cause) = cause else { continue };
+        let asker = state.asker(*instance);
+        match &node.fence {
+            Some(fence) if fence.asker == asker => {}
+            Some(fence) => plan.fences.push((*instance, fence.cause.clone(), asker)),
+            None => plan.fences.push((*instance, cause, asker)),
+        }
+    }
+}
+
+/// A stop that failed on this node and has to be made up for by fencing it.
+fn stop_failure(config: &Config, node: &Node) -> Option<FenceCause> {
+    let groups = config.groups.iter().filter(|g| g.on_stop_failure == StopFailure::Fence);
+    groups.flat_map(|g| &g.resources).find_map(|resource| {
+        let (name, spot) = node.spots.get_key_value(resource.name.as_str())?;
+        let Presence::StopFailed { decision, why, .. } = &spot.presence else { return None };
+        let (resource, decision, why) = (Arc::clone(name), *decision, Arc::clone(why));
+        (!is_refused_stop(spot)).then_some(FenceCause::StopFailed { resource, decision, why })
+    })
+}
+
+/// True if an agent that cannot work here (wrong parameters, missing software) refused to stop what was never seen
+/// running here. Fencing would mend nothing, and would hit one node after the other.
+const fn is_refused_stop(spot: &Spot) -> bool {
+    !spot.seen
+        && matches!(spot.presence, Presence::StopFailed { severity: Severity::Hard | Severity::Fatal, .. })
+}
+
+/// One group and all that its plan depends on.
+struct Scene<'a> {
+    config: &'a GroupConfig,
+    name: &'a Arc<str>,
+    group: &'a crate::state::Group,
+    state: &'a State,
+    rules: Rules,
+    doomed: &'a BTreeMap<NodeInstance, FenceCause>,
+}
+
+impl Scene<'_> {
+    fn plan(&self, plan: &mut Plan, load: &mut BTreeMap<NodeInstance, usize>) {
+        let waits_for_probe = self.unprobed();
+        let target = self.target(waits_for_probe.is_some(), load);
+        let chosen =
+            target.or_else(|| self.group.home.filter(|_| waits_for_probe.is_some() && self.wanted()));
+        if chosen != self.group.home {
+            plan.homes.push((Arc::clone(self.name), chosen));
+            if let Some(old) = self.group.home.and_then(|h| load.get_mut(&h)) {
+                *old = old.saturating_sub(1);
+            }
+            if let Some(new) = chosen {
+                *load.entry(new).or_default() += 1;
+            }
+        }
+        let stuck = self.stuck();
+        let undecided = target.is_none() && self.wanted() && waits_for_probe.is_some();
+        if stuck.is_none() && !undecided {
+            for (instance, node) in self.state.living() {
+                if !self.doomed.contains_key(&instance) {
+                    self.plan_stop(instance, node, target, plan);
+                }
+            }
+        }
+        let blocked = stuck.or_else(|| self.blocked(target, waits_for_probe));
+        if blocked.is_none()
+            && let Some(target) = target
+        {
+            self.plan_start(target, plan);
+        }
+        plan.targets.insert(Arc::clone(self.name), target);
+        if let Some(blocked) = blocked {
+            plan.blocked.insert(Arc::clone(self.name), blocked);
+        }
+    }
+
+    const fn wanted(&self) -> bool {
+        self.group.wanted && self.group.fatal.is_none()
+    }
+
+    fn spots<'n>(&'n self, node: &'n Node) -> impl DoubleEndedIterator<Item = (&'n Arc<str>, &'n Spot)> + 'n {
+        self.config.resources.iter().filter_map(|r| node.spots.get_key_value(r.name.as_str()))
+    }
+
+    fn is_clear(&self, node: &Node) -> bool {
+        self.spots(node).all(|(_, s)| s.is_clear())
+    }
+
+    /// A member of which nobody knows whether it runs something of the group.
+    fn unprobed(&self) -> Option<NodeInstance> {
+        let unknown = |n: &Node| self.spots(n).any(|(_, s)| s.presence == Presence::Unknown);
+        self.state.living().find(|(_, n)| unknown(n)).map(|(i, _)| i)
+    }
+
+    /// Where the group is to run.
+    fn target(&self, unprobed: bool, load: &BTreeMap<NodeInstance, usize>) -> Option<NodeInstance> {
+        if !self.wanted() {
+            return None;
+        }
+        let mut fit: Vec<(usize, usize, NodeId, NodeInstance)> = self
+            .state
+            .living()
+            .filter(|(i, n)| {
+                self.ineligible(*i, n).is_none()
+                    && self.spots(n).all(|(_, s)| s.presence != Presence::Unknown)
+            })
+            .map(|(i, _)| {
+                let rank = self.rank(i.node);
+                let load = if rank == usize::MAX { load.get(&i).copied().unwrap_or(0) } else { 0 };
+                (rank, load, i.node, i)
+            })
+            .collect();
+        fit.sort_unstable();
+        let best = fit.first()?.3;
+        let Some(home) = self.group.home else {
+            if unprobed {
+                return None;
+            }
+            let runs = |i: &NodeInstance| {
+                self.state.nodes.get(i).is_some_and(|n| self.spots(n).any(|(_, s)| s.is_running()))
+            };
+            let pinned = Some(best.node) == self.group.pin;
+            return if pinned { Some(best) } else { fit.iter().map(|f| f.3).find(runs).or(Some(best)) };
+        };
+        if !fit.iter().any(|f| f.3 == home) {
+            return Some(best);
+        }
+        let pinned = Some(best.node) == self.group.pin;
+        let untried = !self.group.failures.contains_key(&best.node);
+        let better = self.rank(best.node) < self.rank(home.node);
+        Some(if better && (pinned || (self.config.failback && untried)) { best } else { home })
+    }
+
+    fn rank(&self, node: NodeId) -> usize {
+        if self.group.pin == Some(node) {
+            return 0;
+        }
+        self.config.nodes.iter().position(|n| *n == node).map_or(usize::MAX, |at| at + 1)
+    }
+
+    fn ineligible(&self, instance: NodeInstance, node: &Node) -> Option<Ineligible> {
+        let id = instance.node;
+        let earlier_life = self.state.lost().any(|(i, _)| i.node == id) && !self.rules.skip_fencing;
+        if !self.config.nodes.is_empty() && !self.config.elsewhere && !self.config.nodes.contains(&id) {
+            return Some(Ineligible::NotListed);
+        }
+        if self.doomed.contains_key(&instance) || earlier_life {
+            return Some(Ineligible::Fencing);
+        }
+        if self.state.standby.contains(&id) {
+            return Some(Ineligible::Standby);
+        }
+        if node.leaving {
+            return Some(Ineligible::Leaving);
+        }
+        let failures = self.group.failures.get(&id)?;
+        if failures.hard {
+            return Some(Ineligible::Hard { why: Arc::clone(&failures.why) });
+        }
+        (failures.count >= self.config.migration_threshold.max(1))
+            .then(|| Ineligible::Failures { count: failures.count, why: Arc::clone(&failures.why) })
+    }
+
+    /// Something that only a person can mend, so that the group is left as it is.
+    fn stuck(&self) -> Option<Blocked> {
+        self.state.living().filter(|(i, _)| !self.doomed.contains_key(i)).find_map(|(node, n)| {
+            self.spots(n).find_map(|(resource, spot)| {
+                let Presence::StopFailed { why, .. } = &spot.presence else { return None };
+                Some(Blocked::StopFailed { resource: Arc::clone(resource), node, why: Arc::clone(why) })
+            })
+        })
+    }
+
+    fn blocked(&self, target: Option<NodeInstance>, unprobed: Option<NodeInstance>) -> Option<Blocked> {
+        if let Some((resource, why)) = &self.group.fatal {
+            return Some(Blocked::Misconfigured { resource: Arc::clone(resource), why: Arc::clone(why) });
+        }
+        if !self.wanted() {
+            return None;
+        }
+        let up = |t: &NodeInstance| {
+            self.state.nodes.get(t).is_some_and(|n| self.spots(n).all(|(_, s)| s.is_running()))
+        };
+        if target.as_ref().is_some_and(up) {
+            return None;
+        }
+        let waits = |(i, n): (&NodeInstance, &Node)| {
+            let cause = self.doomed.get(i).filter(|_| !self.is_clear(n))?;
+            let last = n.fence.as_ref().and_then(|f| f.last.as_ref().map(|(_, text)| Arc::clone(text)));
+            Some(Blocked::Fencing { target: *i, cause: cause.clone(), last })
+        };
+        if !self.rules.skip_fencing
+            && let Some(waits) = self.state.nodes.iter().find_map(waits)
+        {
+            return Some(waits);
+        }
+        if let Some(node) = unprobed {
+            return Some(Blocked::Probing { node });
+        }
+        if target.is_none() {
+            let nodes = self.state.living().filter_map(|(i, n)| Some((i, self.ineligible(i, n)?))).collect();
+            return Some(Blocked::NoNode { nodes });
+        }
+        None
+    }
+
+    /// Stops, last first, what must not run on a node. One at a time.
+    fn plan_stop(&self, instance: NodeInstance, node: &Node, target: Option<NodeInstance>, plan: &mut Plan) {
+        let here = target == Some(instance);
+        let spots: Vec<_> = self.spots(node).collect();
+        let keep =
+            if here { spots.iter().position(|(_, s)| !s.is_running()).unwrap_or(spots.len()) } else { 0 };
+        for (resource, spot) in spots[keep..].iter().rev() {
+            if spot.is_clear() {
+                continue;
+            }
+            let why = match &spot.presence {
+                _ if spot.pending.is_some() => return,
+                Presence::Unknown | Presence::StopFailed { .. } | Presence::Stopped => return,
+                Presence::Failed(_) if here => Why::Recover,
+                Presence::Running(_) if here => Why::Order,
+                Presence::Running(_) | Presence::Failed(_) if self.wanted() => Why::Move { to: target },
+                Presence::Running(_) | Presence::Failed(_) => Why::Stopped,
+            };
+            let resource = Arc::clone(resource);
+            plan.steps.push(Step { node: instance, resource, action: Action::Stop, why });
+            return;
+        }
+    }
+
+    /// Starts the first resource that does not run yet, if nothing of the group can run anywhere else.
+    fn plan_start(&self, target: NodeInstance, plan: &mut Plan) {
+        let elsewhere = self
+            .state
+            .nodes
+            .iter()
+            .filter(|(i, n)| **i != target && (n.member || !self.rules.skip_fencing))
+            .any(|(_, n)| !self.is_clear(n));
+        let Some(node) = self.state.nodes.get(&target) else { return };
+        let spots: Vec<_> = self.spots(node).collect();
+        let Some(first) = spots.iter().position(|(_, s)| !s.is_running()) else { return };
+        if elsewhere || !spots[first..].iter().all(|(_, s)| s.is_clear()) {
+            return;
+        }
+        let failed = self.group.failures.get(&target.node).is_some_and(|f| f.count > 0);
+        plan.steps.push(Step {
+            node: target,
+            resource: Arc::clone(spots[first].0),
+            action: Action::Start,
+            why: if failed { Why::Recover } else { Why::Placed },
+        });
+    }
+}

@@ -1,0 +1,220 @@
+//! The replicated state as bytes, for a joiner.
+
+use crate::message::{VERSION, short};
+use crate::state::{Failures, Fence, Group, Node, Presence, Spot, State};
+use crate::wire::{
+    self, Parsed, flag, list, option, put_flag, put_list, put_option, put_u64, read_outcome, read_severity,
+};
+use crate::{Action, FenceCause};
+use bytes::Bytes;
+use pils::wire::{Malformed, Reader, Writer};
+use std::sync::Arc;
+
+impl State {
+    /// The state as bytes: equal states have equal bytes.
+    #[must_use]
+    pub fn emit(&self) -> Bytes {
+        let mut w = vec![VERSION];
+        put_u64(&mut w, self.view);
+        put_u64(&mut w, self.decisions);
+        put_list(&mut w, self.members.iter(), |w, member| w.put_instance(*member));
+        put_option(&mut w, self.config.as_ref(), |w, config| wire::put_config(w, config));
+        put_list(&mut w, self.standby.iter(), |w, node| w.put_node(*node));
+        put_list(&mut w, self.nodes.iter(), |w, (instance, node)| {
+            w.put_instance(*instance);
+            put_node(w, node);
+        });
+        put_list(&mut w, self.groups.iter(), |w, (name, group)| {
+            w.put_text(name);
+            put_group(w, group);
+        });
+        w.into()
+    }
+
+    /// Reads what [`State::emit`] wrote. Never panics, and allocates no more than a small multiple of the input.
+    ///
+    /// # Errors
+    /// Where and why the bytes are not a state.
+    pub fn parse(bytes: &[u8]) -> Parsed<Self> {
+        let mut r = Reader::new(bytes);
+        wire::version(&mut r)?;
+        let state = Self {
+            view: r.u64("view")?,
+            decisions: r.u64("decisions")?,
+            members: list(&mut r, "members", |r| r.instance("member"))?,
+            config: option(&mut r, "configuration", wire::read_config)?.map(Arc::new),
+            standby: list(&mut r, "standby", |r| r.node("node"))?.into_iter().collect(),
+            nodes: list(&mut r, "nodes", |r| Ok((r.instance("node")?, read_node(r)?)))?.into_iter().collect(),
+            groups: list(&mut r, "groups", |r| Ok((r.text("group")?.into(), read_group(r)?)))?
+                .into_iter()
+                .collect(),
+        };
+        r.finish("state")?;
+        Ok(state)
+    }
+}
+
+fn put_node(w: &mut Vec<u8>, node: &Node) {
+    put_flag(w, node.member);
+    put_flag(w, node.leaving);
+    put_flag(w, node.dead);
+    put_option(w, node.lost.as_ref(), put_cause);
+    put_option(w, node.fence.as_ref(), |w, fence| {
+        put_cause(w, &fence.cause);
+        put_option(w, fence.asker, |w, asker| w.put_instance(asker));
+        put_option(w, fence.last.as_ref(), |w, (outcome, detail)| {
+            w.push(wire::outcome_code(*outcome));
+            w.put_text(detail);
+        });
+    });
+    put_list(w, node.spots.iter(), |w, (name, spot)| {
+        w.put_text(name);
+        put_flag(w, spot.seen);
+        put_option(w, spot.pending, |w, (decision, action)| {
+            wire::put_decision(w, decision);
+            w.push(match action {
+                Action::Start => 0,
+                Action::Stop => 1,
+                Action::Monitor | Action::ValidateAll | Action::MetaData => 2,
+            });
+        });
+        match &spot.presence {
+            Presence::Unknown => w.push(0),
+            Presence::Stopped => w.push(1),
+            Presence::Running(decision) => {
+                w.push(2);
+                wire::put_decision(w, *decision);
+            }
+            Presence::Failed(why) => {
+                w.push(3);
+                w.put_text(why);
+            }
+            Presence::StopFailed { decision, why, severity } => {
+                w.push(4);
+                wire::put_decision(w, *decision);
+                w.put_text(why);
+                w.push(wire::severity_code(*severity));
+            }
+        }
+    });
+}
+
+fn read_node(r: &mut Reader<'_>) -> Parsed<Node> {
+    Ok(Node {
+        member: flag(r, "member")?,
+        leaving: flag(r, "leaving")?,
+        dead: flag(r, "dead")?,
+        lost: option(r, "lost", read_cause)?,
+        fence: option(r, "fence", |r| {
+            Ok(Fence {
+                cause: read_cause(r)?,
+                asker: option(r, "asker", |r| r.instance("asker"))?,
+                last: option(r, "last", |r| Ok((read_outcome(r)?, short(r.text("detail")?))))?,
+            })
+        })?,
+        spots: list(r, "spots", |r| Ok((r.text("resource")?.into(), read_spot(r)?)))?.into_iter().collect(),
+    })
+}
+
+fn read_spot(r: &mut Reader<'_>) -> Parsed<Spot> {
+    let seen = flag(r, "seen")?;
+    let pending = option(r, "pending", |r| {
+        let decision = wire::decision(r)?;
+        let at = r.clone();
+        let action = match r.u8("action")? {
+            0 => Action::Start,
+            1 => Action::Stop,
+            2 => Action::Monitor,
+            _ => return Err(at.error("action", Malformed::OutOfRange)),
+        };
+        Ok((decision, action))
+    })?;
+    let at = r.clone();
+    let presence = match r.u8("presence")? {
+        0 => Presence::Unknown,
+        1 => Presence::Stopped,
+        2 => Presence::Running(wire::decision(r)?),
+        3 => Presence::Failed(short(r.text("why")?)),
+        4 => Presence::StopFailed {
+            decision: wire::decision(r)?,
+            why: short(r.text("why")?),
+            severity: read_severity(r)?,
+        },
+        _ => return Err(at.error("presence", Malformed::OutOfRange)),
+    };
+    Ok(Spot { presence, pending, seen })
+}
+
+fn put_cause(w: &mut Vec<u8>, cause: &FenceCause) {
+    match cause {
+        FenceCause::Lost { view, why, proof_of_death, resources } => {
+            w.push(0);
+            put_u64(w, *view);
+            w.put_text(why);
+            put_flag(w, *proof_of_death);
+            put_list(w, resources.iter(), |w, name| w.put_text(name));
+        }
+        FenceCause::StopFailed { resource, decision, why } => {
+            w.push(1);
+            w.put_text(resource);
+            wire::put_decision(w, *decision);
+            w.put_text(why);
+        }
+    }
+}
+
+fn read_cause(r: &mut Reader<'_>) -> Parsed<FenceCause> {
+    let at = r.clone();
+    match r.u8("cause")? {
+        0 => Ok(FenceCause::Lost {
+            view: r.u64("view")?,
+            why: short(r.text("why")?),
+            proof_of_death: flag(r, "proof of death")?,
+            resources: list(r, "resources", |r| Ok(r.text("resource")?.into()))?,
+        }),
+        1 => Ok(FenceCause::StopFailed {
+            resource: r.text("resource")?.into(),
+            decision: wire::decision(r)?,
+            why: short(r.text("why")?),
+        }),
+        _ => Err(at.error("cause", Malformed::OutOfRange)),
+    }
+}
+
+fn put_group(w: &mut Vec<u8>, group: &Group) {
+    put_flag(w, group.wanted);
+    put_option(w, group.pin, |w, node| w.put_node(node));
+    put_option(w, group.home, |w, home| w.put_instance(home));
+    put_option(w, group.fatal.as_ref(), |w, (resource, why)| {
+        w.put_text(resource);
+        w.put_text(why);
+    });
+    put_list(w, group.failures.iter(), |w, (node, failures)| {
+        w.put_node(*node);
+        bytes::BufMut::put_u32(w, failures.count);
+        put_flag(w, failures.hard);
+        put_u64(w, failures.serial);
+        w.put_text(&failures.why);
+    });
+}
+
+fn read_group(r: &mut Reader<'_>) -> Parsed<Group> {
+    Ok(Group {
+        wanted: flag(r, "wanted")?,
+        pin: option(r, "pin", |r| r.node("node"))?,
+        home: option(r, "home", |r| r.instance("home"))?,
+        fatal: option(r, "fatal", |r| Ok((r.text("resource")?.into(), short(r.text("why")?))))?,
+        failures: list(r, "failures", |r| {
+            let node = r.node("node")?;
+            let failures = Failures {
+                count: r.u32("count")?,
+                hard: flag(r, "hard")?,
+                serial: r.u64("serial")?,
+                why: short(r.text("why")?),
+            };
+            Ok((node, failures))
+        })?
+        .into_iter()
+        .collect(),
+    })
+}

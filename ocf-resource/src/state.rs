@@ -1,0 +1,518 @@
+//! The replicated state: a function of the ordered stream, the same at every member.
+
+use crate::message::{Failure, Message, Report, Verdict, short};
+use crate::plan::{Plan, Step};
+use crate::{
+    Action, Command, Config, Decision, Departed, Event, FenceCause, FenceOutcome, Severity, StartFailure,
+};
+use pils::{NodeId, NodeInstance};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// What all members know of the cluster's resources.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    pub(crate) view: u64,
+    pub(crate) members: Vec<NodeInstance>,
+    pub(crate) config: Option<Arc<Config>>,
+    pub(crate) decisions: u64,
+    /// Members, and those who are gone and may still run something.
+    pub(crate) nodes: BTreeMap<NodeInstance, Node>,
+    pub(crate) groups: BTreeMap<Arc<str>, Group>,
+    pub(crate) standby: BTreeSet<NodeId>,
+}
+
+/// A view, as it is entered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Entered<'a> {
+    pub(crate) number: u64,
+    pub(crate) members: &'a [NodeInstance],
+    pub(crate) joined: &'a [NodeInstance],
+    pub(crate) departed: &'a [Departed],
+}
+
+/// A failure to be counted.
+struct Failing<'a> {
+    instance: NodeInstance,
+    resource: &'a Arc<str>,
+    action: Action,
+    severity: Severity,
+    why: &'a Arc<str>,
+}
+
+/// One life of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Node {
+    pub(crate) member: bool,
+    pub(crate) leaving: bool,
+    /// Proven dead though still listed in the view.
+    pub(crate) dead: bool,
+    /// Why it has to be fenced if it is not a member.
+    pub(crate) lost: Option<FenceCause>,
+    pub(crate) fence: Option<Fence>,
+    /// By resource; complete for members.
+    pub(crate) spots: BTreeMap<Arc<str>, Spot>,
+}
+
+/// A standing request to fence a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Fence {
+    pub(crate) cause: FenceCause,
+    /// The member that sees to it; none if no other member is left.
+    pub(crate) asker: Option<NodeInstance>,
+    pub(crate) last: Option<(FenceOutcome, Arc<str>)>,
+}
+
+/// One resource on one node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Spot {
+    pub(crate) presence: Presence,
+    pub(crate) pending: Option<(Decision, Action)>,
+    /// It was seen running here, or was told to start, since the node joined.
+    pub(crate) seen: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Presence {
+    Unknown,
+    Stopped,
+    Running(Decision),
+    Failed(Arc<str>),
+    StopFailed { decision: Decision, why: Arc<str>, severity: Severity },
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Group {
+    pub(crate) wanted: bool,
+    pub(crate) pin: Option<NodeId>,
+    pub(crate) home: Option<NodeInstance>,
+    pub(crate) fatal: Option<(Arc<str>, Arc<str>)>,
+    pub(crate) failures: BTreeMap<NodeId, Failures>,
+}
+
+/// Failures of a group on a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Failures {
+    pub(crate) count: u32,
+    pub(crate) hard: bool,
+    /// Number of the newest one, to tell an expiry of these from one of older failures.
+    pub(crate) serial: u64,
+    pub(crate) why: Arc<str>,
+}
+
+impl Spot {
+    pub(crate) const fn unknown() -> Self {
+        Self { presence: Presence::Unknown, pending: None, seen: false }
+    }
+
+    /// Known to be down, with nothing going on.
+    pub(crate) const fn is_clear(&self) -> bool {
+        matches!(self.presence, Presence::Stopped) && self.pending.is_none()
+    }
+
+    pub(crate) const fn is_running(&self) -> bool {
+        matches!(self.presence, Presence::Running(_)) && self.pending.is_none()
+    }
+}
+
+impl Node {
+    pub(crate) fn spot(&self, resource: &str) -> Option<&Spot> {
+        self.spots.get(resource)
+    }
+
+    fn active(&self) -> Vec<Arc<str>> {
+        self.spots.iter().filter(|(_, s)| !s.is_clear()).map(|(name, _)| Arc::clone(name)).collect()
+    }
+}
+
+impl State {
+    /// The state of a cluster that is founded by a view.
+    pub(crate) fn found(view: &Entered<'_>) -> Self {
+        let mut state = Self::default();
+        // Nobody remembers what those who left were doing.
+        for gone in view.departed {
+            state.nodes.insert(gone.instance, Node { member: true, ..Node::default() });
+        }
+        state.on_view(view);
+        state
+    }
+
+    /// Members that can act, most senior first.
+    pub(crate) fn living(&self) -> impl Iterator<Item = (NodeInstance, &Node)> + '_ {
+        self.members.iter().filter_map(|m| self.nodes.get(m).filter(|n| !n.dead).map(|n| (*m, n)))
+    }
+
+    /// Instances that are gone and may still run something.
+    pub(crate) fn lost(&self) -> impl Iterator<Item = (NodeInstance, &Node)> + '_ {
+        self.nodes.iter().filter(|(_, n)| !n.member).map(|(i, n)| (*i, n))
+    }
+
+    /// The member that asks for the fencing of `target`.
+    pub(crate) fn asker(&self, target: NodeInstance) -> Option<NodeInstance> {
+        self.living().map(|(i, _)| i).find(|i| *i != target)
+    }
+
+    /// Enters a view.
+    pub(crate) fn on_view(&mut self, view: &Entered<'_>) {
+        let Entered { number, members, joined, departed } = *view;
+        self.view = number;
+        self.members = members.to_vec();
+        let gone: Vec<NodeInstance> =
+            self.nodes.iter().filter(|(i, n)| n.member && !members.contains(i)).map(|(i, _)| *i).collect();
+        for instance in gone {
+            self.lose(instance, departed.iter().find(|d| d.instance == instance));
+        }
+        for member in members {
+            let known = self.nodes.get(member).is_some_and(|n| n.member);
+            if known && !joined.contains(member) {
+                continue;
+            }
+            // A joiner has forgotten everything: whatever was known of this instance has to be found out again.
+            self.nodes.insert(*member, Node { member: true, ..Node::default() });
+            for group in self.groups.values_mut() {
+                if let Some(failures) = group.failures.get_mut(&member.node) {
+                    failures.count = 0;
+                    failures.hard = false;
+                }
+            }
+        }
+        for group in self.groups.values_mut() {
+            group.home = group.home.filter(|h| members.contains(h) && !joined.contains(h));
+        }
+        self.complete();
+    }
+
+    /// Gives every member a spot for every resource.
+    fn complete(&mut self) {
+        let Some(config) = self.config.clone() else { return };
+        for group in &config.groups {
+            self.groups
+                .entry(group.name.as_str().into())
+                .or_insert_with(|| Group { wanted: group.started, ..Group::default() });
+            for resource in &group.resources {
+                // Those who left before there was a configuration may run anything.
+                for node in self.nodes.values_mut().filter(|n| n.member || n.lost_unseen()) {
+                    if !node.spots.contains_key(resource.name.as_str()) {
+                        node.spots.insert(resource.name.as_str().into(), Spot::unknown());
+                    }
+                }
+            }
+        }
+        self.nodes.retain(|_, node| node.member || !node.spots.is_empty());
+    }
+
+    fn lose(&mut self, instance: NodeInstance, departed: Option<&Departed>) {
+        let Some(mut node) = self.nodes.remove(&instance) else { return };
+        let unseen = self.config.is_none();
+        for spot in node.spots.values_mut() {
+            if matches!(spot.pending, Some((_, Action::Start))) {
+                spot.presence = Presence::Failed("was being started".into());
+            }
+            spot.pending = None;
+        }
+        let resources = node.active();
+        if node.dead || (resources.is_empty() && !unseen) {
+            return;
+        }
+        node.member = false;
+        node.lost = Some(FenceCause::Lost {
+            view: self.view,
+            why: departed.map_or_else(|| "left the view".into(), |d| short(&d.why)),
+            proof_of_death: departed.is_some_and(|d| d.proof_of_death),
+            resources,
+        });
+        self.nodes.insert(instance, node);
+    }
+
+    /// Takes an ordered message. Returns false if it answers a question that is no longer asked.
+    pub(crate) fn on_message(
+        &mut self,
+        sender: NodeInstance,
+        message: Message,
+        events: &mut Vec<Event>,
+    ) -> bool {
+        if !self.members.contains(&sender) {
+            return false;
+        }
+        match message {
+            Message::Found(config) => {
+                if self.config.is_some() {
+                    return false;
+                }
+                self.config = Some(Arc::new(config));
+                self.complete();
+            }
+            Message::Report(report) => return self.on_report(sender, &report, events),
+            Message::MonitorFailed(failure) => return self.on_monitor_failed(sender, &failure, events),
+            Message::Fenced { target, outcome, detail } => {
+                return self.on_fenced(target, outcome, detail, events);
+            }
+            Message::Command(command) => return self.on_command(&command),
+            Message::Leave => match self.nodes.get_mut(&sender) {
+                Some(node) => node.leaving = true,
+                None => return false,
+            },
+            Message::Remember(instances) => {
+                for instance in instances {
+                    self.remember(instance);
+                }
+                self.complete();
+            }
+            Message::Expire { group, node, serial } => {
+                let Some(group) = self.groups.get_mut(&group) else { return false };
+                match group.failures.get_mut(&node) {
+                    Some(failures) if failures.serial == serial => failures.count = 0,
+                    _ => return false,
+                }
+            }
+        }
+        true
+    }
+
+    /// An instance of an earlier founding of the cluster: nobody here knows what became of it.
+    fn remember(&mut self, instance: NodeInstance) {
+        if self.nodes.contains_key(&instance) {
+            return;
+        }
+        let lost = FenceCause::Lost {
+            view: self.view,
+            why: "a member before the cluster was founded anew".into(),
+            proof_of_death: false,
+            resources: Vec::new(),
+        };
+        self.nodes.insert(instance, Node { lost: Some(lost), ..Node::default() });
+    }
+
+    fn on_report(&mut self, sender: NodeInstance, report: &Report, events: &mut Vec<Event>) -> bool {
+        let Report { decision, resource, verdict, why } = report;
+        let resource = Arc::clone(resource);
+        let Some(spot) = self.nodes.get_mut(&sender).and_then(|n| n.spots.get_mut(&resource)) else {
+            return false;
+        };
+        let Some((_, action)) = spot.pending.filter(|(pending, _)| pending == decision) else { return false };
+        spot.pending = None;
+        let decision = *decision;
+        let now = match (action, *verdict) {
+            (Action::Stop, Verdict::Ok)
+            | (
+                Action::Monitor,
+                Verdict::NotRunning | Verdict::NotInstalled | Verdict::NotRun(Severity::Hard),
+            )
+            | (Action::Start, Verdict::NotRun(_)) => Presence::Stopped,
+            (Action::Stop, other) => {
+                Presence::StopFailed { decision, why: Arc::clone(why), severity: other.severity() }
+            }
+            (_, Verdict::Ok) => Presence::Running(decision),
+            _ => Presence::Failed(Arc::clone(why)),
+        };
+        let running = matches!(now, Presence::Running(_));
+        let stopped = matches!(now, Presence::Stopped) && action == Action::Stop;
+        spot.seen |= running;
+        spot.presence = now;
+        if stopped {
+            spot.seen = false;
+            events.push(Event::Stopped { resource, node: sender, decision });
+        } else if running {
+            events.push(Event::Started { resource: Arc::clone(&resource), node: sender, decision });
+            self.check_multiple(&resource);
+        } else if action != Action::Monitor || verdict.is_refusal() {
+            let severity = verdict.severity();
+            let failures =
+                self.count_failure(&Failing { instance: sender, resource: &resource, action, severity, why });
+            events.push(Event::Failed {
+                resource,
+                node: sender,
+                action,
+                decision,
+                why: Arc::clone(why),
+                failures,
+            });
+        }
+        true
+    }
+
+    /// Found running on several nodes: it must go down everywhere before it can be trusted again.
+    fn check_multiple(&mut self, resource: &str) {
+        let running = |n: &Node| {
+            n.member && n.spot(resource).is_some_and(|s| matches!(s.presence, Presence::Running(_)))
+        };
+        if self.nodes.values().filter(|n| running(n)).count() < 2 {
+            return;
+        }
+        for node in self.nodes.values_mut().filter(|n| running(n)) {
+            if let Some(spot) = node.spots.get_mut(resource) {
+                spot.presence = Presence::Failed("ran on several nodes".into());
+            }
+        }
+    }
+
+    fn on_monitor_failed(
+        &mut self,
+        sender: NodeInstance,
+        failure: &Failure,
+        events: &mut Vec<Event>,
+    ) -> bool {
+        let Failure { decision, resource, severity, why } = failure;
+        let Some(spot) = self.nodes.get_mut(&sender).and_then(|n| n.spots.get_mut(resource)) else {
+            return false;
+        };
+        if spot.presence != Presence::Running(*decision) || spot.pending.is_some() {
+            return false;
+        }
+        spot.presence = Presence::Failed(Arc::clone(why));
+        let failures = self.count_failure(&Failing {
+            instance: sender,
+            resource,
+            action: Action::Monitor,
+            severity: *severity,
+            why,
+        });
+        events.push(Event::Failed {
+            resource: Arc::clone(resource),
+            node: sender,
+            action: Action::Monitor,
+            decision: *decision,
+            why: Arc::clone(why),
+            failures,
+        });
+        true
+    }
+
+    fn count_failure(&mut self, failing: &Failing<'_>) -> u32 {
+        let Failing { instance, resource, action, severity, why } = *failing;
+        let Some(config) = self.config.clone() else { return 0 };
+        let owner = config.groups.iter().find(|g| g.resources.iter().any(|r| *r.name == **resource));
+        let Some(owner) = owner else { return 0 };
+        let Some(group) = self.groups.get_mut(owner.name.as_str()) else { return 0 };
+        self.decisions += 1;
+        let failures = group.failures.entry(instance.node).or_insert_with(|| Failures {
+            count: 0,
+            hard: false,
+            serial: 0,
+            why: Arc::clone(why),
+        });
+        let moves = action == Action::Start && owner.on_start_failure == StartFailure::Move;
+        let step = if moves { owner.migration_threshold.max(1) } else { 1 };
+        failures.count = failures.count.saturating_add(step);
+        failures.serial = self.decisions;
+        failures.why = Arc::clone(why);
+        match severity {
+            Severity::Soft => {}
+            Severity::Hard => failures.hard = true,
+            Severity::Fatal => group.fatal = Some((Arc::clone(resource), Arc::clone(why))),
+        }
+        failures.count
+    }
+
+    fn on_fenced(
+        &mut self,
+        target: NodeInstance,
+        outcome: FenceOutcome,
+        detail: Arc<str>,
+        events: &mut Vec<Event>,
+    ) -> bool {
+        let Some(node) = self.nodes.get_mut(&target) else { return false };
+        if outcome != FenceOutcome::Confirmed {
+            let Some(fence) = &mut node.fence else { return false };
+            fence.last = Some((outcome, Arc::clone(&detail)));
+            events.push(Event::FenceUnconfirmed { target, outcome, detail });
+            return true;
+        }
+        if node.dead {
+            return false;
+        }
+        node.fence = None;
+        node.dead = true;
+        for spot in node.spots.values_mut() {
+            *spot = Spot { presence: Presence::Stopped, pending: None, seen: false };
+        }
+        if !node.member {
+            self.nodes.remove(&target);
+        }
+        for group in self.groups.values_mut() {
+            group.home = group.home.filter(|h| *h != target);
+        }
+        events.push(Event::Fenced { target, detail });
+        true
+    }
+
+    fn on_command(&mut self, command: &Command) -> bool {
+        match command {
+            Command::MoveGroup { group, to } => {
+                let Some(group) = self.groups.get_mut(group) else { return false };
+                group.pin = *to;
+                if let Some(node) = to {
+                    group.failures.remove(node);
+                }
+            }
+            Command::StopGroup(group) | Command::StartGroup(group) => {
+                let Some(group) = self.groups.get_mut(group) else { return false };
+                group.wanted = matches!(command, Command::StartGroup(_));
+            }
+            Command::ClearFailures(name) => {
+                let Some(group) = self.groups.get_mut(name) else { return false };
+                group.failures.clear();
+                group.fatal = None;
+                self.retry_stops(&Arc::clone(name));
+            }
+            Command::Standby(node) => {
+                self.standby.insert(*node);
+            }
+            Command::Online(node) => {
+                self.standby.remove(node);
+            }
+        }
+        true
+    }
+
+    /// A stop that failed is tried again, unless the node is being fenced for it.
+    fn retry_stops(&mut self, group: &str) {
+        let Some(config) = self.config.clone() else { return };
+        let Some(group) = config.group(group) else { return };
+        for node in self.nodes.values_mut().filter(|n| n.member && n.fence.is_none()) {
+            for resource in &group.resources {
+                if let Some(spot) = node.spots.get_mut(resource.name.as_str())
+                    && let Presence::StopFailed { why, .. } = &spot.presence
+                {
+                    spot.presence = Presence::Failed(Arc::clone(why));
+                }
+            }
+        }
+    }
+
+    /// Carries out the part of a plan that concerns the state: from now on its steps are going on.
+    pub(crate) fn issue(&mut self, plan: &Plan, events: &mut Vec<Event>) {
+        for (group, home) in &plan.homes {
+            if let Some(group) = self.groups.get_mut(group) {
+                group.home = *home;
+            }
+        }
+        for (target, cause, asker) in &plan.fences {
+            if let Some(node) = self.nodes.get_mut(target) {
+                let last = node.fence.take().and_then(|f| f.last);
+                node.fence = Some(Fence { cause: cause.clone(), asker: *asker, last });
+            }
+        }
+        for Step { node, resource, action, why } in &plan.steps {
+            self.decisions += 1;
+            let decision = Decision { view: self.view, number: self.decisions };
+            if let Some(spot) = self.nodes.get_mut(node).and_then(|n| n.spots.get_mut(resource)) {
+                spot.pending = Some((decision, *action));
+                spot.seen |= *action == Action::Start;
+                events.push(Event::Decided {
+                    decision,
+                    resource: Arc::clone(resource),
+                    node: *node,
+                    action: *action,
+                    why: why.clone(),
+                });
+            }
+        }
+    }
+}
+
+impl Node {
+    fn lost_unseen(&self) -> bool {
+        matches!(&self.lost, Some(FenceCause::Lost { resources, .. }) if resources.is_empty())
+    }
+}

@@ -1,0 +1,197 @@
+//! Parts of messages and of the state that both have: layouts are in PROTOCOL.md.
+
+use crate::message::VERSION;
+use crate::{
+    Config, Decision, FenceOutcome, GroupConfig, PartitionPolicy, ResourceConfig, Severity, StartFailure,
+    StopFailure,
+};
+use bytes::BufMut;
+use core::time::Duration;
+use pils::wire::{Malformed, ParseError, Reader, Writer};
+use std::collections::BTreeMap;
+
+pub(crate) type Parsed<T> = Result<T, ParseError>;
+
+pub(crate) fn put_u64(w: &mut Vec<u8>, value: u64) {
+    BufMut::put_u64(w, value);
+}
+
+pub(crate) fn version(r: &mut Reader<'_>) -> Parsed<()> {
+    let at = r.clone();
+    if r.u8("version")? == VERSION { Ok(()) } else { Err(at.error("version", Malformed::OutOfRange)) }
+}
+
+pub(crate) fn put_decision(w: &mut Vec<u8>, decision: Decision) {
+    put_u64(w, decision.view);
+    put_u64(w, decision.number);
+}
+
+pub(crate) fn decision(r: &mut Reader<'_>) -> Parsed<Decision> {
+    Ok(Decision { view: r.u64("decision view")?, number: r.u64("decision number")? })
+}
+
+pub(crate) const fn severity_code(severity: Severity) -> u8 {
+    match severity {
+        Severity::Soft => 0,
+        Severity::Hard => 1,
+        Severity::Fatal => 2,
+    }
+}
+
+pub(crate) const fn severity(code: u8) -> Option<Severity> {
+    match code {
+        0 => Some(Severity::Soft),
+        1 => Some(Severity::Hard),
+        2 => Some(Severity::Fatal),
+        _ => None,
+    }
+}
+
+pub(crate) fn read_severity(r: &mut Reader<'_>) -> Parsed<Severity> {
+    let at = r.clone();
+    severity(r.u8("severity")?).ok_or_else(|| at.error("severity", Malformed::OutOfRange))
+}
+
+pub(crate) const fn outcome_code(outcome: FenceOutcome) -> u8 {
+    match outcome {
+        FenceOutcome::Confirmed => 0,
+        FenceOutcome::Requested => 1,
+        FenceOutcome::Unknown => 2,
+    }
+}
+
+pub(crate) fn read_outcome(r: &mut Reader<'_>) -> Parsed<FenceOutcome> {
+    let at = r.clone();
+    match r.u8("outcome")? {
+        0 => Ok(FenceOutcome::Confirmed),
+        1 => Ok(FenceOutcome::Requested),
+        2 => Ok(FenceOutcome::Unknown),
+        _ => Err(at.error("outcome", Malformed::OutOfRange)),
+    }
+}
+
+pub(crate) fn put_flag(w: &mut Vec<u8>, flag: bool) {
+    w.push(u8::from(flag));
+}
+
+pub(crate) fn flag(r: &mut Reader<'_>, field: &'static str) -> Parsed<bool> {
+    let at = r.clone();
+    match r.u8(field)? {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(at.error(field, Malformed::OutOfRange)),
+    }
+}
+
+pub(crate) fn put_option<T>(w: &mut Vec<u8>, value: Option<T>, put: impl FnOnce(&mut Vec<u8>, T)) {
+    put_flag(w, value.is_some());
+    if let Some(value) = value {
+        put(w, value);
+    }
+}
+
+pub(crate) fn option<'a, T>(
+    r: &mut Reader<'a>,
+    field: &'static str,
+    read: impl FnOnce(&mut Reader<'a>) -> Parsed<T>,
+) -> Parsed<Option<T>> {
+    if flag(r, field)? { read(r).map(Some) } else { Ok(None) }
+}
+
+/// A count, then each item. An item takes at least a byte, so a false count costs nothing.
+pub(crate) fn put_list<T>(
+    w: &mut Vec<u8>,
+    items: impl ExactSizeIterator<Item = T>,
+    mut put: impl FnMut(&mut Vec<u8>, T),
+) {
+    w.put_length(items.len());
+    for item in items {
+        put(w, item);
+    }
+}
+
+pub(crate) fn list<'a, T>(
+    r: &mut Reader<'a>,
+    field: &'static str,
+    mut read: impl FnMut(&mut Reader<'a>) -> Parsed<T>,
+) -> Parsed<Vec<T>> {
+    let n = r.length(field, r.remaining())?;
+    (0..n).map(|_| read(r)).collect()
+}
+
+fn put_span(w: &mut Vec<u8>, span: Duration) {
+    put_u64(w, u64::try_from(span.as_millis()).unwrap_or(u64::MAX));
+}
+
+fn span(r: &mut Reader<'_>) -> Parsed<Duration> {
+    Ok(Duration::from_millis(r.u64("time in ms")?))
+}
+
+pub(crate) fn put_config(w: &mut Vec<u8>, config: &Config) {
+    put_flag(w, config.on_partition == PartitionPolicy::Freeze);
+    put_list(w, config.groups.iter(), |w, group| {
+        w.put_text(&group.name);
+        put_list(w, group.nodes.iter(), |w, node| w.put_node(*node));
+        put_flag(w, group.elsewhere);
+        put_flag(w, group.failback);
+        w.put_u32(group.migration_threshold);
+        put_span(w, group.failure_window);
+        put_flag(w, group.on_start_failure == StartFailure::Count);
+        put_flag(w, group.on_stop_failure == StopFailure::Block);
+        put_flag(w, group.started);
+        put_list(w, group.resources.iter(), |w, resource| {
+            w.put_text(&resource.name);
+            w.put_text(&resource.agent.to_string());
+            put_list(w, resource.parameters.iter(), |w, (name, value)| {
+                w.put_text(name);
+                w.put_text(value);
+            });
+            for time in [
+                resource.start_timeout,
+                resource.stop_timeout,
+                resource.monitor_interval,
+                resource.monitor_timeout,
+            ] {
+                put_span(w, time);
+            }
+        });
+    });
+}
+
+pub(crate) fn read_config(r: &mut Reader<'_>) -> Parsed<Config> {
+    let frozen = flag(r, "on partition")?;
+    let groups = list(r, "groups", read_group)?;
+    Ok(Config { groups, on_partition: if frozen { PartitionPolicy::Freeze } else { PartitionPolicy::Stop } })
+}
+
+fn read_group(r: &mut Reader<'_>) -> Parsed<GroupConfig> {
+    Ok(GroupConfig {
+        name: r.text("group")?.to_owned(),
+        nodes: list(r, "nodes", |r| r.node("node"))?,
+        elsewhere: flag(r, "elsewhere")?,
+        failback: flag(r, "failback")?,
+        migration_threshold: r.u32("migration threshold")?,
+        failure_window: span(r)?,
+        on_start_failure: if flag(r, "start failure")? { StartFailure::Count } else { StartFailure::Move },
+        on_stop_failure: if flag(r, "stop failure")? { StopFailure::Block } else { StopFailure::Fence },
+        started: flag(r, "started")?,
+        resources: list(r, "resources", |r| {
+            let name = r.text("resource")?.to_owned();
+            let at = r.clone();
+            let agent = r.text("agent")?.parse().map_err(|_name| at.error("agent", Malformed::OutOfRange))?;
+            let parameters: BTreeMap<_, _> =
+                list(r, "parameters", |r| Ok((r.text("name")?.to_owned(), r.text("value")?.to_owned())))?
+                    .into_iter()
+                    .collect();
+            Ok(ResourceConfig {
+                name,
+                agent,
+                parameters,
+                start_timeout: span(r)?,
+                stop_timeout: span(r)?,
+                monitor_interval: span(r)?,
+                monitor_timeout: span(r)?,
+            })
+        })?,
+    })
+}
