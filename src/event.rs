@@ -1,0 +1,73 @@
+use bytes::Bytes;
+use ocf_comm::{DownReason, Lane, Refusal};
+use ocf_membership::NonPrimary;
+use pils::{Instant, NodeId, NodeInstance};
+use std::net::SocketAddr;
+
+/// An event with its place in the one stream of this node's life.
+#[derive(Clone, Debug)]
+pub struct Numbered {
+    /// 1 for the first event of a life; no number is left out.
+    pub number: u64,
+    /// When it happened on the node's clock.
+    pub at: Instant,
+    /// What happened.
+    pub event: NodeEvent,
+}
+
+/// What a node tells its application, from all layers, in one order.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum NodeEvent {
+    /// A peer can be talked to.
+    PeerUp(NodeInstance),
+    /// A peer is gone.
+    PeerDown {
+        /// Who.
+        peer: NodeInstance,
+        /// Why.
+        reason: DownReason,
+    },
+    /// A peer and this node refuse each other; an operator must mend it.
+    Refused {
+        /// The peer's node id, as configured or claimed.
+        peer: NodeId,
+        /// Where it was heard.
+        address: SocketAddr,
+        /// Why.
+        reason: Refusal,
+    },
+    /// A peer that holds the key broke the protocol.
+    Misbehaved {
+        /// Who.
+        peer: NodeInstance,
+        /// The rule.
+        rule: &'static str,
+    },
+    /// This node itself did not run for a while.
+    Stalled {
+        /// How late it was.
+        late: core::time::Duration,
+    },
+    /// A message for this node alone, sent with `send_to`.
+    Direct {
+        /// Who sent it.
+        from: NodeInstance,
+        /// In which lane it came.
+        lane: Lane,
+        /// The content.
+        message: Bytes,
+    },
+    /// This node is outside the primary partition.
+    NonPrimary(NonPrimary),
+    /// The lease is in doubt: do nothing that others must not do at the same time.
+    Suspended,
+    /// The lease is confirmed again.
+    Resumed,
+    /// Views of the primary partition and what happens in groups.
+    Group(ocf_groups::Event),
+    /// Resources.
+    Resource(ocf_resource::Event),
+    /// Fencing that this node carries out.
+    Fencing(ocf_stonith::Event),
+}

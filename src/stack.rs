@@ -1,0 +1,419 @@
+//! All layers of a node as one sans-IO [`Layer`].
+//!
+//! The order in which layers see things is fixed here and nowhere else: what node communication heard goes up to
+//! membership and groups, what membership decides goes to groups, what groups order goes to the resource manager, and what
+//! each of them wants goes down again, until nothing is left to do. Only then are packets built, so that everything of
+//! one turn shares them.
+
+mod carry;
+mod outbox;
+
+use crate::event::NodeEvent;
+use bytes::Bytes;
+use ocf_comm::{Channel, Endpoint, Lane, PeerStatus, Received, Secrets, Transmit};
+use ocf_groups::{Groups, Guarantee, JoinError, LeaveError, MemberId, OfferError, Position};
+use ocf_membership::{Consensus, PersistToken, View};
+use ocf_resource::executor::{self, Executor, RunId};
+use ocf_resource::{Manager, Operation, OperationResult};
+use ocf_stonith::{DeviceReport, FenceAction, Fencer};
+use outbox::Outbox;
+use pils::{Instant, Layer, NodeInstance, Rng};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+/// The group in which the resource managers of all nodes keep one history.
+pub const MANAGER_GROUP: &str = "ocf.resource";
+
+/// Configuration of every layer. Each part is described where it is defined.
+#[derive(Clone, Debug)]
+pub struct StackConfig {
+    /// Node communication.
+    pub comm: ocf_comm::Config,
+    /// Views, quorum, lease.
+    pub membership: ocf_membership::Config,
+    /// Ordered messages.
+    pub groups: ocf_groups::Config,
+    /// Running operations of agents.
+    pub executor: executor::Config,
+    /// What runs where. The first member of a cluster brings it.
+    pub resources: ocf_resource::Config,
+    /// Fence devices.
+    pub fencing: ocf_stonith::Config,
+    /// What is done to a node that must be fenced: [`FenceAction::Off`] or [`FenceAction::Reboot`].
+    pub fence_action: FenceAction,
+}
+
+/// What one life of a node starts with.
+#[derive(Debug)]
+pub struct Birth {
+    /// Who it is. The incarnation is fresh.
+    pub local: NodeInstance,
+    /// Keys and generators of node communication.
+    pub secrets: Secrets,
+    /// The view record of an earlier life, if there is one.
+    pub record: Option<Vec<u8>>,
+    /// For jitter and delays.
+    pub rng: Rng,
+}
+
+/// Why a stack could not be built.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StackError {
+    /// The configuration of node communication is wrong.
+    #[error("node communication: {0}")]
+    Comm(#[from] ocf_comm::ConfigErrors),
+    /// Membership: its configuration, or the record of an earlier life.
+    #[error("membership: {0}")]
+    Membership(#[from] ocf_membership::NewError),
+    /// The configuration of resources is wrong.
+    #[error("resources: {0}")]
+    Resources(pils::ConfigErrors),
+}
+
+/// What arrives at a node.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Input<'a> {
+    /// A medium received something.
+    Received(Received<'a>),
+    /// The record of [`Output::Persist`] is on stable storage.
+    Persisted(PersistToken),
+    /// It could not be written.
+    PersistFailed(PersistToken),
+    /// An operation of [`Output::Operate`] ended.
+    Operated {
+        /// Which.
+        run: RunId,
+        /// How.
+        result: OperationResult,
+    },
+    /// A fence device answered.
+    Device(DeviceReport),
+}
+
+impl<'a> From<Received<'a>> for Input<'a> {
+    fn from(received: Received<'a>) -> Self {
+        Self::Received(received)
+    }
+}
+
+/// What a node wants done, in this order.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Output {
+    /// Hand these datagrams to the medium.
+    Transmit(Transmit),
+    /// Replace the durable view record, then report [`Input::Persisted`].
+    Persist {
+        /// To name in the report.
+        token: PersistToken,
+        /// The whole record.
+        record: Bytes,
+    },
+    /// Have a resource agent carry out an operation, then report [`Input::Operated`].
+    Operate {
+        /// To name in the report.
+        run: RunId,
+        /// What to do.
+        operation: Operation,
+    },
+    /// End an operation early. It still reports.
+    CancelOperation(RunId),
+    /// Have a fence device carry out an action, then report [`Input::Device`].
+    Fence(ocf_stonith::Run),
+    /// The answer of this attempt is no longer waited for.
+    CancelFence(ocf_stonith::AttemptId),
+    /// Tell the application.
+    Event(NodeEvent),
+}
+
+/// A whole node without I/O.
+#[derive(Debug)]
+pub struct Stack {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) consensus: Consensus,
+    pub(crate) groups: Groups,
+    pub(crate) manager: Manager,
+    pub(crate) executor: Executor,
+    pub(crate) fencer: Fencer,
+    local: NodeInstance,
+    fence_action: FenceAction,
+    /// When the last input came: outputs are settled lazily, in the call that asks for them.
+    now: Instant,
+    outbox: Outbox,
+    /// What the manager wants ordered and the groups core did not take yet.
+    broadcasts: VecDeque<Bytes>,
+    /// Joiners of the manager's group that wait for state, by the token the manager was given.
+    wanted: BTreeMap<u64, (MemberId, Position)>,
+    wanted_last: u64,
+    outputs: VecDeque<Output>,
+}
+
+impl Stack {
+    /// A node at the start of a life. Nothing is sent before the first output is polled.
+    ///
+    /// # Errors
+    /// [`StackError`]: every mistake of the first layer that has one.
+    pub fn new(now: Instant, config: StackConfig, birth: Birth) -> Result<Self, StackError> {
+        let Birth { local, secrets, record, mut rng } = birth;
+        let endpoint = Endpoint::new(now, config.comm, local, secrets)?;
+        let consensus = Consensus::new(now, config.membership, local, record.as_deref(), rng.fork())?;
+        let mut groups = Groups::new(config.groups, local);
+        groups.join(now, MANAGER_GROUP, 0).expect("a fresh core has no members");
+        Ok(Self {
+            endpoint,
+            consensus,
+            groups,
+            manager: Manager::new(local, config.resources),
+            executor: Executor::new(config.executor, rng.fork()),
+            fencer: Fencer::new(config.fencing, local.node, rng.fork()),
+            local,
+            fence_action: config.fence_action,
+            now,
+            outbox: Outbox::default(),
+            broadcasts: VecDeque::new(),
+            wanted: BTreeMap::new(),
+            wanted_last: 0,
+            outputs: VecDeque::new(),
+        })
+    }
+
+    /// Who this node is.
+    #[must_use]
+    pub const fn local(&self) -> NodeInstance {
+        self.local
+    }
+
+    /// The view of the primary partition this node is in, if it is in one.
+    #[must_use]
+    pub fn view(&self) -> Option<&View> {
+        self.consensus.view()
+    }
+
+    /// True if this node is in the primary and its lease was confirmed for `now`.
+    #[must_use]
+    pub fn is_active(&self, now: Instant) -> bool {
+        self.consensus.is_active(now)
+    }
+
+    /// What is known of every configured peer, in order of node id.
+    #[must_use]
+    pub fn peers(&self, now: Instant) -> Vec<PeerStatus> {
+        self.endpoint.peers(now)
+    }
+
+    /// Joins a group as its member `local` of this node. See [`Groups::join`].
+    ///
+    /// # Errors
+    /// See [`JoinError`]; nothing changed.
+    pub fn join(&mut self, now: Instant, group: &str, local: u32) -> Result<MemberId, JoinError> {
+        self.now = now;
+        self.groups.join(now, group, local)
+    }
+
+    /// Leaves a group. See [`Groups::leave`].
+    ///
+    /// # Errors
+    /// See [`LeaveError`]; nothing changed.
+    pub fn leave_group(&mut self, now: Instant, group: &str, local: u32) -> Result<(), LeaveError> {
+        self.now = now;
+        self.groups.leave(now, group, local)
+    }
+
+    /// Sends to all members of a group. See [`Groups::send`].
+    ///
+    /// # Errors
+    /// See [`ocf_groups::SendError`]; nothing changed.
+    pub fn send(
+        &mut self,
+        now: Instant,
+        from: (&str, u32),
+        guarantee: Guarantee,
+        payload: Bytes,
+    ) -> Result<(), ocf_groups::SendError> {
+        self.now = now;
+        self.groups.send(now, from.0, from.1, guarantee, payload)
+    }
+
+    /// Answers [`ocf_groups::Event::StateWanted`]. See [`Groups::offer_state`].
+    ///
+    /// # Errors
+    /// See [`OfferError`]; nothing changed.
+    pub fn offer_state(
+        &mut self,
+        now: Instant,
+        (group, joiner, position): (&str, MemberId, Position),
+        state: Bytes,
+    ) -> Result<(), OfferError> {
+        self.now = now;
+        self.groups.offer_state(now, group, joiner, position, state)
+    }
+
+    /// Sends to one node, outside the ordered stream. Needs no quorum. See [`Endpoint::send`].
+    ///
+    /// # Errors
+    /// See [`ocf_comm::SendError`]; nothing was queued.
+    pub fn send_to(
+        &mut self,
+        now: Instant,
+        to: NodeInstance,
+        lane: Lane,
+        message: Bytes,
+    ) -> Result<(), ocf_comm::SendError> {
+        self.now = now;
+        self.endpoint.send(now, to, lane, Channel::APPLICATION, message)
+    }
+
+    /// Asks something of the resource manager. See [`Manager::request`].
+    ///
+    /// # Errors
+    /// See [`ocf_resource::CommandError`]; nothing was sent.
+    pub fn command(
+        &mut self,
+        now: Instant,
+        command: ocf_resource::Command,
+    ) -> Result<(), ocf_resource::CommandError> {
+        self.now = now;
+        self.manager.request(now, command)
+    }
+
+    /// A person says that this life of a node is certainly off.
+    ///
+    /// # Errors
+    /// [`ocf_stonith::NotStanding`] if no fence request stands for it.
+    pub fn confirm_fenced(
+        &mut self,
+        now: Instant,
+        target: NodeInstance,
+        who: &str,
+    ) -> Result<(), ocf_stonith::NotStanding> {
+        self.now = now;
+        self.fencer.confirm(now, target, who)
+    }
+
+    /// Begins a clean departure: the manager moves away or stops what runs here;
+    /// [`ocf_resource::Event::ReadyToLeave`] says that it has. Then call [`Stack::depart`].
+    ///
+    /// # Errors
+    /// [`ocf_resource::CommandError::NotPrimary`]: nobody can take over; depart at once.
+    pub fn prepare_to_leave(&mut self, now: Instant) -> Result<(), ocf_resource::CommandError> {
+        self.now = now;
+        self.manager.leave(now)
+    }
+
+    /// Tells every peer that this incarnation is gone for good. Drain the outputs, then drop it.
+    pub fn depart(&mut self, now: Instant) {
+        self.settle(now);
+        self.endpoint.leave(now);
+    }
+
+    /// Tells every peer that this incarnation is dying, for panic and signal hooks. Drain the outputs, then drop it.
+    pub fn last_gasp(&mut self, now: Instant) {
+        self.endpoint.last_gasp(now);
+    }
+
+    /// Gives back the buffer of a [`Transmit`] that was sent.
+    pub fn recycle(&mut self, buffer: Vec<u8>) {
+        self.endpoint.recycle(buffer);
+    }
+
+    /// Bytes that wait because a circuit did not take them, over all peers.
+    #[must_use]
+    pub fn waiting_bytes(&self) -> usize {
+        self.outbox.bytes()
+    }
+
+    /// Members of a group, most senior first.
+    #[must_use]
+    pub fn members(&self, group: &str) -> Vec<MemberId> {
+        self.groups.members(group)
+    }
+
+    /// Panics if a promise of any layer to itself does not hold; for simulators and tests.
+    ///
+    /// # Panics
+    /// If there is a bug.
+    pub fn check_invariants(&self) {
+        self.endpoint.check_invariants();
+        self.fencer.check_invariants();
+        if let Err(broken) = self.groups.check_invariants() {
+            panic!("groups: {broken}");
+        }
+    }
+
+    fn emit(&mut self, event: NodeEvent) {
+        self.outputs.push_back(Output::Event(event));
+    }
+
+    fn manager_group() -> Arc<str> {
+        Arc::from(MANAGER_GROUP)
+    }
+}
+
+impl Layer for Stack {
+    type Input<'a> = Input<'a>;
+    type Output = Output;
+
+    fn handle(&mut self, now: Instant, input: Input<'_>) {
+        self.now = now;
+        match input {
+            Input::Received(received) => self.endpoint.handle(now, ocf_comm::Input::Received(received)),
+            Input::Persisted(token) => {
+                self.consensus.handle(now, ocf_membership::Input::Persisted(token));
+            }
+            Input::PersistFailed(token) => {
+                self.consensus.handle(now, ocf_membership::Input::PersistFailed(token));
+            }
+            Input::Operated { run, result } => {
+                self.executor.handle(now, executor::Input::Done { run, result });
+            }
+            Input::Device(report) => self.fencer.handle(now, ocf_stonith::Input::Device(report)),
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        self.now = now;
+        self.endpoint.handle_timeout(now);
+        self.consensus.handle_timeout(now);
+        self.groups.handle_timeout(now);
+        self.manager.handle_timeout(now);
+        self.executor.handle_timeout(now);
+        self.fencer.handle_timeout(now);
+    }
+
+    fn poll_output(&mut self) -> Option<Output> {
+        if self.outputs.is_empty() {
+            self.settle(self.now);
+        }
+        if let Some(output) = self.outputs.pop_front() {
+            return Some(output);
+        }
+        // Everything is settled: now packets are built, with all that this turn has to say.
+        loop {
+            match self.endpoint.poll_output()? {
+                ocf_comm::Output::Transmit(transmit) => return Some(Output::Transmit(transmit)),
+                ocf_comm::Output::Event(event) => {
+                    self.from_endpoint(self.now, event);
+                    self.settle(self.now);
+                    if let Some(output) = self.outputs.pop_front() {
+                        return Some(output);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        let timers = [
+            self.endpoint.poll_timeout(),
+            self.consensus.poll_timeout(),
+            self.groups.poll_timeout(),
+            self.manager.poll_timeout(),
+            self.executor.poll_timeout(),
+            self.fencer.poll_timeout(),
+        ];
+        timers.into_iter().flatten().min()
+    }
+}

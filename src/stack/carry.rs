@@ -1,0 +1,296 @@
+//! Who is told what: the wiring between the layers.
+
+use super::{MANAGER_GROUP, Output, Stack};
+use crate::event::NodeEvent;
+use ocf_comm::Channel;
+use ocf_groups::Guarantee;
+use ocf_membership::View;
+use ocf_resource::{Departed, FenceOutcome, executor};
+use ocf_stonith::{Authority, Cause, FenceRequest, Outcome, Withdrawal};
+use pils::{Instant, Layer as _, NodeInstance};
+use std::sync::Arc;
+
+/// Rounds of passing things between layers before giving up. Each round does all that waits, so that a handful is
+/// enough; more means that two layers keep each other busy, which is a bug.
+const ROUNDS_MAX: usize = 1000;
+
+impl Stack {
+    /// Passes things between the layers until nothing is left to pass.
+    pub(super) fn settle(&mut self, now: Instant) {
+        for _ in 0..ROUNDS_MAX {
+            let mut busy = false;
+            while let Some(event) = self.endpoint.poll_event() {
+                busy = true;
+                self.from_endpoint(now, event);
+            }
+            while let Some(output) = self.consensus.poll_output() {
+                busy = true;
+                self.from_consensus(now, output);
+            }
+            busy |= self.broadcast(now);
+            while let Some(output) = self.groups.poll_output() {
+                busy = true;
+                self.from_groups(now, output);
+            }
+            while let Some(output) = self.manager.poll_output() {
+                busy = true;
+                self.from_manager(now, output);
+            }
+            while let Some(output) = self.executor.poll_output() {
+                busy = true;
+                self.from_executor(now, output);
+            }
+            while let Some(output) = self.fencer.poll_output() {
+                busy = true;
+                self.from_fencer(now, output);
+            }
+            if !busy {
+                return;
+            }
+        }
+        panic!("the layers of {} do not come to rest", self.local);
+    }
+
+    pub(super) fn from_endpoint(&mut self, now: Instant, event: ocf_comm::Event) {
+        use ocf_comm::Event;
+        match event {
+            Event::Up { peer } => {
+                self.outbox.flush(&mut self.endpoint, now, peer);
+                self.consensus.handle(now, ocf_membership::Input::Up(peer));
+                self.emit(NodeEvent::PeerUp(peer));
+            }
+            Event::Down { peer, reason } => {
+                if reason.is_final() {
+                    self.outbox.forget(peer);
+                }
+                self.consensus.handle(now, ocf_membership::Input::Down(peer, reason));
+                self.emit(NodeEvent::PeerDown { peer, reason });
+            }
+            Event::Message { from, lane, channel, message } => {
+                let bytes = message.len();
+                match channel {
+                    Channel::MEMBERSHIP => {
+                        let input = ocf_membership::Input::Message { from, message: &message };
+                        self.consensus.handle(now, input);
+                    }
+                    Channel::GROUPS => {
+                        self.groups.handle(now, ocf_groups::Input::Message { from, message: &message });
+                    }
+                    Channel::APPLICATION => self.emit(NodeEvent::Direct { from, lane, message }),
+                    Channel(other) => tracing::debug!(%from, other, "message on an unknown channel dropped"),
+                }
+                self.endpoint.consumed(now, from, lane, bytes);
+            }
+            Event::Writable { peer, .. } => self.outbox.flush(&mut self.endpoint, now, peer),
+            Event::Stalled { late } => self.emit(NodeEvent::Stalled { late }),
+            Event::Refused { peer, address, reason } => {
+                self.emit(NodeEvent::Refused { peer, address, reason });
+            }
+            Event::Misbehaved { peer, rule } => self.emit(NodeEvent::Misbehaved { peer, rule }),
+            other => tracing::debug!(?other, "event of node communication without a taker"),
+        }
+    }
+
+    fn from_consensus(&mut self, now: Instant, output: ocf_membership::Output) {
+        use ocf_membership::{Event, Output as From};
+        match output {
+            From::Send { to, lane, message } => {
+                self.outbox.send(&mut self.endpoint, now, to, (lane, Channel::MEMBERSHIP, message));
+            }
+            From::Persist { token, record } => self.outputs.push_back(Output::Persist { token, record }),
+            From::Block { ballot } => self.groups.handle(now, ocf_groups::Input::Block(ballot)),
+            From::Flush { ballot, proposal } => {
+                self.groups.handle(now, ocf_groups::Input::Flush(ballot, &proposal));
+            }
+            From::Event(Event::Installed(view)) => {
+                self.outbox.retain(Channel::GROUPS, |peer| view.contains(peer));
+                self.fencer.set_authority(now, Authority::Granted);
+                self.groups.handle(now, ocf_groups::Input::Installed(&view));
+            }
+            From::Event(Event::NonPrimary(situation)) => {
+                self.fencer.set_authority(now, Authority::Absent);
+                self.groups.handle(now, ocf_groups::Input::NonPrimary);
+                self.manager.handle(now, ocf_resource::Input::NonPrimary);
+                self.broadcasts.clear();
+                self.wanted.clear();
+                self.emit(NodeEvent::NonPrimary(situation));
+            }
+            From::Event(Event::Suspended) => {
+                self.fencer.set_authority(now, Authority::Suspended);
+                self.groups.handle(now, ocf_groups::Input::Suspended);
+                self.manager.handle(now, ocf_resource::Input::Suspended);
+                self.emit(NodeEvent::Suspended);
+            }
+            From::Event(Event::Resumed) => {
+                self.fencer.set_authority(now, Authority::Granted);
+                self.groups.handle(now, ocf_groups::Input::Resumed);
+                self.manager.handle(now, ocf_resource::Input::Resumed);
+                self.emit(NodeEvent::Resumed);
+            }
+            other => tracing::debug!(?other, "output of membership without a taker"),
+        }
+    }
+
+    fn from_groups(&mut self, now: Instant, output: ocf_groups::Output) {
+        use ocf_groups::Output as From;
+        match output {
+            From::Send { to, lane, message } => {
+                for peer in to.iter() {
+                    let parcel = (lane, Channel::GROUPS, message.clone());
+                    self.outbox.send(&mut self.endpoint, now, *peer, parcel);
+                }
+            }
+            From::Blocked(ballot, state) => {
+                self.consensus.handle(now, ocf_membership::Input::Blocked { ballot, state });
+            }
+            From::Flushed(ballot) => {
+                self.consensus.handle(now, ocf_membership::Input::Flushed { ballot });
+            }
+            From::Synced(view) => self.consensus.handle(now, ocf_membership::Input::Synced(view)),
+            From::Event(event) => self.ordered(now, event),
+            other => tracing::debug!(?other, "output of groups without a taker"),
+        }
+    }
+
+    /// One event of the ordered stream: for the manager, the application, or both.
+    fn ordered(&mut self, now: Instant, event: ocf_groups::Event) {
+        use ocf_groups::Event;
+        match event {
+            Event::View(view) => {
+                self.view_for_manager(now, &view);
+                self.emit(NodeEvent::Group(Event::View(view)));
+            }
+            Event::Message { group, sender, payload, .. } if *group == *MANAGER_GROUP => {
+                let input = ocf_resource::Input::Ordered { sender: sender.instance, payload: &payload };
+                self.manager.handle(now, input);
+            }
+            Event::StateWanted { group, joiner, position } if *group == *MANAGER_GROUP => {
+                self.wanted_last += 1;
+                let token = self.wanted_last;
+                self.wanted.insert(token, (joiner, position));
+                self.manager.handle(now, ocf_resource::Input::StateWanted { token });
+            }
+            Event::State { group, state, .. } if *group == *MANAGER_GROUP => {
+                self.manager.handle(now, ocf_resource::Input::State(&state));
+            }
+            Event::Membership { ref group, .. } | Event::Reset { ref group, .. }
+                if **group == *MANAGER_GROUP => {}
+            other => self.emit(NodeEvent::Group(other)),
+        }
+    }
+
+    fn view_for_manager(&mut self, now: Instant, view: &View) {
+        let members: Vec<NodeInstance> = view.members.iter().map(|m| m.instance).collect();
+        let joined: Vec<NodeInstance> = view.joiners().map(|m| m.instance).collect();
+        let departed: Vec<Departed> = view
+            .departed()
+            .map(|member| {
+                let cause = view.causes.iter().find(|c| c.instance == member.instance);
+                Departed {
+                    instance: member.instance,
+                    proof_of_death: cause.is_some_and(|c| c.reason.is_proof_of_death()),
+                    why: cause.map_or_else(|| Arc::from("unknown"), |c| Arc::from(c.reason.to_string())),
+                }
+            })
+            .collect();
+        self.manager.handle(
+            now,
+            ocf_resource::Input::View {
+                number: view.number.0,
+                members: &members,
+                joined: &joined,
+                departed: &departed,
+            },
+        );
+    }
+
+    /// Hands the manager's messages to the groups core, as far as it takes them.
+    fn broadcast(&mut self, now: Instant) -> bool {
+        let mut any = false;
+        while let Some(message) = self.broadcasts.front() {
+            if self.groups.send(now, MANAGER_GROUP, 0, Guarantee::Safe, message.clone()).is_err() {
+                // Not joined yet, or the window is full: tried again when something moves.
+                break;
+            }
+            self.broadcasts.pop_front();
+            any = true;
+        }
+        any
+    }
+
+    fn from_manager(&mut self, now: Instant, output: ocf_resource::Output) {
+        use ocf_resource::Output as From;
+        match output {
+            From::Broadcast(message) => self.broadcasts.push_back(message),
+            From::Execute(request) => self.executor.handle(now, executor::Input::Request(request)),
+            From::Fence { target, cause } => {
+                let cause = match cause {
+                    ocf_resource::FenceCause::StopFailed { resource, .. } => Cause::StopFailed { resource },
+                    lost => Cause::Lost { why: Arc::from(lost.to_string()) },
+                };
+                let request = FenceRequest { target, action: self.fence_action, cause };
+                if let Err(error) = self.fencer.request(now, request) {
+                    let detail = error.to_string();
+                    let outcome = FenceOutcome::Unknown;
+                    self.manager
+                        .handle(now, ocf_resource::Input::Fenced { target, outcome, detail: &detail });
+                }
+            }
+            From::WithdrawFence { target } => {
+                if self.fencer.withdraw(now, target, Withdrawal::NotNeeded).is_err() {
+                    tracing::debug!(%target, "no fence request to withdraw");
+                }
+            }
+            From::OfferState { token, state } => {
+                if let Some((joiner, position)) = self.wanted.remove(&token)
+                    && let Err(error) =
+                        self.groups.offer_state(now, &Self::manager_group(), joiner, position, state)
+                {
+                    tracing::debug!(%error, "state is no longer wanted");
+                }
+            }
+            From::Event(event) => self.emit(NodeEvent::Resource(event)),
+            other => tracing::debug!(?other, "output of the manager without a taker"),
+        }
+    }
+
+    fn from_executor(&mut self, now: Instant, output: executor::Output) {
+        use executor::Output as From;
+        match output {
+            From::Run { run, operation } => self.outputs.push_back(Output::Operate { run, operation }),
+            From::Cancel { run } => self.outputs.push_back(Output::CancelOperation(run)),
+            From::Event(event) => self.manager.handle(now, ocf_resource::Input::Executor(event)),
+            other => tracing::debug!(?other, "output of the executor without a taker"),
+        }
+    }
+
+    fn from_fencer(&mut self, now: Instant, output: ocf_stonith::Output) {
+        use ocf_stonith::{Event, Output as From};
+        match output {
+            From::Run(run) => self.outputs.push_back(Output::Fence(run)),
+            From::Cancel { attempt } => self.outputs.push_back(Output::CancelFence(attempt)),
+            From::Event(event) => {
+                let told = match &event {
+                    Event::Finished { target, outcome } | Event::Unresolved { target, outcome, .. } => {
+                        Some((*target, known(outcome), outcome.to_string()))
+                    }
+                    _ => None,
+                };
+                if let Some((target, outcome, detail)) = told {
+                    self.manager
+                        .handle(now, ocf_resource::Input::Fenced { target, outcome, detail: &detail });
+                }
+                self.emit(NodeEvent::Fencing(event));
+            }
+            other => tracing::debug!(?other, "output of fencing without a taker"),
+        }
+    }
+}
+
+const fn known(outcome: &Outcome) -> FenceOutcome {
+    match outcome {
+        Outcome::Confirmed { .. } => FenceOutcome::Confirmed,
+        Outcome::Requested { .. } => FenceOutcome::Requested,
+        Outcome::Unknown { .. } => FenceOutcome::Unknown,
+    }
+}
