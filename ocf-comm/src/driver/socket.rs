@@ -188,14 +188,22 @@ impl PathSocket {
             let count = joined.min(self.state.max_gso_segments()).min(PAYLOAD_MAX / segment).max(1);
             let end = transmit.data.len().min(from + count * segment);
             let datagrams = (end - from).div_ceil(segment);
-            let part = quinn_udp::Transmit {
-                destination: transmit.to,
-                ecn: None,
-                contents: &transmit.data[from..end],
-                segment_size: (datagrams > 1).then_some(segment),
-                src_ip: None,
+            let contents = &transmit.data[from..end];
+            let sent = if datagrams > 1 {
+                let segment_size = Some(segment);
+                let part = quinn_udp::Transmit {
+                    destination: transmit.to,
+                    ecn: None,
+                    contents,
+                    segment_size,
+                    src_ip: None,
+                };
+                self.state.try_send((&self.socket).into(), &part)
+            } else {
+                // Cheaper, and keeps the type of service that somebody set on the socket.
+                self.socket.send_to(contents, transmit.to).map(|_all| ())
             };
-            match self.state.try_send((&self.socket).into(), &part) {
+            match sent {
                 Ok(()) => {
                     stats.sends += 1;
                     stats.datagrams_out += datagrams as u64;
