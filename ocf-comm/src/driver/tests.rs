@@ -210,6 +210,71 @@ fn a_reactor_lives_in_a_foreign_poll_loop() {
 }
 
 #[test]
+fn a_foreign_loop_is_called_again_until_everything_is_read() {
+    let Node { mut reactor, seen, address, .. } = node(|_| ());
+    let b = node(|_| ());
+    // Far more than one turn reads, all there before the first turn.
+    for _ in 0..150 {
+        b.remote.post(datagrams(address, 5, b"hello".to_vec())).unwrap();
+    }
+    let runs = b.reactor.spawn("b").unwrap();
+    while runs.inspect(|_, _, io| io.stats().datagrams_out) != Ok(150) {
+        std::thread::yield_now();
+    }
+    let patience = Timespec { tv_sec: 20, tv_nsec: 0 };
+    let mut turns = 0;
+    while seen.len() < 150 {
+        let mut ready = [PollFd::new(&reactor, PollFlags::IN)];
+        assert_ne!(poll(&mut ready, Some(&patience)), Ok(0), "forgotten after {}", seen.len());
+        reactor.process().unwrap();
+        turns += 1;
+    }
+    assert!(turns > 1, "one turn is bounded");
+}
+
+#[test]
+fn each_path_has_a_socket_of_its_own_and_an_unknown_one_is_counted() {
+    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    let config = IoConfig::new([any, any]);
+    let ports = Ports::bind(&config).unwrap();
+    let addresses = ports.local_addresses().unwrap();
+    let (remote, inbox) = ports.inbox();
+    let (sender, seen) = unbounded();
+    let host = Reporter { seen: sender, recycled: 0 };
+    let runs = Reactor::new(ports, inbox, Echo::default(), host).spawn("two paths").unwrap();
+    // A question from the first path to the second is answered from the second.
+    for path in [7, 0] {
+        let question = Transmit { path: PathId(path), ..datagrams(addresses[1], 5, b"?path".to_vec()) };
+        remote.post(question).unwrap();
+    }
+    assert_eq!(seen.recv_timeout(PATIENCE), Ok(Out::Heard { segment: 5, bytes: 5 }));
+    assert_eq!(runs.inspect(|_, _, io| (io.stats().unknown_path, io.stats().datagrams_in)), Ok((1, 2)));
+}
+
+#[test]
+fn a_spinning_reactor_does_what_a_sleeping_one_does() {
+    let (a, b) = (node(|config| config.spin = Duration::from_micros(50)), node(|_| ()));
+    let (_a_runs, _b_runs) = (a.reactor.spawn("a").unwrap(), b.reactor.spawn("b").unwrap());
+    for _ in 0..50 {
+        a.remote.post(datagrams(b.address, 5, b"?ping".to_vec())).unwrap();
+        assert_eq!(a.seen.recv_timeout(PATIENCE), Ok(Out::Heard { segment: 5, bytes: 5 }));
+    }
+}
+
+#[test]
+fn a_burst_of_calls_leaves_without_another_call() {
+    let (a, b) = (node(|_| ()), node(|_| ()));
+    let (a_runs, _b_runs) = (a.reactor.spawn("a").unwrap(), b.reactor.spawn("b").unwrap());
+    for _ in 0..200 {
+        let message = datagrams(b.address, 5, b"hello".to_vec());
+        a_runs.call(|layer, _, _| layer.outputs.push_back(Out::Send(message))).unwrap();
+    }
+    for _ in 0..200 {
+        assert_eq!(b.seen.recv_timeout(PATIENCE), Ok(Out::Heard { segment: 5, bytes: 5 }));
+    }
+}
+
+#[test]
 fn a_panic_stops_the_reactor_with_last_words_and_not_the_process() {
     let (a, b) = (node(|_| ()), node(|_| ()));
     let b_runs = b.reactor.spawn("b").unwrap();
