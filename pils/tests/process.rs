@@ -47,6 +47,12 @@ fn eventually(claim: impl Fn() -> bool) -> bool {
     false
 }
 
+fn not_started(program: impl Into<std::path::PathBuf>) -> NotStarted {
+    let exit = run(Command::new(program)).exit;
+    let Exit::NotStarted(why) = exit else { panic!("it {exit}") };
+    why
+}
+
 fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).expect("text").trim()
 }
@@ -172,17 +178,27 @@ fn an_endless_flood_ends_with_its_time_and_starves_nobody() {
 
 #[test]
 fn what_cannot_start_says_why() {
-    let not_started = |program: &str| {
-        let exit = run(Command::new(program)).exit;
-        let Exit::NotStarted(why) = exit else { panic!("{program} {exit}") };
-        why
-    };
     assert_eq!(not_started("/nonexistent/agent"), NotStarted::NotFound);
     assert_eq!(not_started("/etc/passwd"), NotStarted::PermissionDenied);
     assert_eq!(not_started("sh"), NotStarted::NotAbsolute);
     let mut command = Command::new("/bin/sh");
     command.args = vec!["a\0b".into()];
     assert!(matches!(run(command).exit, Exit::NotStarted(NotStarted::System { errno: None, .. })));
+}
+
+#[test]
+fn a_program_that_was_written_a_moment_ago_runs() {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let path = std::env::temp_dir().join(format!("pils-fresh-{}", std::process::id()));
+    let mut file =
+        std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o755).open(&path).unwrap();
+    file.write_all(b"#!/bin/sh\nexit 4\n").unwrap();
+    let NotStarted::System { text, .. } = not_started(&path) else { panic!("it is still open for writing") };
+    assert!(text.contains("busy"), "{text}");
+    drop(file);
+    assert_eq!(run(Command::new(&path)).exit, Exit::Code(4));
+    std::fs::remove_file(path).unwrap();
 }
 
 #[test]

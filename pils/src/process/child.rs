@@ -16,6 +16,9 @@ const LINGER: Duration = Duration::from_millis(100);
 const STUCK: Duration = Duration::from_secs(2);
 /// Bytes read of one stream before the other children have their turn; more than a pipe holds.
 const READ_MAX: usize = 256 * 1024;
+/// Tries for a program that is open for writing, and the pause between them: 20 ms in all.
+const BUSY_TRIES: u32 = 10;
+const BUSY_PAUSE: Duration = Duration::from_millis(2);
 
 /// A child that runs, or that is being killed.
 #[derive(Debug)]
@@ -74,16 +77,10 @@ impl Child {
             return Err(NotStarted::NotAbsolute);
         }
         let stdin = if command.stdin.is_empty() { Stdio::null() } else { Stdio::piped() };
-        let mut process = std::process::Command::new(&command.program)
-            .args(&command.args)
-            .env_clear()
-            .envs(command.env)
-            .stdin(stdin)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0)
-            .spawn()
-            .map_err(|error| NotStarted::from_io(&error))?;
+        let mut start = std::process::Command::new(&command.program);
+        start.args(&command.args).env_clear().envs(command.env).process_group(0);
+        start.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut process = spawn(&mut start).map_err(|error| NotStarted::from_io(&error))?;
         match Watched::new(&mut process, registry, token) {
             Ok(Watched { pidfd, stdin, stdout, stderr }) => Ok(Self {
                 group: Pid::from_child(&process),
@@ -241,6 +238,18 @@ impl Stream {
         self.pipe = None;
         self.tail.take()
     }
+}
+
+/// Starts a child; a program that is open for writing gets a moment. It may have been closed already, but for a child of
+/// another thread that has the descriptor until it runs its own program.
+fn spawn(command: &mut std::process::Command) -> io::Result<std::process::Child> {
+    for _ in 0..BUSY_TRIES {
+        match command.spawn() {
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => std::thread::sleep(BUSY_PAUSE),
+            result => return result,
+        }
+    }
+    command.spawn()
 }
 
 /// The descriptors of a child that events come from.
