@@ -9,13 +9,21 @@
 //! let name: Result<String, _> = media.try_into();
 //! assert_eq!(name.unwrap_err().to_string(), "expected text, found a struct");
 //! ```
+//!
+//! Whatever serde can write or read passes through a value, and so through any codec: [`to_value`] and [`from_value`].
 
 mod convert;
 mod datetime;
+mod from;
+mod mismatch;
 mod serde;
+mod to;
 
 pub use convert::WrongKind;
 pub use datetime::{BadDateTime, DateTime};
+pub use from::from_value;
+pub use mismatch::Mismatch;
+pub use to::to_value;
 
 use core::fmt::{self, Write as _};
 use std::collections::BTreeMap;

@@ -13,7 +13,7 @@ use serde::ser::{Serialize, SerializeMap as _, Serializer};
 use std::collections::BTreeMap;
 
 const BYTES: &str = "$bytes";
-const DATE_TIME: &str = "$dateTime";
+pub(super) const DATE_TIME: &str = "$dateTime";
 /// Levels of lists and structs that are read; a format may have a lower limit of its own.
 const DEPTH_MAX: usize = crate::codec::DEPTH_MAX;
 
