@@ -41,7 +41,7 @@ pub trait ValueCodec: Send + Sync + Debug {
 
     /// Reads exactly one value, from bytes that may be hostile.
     ///
-    /// Never panics; takes memory in proportion to the bytes it was given, not to what they announce.
+    /// Never panics; takes memory for what is there, never for what is announced. [`Limits`] says how much at most.
     ///
     /// # Errors
     /// If the bytes are not one value of this encoding, or exceed a limit.
@@ -51,12 +51,13 @@ pub trait ValueCodec: Send + Sync + Debug {
 /// What [`ValueCodec::decode`] accepts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of input. Default 1 MiB. Lower refuses large documents; memory used is at most some 40 times this, the
-    /// worst case being a list of empty values.
+    /// Bytes of input, default 1 MiB; text and bytes take at most twice what they are long.
     pub bytes_max: usize,
     /// Lists and structs within each other. Default 32, at most [`DEPTH_MAX`]: more is taken as that.
     pub depth_max: usize,
-    /// Values in all, lists and structs counted. Default 65,536, which bounds what small values cost to a few MiB.
+    /// Values in all, lists and structs counted. Default 65,536. A value takes 32 bytes in a list, twice that while the
+    /// list grows, and some 650 as the only member of a struct: it is this that bounds the memory for many small values,
+    /// to about 20 MiB.
     pub values_max: usize,
 }
 

@@ -10,6 +10,47 @@
 //! * [`topic`]: events by topic, for subscribers that may be slow.
 //! * `process`, with the feature of that name: runs child processes and reports how they ended.
 //! * [`wire`]: reading and writing bytes that came from, or go to, another node.
+//!
+//! Each part can be used without the others, and each module shows how. Together: a fence device is chosen by name, its
+//! outcome is published as an event, and a subscriber passes it on as XML-RPC.
+//!
+//! ```
+//! use pils::codec::{Limits, XmlRpc, xmlrpc::Call};
+//! use pils::topic::{Bus, Delivery, Draft, FENCING, Pattern};
+//! use pils::{ConfigErrors, NodeId, Registry, Value, ValueCodec};
+//! use std::sync::Arc;
+//!
+//! trait FenceDevice: Send + Sync {
+//!     fn power_off(&self, node: NodeId) -> Value;
+//! }
+//! struct Simulated;
+//! impl FenceDevice for Simulated {
+//!     fn power_off(&self, node: NodeId) -> Value {
+//!         Value::from([("node", Value::from(node.raw())), ("confirmed", true.into())])
+//!     }
+//! }
+//!
+//! let devices: Registry<dyn FenceDevice> = Registry::new("fence device class");
+//! devices.register("simulated", "0.1", Arc::new(Simulated) as Arc<dyn FenceDevice>)?;
+//! let bus = Bus::default();
+//! let fencing = bus.subscribe(Pattern::exact(FENCING), 100)?;
+//!
+//! let mut errors = ConfigErrors::default();
+//! match devices.get("simulated") {
+//!     Ok(device) => {
+//!         let outcome = device.power_off(NodeId::new(3));
+//!         bus.publish(FENCING, Draft::new().property("outcome", outcome))?;
+//!     }
+//!     Err(unknown) => errors.push("fence.class", "simulated", unknown.to_string(), "name one of those"),
+//! }
+//! errors.into_result()?;
+//!
+//! let Some(Delivery::Event(event)) = fencing.try_next() else { panic!("it was published") };
+//! let call = Call { method: "fenced".to_owned(), params: vec![event.properties["outcome"].clone()] };
+//! assert_eq!(Call::from_xml(&call.to_xml()?, &Limits::default())?.params[0].get("node"), Some(&Value::Int(3)));
+//! assert_eq!(XmlRpc.encode(&Value::Nil)?, b"<value><nil/></value>");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 #![forbid(unsafe_code)]
 
 pub mod codec;

@@ -188,6 +188,12 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_value_takes_no_more_than_its_limits_are_reckoned_with() {
+        // what `codec::Limits` says about memory follows from this
+        assert!(size_of::<Value>() <= 32);
+    }
+
+    #[test]
     fn depth_counts_the_lists_and_structs_within_each_other() {
         let depth = |value: Value| value.depth();
         assert_eq!(depth(Value::Nil), 0);
