@@ -129,7 +129,7 @@ impl Program for Office {
         }
     }
 
-    fn settled(&self, nodes: &[Option<Lease>]) -> Result<(), String> {
+    fn settled(&self, _now: Instant, nodes: &[Option<Lease>]) -> Result<(), String> {
         if nodes.iter().all(Option::is_some) { Ok(()) } else { Err("a node does not run".to_owned()) }
     }
 }

@@ -47,6 +47,8 @@ pub enum What<R> {
     Network(Change),
     /// All faults ended; the liveness phase begins.
     Healed,
+    /// All is well for the first time after the last fault, and must stay so.
+    Settled,
     /// What the program recorded, and at which node if at one.
     Program(Option<NodeInstance>, R),
 }
@@ -98,7 +100,8 @@ impl<R: fmt::Debug> fmt::Display for Entry<R> {
             | What::DiskLost(_)
             | What::DiskFull(..)
             | What::Network(_)
-            | What::Healed) => write!(f, "** {what:?}"),
+            | What::Healed
+            | What::Settled) => write!(f, "** {what:?}"),
         }
     }
 }

@@ -9,7 +9,10 @@
 //! * [`Checker`]: judges the history, one property each.
 //! * [`Simulation`]: one run; its [`Report`] holds the [`Verdict`].
 
+pub mod checkers;
+pub mod circuits;
 mod clock;
+pub mod cluster;
 mod disk;
 mod history;
 mod nemesis;

@@ -54,11 +54,12 @@ pub trait Program: Sized {
         let _ignored_by_default = (world, entry);
     }
 
-    /// After the last fault: `Ok` if all is well, else what is still missing. Nodes in the order of their ids.
+    /// After the last fault, at the true time `now`: `Ok` if all is well, else what is still missing. Nodes in the order
+    /// of their ids.
     ///
     /// # Errors
     /// What is missing, for the report of a liveness failure.
-    fn settled(&self, nodes: &[Option<Self::Layer>]) -> Result<(), String>;
+    fn settled(&self, now: Instant, nodes: &[Option<Self::Layer>]) -> Result<(), String>;
 }
 
 /// Datagrams as a socket gives them to a node.

@@ -114,15 +114,16 @@ impl<P: Program> Simulation<P> {
         let healed = self.world.now();
         loop {
             self.run_until(self.world.now() + CHECK_EVERY)?;
-            let Err(missing) = self.program.settled(&self.layers) else { break };
+            let Err(missing) = self.program.settled(self.world.now(), &self.layers) else { break };
             if self.world.now() - healed > self.world.profile.heal_limit {
                 return Err(Verdict::Liveness(missing));
             }
         }
+        self.world.note(What::Settled);
         let calm = self.world.now();
         while self.world.now() - calm < self.world.profile.calm {
             self.run_until(self.world.now() + CHECK_EVERY)?;
-            if let Err(missing) = self.program.settled(&self.layers) {
+            if let Err(missing) = self.program.settled(self.world.now(), &self.layers) {
                 return Err(Verdict::Liveness(format!("all was well, and then not any more: {missing}")));
             }
         }

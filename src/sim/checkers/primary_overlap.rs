@@ -1,0 +1,104 @@
+//! | property | source |
+//! |---|---|
+//! | Q1 never two primaries whose active periods overlap in real time | protocols 11.2 |
+//! | Q4 a primary without a confirmed lease performs no upcall | protocols 11.2 |
+//! | M7 excluded nodes stop | protocols 11.2 |
+//! | X4 a minority never fences | protocols 11.2 |
+
+use crate::sim::cluster::{Record, ViewRecord};
+use crate::sim::{Checker, Entry, What};
+use ocf_membership::ViewNumber;
+use ocf_resource::Action;
+use pils::NodeInstance;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Standing {
+    Active,
+    Suspended,
+    Outside,
+}
+
+/// From the first moment at which anybody is in a primary that excludes a node, that node acts no more. True time, as no
+/// node can see it.
+#[derive(Debug, Default)]
+pub struct PrimaryOverlap {
+    newest: Option<Arc<ViewRecord>>,
+    excluded: BTreeMap<NodeInstance, ViewNumber>,
+    standing: BTreeMap<NodeInstance, Standing>,
+    judged: u64,
+}
+
+impl PrimaryOverlap {
+    fn acts(&mut self, who: NodeInstance, what: &str) -> Result<(), String> {
+        self.judged += 1;
+        if let Some(view) = self.excluded.get(&who) {
+            return Err(format!("{who} {what} although {view}, which excludes it, is installed"));
+        }
+        match self.standing.get(&who) {
+            Some(Standing::Active) => Ok(()),
+            other => Err(format!("{who} {what} while it is {other:?}")),
+        }
+    }
+
+    fn installed(&mut self, view: &Arc<ViewRecord>) {
+        let newer = self.newest.as_ref().is_none_or(|v| v.number < view.number);
+        if !newer {
+            return;
+        }
+        for member in &view.members {
+            self.excluded.remove(&member.instance);
+        }
+        let before = self.newest.replace(Arc::clone(view));
+        let before = before.iter().flat_map(|v| v.members.iter()).chain(&view.previous);
+        for gone in before.filter(|m| !view.contains(m.instance)) {
+            self.excluded.insert(gone.instance, view.number);
+        }
+    }
+}
+
+impl Checker<Record> for PrimaryOverlap {
+    fn name(&self) -> &'static str {
+        "Q1 Q4 M7 X4 one primary acts"
+    }
+
+    fn observe(&mut self, entry: &Entry<Record>) -> Result<(), String> {
+        match &entry.what {
+            What::Stopped { instance, .. } => {
+                self.standing.remove(instance);
+                Ok(())
+            }
+            What::Program(Some(who), record) => match record {
+                Record::View(view) => {
+                    self.installed(view);
+                    self.standing.insert(*who, Standing::Active);
+                    self.acts(*who, "installed a view")
+                }
+                Record::NonPrimary(_) => {
+                    self.standing.insert(*who, Standing::Outside);
+                    Ok(())
+                }
+                Record::Suspended => {
+                    self.standing.insert(*who, Standing::Suspended);
+                    Ok(())
+                }
+                Record::Resumed => {
+                    self.standing.insert(*who, Standing::Active);
+                    self.acts(*who, "resumed")
+                }
+                Record::Delivered(position, ..) => self.acts(*who, &format!("delivered {position}")),
+                Record::AgentCalled(resource, Action::Start) => {
+                    self.acts(*who, &format!("started {resource}"))
+                }
+                Record::FenceAsked(target) => self.acts(*who, &format!("fences {target}")),
+                _ => Ok(()),
+            },
+            _ => Ok(()),
+        }
+    }
+
+    fn judged(&self) -> u64 {
+        self.judged
+    }
+}

@@ -1,0 +1,147 @@
+//! | property | source |
+//! |---|---|
+//! | F1 a dead incarnation is suspected by every live peer within 1.25 T_d and a probe | protocols 11.2 |
+//! | F2 no suspicion of a living peer on a good network | protocols 11.2 |
+//! | F4 an own stall never yields suspicion within one heartbeat | protocols 11.2 |
+
+use crate::sim::cluster::Record;
+use crate::sim::{Checker, Entry, What};
+use core::time::Duration;
+use ocf_comm::{DownReason, Timers};
+use pils::{Instant, NodeId, NodeInstance};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// The dead are suspected in time; the living, on a good network, never.
+#[derive(Debug)]
+pub struct Suspicion {
+    timers: Timers,
+    slack: Duration,
+    up: BTreeSet<(NodeInstance, NodeInstance)>,
+    running: BTreeMap<NodeId, (NodeInstance, Instant)>,
+    /// Nodes that did not run freely, and since when they do again.
+    hampered: BTreeMap<NodeId, Option<Instant>>,
+    stalled_at: BTreeMap<NodeId, (Instant, Duration)>,
+    due: VecDeque<(Instant, NodeInstance, NodeInstance)>,
+    good_since: Option<Instant>,
+    judged: u64,
+}
+
+impl Suspicion {
+    /// A checker for detectors with these times. `slack` covers late timers and clocks that drift.
+    #[must_use]
+    pub const fn new(timers: Timers, slack: Duration) -> Self {
+        Self {
+            timers,
+            slack,
+            up: BTreeSet::new(),
+            running: BTreeMap::new(),
+            hampered: BTreeMap::new(),
+            stalled_at: BTreeMap::new(),
+            due: VecDeque::new(),
+            good_since: None,
+            judged: 0,
+        }
+    }
+
+    fn limit(&self) -> Duration {
+        self.timers.detection.mul_f64(1.25) + self.timers.heartbeat + self.slack
+    }
+
+    /// F1: looks at every suspicion that should have come by now.
+    fn overdue(&mut self, now: Instant) -> Result<(), String> {
+        while let Some((due, at, dead)) = self.due.front().copied().filter(|(due, ..)| *due < now) {
+            self.due.pop_front();
+            let began = due.before(self.limit());
+            let free = match self.hampered.get(&at.node) {
+                None => true,
+                Some(Some(since)) => *since < began,
+                Some(None) => false,
+            };
+            let lives = self.running.get(&at.node).is_some_and(|(instance, _)| *instance == at);
+            if lives && free {
+                self.judged += 1;
+                if self.up.contains(&(at, dead)) {
+                    return Err(format!("{dead} died at {began}, and {at} has not noticed by {due}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn suspected(&mut self, now: Instant, at: NodeInstance, peer: NodeInstance) -> Result<(), String> {
+        self.judged += 1;
+        if let Some((resumed, length)) = self.stalled_at.get(&at.node)
+            && *length >= self.timers.detection
+            && now - *resumed < self.timers.heartbeat.mul_f64(0.9)
+        {
+            return Err(format!(
+                "{at} suspects {peer} {:?} after its own stall of {length:?}",
+                now - *resumed
+            ));
+        }
+        let alive = self.running.get(&peer.node).is_some_and(|(instance, _)| *instance == peer);
+        let good = self.good_since.is_some_and(|since| now - since > self.timers.detection * 4);
+        if alive && good {
+            return Err(format!("{at} suspects {peer}, which lives, on a good network"));
+        }
+        Ok(())
+    }
+
+    fn hampered(&mut self, node: NodeId, until: Option<Instant>) {
+        self.hampered.insert(node, until);
+    }
+}
+
+impl Checker<Record> for Suspicion {
+    fn name(&self) -> &'static str {
+        "F1 F2 F4 suspicion"
+    }
+
+    fn observe(&mut self, entry: &Entry<Record>) -> Result<(), String> {
+        let now = entry.at;
+        self.overdue(now)?;
+        match &entry.what {
+            What::Started { instance, .. } => {
+                self.running.insert(instance.node, (*instance, now));
+                self.hampered.remove(&instance.node);
+                self.stalled_at.remove(&instance.node);
+            }
+            What::Stopped { instance, .. } => {
+                self.running.remove(&instance.node);
+                let watchers = self.up.iter().filter(|(_, peer)| peer == instance).map(|(at, _)| *at);
+                let due: Vec<NodeInstance> = watchers.collect();
+                let limit = now + self.limit();
+                self.due.extend(due.into_iter().map(|at| (limit, at, *instance)));
+                self.up.retain(|(at, _)| at != instance);
+            }
+            What::Paused(node, length) => {
+                self.hampered(*node, None);
+                self.stalled_at.insert(*node, (now, *length));
+            }
+            What::Resumed(node) => {
+                self.hampered(*node, Some(now));
+                if let Some((began, length)) = self.stalled_at.get_mut(node) {
+                    *length = now - *began;
+                    *began = now;
+                }
+            }
+            What::Slowed(node, cost) => self.hampered(*node, cost.is_zero().then_some(now)),
+            What::Healed => self.good_since = Some(now),
+            What::Program(Some(at), Record::PeerUp(peer)) => {
+                self.up.insert((*at, *peer));
+            }
+            What::Program(Some(at), Record::PeerDown(peer, reason)) => {
+                self.up.remove(&(*at, *peer));
+                if matches!(reason, DownReason::Silent { .. }) {
+                    return self.suspected(now, *at, *peer);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn judged(&self) -> u64 {
+        self.judged
+    }
+}

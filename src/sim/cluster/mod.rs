@@ -1,0 +1,61 @@
+//! The whole stack on simulated machines: groups under load, a service under monitors, fencing, and everything that can
+//! go wrong with them.
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "each part reacts to its own kinds of event and at no others"
+)]
+
+mod agents;
+mod app;
+mod cases;
+mod fence;
+mod plan;
+mod program;
+mod record;
+
+pub use cases::EXPECTED;
+pub use fence::Answer;
+pub use plan::{Bug, Options, Plan};
+pub use program::{Cluster, Completion, Happening};
+pub use record::{Ending, Log, MessageId, Record, ViewRecord};
+
+use super::checkers::{
+    DeadMembers, FenceTruth, OnePlan, OneView, PrimaryOverlap, QuorumChain, ResourceOrder, RunOnce,
+    SenderOrder, Steady, Suspicion, TotalOrder, VirtualSynchrony,
+};
+use super::{Checker, Report, Simulation};
+use core::time::Duration;
+use pils::Rng;
+use std::sync::Arc;
+
+/// Simulates one seed of the whole stack.
+#[must_use]
+pub fn run(seed: u64, options: &Options) -> Report<Record> {
+    let mut rng = Rng::new(seed);
+    let plan = Plan::draw(&mut rng, options);
+    let profile = plan.profile.clone();
+    let failures = plan.resource_failures;
+    let checkers = checkers(&plan);
+    let mut simulation = Simulation::new(Cluster::new(plan), profile, rng.next_u64(), checkers);
+    simulation.schedule(failures, Happening::ResourceFails);
+    simulation.run()
+}
+
+fn checkers(plan: &Plan) -> Vec<Box<dyn Checker<Record>>> {
+    let slack = plan.profile.timer_slack * 2 + Duration::from_millis(150);
+    vec![
+        Box::new(OneView::default()),
+        Box::new(QuorumChain::default()),
+        Box::new(PrimaryOverlap::default()),
+        Box::new(DeadMembers::new(Duration::from_secs(20))),
+        Box::new(Suspicion::new(plan.timers, slack)),
+        Box::new(TotalOrder::default()),
+        Box::new(VirtualSynchrony::default()),
+        Box::new(SenderOrder::default()),
+        Box::new(FenceTruth::default()),
+        Box::new(RunOnce::default()),
+        Box::new(OnePlan::default()),
+        Box::new(ResourceOrder::new(plan.resource_names().into_iter().map(Arc::from).collect())),
+        Box::new(Steady::default()),
+    ]
+}

@@ -1,0 +1,227 @@
+use super::program::SERVICE;
+use crate::sim::{Fault, Profile, address};
+use crate::stack::{Stack, StackConfig};
+use core::time::Duration;
+use ocf_comm::Timers;
+use ocf_membership::{BlankRecord, NodeVotes};
+use ocf_resource::{GroupConfig, PartitionPolicy, ResourceConfig, StartFailure, StopFailure};
+use ocf_stonith::{DeviceConfig, FenceAction, Parameters, Targets};
+use pils::{NodeId, Rng};
+use std::collections::BTreeMap;
+
+/// What a person chooses about a run; the seed chooses the rest.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Number of nodes, or `None`: 3, 4 or 5 by the seed.
+    pub nodes: Option<u32>,
+    /// Length of the phase with faults.
+    pub safety: Duration,
+    /// Put back: the world's fence device lies. A run must fail sooner or later.
+    pub canary: bool,
+    /// A protocol bug to put back.
+    pub bug: Option<Bug>,
+    /// No faults and little load: for measuring.
+    pub idle: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { nodes: None, safety: Duration::from_secs(30), canary: false, bug: None, idle: false }
+    }
+}
+
+/// A protocol bug that is put back to show that it is caught.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Bug {
+    /// A bug of membership.
+    Membership(ocf_membership::Sabotage),
+}
+
+impl Bug {
+    /// Every bug that can be put back.
+    pub const ALL: [Self; 4] = [
+        Self::Membership(ocf_membership::Sabotage::NoLeaseWait),
+        Self::Membership(ocf_membership::Sabotage::IgnoreAccepted),
+        Self::Membership(ocf_membership::Sabotage::NoMemoryRule),
+        Self::Membership(ocf_membership::Sabotage::NoLeaseExpiry),
+    ];
+
+    /// Its name, as `simulate --bug` takes it.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            Self::Membership(bug) => format!("{bug:?}"),
+        }
+    }
+}
+
+/// Everything that a seed decides about a run of the cluster.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Machines, network, faults.
+    pub profile: Profile,
+    /// Number of nodes.
+    pub nodes: u32,
+    /// Failure detection.
+    pub timers: Timers,
+    /// Mean time between two sends of an application.
+    pub send_interval: Duration,
+    /// Messages in a burst.
+    pub burst: u32,
+    /// Share of safe messages.
+    pub safe_share: f64,
+    /// Share of large messages.
+    pub large_share: f64,
+    /// Size of the largest message.
+    pub large: u64,
+    /// The groups core's window.
+    pub window: usize,
+    /// Number of resources of the service; none if zero.
+    pub resources: usize,
+    /// How often they are monitored.
+    pub monitor: Duration,
+    /// Mean time between failures of resources.
+    pub resource_failures: Duration,
+    /// Chance that one call of an agent fails or hangs.
+    pub agent_failure: f64,
+    /// Chance that one attempt of the fence device goes wrong.
+    pub fence_failure: f64,
+    /// The fence device says it has acted and has not.
+    pub lying_fence: bool,
+    /// What fencing does.
+    pub fence_action: FenceAction,
+    /// How eagerly nodes are killed at bad moments.
+    pub ambush: f64,
+    /// What a lost disk may do.
+    pub blank: BlankRecord,
+    /// A protocol bug to put back.
+    pub bug: Option<Bug>,
+}
+
+impl Plan {
+    /// Draws a run.
+    #[must_use]
+    pub fn draw(rng: &mut Rng, options: &Options) -> Self {
+        let nodes = options.nodes.unwrap_or_else(|| 3 + u32::try_from(rng.below(3)).unwrap_or(0));
+        let mut profile = Profile::draw(rng, nodes, options.safety, &Fault::ALL);
+        profile.heal_limit = Duration::from_secs(90);
+        if options.idle {
+            profile = Profile::calm(nodes, options.safety);
+        }
+        let eager = |rng: &mut Rng, chance: f64| if rng.chance(chance) { rng.unit() } else { 0.0 };
+        let timers = match rng.below(3) {
+            0 => (15, 100),
+            1 => (100, 500),
+            _ => (50, 300),
+        };
+        let timers =
+            Timers { heartbeat: Duration::from_millis(timers.0), detection: Duration::from_millis(timers.1) };
+        let blank = if profile.faults.contains(&Fault::LostDisk) {
+            BlankRecord::WaitForAll
+        } else {
+            BlankRecord::Trusted
+        };
+        let idle = options.idle;
+        Self {
+            nodes,
+            timers: if idle { ocf_comm::Preset::Lan.timers() } else { timers },
+            send_interval: if idle {
+                Duration::from_secs(1)
+            } else {
+                rng.duration(Duration::from_millis(2), Duration::from_millis(300))
+            },
+            burst: u32::try_from(*rng.pick(&[2, 20, 100]).unwrap_or(&2)).unwrap_or(2),
+            safe_share: rng.unit(),
+            large_share: eager(rng, 0.3) * 0.05,
+            large: *rng.pick(&[20_000, 200_000, 3_000_000]).unwrap_or(&20_000),
+            window: *rng.pick(&[64 * 1024, 1024 * 1024, 8 * 1024 * 1024]).unwrap_or(&65_536),
+            resources: if rng.chance(0.8) || idle { 2 } else { 0 },
+            monitor: rng.duration(Duration::from_millis(100), Duration::from_millis(1_000)),
+            resource_failures: if rng.chance(0.5) { Duration::from_secs(4) } else { Duration::from_secs(60) },
+            agent_failure: if idle { 0.0 } else { eager(rng, 0.5) * 0.1 },
+            fence_failure: eager(rng, 0.5) * 0.7,
+            lying_fence: options.canary,
+            fence_action: if rng.chance(0.8) { FenceAction::Reboot } else { FenceAction::Off },
+            ambush: if idle { 0.0 } else { eager(rng, 0.6) },
+            blank,
+            bug: options.bug,
+            profile,
+        }
+    }
+
+    /// Names of the resources, in starting order.
+    #[must_use]
+    pub fn resource_names(&self) -> Vec<String> {
+        (1..=self.resources).map(|i| format!("r{i}")).collect()
+    }
+
+    pub(crate) fn stack(&self, local: NodeId) -> StackConfig {
+        let all = || (1..=self.nodes).map(NodeId::new);
+        let mut comm = ocf_comm::Config::new("simulated", ocf_comm::Preset::Lan);
+        comm.timers = self.timers;
+        for peer in all().filter(|n| *n != local) {
+            comm = comm.with_peer(peer, address(peer, 0));
+        }
+        let mut membership = ocf_membership::Config::new(all().map(|n| NodeVotes::new(n, 1)));
+        membership.detection = self.timers.detection;
+        membership.lease = self.timers.detection;
+        membership.flap_hold = self.timers.detection * 2;
+        membership.flap_hold_max = self.timers.detection * 8;
+        membership.blank_record = self.blank;
+        let groups = ocf_groups::Config { window: self.window, ..ocf_groups::Config::default() };
+        let fencing = ocf_stonith::Config {
+            devices: vec![DeviceConfig {
+                name: "world".to_owned(),
+                class: "simulated".to_owned(),
+                nodes: Targets::Every(ocf_stonith::Every::All),
+                parameters: Parameters::default(),
+                timeout_ms: 3_000,
+            }],
+            round_budget_ms: 30_000,
+            retry_pause_ms: 100,
+            round_pause_ms: 300,
+            round_pause_ms_max: 2_000,
+            answer_grace_ms: 500,
+            ..ocf_stonith::Config::default()
+        };
+        StackConfig {
+            comm,
+            membership,
+            groups,
+            executor: ocf_resource::executor::Config { margin: Duration::from_secs(1), ..Default::default() },
+            resources: self.resources(),
+            fencing,
+            fence_action: self.fence_action,
+        }
+    }
+
+    fn resources(&self) -> ocf_resource::Config {
+        let resource = |name: String| ResourceConfig {
+            name,
+            agent: "simulated:service".parse().expect("a name of two parts"),
+            parameters: BTreeMap::new(),
+            start_timeout: Duration::from_secs(2),
+            stop_timeout: Duration::from_secs(2),
+            monitor_interval: self.monitor,
+            monitor_timeout: Duration::from_secs(1),
+        };
+        let group = GroupConfig {
+            name: SERVICE.to_owned(),
+            nodes: Vec::new(),
+            elsewhere: true,
+            failback: false,
+            migration_threshold: 2,
+            failure_window: Duration::from_secs(5),
+            on_start_failure: StartFailure::default(),
+            on_stop_failure: StopFailure::default(),
+            started: true,
+            resources: self.resource_names().into_iter().map(resource).collect(),
+        };
+        let groups = if self.resources > 0 { vec![group] } else { Vec::new() };
+        ocf_resource::Config { groups, on_partition: PartitionPolicy::Stop }
+    }
+
+    #[expect(clippy::unused_self, reason = "filled in when the cores have their hooks")]
+    pub(crate) fn sabotage(&self, _stack: &mut Stack) {}
+}

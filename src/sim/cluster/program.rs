@@ -1,0 +1,347 @@
+use super::app::{self, App};
+use super::cases::Cases;
+use super::record::{MessageId, Record, ViewRecord};
+use super::{Plan, agents::Agents, fence, fence::Answer};
+use crate::event::NodeEvent;
+use crate::sim::{Ctx, Datagrams, Entry, Program, What, World};
+use crate::stack::{Birth, Input, Output, Stack};
+use bytes::Bytes;
+use core::time::Duration;
+use ocf_comm::crypto::SimulatedAgreement;
+use ocf_comm::{PathId, Received, Secrets};
+use ocf_groups::Event as GroupEvent;
+use ocf_groups::{Guarantee, SendError};
+use ocf_membership::PersistToken;
+use ocf_resource::executor::RunId;
+use ocf_resource::{Action, Command, OperationResult};
+use ocf_stonith::{DeviceReport, Run};
+use pils::{Instant, Layer, NodeId, NodeInstance};
+use std::sync::Arc;
+
+/// The group of the workload.
+const GROUP: &str = "log";
+/// The resource group of the workload.
+pub(crate) const SERVICE: &str = "service";
+
+/// What a node waits for.
+#[derive(Debug)]
+pub enum Completion {
+    /// The application's next message.
+    Send,
+    /// An agent ended.
+    Operated(RunId, OperationResult),
+    /// A fence device answered about this target; true if the answer proves its death.
+    Device(NodeInstance, bool, DeviceReport),
+    /// An operator forgets the failures of the resources.
+    Clear,
+}
+
+/// What happens in the world.
+#[derive(Debug)]
+pub enum Happening {
+    /// An agent has done its work, or its time is over.
+    AgentEnds(NodeInstance, RunId),
+    /// A fence device acts.
+    FenceActs(NodeInstance, Run, Answer),
+    /// One of the running resources fails.
+    ResourceFails,
+}
+
+/// The world of a whole cluster: stacks, an application on each, resources, fence devices.
+#[derive(Debug)]
+pub struct Cluster {
+    pub(crate) plan: Plan,
+    apps: Vec<App>,
+    agents: Agents,
+    cases: Cases,
+    quiet: bool,
+    changed: Instant,
+}
+
+impl Cluster {
+    pub(crate) fn new(plan: Plan) -> Self {
+        let apps = (0..plan.nodes).map(|_| App::default()).collect();
+        let cases = Cases::new(&plan);
+        Self { plan, apps, agents: Agents::default(), cases, quiet: false, changed: Instant::ZERO }
+    }
+
+    fn send(&mut self, ctx: &mut Ctx<'_, Self>, layer: &mut Stack) {
+        let app = &mut self.apps[ctx.index()];
+        let wait = self.plan.send_interval.mul_f64(0.2 + 1.6 * ctx.world().rng().unit());
+        ctx.later(wait, Completion::Send);
+        if self.quiet || !app.synced {
+            return;
+        }
+        let burst = if ctx.world().rng().chance(0.1) { self.plan.burst } else { 1 };
+        for _ in 0..burst {
+            let rng = ctx.world().rng();
+            let guarantee =
+                if rng.chance(self.plan.safe_share) { Guarantee::Safe } else { Guarantee::Agreed };
+            let largest = if rng.chance(self.plan.large_share) { self.plan.large } else { 1_200 };
+            let size = usize::try_from(rng.below(largest)).unwrap_or(0);
+            let id = MessageId { sender: ctx.instance(), epoch: app.epoch, number: app.next };
+            match layer.send(ctx.now(), (GROUP, 0), guarantee, app::content(id, size)) {
+                Ok(()) => {
+                    app.next += 1;
+                    ctx.record(Record::Sent(id, guarantee));
+                }
+                Err(SendError::Full { .. }) => {
+                    ctx.world().sometimes("a window was full");
+                    app.full = true;
+                    return;
+                }
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn event(&mut self, ctx: &mut Ctx<'_, Self>, layer: &mut Stack, event: NodeEvent) {
+        let app = &mut self.apps[ctx.index()];
+        match event {
+            NodeEvent::PeerUp(peer) => ctx.record(Record::PeerUp(peer)),
+            NodeEvent::PeerDown { peer, reason } => ctx.record(Record::PeerDown(peer, reason)),
+            NodeEvent::NonPrimary(situation) => {
+                app.view = 0;
+                ctx.record(Record::NonPrimary(situation.last_primary));
+            }
+            NodeEvent::Suspended => {
+                app.suspended = true;
+                ctx.record(Record::Suspended);
+            }
+            NodeEvent::Resumed => {
+                app.suspended = false;
+                ctx.record(Record::Resumed);
+            }
+            NodeEvent::Group(event) => self.group_event(ctx, layer, event),
+            NodeEvent::Resource(event) => self.resource_event(ctx, event),
+            NodeEvent::Misbehaved { peer, rule } => panic!("{peer} broke the rule {rule:?} without malice"),
+            _ => {}
+        }
+    }
+
+    fn group_event(&mut self, ctx: &mut Ctx<'_, Self>, layer: &mut Stack, event: GroupEvent) {
+        let app = &mut self.apps[ctx.index()];
+        match event {
+            GroupEvent::View(view) => {
+                app.view = view.number.0;
+                app.suspended = false;
+                ctx.record(Record::View(Arc::new(ViewRecord {
+                    number: view.number,
+                    ballot: view.ballot,
+                    members: view.members,
+                    previous: view.previous,
+                    quorum: view.quorum,
+                    log: app.synced.then_some(app.log),
+                })));
+            }
+            GroupEvent::Message { position, guarantee, payload, .. } => {
+                let Some(id) = app::check(&payload) else {
+                    ctx.record(Record::Garbled(position));
+                    return;
+                };
+                app.take(position, id);
+                if ctx.world().healed() && !app.heard.contains(&id.sender) {
+                    app.heard.push(id.sender);
+                }
+                ctx.record(Record::Delivered(position, id, guarantee, app.log));
+            }
+            GroupEvent::Membership { members, joined, .. } => {
+                let me = ctx.instance();
+                if joined.iter().any(|m| m.instance == me) && members.iter().all(|m| m.instance == me) {
+                    app.log = super::record::Log::default();
+                    app.synced = true;
+                }
+            }
+            GroupEvent::StateWanted { group, joiner, position } => {
+                ctx.record(Record::StateOffered(position, app.log));
+                let answer = layer.offer_state(ctx.now(), (&group, joiner, position), app.state());
+                if let Err(error) = answer {
+                    panic!("the state that was wanted is refused: {error}");
+                }
+            }
+            GroupEvent::State { position, state, .. } => match app.load(&state) {
+                Ok(()) => ctx.record(Record::StateTaken(position, app.log)),
+                Err(_) => ctx.record(Record::Garbled(position)),
+            },
+            GroupEvent::Reset { .. } => {
+                app.synced = false;
+                app.epoch += 1;
+                app.next = 0;
+                ctx.record(Record::Reset);
+            }
+            GroupEvent::Writable => app.full = false,
+            _ => {}
+        }
+    }
+
+    fn resource_event(&mut self, ctx: &mut Ctx<'_, Self>, event: ocf_resource::Event) {
+        use ocf_resource::Event;
+        self.changed = ctx.world().now();
+        match event {
+            Event::Decided { decision, resource, node, action, .. } => {
+                ctx.record(Record::Decided { decision, resource, node, action });
+            }
+            Event::Fenced { target, .. } => ctx.record(Record::Fenced(target)),
+            Event::Malformed { sender, error } => panic!("{sender:?} sent what cannot be read: {error}"),
+            _ => {}
+        }
+    }
+
+    /// What is still missing for one node to be well.
+    fn missing(&self, at: NodeId, node: &Stack, app: &App) -> Option<String> {
+        let n = self.plan.nodes as usize;
+        let Some(view) = node.view() else { return Some(format!("{at} is in no primary view")) };
+        if view.members.len() != n {
+            return Some(format!("{at} is in {} with {} of {n} members", view.number, view.members.len()));
+        }
+        if app.view != view.number.0 {
+            return Some(format!("{at} was not told of {}", view.number));
+        }
+        if app.suspended {
+            return Some(format!("{at} is suspended"));
+        }
+        if !app.synced {
+            return Some(format!("{at} has no state"));
+        }
+        let members = node.members(GROUP).len();
+        if members != n {
+            return Some(format!("{at} sees {members} of {n} members of the group"));
+        }
+        let heard = view.members.iter().filter(|m| app.heard.contains(&m.instance)).count();
+        (heard != n).then(|| format!("{at} heard {heard} of {n} members since the last fault"))
+    }
+}
+
+impl Program for Cluster {
+    type Layer = Stack;
+    type Completion = Completion;
+    type Event = Happening;
+    type Record = Record;
+
+    fn boot(&mut self, ctx: &mut Ctx<'_, Self>, record: Option<Bytes>) -> Stack {
+        let local = ctx.instance();
+        self.apps[ctx.index()] = App::default();
+        let rng = ctx.world().rng();
+        let mut seed = [0; 32];
+        rng.fill(&mut seed);
+        let agreement = Box::new(SimulatedAgreement::new(rng.next_u64()));
+        let secrets = Secrets { cluster_key: vec![0x5a; 32], seed, agreement };
+        let birth = Birth { local, secrets, record: record.map(|r| r.to_vec()), rng: rng.fork() };
+        let config = self.plan.stack(local.node);
+        let mut stack = match Stack::new(ctx.now(), config, birth) {
+            Ok(stack) => stack,
+            Err(error) => panic!("{local} cannot start: {error}"),
+        };
+        self.plan.sabotage(&mut stack);
+        stack.join(ctx.now(), GROUP, 0).expect("a fresh node is in no group");
+        ctx.later(self.plan.send_interval, Completion::Send);
+        stack
+    }
+
+    fn received(&mut self, ctx: &mut Ctx<'_, Self>, layer: &mut Stack, datagrams: Datagrams<'_>) {
+        let Datagrams { from, path, segment, data } = datagrams;
+        layer.handle(ctx.now(), Input::Received(Received { path: PathId(path), from, segment, data }));
+    }
+
+    fn persisted(&mut self, ctx: &mut Ctx<'_, Self>, layer: &mut Stack, token: u64, durable: bool) {
+        let token = PersistToken(token);
+        layer.handle(ctx.now(), if durable { Input::Persisted(token) } else { Input::PersistFailed(token) });
+    }
+
+    fn completed(&mut self, ctx: &mut Ctx<'_, Self>, layer: &mut Stack, completion: Completion) {
+        match completion {
+            Completion::Send => self.send(ctx, layer),
+            Completion::Operated(run, result) => layer.handle(ctx.now(), Input::Operated { run, result }),
+            Completion::Device(target, proof, report) => {
+                ctx.record(Record::FenceAnswered(target, proof));
+                layer.handle(ctx.now(), Input::Device(report));
+            }
+            Completion::Clear => {
+                // Refused outside the primary; then the next one helps.
+                let cleared = layer.command(ctx.now(), Command::ClearFailures(Arc::from(SERVICE)));
+                if cleared.is_err() {
+                    ctx.later(Duration::from_millis(500), Completion::Clear);
+                }
+            }
+        }
+    }
+
+    fn carry_out(&mut self, ctx: &mut Ctx<'_, Self>, layer: &mut Stack, output: Output) {
+        let who = ctx.instance();
+        match output {
+            Output::Transmit(t) => {
+                ctx.transmit(t.path.0, t.to, t.segment, t.data);
+            }
+            Output::Persist { token, record } => ctx.persist(token.0, record),
+            Output::Operate { run, operation } => {
+                if operation.action != Action::Monitor {
+                    self.changed = ctx.world().now();
+                }
+                self.agents.begin(ctx.world(), &self.plan, who, (run, operation));
+            }
+            Output::CancelOperation(run) => self.agents.cancel(ctx.world(), who, run),
+            Output::Fence(run) => fence::ask(ctx.world(), &self.plan, who, &run),
+            Output::CancelFence(_) => {}
+            Output::Event(event) => self.event(ctx, layer, event),
+        }
+    }
+
+    fn happens(&mut self, world: &mut World<Self>, event: Happening) {
+        match event {
+            Happening::AgentEnds(who, run) => self.agents.end(world, who, run),
+            Happening::FenceActs(who, run, answer) => fence::act(world, who, &run, answer),
+            Happening::ResourceFails => {
+                if !world.healed() {
+                    let wait = self.plan.resource_failures.mul_f64(0.2 + 1.6 * world.rng().unit());
+                    world.schedule(wait, Happening::ResourceFails);
+                    self.agents.fail_one(world);
+                }
+            }
+        }
+    }
+
+    fn noticed(&mut self, world: &mut World<Self>, entry: &Entry<Record>) {
+        self.cases.observe(world, entry);
+        match &entry.what {
+            What::Stopped { instance, .. } => {
+                self.apps[instance.node.raw() as usize - 1] = App::default();
+                self.agents.orphan(world, *instance);
+            }
+            What::PoweredOff(node) => self.agents.power_lost(world, *node),
+            What::Healed => {
+                for node in world.nodes() {
+                    if let Some(who) = world.running(node) {
+                        world.complete(who, Duration::from_secs(1), Completion::Clear);
+                    }
+                }
+            }
+            What::Settled => self.quiet = true,
+            _ => {}
+        }
+    }
+
+    fn settled(&self, now: Instant, nodes: &[Option<Stack>]) -> Result<(), String> {
+        let mut views = Vec::new();
+        for (i, node) in nodes.iter().enumerate() {
+            let at = NodeId::new(u32::try_from(i + 1).unwrap_or(0));
+            let Some(node) = node else { return Err(format!("{at} does not run")) };
+            if let Some(missing) = self.missing(at, node, &self.apps[i]) {
+                return Err(missing);
+            }
+            views.extend(node.view().map(|v| v.number));
+        }
+        if views.windows(2).any(|w| w[0] != w[1]) {
+            return Err(format!("nodes are in different views: {views:?}"));
+        }
+        if self.plan.resources > 0 {
+            let running = self.agents.running.len();
+            if running != self.plan.resources {
+                return Err(format!("{running} of {} resources run", self.plan.resources));
+            }
+            if !self.quiet && (!self.agents.idle() || now - self.changed < self.plan.monitor * 4) {
+                return Err("the resource manager is still busy".to_owned());
+            }
+        }
+        Ok(())
+    }
+}
