@@ -22,7 +22,11 @@
 //! Each child leads a process group of its own. A time limit or a [cancellation](Runner::cancel) sends `SIGTERM` to the
 //! group, then, after [`Command::grace`] or as soon as the child is gone and nobody holds its output, `SIGKILL`. A child
 //! that exits by itself takes nobody along: what it leaves running, such as the daemon that an agent started, lives on.
-//! What left the group (`setsid`) is never signalled.
+//! What left the group (`setsid`) is never signalled. If what was left behind holds the output open, the answer comes 100 ms
+//! after the exit. A child that survives `SIGKILL` for 2 s, stuck in the kernel, is reported and reaped when it ends.
+//!
+//! If this process itself is killed, its children live on: where that matters, start them through a program that asks the
+//! kernel for a parent-death signal, such as `setpriv --pdeathsig`.
 //!
 //! # How a child is started
 //! Without `fork`, so that the cost does not grow with the memory of this process: absolute program path, own process
