@@ -101,3 +101,21 @@ pub trait FenceDevice: Send + Sync + fmt::Debug {
         false
     }
 }
+
+impl<T: FenceDevice + ?Sized> FenceDevice for Arc<T> {
+    fn capabilities(&self) -> Capabilities {
+        (**self).capabilities()
+    }
+
+    fn execute(&self, operation: Operation, done: Done) {
+        (**self).execute(operation, done);
+    }
+
+    fn cancel(&self, attempt: AttemptId) {
+        (**self).cancel(attempt);
+    }
+
+    fn confirm(&self, node: NodeId, who: &str) -> bool {
+        (**self).confirm(node, who)
+    }
+}

@@ -12,6 +12,8 @@ mod fencer;
 mod outcome;
 mod request;
 mod script;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use config::{Config, DeviceConfig, Every, Parameters, TargetConfig, Targets};
 pub use device::{AttemptId, Capabilities, DeviceReport, DeviceResult, Done, FenceDevice, Operation};

@@ -175,7 +175,7 @@ pub enum State {
     Unconfirmed,
 }
 
-/// Past requests, oldest first; bounded by `Config::history_max`.
+/// Past requests, oldest first; bounded by `Config::history_max`. Withdrawn ones are forgotten before confirmed ones.
 #[derive(Clone, Debug)]
 pub struct History {
     records: VecDeque<Record>,
@@ -190,7 +190,9 @@ impl History {
     pub(crate) fn push(&mut self, record: Record) {
         self.records.push_back(record);
         while self.records.len() > self.max {
-            self.records.pop_front();
+            // What was confirmed must not be fenced again, so it is forgotten last.
+            let oldest = self.records.iter().position(|r| r.outcome.is_none()).unwrap_or(0);
+            self.records.remove(oldest);
         }
     }
 

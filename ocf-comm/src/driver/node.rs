@@ -301,4 +301,3 @@ impl Connectivity for UdpNode {
         Self::peers(self)
     }
 }
-
