@@ -88,10 +88,10 @@ pub fn status_of(code: i32, stdout: &[u8], stderr: &[u8]) -> ReadBack {
 pub fn detail(stdout: &[u8], stderr: &[u8], secrets: &[String]) -> String {
     let said = if stderr.trim_ascii().is_empty() { stdout } else { stderr };
     let mut text = String::from_utf8_lossy(said).into_owned();
-    let mut longest_first: Vec<&String> = secrets.iter().filter(|s| !s.is_empty()).collect();
+    let mut longest_first: Vec<&str> = secrets.iter().map(|s| s.trim()).filter(|s| !s.is_empty()).collect();
     longest_first.sort_by_key(|s| std::cmp::Reverse(s.len()));
     for secret in longest_first {
-        text = text.replace(secret.as_str(), "***");
+        text = text.replace(secret, "***");
     }
     let words: Vec<&str> =
         text.split(|c: char| c.is_control() || c == ' ').filter(|w| !w.is_empty()).collect();

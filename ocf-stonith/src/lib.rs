@@ -1,4 +1,49 @@
-//! Fencing: devices, confirmed outcomes, evidence
+//! Fencing: makes sure that a lost node is dead, and says how it knows.
+//!
+//! * [`Fencer`]: decides which device is asked when, and what its answer is worth; sans-IO.
+//! * [`Outcome`]: `Confirmed` with [`Evidence`], `Requested`, or `Unknown`. Only `Confirmed` means fenced.
+//! * [`FenceDevice`]: what ends the life of a node. `driver` has the classes `fence_agent` (any fence agent of the
+//!   distribution), `simulated`, `manual` and `none`, and the host that runs them; `testing` the suite for those who
+//!   write another.
+//! * [`agent`]: the protocol of fence agents, without input or output.
+//!
+//! A fencer takes requests and answers, and gives orders and events:
+//!
+//! ```
+//! use ocf_stonith::{
+//!     Authority, Cause, Config, DeviceReport, DeviceResult, Event, FenceAction, FenceRequest, Fencer, Input, Output, ReadBack,
+//! };
+//! use pils::{Incarnation, Instant, Layer, NodeId, NodeInstance, Rng};
+//! let config: Config = toml::from_str(r#"
+//!     [[devices]]
+//!     name = "switch"
+//!     class = "simulated"
+//!     nodes = [{ node = 2, plug = "7" }]
+//! "#)?;
+//! config.check()?;
+//! let mut fencer = Fencer::new(config, NodeId::new(1), Rng::new(1));
+//! let now = Instant::ZERO;
+//! fencer.set_authority(now, Authority::Granted); // this node is in the primary partition
+//! let target = NodeInstance::new(NodeId::new(2), Incarnation::new(5 << 96));
+//! let cause = Cause::Lost { why: "silent for 1 s".into() };
+//! fencer.request(now, FenceRequest { target, action: FenceAction::Off, cause })?;
+//! let mut fenced = false;
+//! while let Some(output) = fencer.poll_output() {
+//!     match output {
+//!         // A driver would hand this to `driver::DeviceHost`; here the device answers at once.
+//!         Output::Run(run) => {
+//!             let result = DeviceResult::Done { read_back: ReadBack::Off, detail: "outlet 7 is off".into() };
+//!             fencer.handle(now, Input::Device(DeviceReport { attempt: run.attempt, result }));
+//!         }
+//!         Output::Event(Event::Finished { outcome, .. }) => fenced = outcome.is_confirmed(),
+//!         _ => {}
+//!     }
+//! }
+//! assert!(fenced);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! States, timers, limits, guarantees and what is missing: `PROTOCOL.md`.
 #![forbid(unsafe_code)]
 
 pub mod agent;

@@ -8,8 +8,8 @@ use ocf_stonith::{
 };
 use pils::process::Runner;
 use pils::{Incarnation, NodeId, NodeInstance};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 const LONG: Duration = Duration::from_secs(30);
@@ -96,10 +96,8 @@ fn run(attempt: u64, device: &str, action: FenceAction) -> Run {
 
 #[test]
 fn a_simulated_device_switches_what_it_is_told_to_before_it_answers() {
-    let switched = Arc::new(Mutex::new(Vec::new()));
-    let log = switched.clone();
-    let power =
-        move |node: NodeId, on| log.lock().unwrap_or_else(PoisonError::into_inner).push((node.raw(), on));
+    let (tell_power, power_told) = channel();
+    let power = move |node: NodeId, on| tell_power.send((node.raw(), on)).expect("the test listens");
     let mut classes = Classes::default();
     classes.add(Arc::new(SimulatedClass::with_power(power)));
     let config =
@@ -111,7 +109,7 @@ fn a_simulated_device_switches_what_it_is_told_to_before_it_answers() {
     let report = told.recv_timeout(LONG).unwrap();
     assert_eq!(report.attempt, AttemptId(2));
     assert!(matches!(report.result, DeviceResult::Done { read_back: ReadBack::Off, .. }));
-    assert_eq!(*switched.lock().unwrap(), [(2, false)]);
+    assert_eq!(power_told.try_iter().collect::<Vec<_>>(), [(2, false)]);
 }
 
 #[test]

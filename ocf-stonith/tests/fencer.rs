@@ -112,18 +112,23 @@ impl Bench {
     }
 
     fn finished(&self) -> Vec<&Outcome> {
-        let outcome = |e| if let &Event::Finished { ref outcome, .. } = e { Some(outcome) } else { None };
-        self.events.iter().filter_map(outcome).collect()
+        let mut found = Vec::new();
+        for event in &self.events {
+            if let Event::Finished { outcome, .. } = event {
+                found.push(outcome);
+            }
+        }
+        found
     }
 
     fn unresolved(&self) -> Vec<(u32, &Outcome, Option<Duration>)> {
-        let find = |e| match e {
-            &Event::Unresolved { round, ref outcome, next_round_in, .. } => {
-                Some((round, outcome, next_round_in))
+        let mut found = Vec::new();
+        for event in &self.events {
+            if let Event::Unresolved { round, outcome, next_round_in, .. } = event {
+                found.push((*round, outcome, *next_round_in));
             }
-            _ => None,
-        };
-        self.events.iter().filter_map(find).collect()
+        }
+        found
     }
 }
 

@@ -220,7 +220,13 @@ impl World {
             }
             Event::AttemptFailed { target, attempt, .. } => self.failed(target, attempt),
             Event::Withdrawn { target, .. } => self.forget(target),
-            _ => {}
+            Event::Started { .. }
+            | Event::Joined { .. }
+            | Event::AttemptStarted { .. }
+            | Event::Restarted { .. }
+            | Event::RestartFailed { .. }
+            | Event::LateAnswer { .. } => {}
+            other => panic!("unexpected {other:?}"),
         }
     }
 }
