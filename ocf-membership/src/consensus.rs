@@ -1,18 +1,148 @@
+//! The core: construction, dispatch, what others may ask. The protocol is in the modules below this one.
+
+mod accept;
+mod ballot;
+mod decide;
+mod renew;
+mod status;
+
+use crate::lease::Lease;
 use crate::quorum::VoteConfig;
-use crate::{Config, Event, Input, NewError, NonPrimary, Output, Stats, View, ViewNumber};
-use pils::{Instant, Layer, NodeInstance, Rng};
-use std::collections::{BTreeSet, VecDeque};
+use crate::record::Record;
+use crate::wire::{Accept, Message, Status};
+use crate::{
+    Ballot, BlankRecord, Config, DropReason, Durability, Event, Input, NewError, NonPrimary, Output,
+    PersistToken, Stats, View, ViewNumber,
+};
+use bytes::Bytes;
+use ocf_comm::{DownReason, Lane};
+use pils::{Instant, Layer, NodeInstance, Rng, TimerTable};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// Ends of instances that are remembered.
+const DOWN_MAX: usize = 256;
 
 /// Agreement on who is in the primary partition.
+///
+/// A sans-IO [`Layer`]: give it [`Input`]s, carry out its [`Output`]s in order, call it again at its timeout.
+/// Every input costs O(nodes^2) at most, and O(nodes) while nothing changes.
+///
+/// ```
+/// use ocf_membership::{Config, Consensus, Event, NodeVotes, Output, Input};
+/// use pils::{Incarnation, Instant, Layer, NodeId, NodeInstance, Rng};
+///
+/// // A cluster of one, without a disk.
+/// let me = NodeInstance::new(NodeId::new(1), Incarnation::new(77));
+/// let config = Config {
+///     durability: ocf_membership::Durability::Volatile,
+///     ..Config::new([NodeVotes::new(me.node, 1)])
+/// };
+/// let mut consensus = Consensus::new(Instant::ZERO, config, me, None, Rng::new(1))?;
+/// while consensus.view().is_none() {
+///     let due = consensus.poll_timeout().expect("there is something to wait for");
+///     consensus.handle_timeout(due);
+///     while let Some(output) = consensus.poll_output() {
+///         if let Output::Event(Event::Installed(view)) = output {
+///             assert_eq!(view.senior().instance, me);
+///         }
+///     }
+/// }
+/// # Ok::<(), ocf_membership::NewError>(())
+/// ```
 #[derive(Debug)]
 pub struct Consensus {
     config: Config,
     votes: VoteConfig,
     local: NodeInstance,
     rng: Rng,
-    up: BTreeSet<NodeInstance>,
+    started: Instant,
+    timers: TimerTable<Timer>,
     outputs: VecDeque<Output>,
+    /// Messages of this node to itself: it is an accepter of its own ballots like any other.
+    loopback: VecDeque<Message>,
     stats: Stats,
+    /// The timeout that the driver was last given; lateness beyond it is a stall.
+    armed: Option<Instant>,
+    // What is known of others.
+    up: BTreeSet<NodeInstance>,
+    down: BTreeMap<NodeInstance, DownReason>,
+    statuses: BTreeMap<NodeInstance, Status>,
+    announced: Option<Status>,
+    /// Instances that are not to be proposed, and until when.
+    held: BTreeMap<NodeInstance, status::Hold>,
+    // Agreement.
+    voteless: bool,
+    unfit_until: Option<Instant>,
+    promised: Ballot,
+    highest_round: u64,
+    /// When a ballot of somebody else last made progress here.
+    progress: Option<Instant>,
+    awaiting: Option<accept::AwaitingBlock>,
+    /// When the answer to `promised` was sent: any lease that follows from that ballot counts from here.
+    state_sent: Option<Instant>,
+    pending: Option<accept::Pending>,
+    accepted: Option<accept::Accepted>,
+    record: Option<Record>,
+    chosen: Option<(View, VoteConfig)>,
+    installed: Option<Installed>,
+    /// The lease of the accepted view, collected before it is installed.
+    next_lease: Option<Lease>,
+    /// When this node last confirmed the lease of each instance.
+    acks: BTreeMap<NodeInstance, Instant>,
+    next_token: u64,
+    // Coordination.
+    round: Option<ballot::Round>,
+    retry_at: Option<Instant>,
+    backoff: u32,
+    reported: Option<NonPrimary>,
+    /// The desired members may have changed.
+    dirty: bool,
+    #[cfg(feature = "testing")]
+    sabotage: Option<Sabotage>,
+}
+
+/// The primary view that this node is in.
+#[derive(Clone, Debug)]
+struct Installed {
+    view: View,
+    /// The ballot it was accepted in; a promise above it ends this node's confirmations of leases.
+    under: Ballot,
+    synced: bool,
+    suspended: Option<Instant>,
+    lease: Lease,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    /// Send renewals.
+    Renew,
+    /// The lease runs out.
+    LeaseEnd,
+    /// Suspended for too long.
+    GiveUp,
+    /// The coordinator's ballot: answers are late, or the leases of excluded nodes have ended.
+    Round,
+    /// Start a ballot.
+    Ballot,
+    /// Tell the layers above what is reachable.
+    Report,
+    /// Somebody who was held back may come again; or this node is fit again.
+    Release,
+}
+
+/// A protocol bug to put back, so that a test can show that it would be noticed.
+#[cfg(feature = "testing")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Sabotage {
+    /// Install a view without waiting for the leases of those it excludes.
+    NoLeaseWait,
+    /// Propose a fresh view although an accepted one is reported.
+    IgnoreAccepted,
+    /// Form a primary though the memory rule forbids it.
+    NoMemoryRule,
+    /// Go on without a confirmed lease.
+    NoLeaseExpiry,
 }
 
 /// A value copy of what a node knows about its membership, for operators and for the layers above.
@@ -25,12 +155,22 @@ pub struct Snapshot {
     pub state: &'static str,
     /// The primary view this node is in.
     pub view: Option<View>,
+    /// The newest primary view that this node knows to be agreed, whether it is in it or not.
+    pub newest: ViewNumber,
+    /// The highest ballot promised.
+    pub promised: Ballot,
     /// True if the view's lease is not confirmed.
     pub suspended: bool,
+    /// True if this node has the state of its view.
+    pub synced: bool,
+    /// True if this node's votes count towards a quorum.
+    pub has_vote: bool,
     /// Until when this node may act as a primary without another confirmation.
     pub lease_until: Option<Instant>,
-    /// Peers that are up, this node included.
+    /// Who can be talked to, this node included; sorted.
     pub reachable: Vec<NodeInstance>,
+    /// Who should be in the next view, as this node sees it; sorted.
+    pub desired: Vec<NodeInstance>,
     /// Counters.
     pub stats: Stats,
 }
@@ -52,10 +192,62 @@ impl Consensus {
         if !nodes.iter().any(|n| n.node == local.node) {
             return Err(NewError::NotConfigured(local.node));
         }
-        let _: (Instant, Option<&[u8]>) = (now, record);
+        let durable = config.durability == Durability::Durable;
+        let record = record.filter(|_| durable).map(|bytes| Record::open(bytes, local.node)).transpose()?;
+        let voteless = match &record {
+            Some(record) => record.voteless,
+            None => !durable || config.blank_record == BlankRecord::WaitForAll,
+        };
+        let promised = record.as_ref().map_or(Ballot::NONE, |r| r.ballot);
         let votes = VoteConfig { quorum: config.policy.quorum(&nodes), nodes };
-        let (outputs, stats) = (VecDeque::new(), Stats::default());
-        Ok(Self { config, votes, local, rng, up: BTreeSet::new(), outputs, stats })
+        let mut consensus = Self {
+            config,
+            votes,
+            local,
+            rng,
+            started: now,
+            timers: TimerTable::new(),
+            outputs: VecDeque::new(),
+            loopback: VecDeque::new(),
+            stats: Stats::default(),
+            armed: None,
+            up: BTreeSet::new(),
+            down: BTreeMap::new(),
+            statuses: BTreeMap::new(),
+            announced: None,
+            held: BTreeMap::new(),
+            voteless,
+            unfit_until: None,
+            promised,
+            highest_round: promised.round,
+            progress: None,
+            awaiting: None,
+            state_sent: None,
+            pending: None,
+            accepted: None,
+            record,
+            chosen: None,
+            installed: None,
+            next_lease: None,
+            acks: BTreeMap::new(),
+            next_token: 1,
+            round: None,
+            retry_at: None,
+            backoff: 0,
+            reported: None,
+            dirty: true,
+            #[cfg(feature = "testing")]
+            sabotage: None,
+        };
+        consensus.report_soon(now);
+        consensus.settle(now);
+        Ok(consensus)
+    }
+
+    /// Puts a protocol bug back.
+    #[cfg(feature = "testing")]
+    pub const fn sabotage(&mut self, sabotage: Sabotage) {
+        self.sabotage = Some(sabotage);
     }
 
     /// Who this node is.
@@ -66,21 +258,22 @@ impl Consensus {
 
     /// The primary view this node is in, suspended or not.
     #[must_use]
-    pub const fn view(&self) -> Option<&View> {
-        None
+    pub fn view(&self) -> Option<&View> {
+        self.installed.as_ref().map(|i| &i.view)
     }
 
     /// True if this node is in the primary and its lease was confirmed for `now`: it may act.
     #[must_use]
-    pub const fn is_active(&self, now: Instant) -> bool {
-        let _: Instant = now;
-        false
+    pub fn is_active(&self, now: Instant) -> bool {
+        self.lease_until().is_some_and(|until| now < until)
     }
 
-    /// Until when this node may act without another confirmation; `None` outside the primary and while suspended.
+    /// Until when this node may act without another confirmation ([`Instant::MAX`] if it is a quorum alone); `None`
+    /// outside the primary and while suspended.
     #[must_use]
-    pub const fn lease_until(&self) -> Option<Instant> {
-        None
+    pub fn lease_until(&self) -> Option<Instant> {
+        let installed = self.installed.as_ref().filter(|i| i.suspended.is_none())?;
+        installed.lease.until(&installed.view, self.local, self.config.lease)
     }
 
     /// Counters.
@@ -94,68 +287,245 @@ impl Consensus {
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
             local: self.local,
-            state: "idle",
-            view: None,
-            suspended: false,
-            lease_until: None,
-            reachable: self.up.iter().copied().collect(),
+            state: self.state_name(),
+            view: self.view().cloned(),
+            newest: self.newest_known(),
+            promised: self.promised,
+            suspended: self.installed.as_ref().is_some_and(|i| i.suspended.is_some()),
+            synced: self.installed.as_ref().is_some_and(|i| i.synced),
+            has_vote: !self.voteless,
+            lease_until: self.lease_until(),
+            reachable: self.row(),
+            desired: self.desired(),
             stats: self.stats,
         }
     }
 
-    fn non_primary(&self) -> NonPrimary {
-        let mut reachable: Vec<NodeInstance> = self.up.iter().copied().collect();
-        reachable.push(self.local);
-        reachable.sort_unstable();
-        let votes = self.votes.sum(reachable.iter().copied());
-        NonPrimary { last_primary: ViewNumber(0), reachable, votes, quorum: self.votes.quorum }
+    /// What the agreement is doing: `collecting`, `proposing` and `installing` on a coordinator, `blocking`,
+    /// `answered`, `accepting` and `accepted` on an accepter, else `primary`, `suspended` or `outside`.
+    #[must_use]
+    pub fn state_name(&self) -> &'static str {
+        if let Some(round) = &self.round {
+            return round.phase.name();
+        }
+        let open = self.is_unfinished();
+        match (&self.awaiting, &self.pending, &self.installed) {
+            (Some(_), _, _) => "blocking",
+            (_, Some(_), _) => "accepting",
+            (_, _, Some(i)) if open && self.accepted_above(i.view.number) => "accepted",
+            (_, _, Some(_)) if open => "answered",
+            (_, _, Some(i)) if i.suspended.is_some() => "suspended",
+            (_, _, Some(_)) => "primary",
+            (_, _, None) => "outside",
+        }
     }
+
+    /// Checks what must hold between any two calls.
+    ///
+    /// # Panics
+    /// If an invariant is broken, with the invariant in words.
+    pub fn check_invariants(&self) {
+        if let Some(installed) = &self.installed {
+            assert!(installed.view.contains(self.local), "a node is in the view it installed");
+            assert!(!self.voteless, "a member of a primary has a vote");
+            let (chosen, _) = self.chosen.as_ref().expect("an installed view is known to be agreed");
+            assert!(
+                chosen.number >= installed.view.number,
+                "the newest agreed view is not older than the installed"
+            );
+            assert!(installed.under <= self.promised, "an accepted ballot was promised");
+        }
+        if let Some(accepted) = &self.accepted {
+            assert!(accepted.accept.ballot <= self.promised, "an accepted ballot was promised");
+        }
+        if let Some(round) = &self.round {
+            assert!(round.ballot.proposer == self.local, "a coordinator runs its own ballot");
+            assert!(round.candidates.contains(&self.local), "a coordinator is its own candidate");
+            assert!(
+                self.promised <= round.ballot,
+                "a coordinator that promised more has given up its ballot"
+            );
+        }
+        assert!(!self.up.contains(&self.local), "a node is not its own peer");
+        assert!(self.statuses.keys().all(|p| self.up.contains(p)), "only peers that are up have a status");
+        assert!(self.down.len() <= DOWN_MAX, "the ends of instances are bounded");
+    }
+
+    fn accepted_above(&self, number: ViewNumber) -> bool {
+        self.accepted.as_ref().is_some_and(|a| a.accept.proposal.view.number > number)
+    }
+
+    /// True while a promise keeps this member from confirming leases of its view.
+    fn is_unfinished(&self) -> bool {
+        self.installed.as_ref().is_some_and(|i| self.promised > i.under)
+    }
+
+    fn newest_known(&self) -> ViewNumber {
+        let own = self.chosen.as_ref().map(|(view, _)| view.number);
+        let record = self.record.as_ref().map(|r| r.view.number);
+        let others = self.statuses.values().filter_map(|s| s.known.as_ref().map(|k| k.number)).max();
+        own.max(record).max(others).unwrap_or_default()
+    }
+
+    fn send(&mut self, to: NodeInstance, message: &Message) {
+        if to == self.local {
+            self.loopback.push_back(message.clone());
+        } else if self.up.contains(&to) {
+            let output = Output::Send { to, lane: Lane::Urgent, message: message.emit() };
+            self.outputs.push_back(output);
+        }
+    }
+
+    fn event(&mut self, event: Event) {
+        tracing::debug!(node = %self.local, ?event, "membership");
+        self.outputs.push_back(Output::Event(event));
+    }
+
+    fn token(&mut self) -> PersistToken {
+        let token = PersistToken(self.next_token);
+        self.next_token += 1;
+        token
+    }
+
+    const fn is_sabotaged(&self, bug: Bug) -> bool {
+        #[cfg(feature = "testing")]
+        return matches!(
+            (self.sabotage, bug),
+            (Some(Sabotage::NoLeaseWait), Bug::LeaseWait)
+                | (Some(Sabotage::IgnoreAccepted), Bug::Accepted)
+                | (Some(Sabotage::NoMemoryRule), Bug::MemoryRule)
+                | (Some(Sabotage::NoLeaseExpiry), Bug::LeaseExpiry)
+        );
+        #[cfg(not(feature = "testing"))]
+        {
+            let _: Bug = bug;
+            false
+        }
+    }
+
+    fn on_message(&mut self, now: Instant, from: NodeInstance, message: Message) {
+        match message {
+            Message::Status(status) => self.on_status(now, from, status),
+            Message::Prepare { ballot, candidates } => self.on_prepare(now, from, ballot, candidates),
+            Message::Nack { ballot, promised } => self.on_nack(now, ballot, promised),
+            Message::State(state) => self.on_state(now, from, *state),
+            Message::Accept(accept) => self.on_accept(now, from, *accept),
+            Message::Accepted { ballot } => self.on_accepted(now, from, ballot),
+            Message::Install { ballot, known } => self.on_install(now, ballot, &known),
+            Message::Renew { value, sequence } => self.on_renew(now, from, value, sequence),
+            Message::RenewAck { value, sequence } => self.on_renew_ack(from, value, sequence),
+        }
+    }
+
+    fn on_bytes(&mut self, now: Instant, from: NodeInstance, bytes: &[u8]) {
+        self.stats.messages = self.stats.messages.wrapping_add(1);
+        if !self.up.contains(&from) {
+            self.drop_message(from, DropReason::UnknownNode);
+            return;
+        }
+        match Message::parse(bytes) {
+            Ok(message) => self.on_message(now, from, message),
+            Err(error) => {
+                tracing::debug!(node = %self.local, %from, %error, "malformed membership message");
+                self.drop_message(from, DropReason::Malformed);
+            }
+        }
+    }
+
+    fn drop_message(&mut self, from: NodeInstance, reason: DropReason) {
+        tracing::trace!(node = %self.local, %from, ?reason, "membership message dropped");
+        self.stats.count_drop(reason);
+    }
+
+    /// What follows from any input: messages to oneself, the lease, the next ballot, news for the peers.
+    fn settle(&mut self, now: Instant) {
+        // Each message to oneself moves a ballot one step on, so this ends: a ballot has six.
+        loop {
+            while let Some(message) = self.loopback.pop_front() {
+                self.on_message(now, self.local, message);
+            }
+            self.check_lease(now);
+            if core::mem::take(&mut self.dirty) {
+                self.evaluate(now);
+            }
+            self.announce();
+            if self.loopback.is_empty() && !self.dirty {
+                break;
+            }
+        }
+        self.arm_lease(now);
+        self.armed = self.timers.next();
+    }
+
+    fn on_timer(&mut self, now: Instant, timer: Timer) {
+        match timer {
+            Timer::Renew => self.send_renewals(now),
+            // Checked after every input.
+            Timer::LeaseEnd => {}
+            Timer::GiveUp => self.give_up(now),
+            Timer::Round => self.on_round_timer(now),
+            Timer::Ballot => self.on_ballot_timer(now),
+            Timer::Report => self.report(),
+            Timer::Release => self.release(now),
+        }
+    }
+}
+
+/// Where a sabotaged node behaves differently.
+#[derive(Clone, Copy, Debug)]
+enum Bug {
+    LeaseWait,
+    Accepted,
+    MemoryRule,
+    LeaseExpiry,
 }
 
 impl Layer for Consensus {
     type Input<'a> = Input<'a>;
     type Output = Output;
 
-    fn handle(&mut self, _now: Instant, input: Input<'_>) {
+    fn handle(&mut self, now: Instant, input: Input<'_>) {
+        self.notice_stall(now);
         match input {
-            Input::Up(peer) => {
-                self.up.insert(peer);
-            }
-            Input::Down(peer, _) => {
-                self.up.remove(&peer);
-            }
-            Input::Message { .. }
-            | Input::Persisted(_)
-            | Input::PersistFailed(_)
-            | Input::Blocked { .. }
-            | Input::Flushed { .. }
-            | Input::Synced(_) => return,
+            Input::Up(peer) => self.on_up(now, peer),
+            Input::Down(peer, reason) => self.on_down(now, peer, reason),
+            Input::Message { from, message } => self.on_bytes(now, from, message),
+            Input::Persisted(token) => self.on_persisted(now, token),
+            Input::PersistFailed(token) => self.on_persist_failed(now, token),
+            Input::Blocked { ballot, state } => self.on_blocked(now, ballot, state),
+            Input::Flushed { ballot } => self.on_flushed(now, ballot),
+            Input::Synced(number) => self.on_synced(number),
         }
-        self.outputs.push_back(Output::Event(Event::NonPrimary(self.non_primary())));
+        self.settle(now);
     }
 
-    fn handle_timeout(&mut self, _now: Instant) {}
+    fn handle_timeout(&mut self, now: Instant) {
+        self.notice_stall(now);
+        while let Some(timer) = self.timers.expired(now) {
+            self.on_timer(now, timer);
+        }
+        self.settle(now);
+    }
 
     fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        None
+        self.timers.next()
     }
 }
 
-/// A protocol bug to put back, so that a test can show that it would be noticed.
-#[cfg(feature = "testing")]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Sabotage {
-    /// Install a view without waiting for the leases of those it excludes.
-    NoLeaseWait,
-    /// Propose a fresh view although an accepted one is reported.
-    IgnoreAccepted,
-    /// Form a primary though the memory rule forbids it.
-    NoMemoryRule,
-    /// Go on without a confirmed lease.
-    NoLeaseExpiry,
+/// The bytes of an upper layer that was not asked for any.
+fn no_state() -> Bytes {
+    Bytes::new()
 }
+
+/// Convenience for the modules below.
+fn sorted(mut instances: Vec<NodeInstance>) -> Vec<NodeInstance> {
+    instances.sort_unstable();
+    instances.dedup();
+    instances
+}
+
+type AcceptMessage = Accept;

@@ -1,13 +1,17 @@
 //! Agreed cluster membership: views, quorum and the primary partition.
 #![forbid(unsafe_code)]
 
+mod clique;
 mod config;
 mod consensus;
 mod error;
 mod event;
+mod lease;
 mod quorum;
+mod record;
 mod stats;
 mod view;
+mod wire;
 
 pub use config::{BlankRecord, Config, ConfigError, Durability, NODES_MAX};
 #[cfg(feature = "testing")]

@@ -1,0 +1,263 @@
+//! What a coordinator proposes, once every candidate has answered.
+
+use super::{AcceptMessage, Bug, Consensus};
+use crate::lease::binding_time;
+use crate::quorum::VoteConfig;
+use crate::wire::{Known, Message, StateReport};
+use crate::{Ballot, Cause, ChangeReason, Member, Proposal, View, ViewNumber};
+use bytes::Bytes;
+use core::time::Duration;
+use ocf_comm::DownReason;
+use pils::{Instant, NodeInstance};
+use std::collections::{BTreeMap, BTreeSet};
+
+type States = BTreeMap<NodeInstance, (StateReport, Instant)>;
+
+/// A proposal that some candidate, or an earlier life of its node, accepted and that may have been agreed.
+#[derive(Clone, Debug)]
+struct Entry {
+    number: ViewNumber,
+    /// The ballot it was accepted in.
+    ballot: Ballot,
+    candidates: Vec<NodeInstance>,
+    votes: VoteConfig,
+    view: View,
+}
+
+/// What the newest primary was, as far as the candidates know.
+#[derive(Clone, Debug)]
+struct Former {
+    number: ViewNumber,
+    members: Vec<Member>,
+    votes: VoteConfig,
+    /// True if nobody here was in it: what its members had is lost.
+    only_recorded: bool,
+}
+
+impl Consensus {
+    /// Every candidate has answered: completes, or proposes.
+    pub(super) fn decide(&mut self, now: Instant) {
+        let Some(round) = &self.round else { return };
+        let (states, candidates) = (round.states.clone(), round.candidates.clone());
+        let newest = states.values().filter_map(|(s, _)| s.chosen.as_ref()).max_by_key(|(v, _)| v.number);
+        let newest = newest.cloned();
+        if let Some((view, _)) = &newest {
+            if self.bring_up(&states, view) {
+                self.restart_round(now);
+                return;
+            }
+        }
+        let agreed = newest.as_ref().map_or(ViewNumber(0), |(view, _)| view.number);
+        let top = entries(&states, agreed).into_iter().max_by_key(|e| (e.number, e.ballot));
+        let top = top.filter(|_| !self.is_sabotaged(Bug::Accepted));
+        let former_votes = match (&top, &newest) {
+            (Some(entry), _) => Some(&entry.votes),
+            (None, Some((_, votes))) => Some(votes),
+            (None, None) => None,
+        };
+        let enough = |votes: &VoteConfig| counted_votes(votes, &states, &candidates) >= votes.quorum;
+        if !enough(&self.votes) || former_votes.is_some_and(|votes| !enough(votes)) {
+            self.refuse_round(now, "the votes of those who remember are no quorum");
+            return;
+        }
+        let adopted = top.as_ref().and_then(|top| whole_proposal(&states, top.view.ballot));
+        if let Some(accepted) = adopted {
+            self.stats.proposals_adopted = self.stats.proposals_adopted.wrapping_add(1);
+            self.put_forward(now, &states, accepted.votes, accepted.proposal);
+            return;
+        }
+        let former = former(top, newest);
+        if let Some(former) = former.iter().find(|f| !remembers(f, &states, &candidates)) {
+            if !self.is_sabotaged(Bug::MemoryRule) {
+                tracing::debug!(node = %self.local, number = %former.number, "too few remember");
+                self.refuse_round(now, "too few of the last primary are here");
+                return;
+            }
+        }
+        let proposal = self.fresh(&states, former.first());
+        let votes = self.votes.clone();
+        self.put_forward(now, &states, votes, proposal);
+    }
+
+    /// Completes the installation at members that accepted the newest view and were not told. True if there are any.
+    fn bring_up(&mut self, states: &States, newest: &View) -> bool {
+        let Some(round) = &self.round else { return false };
+        let ballot = round.ballot;
+        let known = Known { number: newest.number, value: newest.ballot, members: newest.members.clone() };
+        let behind = |state: &StateReport| {
+            let accepted = state.accepted.as_ref().is_some_and(|a| a.proposal.view.ballot == newest.ballot);
+            accepted && state.chosen.as_ref().is_none_or(|(view, _)| view.number < newest.number)
+        };
+        let late: Vec<NodeInstance> =
+            states.iter().filter(|(i, (s, _))| newest.contains(**i) && behind(s)).map(|(i, _)| *i).collect();
+        for to in &late {
+            self.send(*to, &Message::Install { ballot, known: known.clone() });
+        }
+        !late.is_empty()
+    }
+
+    fn put_forward(&mut self, now: Instant, states: &States, votes: VoteConfig, proposal: Proposal) {
+        let Some(round) = &self.round else { return };
+        let (ballot, candidates) = (round.ballot, round.candidates.clone());
+        let install_at = self.leases_end(now, states, &proposal.view, &candidates);
+        self.propose(now, AcceptMessage { ballot, candidates, votes, proposal }, install_at);
+    }
+
+    /// When the leases of all who are not in `view` have certainly ended.
+    fn leases_end(&self, now: Instant, states: &States, view: &View, candidates: &[NodeInstance]) -> Instant {
+        if self.is_sabotaged(Bug::LeaseWait) {
+            return now;
+        }
+        let dead: BTreeSet<NodeInstance> =
+            states.values().flat_map(|(s, _)| s.dead.iter().copied()).collect();
+        let binding = binding_time(self.config.lease);
+        let since = |arrived: Instant, age: Duration| arrived + binding.saturating_sub(age);
+        let mut end = now;
+        let mut former: BTreeSet<NodeInstance> = view.previous.iter().map(|m| m.instance).collect();
+        for (state, arrived) in states.values() {
+            for (instance, age) in &state.acks {
+                if !view.contains(*instance) && !dead.contains(instance) {
+                    end = end.max(since(*arrived, *age));
+                }
+            }
+            former.extend(state.chosen.iter().flat_map(|(v, _)| v.members.iter().map(|m| m.instance)));
+            former.extend(state.record.iter().flat_map(|r| r.view.members.iter().map(|m| m.instance)));
+        }
+        // An earlier life of a candidate may have confirmed leases that nobody here knows of, until its end.
+        let unknown = former.iter().any(|i| !view.contains(*i) && !dead.contains(i));
+        if unknown || !self.votes.all_present(candidates) {
+            for (state, arrived) in states.values() {
+                end = end.max(since(*arrived, state.life));
+            }
+        }
+        end
+    }
+
+    /// The next view: all candidates, those of the former primary as what they were.
+    fn fresh(&self, states: &States, former: Option<&Former>) -> Proposal {
+        let Some(round) = &self.round else { unreachable!("only a running ballot proposes") };
+        let number = ViewNumber(former.map_or(0, |f| f.number.0) + 1);
+        let continuing = |instance: NodeInstance| {
+            let former = former.filter(|f| !f.only_recorded)?;
+            let member = former.members.iter().find(|m| m.instance == instance)?;
+            (states[&instance].0.active == Some(former.number)).then_some(*member)
+        };
+        let mut members: Vec<Member> = Vec::new();
+        let mut upper: Vec<(NodeInstance, Bytes)> = Vec::new();
+        for instance in &round.candidates {
+            let joined = match continuing(*instance) {
+                Some(member) => {
+                    upper.push((*instance, states[instance].0.upper.clone()));
+                    member.joined
+                }
+                None => number,
+            };
+            let votes = self.votes.votes(instance.node);
+            members.push(Member { instance: *instance, joined, votes });
+        }
+        members.sort_unstable_by_key(|m| (m.joined, m.instance.node));
+        let previous = former.map(|f| f.members.clone()).unwrap_or_default();
+        let causes = self.causes(number, &members, &previous);
+        let (ballot, quorum) = (round.ballot, self.votes.quorum);
+        Proposal { view: View { number, ballot, members, previous, causes, quorum }, states: upper }
+    }
+
+    fn causes(&self, number: ViewNumber, members: &[Member], previous: &[Member]) -> Vec<Cause> {
+        let joined = members.iter().filter(|m| m.joined == number).map(|m| m.instance);
+        let mut causes: Vec<Cause> =
+            joined.map(|instance| Cause { instance, reason: ChangeReason::Joined }).collect();
+        let present = |i: NodeInstance| members.iter().any(|m| m.instance == i);
+        for instance in previous.iter().map(|m| m.instance).filter(|i| !present(*i)) {
+            let restarted = members.iter().any(|m| m.instance.node == instance.node);
+            let reason = match self.down.get(&instance) {
+                Some(reason) => ChangeReason::Down(*reason),
+                None if self.is_held_for_no_answer(instance) => ChangeReason::NoAnswer,
+                None if restarted => ChangeReason::Down(DownReason::Superseded),
+                None if self.is_seen(instance) => ChangeReason::PartlyConnected,
+                None => ChangeReason::Down(DownReason::Silent { for_: Duration::ZERO }),
+            };
+            causes.push(Cause { instance, reason });
+        }
+        causes.sort_unstable_by_key(|c| c.instance);
+        causes
+    }
+}
+
+/// What may have been agreed beyond `agreed`: accepted or recorded by someone, and not refuted.
+///
+/// A proposal needs every candidate of its ballot. If one of them is here, as the same instance or with the record of
+/// its disk, and has not accepted it, it never will: it has promised more.
+fn entries(states: &States, agreed: ViewNumber) -> Vec<Entry> {
+    let accepted = states.values().filter_map(|(s, _)| s.accepted.as_ref()).map(|a| Entry {
+        number: a.proposal.view.number,
+        ballot: a.ballot,
+        candidates: a.candidates.clone(),
+        votes: a.votes.clone(),
+        view: a.proposal.view.clone(),
+    });
+    let recorded = states.values().filter_map(|(s, _)| s.record.as_ref()).map(|r| Entry {
+        number: r.view.number,
+        ballot: r.ballot,
+        candidates: r.candidates.clone(),
+        votes: r.votes.clone(),
+        view: r.view.clone(),
+    });
+    let reached = |instance: &NodeInstance, entry: &Entry| match states.get(instance) {
+        Some((state, _)) => {
+            let accepted = state.accepted.as_ref().map(|a| (a.proposal.view.number, a.ballot));
+            let chosen = state.chosen.as_ref().is_some_and(|(v, _)| v.number >= entry.number);
+            chosen || accepted.is_some_and(|at| at >= (entry.number, entry.ballot))
+        }
+        // Another life of that node, or nobody: it may have accepted.
+        None => true,
+    };
+    let possible =
+        |entry: &Entry| entry.number > agreed && entry.candidates.iter().all(|c| reached(c, entry));
+    accepted.chain(recorded).filter(possible).collect()
+}
+
+fn whole_proposal(states: &States, value: Ballot) -> Option<AcceptMessage> {
+    let accepted = states.values().filter_map(|(s, _)| s.accepted.as_ref());
+    accepted.filter(|a| a.proposal.view.ballot == value).max_by_key(|a| a.ballot).cloned()
+}
+
+/// Votes of those candidates whose voice counts: all if every configured node is here.
+fn counted_votes(votes: &VoteConfig, states: &States, candidates: &[NodeInstance]) -> u32 {
+    let everybody = votes.all_present(candidates);
+    let counts = |c: &NodeInstance| everybody || states.get(c).is_some_and(|(s, _)| s.has_vote);
+    votes.sum(candidates.iter().copied().filter(counts))
+}
+
+/// What a fresh proposal follows: a recorded view that may have been agreed, and the one before it that certainly was.
+fn former(recorded: Option<Entry>, agreed: Option<(View, VoteConfig)>) -> Vec<Former> {
+    let recorded = recorded.map(|e| Former {
+        number: e.number,
+        members: e.view.members,
+        votes: e.votes,
+        only_recorded: true,
+    });
+    let agreed = agreed.map(|(view, votes)| Former {
+        number: view.number,
+        members: view.members,
+        votes,
+        only_recorded: false,
+    });
+    recorded.into_iter().chain(agreed).collect()
+}
+
+/// The memory rule: what a quorum of `former` held is known to some candidate, or its holders are certainly gone.
+fn remembers(former: &Former, states: &States, candidates: &[NodeInstance]) -> bool {
+    let knows = |m: &&Member| {
+        let state = states.get(&m.instance).map(|(s, _)| s);
+        state.is_some_and(|s| s.synced && s.active == Some(former.number))
+    };
+    let forgot = |m: &&Member| match states.get(&m.instance) {
+        Some((state, _)) => state.active != Some(former.number),
+        None => candidates.iter().any(|c| c.node == m.instance.node),
+    };
+    let sum =
+        |keep: &dyn Fn(&&Member) -> bool| former.members.iter().filter(keep).map(|m| m.votes).sum::<u32>();
+    let (all, quorum) = (sum(&|_| true), former.votes.quorum);
+    let everybody = former.members.iter().all(|m| candidates.iter().any(|c| c.node == m.instance.node));
+    everybody || sum(&knows) + quorum > all || sum(&forgot) >= quorum
+}

@@ -1,0 +1,386 @@
+//! What nodes tell each other about themselves, who should be in the next view, and who sees to it when.
+
+use super::{Consensus, DOWN_MAX, Timer, sorted};
+use crate::clique::{STEPS_MAX, heaviest_clique};
+use crate::wire::{Known, Message, Status};
+use crate::{ChangeReason, DropReason, Member, View, ViewNumber};
+use core::time::Duration;
+use ocf_comm::DownReason;
+use pils::{Instant, NodeInstance};
+
+/// Why an instance is not proposed for a while.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Hold {
+    why: ChangeReason,
+    /// When it may be proposed again; a partly connected one not before its row was whole for `hold`.
+    until: Instant,
+    hold: Duration,
+    /// How often it was excluded for its connections.
+    flaps: u32,
+    /// It may come again; kept to remember the flaps.
+    released: bool,
+}
+
+impl Consensus {
+    pub(super) fn on_up(&mut self, now: Instant, peer: NodeInstance) {
+        if peer.node == self.local.node || self.votes.nodes.iter().all(|n| n.node != peer.node) {
+            self.drop_message(peer, DropReason::UnknownNode);
+            return;
+        }
+        // One life of a node at a time.
+        let older: Vec<NodeInstance> = self.up.iter().copied().filter(|p| p.node == peer.node).collect();
+        for old in older.into_iter().filter(|old| *old != peer) {
+            self.on_down(now, old, DownReason::Superseded);
+        }
+        self.up.insert(peer);
+        self.down.remove(&peer);
+        // The row has changed, so everybody is told, the new peer too.
+        self.announced = None;
+        self.dirty = true;
+        self.report_soon(now);
+    }
+
+    pub(super) fn on_down(&mut self, now: Instant, peer: NodeInstance, reason: DownReason) {
+        let was_up = self.up.remove(&peer);
+        self.statuses.remove(&peer);
+        if self.votes.nodes.iter().any(|n| n.node == peer.node) {
+            self.down.insert(peer, reason);
+        }
+        while self.down.len() > DOWN_MAX {
+            let known = |p: &NodeInstance| self.chosen.as_ref().is_some_and(|(v, _)| v.contains(*p));
+            let oldest = self.down.keys().copied().find(|p| !known(p));
+            let Some(oldest) = oldest else { break };
+            self.down.remove(&oldest);
+        }
+        self.dirty = true;
+        self.report_soon(now);
+        if was_up {
+            self.on_candidate_down(now, peer);
+        }
+    }
+
+    pub(super) fn on_status(&mut self, now: Instant, from: NodeInstance, status: Status) {
+        let changed = self.statuses.get(&from) != Some(&status);
+        let known = status.known.clone();
+        self.statuses.insert(from, status);
+        self.dirty |= changed;
+        if let Some(known) = known {
+            self.learn(now, &known);
+        }
+        if changed {
+            self.report_soon(now);
+        }
+    }
+
+    /// Takes the news that a view is agreed.
+    pub(super) fn learn(&mut self, now: Instant, known: &Known) {
+        if self.chosen.as_ref().is_some_and(|(view, _)| view.number >= known.number) {
+            return;
+        }
+        let accepted = self.accepted.as_ref().filter(|a| a.accept.proposal.view.ballot == known.value);
+        if accepted.is_some() {
+            self.choose_accepted(now, None);
+        } else if self.installed.as_ref().is_some_and(|i| i.view.number < known.number) {
+            // Others went on, and this node was not asked: it is out.
+            self.leave_primary(now);
+        }
+    }
+
+    pub(super) fn row(&self) -> Vec<NodeInstance> {
+        sorted(self.up.iter().copied().chain([self.local]).collect())
+    }
+
+    fn status(&self) -> Status {
+        let known = |(view, _): &(View, _)| Known {
+            number: view.number,
+            value: view.ballot,
+            members: view.members.clone(),
+        };
+        Status {
+            has_vote: !self.voteless,
+            fit: self.unfit_until.is_none(),
+            active: self.installed.as_ref().map(|i| i.view.number),
+            known: self.chosen.as_ref().map(known),
+            row: self.row(),
+        }
+    }
+
+    /// Tells every peer what changed here.
+    pub(super) fn announce(&mut self) {
+        let status = self.status();
+        if self.announced.as_ref() == Some(&status) {
+            return;
+        }
+        let peers: Vec<NodeInstance> = self.up.iter().copied().collect();
+        for peer in peers {
+            self.send(peer, &Message::Status(status.clone()));
+        }
+        self.announced = Some(status);
+        self.dirty = true;
+    }
+
+    fn status_of(&self, instance: NodeInstance) -> Option<&Status> {
+        if instance == self.local { self.announced.as_ref() } else { self.statuses.get(&instance) }
+    }
+
+    fn active_number(&self, instance: NodeInstance) -> Option<ViewNumber> {
+        if instance == self.local {
+            return self.installed.as_ref().map(|i| i.view.number);
+        }
+        self.statuses.get(&instance).and_then(|s| s.active)
+    }
+
+    /// Number and members of the newest primary view that any reachable node knows to be agreed.
+    pub(super) fn newest_primary(&self) -> (ViewNumber, &[Member]) {
+        let own = self.chosen.as_ref().map(|(v, _)| (v.number, v.members.as_slice()));
+        let others = self.statuses.values().filter_map(|s| s.known.as_ref());
+        let others = others.map(|k| (k.number, k.members.as_slice())).max_by_key(|(number, _)| *number);
+        own.into_iter().chain(others).max_by_key(|(number, _)| *number).unwrap_or((ViewNumber(0), &[]))
+    }
+
+    /// Everybody who might be a member: this node, peers that are up, and whom those see.
+    fn vertices(&self) -> Vec<NodeInstance> {
+        let fit = |p: &NodeInstance| self.status_of(*p).is_some_and(|s| s.fit);
+        let direct = self.up.iter().copied().filter(fit).chain([self.local]);
+        let mut vertices = sorted(direct.collect());
+        let configured = |p: &NodeInstance| self.votes.nodes.iter().any(|n| n.node == p.node);
+        let ended = |p: &NodeInstance| self.down.get(p).is_some_and(|reason| reason.is_final());
+        let seen: Vec<NodeInstance> = vertices
+            .iter()
+            .filter_map(|p| self.statuses.get(p))
+            .flat_map(|s| s.row.iter().copied())
+            .filter(|p| configured(p) && !ended(p))
+            .filter(|p| p.node != self.local.node && self.up.iter().all(|u| u.node != p.node))
+            .collect();
+        vertices.extend(seen);
+        let mut vertices = sorted(vertices);
+        vertices.truncate(64);
+        vertices
+    }
+
+    fn linked(&self, a: NodeInstance, b: NodeInstance) -> bool {
+        let has = |x: NodeInstance, y: NodeInstance| {
+            if x == self.local {
+                return self.up.contains(&y);
+            }
+            self.statuses.get(&x).map_or(!self.up.contains(&x), |s| s.row.binary_search(&y).is_ok())
+        };
+        a.node != b.node && has(a, b) && has(b, a)
+    }
+
+    /// Who should be in the next view: the heaviest set of nodes that can all talk to each other. Sorted.
+    ///
+    /// Weighed by votes, then members of the newest primary, then its senior, then the count, then the lowest ids.
+    pub(super) fn desired(&self) -> Vec<NodeInstance> {
+        let all = self.vertices();
+        let allowed: Vec<NodeInstance> =
+            all.iter().copied().filter(|p| !self.is_held(*p) || *p == self.local).collect();
+        let chosen = self.clique(&allowed);
+        if allowed.len() < all.len() && self.votes.sum(chosen.iter().copied()) < self.votes.quorum {
+            // Better an unstable primary than none.
+            return self.clique(&all);
+        }
+        chosen
+    }
+
+    fn clique(&self, vertices: &[NodeInstance]) -> Vec<NodeInstance> {
+        let (number, members) = self.newest_primary();
+        let is_member = |p: NodeInstance| {
+            members.iter().any(|m| m.instance == p)
+                && (self.status_of(p).is_none() || self.active_number(p) == Some(number))
+        };
+        let senior = members.iter().map(|m| m.instance).find(|p| vertices.contains(p) && is_member(*p));
+        let weight = |p: &NodeInstance| {
+            u128::from(self.votes.votes(p.node)) << 60
+                | u128::from(is_member(*p)) << 40
+                | u128::from(senior == Some(*p)) << 20
+                | 1 << 10
+        };
+        let weights: Vec<u128> = vertices.iter().map(weight).collect();
+        let broken = |a: &NodeInstance| {
+            let far = vertices.iter().enumerate().filter(|(_, b)| *b != a && !self.linked(*a, **b));
+            far.fold(0_u64, |set, (i, _)| set | 1 << i)
+        };
+        let rows: Vec<u64> = vertices.iter().map(broken).collect();
+        let best = heaviest_clique(&weights, &rows, STEPS_MAX);
+        vertices.iter().enumerate().filter(|(i, _)| best & 1 << i != 0).map(|(_, p)| *p).collect()
+    }
+
+    /// True if the votes of `candidates` that count reach a quorum.
+    fn has_quorum(&self, candidates: &[NodeInstance]) -> bool {
+        let everybody = self.votes.all_present(candidates);
+        let counts = |p: &NodeInstance| {
+            everybody
+                || if *p == self.local {
+                    !self.voteless
+                } else {
+                    self.statuses.get(p).is_some_and(|s| s.has_vote)
+                }
+        };
+        self.votes.sum(candidates.iter().copied().filter(counts)) >= self.votes.quorum
+    }
+
+    /// Whom this node would propose now, if it should propose anybody.
+    pub(super) fn candidates(&self) -> Option<Vec<NodeInstance>> {
+        let desired = self.desired();
+        let me = desired.contains(&self.local) && self.unfit_until.is_none();
+        (me && self.has_quorum(&desired)).then_some(desired)
+    }
+
+    /// Decides whether, and when, this node starts a ballot.
+    pub(super) fn evaluate(&mut self, now: Instant) {
+        self.prolong_holds(now);
+        if self.round.is_some() {
+            return;
+        }
+        let Some(delay) = self.ballot_delay() else {
+            self.timers.stop(Timer::Ballot);
+            return;
+        };
+        let due = self.timers.deadline(Timer::Ballot).map_or(now + delay, |armed| armed.min(now + delay));
+        self.timers.set(Timer::Ballot, due.max(self.not_before(now)));
+    }
+
+    /// How long to wait for more news before this node starts a ballot; `None` if it should not start one.
+    fn ballot_delay(&self) -> Option<Duration> {
+        let candidates = self.candidates()?;
+        let (number, members) = self.newest_primary();
+        let in_primary = |p: NodeInstance| self.active_number(p) == Some(number);
+        let departs = members.iter().any(|m| !candidates.contains(&m.instance));
+        let joins = candidates.iter().any(|p| !in_primary(*p));
+        let unfinished = self.is_unfinished();
+        if !departs && !joins && !unfinished {
+            return None;
+        }
+        let seniors = members.iter().map(|m| m.instance).filter(|p| candidates.contains(p) && in_primary(*p));
+        let mut order: Vec<NodeInstance> = seniors.collect();
+        if order.is_empty() {
+            order.clone_from(&candidates);
+        }
+        // Those outside a living primary wait to be asked.
+        let rank = order.iter().position(|p| *p == self.local)?;
+        if rank > 0 && !departs && !unfinished {
+            return None;
+        }
+        let ended = members.iter().any(|m| {
+            self.down.get(&m.instance).is_some_and(|reason| reason.is_proof_of_death())
+                && !candidates.contains(&m.instance)
+        });
+        let debounce = match (ended, departs || unfinished) {
+            (true, _) => Duration::ZERO,
+            (false, true) => self.config.silent_debounce,
+            (false, false) => self.config.join_debounce,
+        };
+        let rank = u32::try_from(rank).unwrap_or(u32::MAX);
+        Some(debounce + self.config.stagger.saturating_mul(rank))
+    }
+
+    /// A ballot of another node that is under way goes first; a failed one of this node is not repeated at once.
+    fn not_before(&self, now: Instant) -> Instant {
+        let retry = self.retry_at.unwrap_or(now);
+        let proposer = self.promised.proposer;
+        let under_way = proposer != self.local
+            && self.up.contains(&proposer)
+            && (self.is_unfinished() || self.awaiting.is_some() || self.pending.is_some());
+        let patience =
+            if self.pending.is_some() { self.config.flush_timeout } else { self.config.answer_timeout };
+        match self.progress.filter(|_| under_way) {
+            Some(progress) => retry.max(progress + patience + self.config.stagger),
+            None => retry,
+        }
+    }
+
+    pub(super) fn on_ballot_timer(&mut self, now: Instant) {
+        if self.round.is_some() || self.ballot_delay().is_none() {
+            return;
+        }
+        let not_before = self.not_before(now);
+        if not_before > now {
+            self.timers.set(Timer::Ballot, not_before);
+        } else if let Some(candidates) = self.candidates() {
+            self.start_round(now, candidates);
+        }
+    }
+
+    /// Holds back those whom an installed view excluded though they live, so that they do not come and go.
+    pub(super) fn hold_excluded(&mut self, now: Instant, view: &View) {
+        for cause in &view.causes {
+            if view.contains(cause.instance) || cause.instance == self.local {
+                continue;
+            }
+            let flaps = self.held.get(&cause.instance).map_or(0, |h| h.flaps) + 1;
+            let doubled = self.config.flap_hold.saturating_mul(1 << (flaps - 1).min(16));
+            let hold = match cause.reason {
+                ChangeReason::PartlyConnected => doubled.min(self.config.flap_hold_max),
+                ChangeReason::NoAnswer => self.config.answer_timeout * 4,
+                ChangeReason::Joined | ChangeReason::Down(_) => continue,
+            };
+            self.hold(
+                cause.instance,
+                Hold { why: cause.reason, until: now + hold, hold, flaps, released: false },
+            );
+        }
+    }
+
+    /// Does not propose `instance` for a while: it did not answer.
+    pub(super) fn hold_unanswering(&mut self, now: Instant, instance: NodeInstance) {
+        let hold = self.config.answer_timeout * 4;
+        self.hold(
+            instance,
+            Hold { why: ChangeReason::NoAnswer, until: now + hold, hold, flaps: 1, released: false },
+        );
+    }
+
+    fn hold(&mut self, instance: NodeInstance, hold: Hold) {
+        if self.held.len() >= DOWN_MAX {
+            self.held.pop_first();
+        }
+        self.held.insert(instance, hold);
+        self.dirty = true;
+        let armed = self.timers.deadline(Timer::Release);
+        self.timers.set(Timer::Release, armed.map_or(hold.until, |armed| armed.min(hold.until)));
+    }
+
+    /// True if this node, or a peer, sees `instance` up.
+    pub(super) fn is_seen(&self, instance: NodeInstance) -> bool {
+        self.up.contains(&instance) || self.statuses.values().any(|s| s.row.binary_search(&instance).is_ok())
+    }
+
+    fn is_held(&self, instance: NodeInstance) -> bool {
+        self.held.get(&instance).is_some_and(|h| !h.released)
+    }
+
+    pub(super) fn is_held_for_no_answer(&self, instance: NodeInstance) -> bool {
+        self.is_held(instance) && matches!(self.held[&instance].why, ChangeReason::NoAnswer)
+    }
+
+    /// The time of a partly connected instance counts from when its row became whole.
+    fn prolong_holds(&mut self, now: Instant) {
+        if self.held.is_empty() {
+            return;
+        }
+        let members: Vec<NodeInstance> = self.newest_primary().1.iter().map(|m| m.instance).collect();
+        let whole = |p: NodeInstance| members.iter().all(|m| *m == p || self.linked(*m, p));
+        let broken: Vec<NodeInstance> = self.held.keys().copied().filter(|p| !whole(*p)).collect();
+        for (instance, hold) in &mut self.held {
+            if matches!(hold.why, ChangeReason::PartlyConnected) && broken.contains(instance) {
+                hold.until = now + hold.hold;
+            }
+        }
+    }
+
+    /// Lets those come again whose time is over.
+    pub(super) fn release(&mut self, now: Instant) {
+        for hold in self.held.values_mut() {
+            hold.released |= hold.until <= now;
+        }
+        if self.unfit_until.is_some_and(|until| until <= now) {
+            self.unfit_until = None;
+        }
+        let held = self.held.values().filter(|h| !h.released).map(|h| h.until);
+        if let Some(next) = held.chain(self.unfit_until).min() {
+            self.timers.set(Timer::Release, next);
+        }
+        self.dirty = true;
+    }
+}

@@ -1,0 +1,220 @@
+//! The messages of the agreement; layouts in PROTOCOL.md.
+
+mod parts;
+mod state;
+
+pub(crate) use state::StateReport;
+
+use crate::quorum::VoteConfig;
+use crate::{Ballot, Member, Proposal, ViewNumber};
+use bytes::{BufMut, Bytes};
+use parts::{
+    ballot, instances, members, number, proposal, put_ballot, put_instances, put_members, put_number,
+    put_proposal,
+};
+pub(crate) use parts::{put_view, put_vote_config, view, vote_config};
+use pils::NodeInstance;
+use pils::wire::{Malformed, ParseError, Reader, Writer};
+
+/// Longest opaque state of an upper layer that is carried.
+pub(crate) const UPPER_STATE_MAX: usize = 1 << 20;
+
+/// The newest primary view that a node knows to be agreed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Known {
+    pub(crate) number: ViewNumber,
+    /// Tells the values proposed for one number apart: the ballot they were first proposed in.
+    pub(crate) value: Ballot,
+    pub(crate) members: Vec<Member>,
+}
+
+/// What a node tells every peer about itself, each time it changes.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub(crate) struct Status {
+    /// False while the node remembers nothing that a primary could rely on.
+    pub(crate) has_vote: bool,
+    /// False while the node cannot write its record.
+    pub(crate) fit: bool,
+    /// The primary view it is in.
+    pub(crate) active: Option<ViewNumber>,
+    pub(crate) known: Option<Known>,
+    /// Who is up for it, itself included; sorted.
+    pub(crate) row: Vec<NodeInstance>,
+}
+
+/// A proposal on its way to an accepter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Accept {
+    pub(crate) ballot: Ballot,
+    /// Everybody who must accept in this ballot.
+    pub(crate) candidates: Vec<NodeInstance>,
+    pub(crate) votes: VoteConfig,
+    pub(crate) proposal: Proposal,
+}
+
+/// A message between two consensus cores.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Message {
+    Status(Status),
+    Prepare {
+        ballot: Ballot,
+        candidates: Vec<NodeInstance>,
+    },
+    /// `promised` equals `ballot` if the refusal is for a missing connection.
+    Nack {
+        ballot: Ballot,
+        promised: Ballot,
+    },
+    State(Box<StateReport>),
+    Accept(Box<Accept>),
+    Accepted {
+        ballot: Ballot,
+    },
+    Install {
+        ballot: Ballot,
+        known: Known,
+    },
+    Renew {
+        value: Ballot,
+        sequence: u64,
+    },
+    RenewAck {
+        value: Ballot,
+        sequence: u64,
+    },
+}
+
+impl Message {
+    pub(crate) fn emit(&self) -> Bytes {
+        let mut out = Vec::with_capacity(128);
+        match self {
+            Self::Status(status) => {
+                out.put_u8(1);
+                status.put(&mut out);
+            }
+            Self::Prepare { ballot, candidates } => {
+                out.put_u8(2);
+                put_ballot(&mut out, *ballot);
+                put_instances(&mut out, candidates);
+            }
+            Self::Nack { ballot, promised } => {
+                out.put_u8(3);
+                put_ballot(&mut out, *ballot);
+                put_ballot(&mut out, *promised);
+            }
+            Self::State(state) => {
+                out.put_u8(4);
+                state.put(&mut out);
+            }
+            Self::Accept(accept) => {
+                out.put_u8(5);
+                accept.put(&mut out);
+            }
+            Self::Accepted { ballot } => {
+                out.put_u8(6);
+                put_ballot(&mut out, *ballot);
+            }
+            Self::Install { ballot, known } => {
+                out.put_u8(7);
+                put_ballot(&mut out, *ballot);
+                known.put(&mut out);
+            }
+            Self::Renew { value, sequence } | Self::RenewAck { value, sequence } => {
+                out.put_u8(if matches!(self, Self::Renew { .. }) { 8 } else { 9 });
+                put_ballot(&mut out, *value);
+                out.put_varint(*sequence);
+            }
+        }
+        out.into()
+    }
+
+    pub(crate) fn parse(input: &[u8]) -> Result<Self, ParseError> {
+        let mut r = Reader::new(input);
+        let kind = r.u8("kind")?;
+        let message = match kind {
+            1 => Self::Status(Status::read(&mut r)?),
+            2 => Self::Prepare { ballot: ballot(&mut r)?, candidates: instances(&mut r, "candidates")? },
+            3 => Self::Nack { ballot: ballot(&mut r)?, promised: ballot(&mut r)? },
+            4 => Self::State(Box::new(StateReport::read(&mut r)?)),
+            5 => Self::Accept(Box::new(Accept::read(&mut r)?)),
+            6 => Self::Accepted { ballot: ballot(&mut r)? },
+            7 => Self::Install { ballot: ballot(&mut r)?, known: Known::read(&mut r)? },
+            8 => Self::Renew { value: ballot(&mut r)?, sequence: r.varint("sequence")? },
+            9 => Self::RenewAck { value: ballot(&mut r)?, sequence: r.varint("sequence")? },
+            _ => return Err(r.error("kind", Malformed::OutOfRange)),
+        };
+        r.finish("message")?;
+        Ok(message)
+    }
+}
+
+impl Known {
+    fn put(&self, out: &mut Vec<u8>) {
+        put_number(out, self.number);
+        put_ballot(out, self.value);
+        put_members(out, &self.members);
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<Self, ParseError> {
+        Ok(Self { number: number(r)?, value: ballot(r)?, members: members(r)? })
+    }
+}
+
+impl Status {
+    const HAS_VOTE: u8 = 1;
+    const FIT: u8 = 2;
+    const ACTIVE: u8 = 4;
+    const KNOWN: u8 = 8;
+
+    fn put(&self, out: &mut Vec<u8>) {
+        let flag = |set: bool, bit: u8| if set { bit } else { 0 };
+        out.put_u8(
+            flag(self.has_vote, Self::HAS_VOTE)
+                | flag(self.fit, Self::FIT)
+                | flag(self.active.is_some(), Self::ACTIVE)
+                | flag(self.known.is_some(), Self::KNOWN),
+        );
+        if let Some(active) = self.active {
+            put_number(out, active);
+        }
+        if let Some(known) = &self.known {
+            known.put(out);
+        }
+        put_instances(out, &self.row);
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<Self, ParseError> {
+        let flags = r.u8("flags")?;
+        if flags >= 16 {
+            return Err(r.error("flags", Malformed::OutOfRange));
+        }
+        Ok(Self {
+            has_vote: flags & Self::HAS_VOTE != 0,
+            fit: flags & Self::FIT != 0,
+            active: if flags & Self::ACTIVE != 0 { Some(number(r)?) } else { None },
+            known: if flags & Self::KNOWN != 0 { Some(Known::read(r)?) } else { None },
+            row: instances(r, "row")?,
+        })
+    }
+}
+
+impl Accept {
+    pub(crate) fn put(&self, out: &mut Vec<u8>) {
+        put_ballot(out, self.ballot);
+        put_instances(out, &self.candidates);
+        put_vote_config(out, &self.votes);
+        put_proposal(out, &self.proposal);
+    }
+
+    pub(crate) fn read(r: &mut Reader<'_>) -> Result<Self, ParseError> {
+        Ok(Self {
+            ballot: ballot(r)?,
+            candidates: instances(r, "candidates")?,
+            votes: vote_config(r)?,
+            proposal: proposal(r)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

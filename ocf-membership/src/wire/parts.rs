@@ -1,0 +1,185 @@
+use super::UPPER_STATE_MAX;
+use crate::quorum::VoteConfig;
+use crate::{Ballot, Cause, ChangeReason, Member, NODES_MAX, NodeVotes, Proposal, View, ViewNumber};
+use bytes::{BufMut, Bytes};
+use core::time::Duration;
+use ocf_comm::DownReason;
+use pils::NodeInstance;
+use pils::wire::{Malformed, ParseError, Reader, Writer};
+
+/// The most instances in a list: two lives of every node.
+const INSTANCES_MAX: usize = 2 * NODES_MAX;
+
+pub(super) fn put_ballot(out: &mut Vec<u8>, ballot: Ballot) {
+    out.put_u64(ballot.round);
+    out.put_instance(ballot.proposer);
+}
+
+pub(super) fn ballot(r: &mut Reader<'_>) -> Result<Ballot, ParseError> {
+    Ok(Ballot { round: r.u64("round")?, proposer: r.instance("proposer")? })
+}
+
+pub(super) fn put_number(out: &mut Vec<u8>, number: ViewNumber) {
+    out.put_u64(number.0);
+}
+
+pub(super) fn number(r: &mut Reader<'_>) -> Result<ViewNumber, ParseError> {
+    Ok(ViewNumber(r.u64("number")?))
+}
+
+pub(super) fn put_instances(out: &mut Vec<u8>, instances: &[NodeInstance]) {
+    out.put_length(instances.len());
+    for instance in instances {
+        out.put_instance(*instance);
+    }
+}
+
+/// A list of instances, strictly ascending.
+pub(super) fn instances(r: &mut Reader<'_>, field: &'static str) -> Result<Vec<NodeInstance>, ParseError> {
+    let n = r.length(field, INSTANCES_MAX)?;
+    let mut list: Vec<NodeInstance> = Vec::with_capacity(n.min(r.remaining() / 20));
+    for _ in 0..n {
+        let instance = r.instance(field)?;
+        if list.last().is_some_and(|last| *last >= instance) {
+            return Err(r.error(field, Malformed::OutOfRange));
+        }
+        list.push(instance);
+    }
+    Ok(list)
+}
+
+pub(super) fn put_members(out: &mut Vec<u8>, members: &[Member]) {
+    out.put_length(members.len());
+    for m in members {
+        out.put_instance(m.instance);
+        put_number(out, m.joined);
+        out.put_u32(m.votes);
+    }
+}
+
+/// A list of members, most senior first: strictly ascending by (joined, node).
+pub(super) fn members(r: &mut Reader<'_>) -> Result<Vec<Member>, ParseError> {
+    let n = r.length("members", NODES_MAX)?;
+    let mut list: Vec<Member> = Vec::with_capacity(n.min(r.remaining() / 32));
+    for _ in 0..n {
+        let m = Member { instance: r.instance("member")?, joined: number(r)?, votes: r.u32("votes")? };
+        let senior = |m: &Member| (m.joined, m.instance.node);
+        if list.last().is_some_and(|last| senior(last) >= senior(&m)) {
+            return Err(r.error("members", Malformed::OutOfRange));
+        }
+        list.push(m);
+    }
+    Ok(list)
+}
+
+fn put_reason(out: &mut Vec<u8>, reason: ChangeReason) {
+    match reason {
+        ChangeReason::Joined => out.put_u8(0),
+        ChangeReason::PartlyConnected => out.put_u8(1),
+        ChangeReason::NoAnswer => out.put_u8(2),
+        ChangeReason::Down(down) => match down {
+            DownReason::Left => out.put_u8(16),
+            DownReason::LastGasp => out.put_u8(17),
+            DownReason::Superseded => out.put_u8(18),
+            DownReason::Misbehaved => out.put_u8(19),
+            DownReason::Silent { for_ } => {
+                out.put_u8(20);
+                out.put_varint(micros(for_));
+            }
+            // A reason that a later version of node communication adds: its kind is lost, not its meaning.
+            _ => out.put_u8(19),
+        },
+    }
+}
+
+fn reason(r: &mut Reader<'_>) -> Result<ChangeReason, ParseError> {
+    Ok(match r.u8("reason")? {
+        0 => ChangeReason::Joined,
+        1 => ChangeReason::PartlyConnected,
+        2 => ChangeReason::NoAnswer,
+        16 => ChangeReason::Down(DownReason::Left),
+        17 => ChangeReason::Down(DownReason::LastGasp),
+        18 => ChangeReason::Down(DownReason::Superseded),
+        19 => ChangeReason::Down(DownReason::Misbehaved),
+        20 => ChangeReason::Down(DownReason::Silent { for_: Duration::from_micros(r.varint("silence")?) }),
+        _ => return Err(r.error("reason", Malformed::OutOfRange)),
+    })
+}
+
+pub(crate) fn put_view(out: &mut Vec<u8>, view: &View) {
+    put_number(out, view.number);
+    put_ballot(out, view.ballot);
+    put_members(out, &view.members);
+    put_members(out, &view.previous);
+    out.put_length(view.causes.len());
+    for cause in &view.causes {
+        out.put_instance(cause.instance);
+        put_reason(out, cause.reason);
+    }
+    out.put_u32(view.quorum);
+}
+
+pub(crate) fn view(r: &mut Reader<'_>) -> Result<View, ParseError> {
+    let (number, ballot) = (number(r)?, ballot(r)?);
+    let (members, previous) = (members(r)?, members(r)?);
+    if members.is_empty() || number.0 == 0 || members.iter().any(|m| m.joined > number) {
+        return Err(r.error("view", Malformed::OutOfRange));
+    }
+    let n = r.length("causes", INSTANCES_MAX)?;
+    let mut causes: Vec<Cause> = Vec::with_capacity(n.min(r.remaining() / 21));
+    for _ in 0..n {
+        causes.push(Cause { instance: r.instance("cause")?, reason: reason(r)? });
+    }
+    Ok(View { number, ballot, members, previous, causes, quorum: r.u32("quorum")? })
+}
+
+pub(super) fn put_proposal(out: &mut Vec<u8>, proposal: &Proposal) {
+    put_view(out, &proposal.view);
+    out.put_length(proposal.states.len());
+    for (instance, state) in &proposal.states {
+        out.put_instance(*instance);
+        out.put_prefixed(state);
+    }
+}
+
+pub(super) fn proposal(r: &mut Reader<'_>) -> Result<Proposal, ParseError> {
+    let view = view(r)?;
+    let n = r.length("states", NODES_MAX)?;
+    let mut states = Vec::with_capacity(n.min(r.remaining() / 21));
+    for _ in 0..n {
+        states.push((r.instance("state of")?, upper_state(r)?));
+    }
+    Ok(Proposal { view, states })
+}
+
+pub(super) fn upper_state(r: &mut Reader<'_>) -> Result<Bytes, ParseError> {
+    let n = r.length("upper state", UPPER_STATE_MAX)?;
+    Ok(Bytes::copy_from_slice(r.take("upper state", n)?))
+}
+
+pub(crate) fn put_vote_config(out: &mut Vec<u8>, votes: &VoteConfig) {
+    out.put_length(votes.nodes.len());
+    for n in &votes.nodes {
+        out.put_node(n.node);
+        out.put_u32(n.votes);
+    }
+    out.put_u32(votes.quorum);
+}
+
+pub(crate) fn vote_config(r: &mut Reader<'_>) -> Result<VoteConfig, ParseError> {
+    let n = r.length("vote configuration", NODES_MAX)?;
+    let mut nodes: Vec<NodeVotes> = Vec::with_capacity(n.min(r.remaining() / 8));
+    for _ in 0..n {
+        let entry = NodeVotes::new(r.node("node")?, r.u32("votes")?);
+        if nodes.last().is_some_and(|last| last.node >= entry.node) {
+            return Err(r.error("vote configuration", Malformed::OutOfRange));
+        }
+        nodes.push(entry);
+    }
+    Ok(VoteConfig { nodes, quorum: r.u32("quorum")? })
+}
+
+/// Microseconds, rounded down; saturates.
+pub(super) fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX).min(pils::wire::VARINT_MAX)
+}

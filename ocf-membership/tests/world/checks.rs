@@ -1,0 +1,108 @@
+//! The properties that every run is checked for after every step.
+//!
+//! | property | source |
+//! |---|---|
+//! | M1 one view per number | agreement on a chain of primaries |
+//! | M2 numbers grow at each node | across restarts too |
+//! | M3 self in every installed view | self inclusion |
+//! | Q1 active periods of primaries that exclude each other never overlap | lease, in the time of the world |
+//! | Q2 each primary remembers the one before | memory rule |
+//! | Q4 nobody acts for longer than a lease without a quorum | lease |
+
+use super::{DETECTION, MS, World};
+use ocf_membership::{Proposal, View, ViewNumber};
+use pils::{NodeId, NodeInstance};
+use std::collections::BTreeMap;
+
+#[derive(Default)]
+pub struct Checks {
+    pub violation: Option<String>,
+    pub views: BTreeMap<ViewNumber, View>,
+    last: BTreeMap<NodeId, ViewNumber>,
+    lives: BTreeMap<NodeInstance, ViewNumber>,
+    pub flushes: u64,
+}
+
+impl Checks {
+    fn fail(&mut self, text: String) {
+        self.violation.get_or_insert(text);
+    }
+
+    pub fn flush(&mut self, local: NodeInstance, proposal: &Proposal) {
+        self.flushes += 1;
+        let (view, states) = (&proposal.view, &proposal.states);
+        if !states.iter().any(|(i, _)| *i == local) || states.windows(2).any(|p| p[0].0 >= p[1].0) {
+            self.fail(format!("flush of {local} for {} without its state, or unsorted", view.number));
+        }
+        for (instance, _) in states {
+            if !view.members.iter().any(|m| m.instance == *instance && m.joined < view.number) {
+                self.fail(format!("{instance} has a state but does not continue into {}", view.number));
+            }
+        }
+    }
+
+    pub fn installed(&mut self, local: NodeInstance, view: &View) {
+        if !view.contains(local) {
+            self.fail(format!("M3: {local} installed {} without itself", view.number));
+        }
+        match self.views.get(&view.number) {
+            Some(other) if other != view => {
+                let text = format!("M1: two views {}: {other:?} and, at {local}, {view:?}", view.number);
+                self.fail(text);
+            }
+            Some(_) => {}
+            None => {
+                self.remembers(view);
+                self.views.insert(view.number, view.clone());
+            }
+        }
+        if self.last.get(&local.node).is_some_and(|last| *last >= view.number) {
+            self.fail(format!("M2: {local} installed {} after {:?}", view.number, self.last[&local.node]));
+        }
+        self.last.insert(local.node, view.number);
+        let own = view.members.iter().find(|m| m.instance == local).expect("checked");
+        if own.joined < view.number && self.lives.get(&local).is_none_or(|n| n.0 + 1 != view.number.0) {
+            self.fail(format!("{local} continues into {} without the view before", view.number));
+        }
+        self.lives.insert(local, view.number);
+    }
+
+    fn remembers(&mut self, view: &View) {
+        let Some(former) = self.views.get(&ViewNumber(view.number.0 - 1)) else { return };
+        let all: u32 = former.members.iter().map(|m| m.votes).sum();
+        let here = |node: NodeId| view.members.iter().any(|m| m.instance.node == node);
+        let shared: u32 = former.members.iter().filter(|m| here(m.instance.node)).map(|m| m.votes).sum();
+        if shared + former.quorum <= all {
+            let (a, b) = (former.clone(), view.clone());
+            self.fail(format!("Q2: {a:?} is followed by {b:?}"));
+        }
+    }
+
+    pub fn active(&mut self, world: &World) {
+        if self.violation.is_some() {
+            return;
+        }
+        let acting = |i: &usize| world.nodes[*i].active.is_some() && !world.is_paused(*i);
+        let acting: Vec<usize> = (0..world.nodes.len()).filter(acting).collect();
+        for i in &acting {
+            let (node, number) = (&world.nodes[*i], world.nodes[*i].active.expect("acting"));
+            for j in &acting {
+                let newer = world.nodes[*j].active.expect("acting");
+                if newer > number && self.views.get(&newer).is_some_and(|v| !v.contains(node.local)) {
+                    let text = format!(
+                        "Q1: at {} ms {} acts in {number} while {} acts in {newer} without it",
+                        world.now / MS,
+                        node.local,
+                        world.nodes[*j].local
+                    );
+                    self.fail(text);
+                }
+            }
+            let quorum = self.views.get(&number).map_or(0, |v| v.quorum);
+            let alone = node.alone_since.is_some_and(|at| world.now - at > DETECTION * 102 / 100 + 40 * MS);
+            if alone && quorum > 1 {
+                self.fail(format!("Q4: {} acts in {number} though it is alone", node.local));
+            }
+        }
+    }
+}

@@ -1,0 +1,647 @@
+//! A cluster in virtual time: production cores, a fake network, disks, clocks and upper layers, all from one seed.
+
+pub mod checks;
+
+use bytes::Bytes;
+use checks::Checks;
+use core::time::Duration;
+use ocf_comm::DownReason;
+use ocf_membership::{
+    Ballot, BlankRecord, Config, Consensus, Durability, Event, Input, NodeVotes, Output, PersistToken,
+    Sabotage, ViewNumber,
+};
+use pils::{Incarnation, Instant, Layer, NodeId, NodeInstance, Rng};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+
+/// Nanoseconds of a millisecond.
+pub const MS: u64 = 1_000_000;
+/// Detection timeout of the fake node communication.
+pub const DETECTION: u64 = 500 * MS;
+const TICK: u64 = 20 * MS;
+
+/// What a seed chooses for a whole run.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub nodes: usize,
+    pub durability: Durability,
+    /// Longest delays, in nanoseconds.
+    pub network: u64,
+    pub disk: u64,
+    pub upper: u64,
+    /// Chance of a slow answer of a disk or an upper layer.
+    pub slow: f64,
+    pub persist_fails: f64,
+    /// Nodes' clocks are wrong by up to this many parts per million.
+    pub drift: u64,
+    pub faults: BTreeSet<Fault>,
+    /// Mean time between faults.
+    pub pause_between: u64,
+    /// How long faults go on.
+    pub trouble: u64,
+    pub sabotage: Option<Sabotage>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    Crash,
+    LastGasp,
+    Leave,
+    LoseDisk,
+    Partition,
+    CutLink,
+    OneWay,
+    Pause,
+}
+
+pub const FAULTS: [Fault; 8] = [
+    Fault::Crash,
+    Fault::LastGasp,
+    Fault::Leave,
+    Fault::LoseDisk,
+    Fault::Partition,
+    Fault::CutLink,
+    Fault::OneWay,
+    Fault::Pause,
+];
+
+impl Plan {
+    pub fn from_seed(rng: &mut Rng) -> Self {
+        let nodes = *rng.pick(&[2, 3, 3, 3, 4, 5, 5]).expect("a list");
+        let durability = if rng.chance(0.75) { Durability::Durable } else { Durability::Volatile };
+        let faults = FAULTS.iter().copied().filter(|_| rng.chance(0.6)).collect();
+        Self {
+            nodes,
+            durability,
+            network: rng.between(MS / 5, 8 * MS),
+            disk: rng.between(MS / 5, 20 * MS),
+            upper: rng.between(MS / 5, 20 * MS),
+            slow: if rng.chance(0.3) { 0.1 } else { 0.0 },
+            persist_fails: if rng.chance(0.2) { 0.03 } else { 0.0 },
+            drift: if rng.chance(0.5) { 9_000 } else { 0 },
+            faults,
+            pause_between: rng.between(100, 700) * MS,
+            trouble: 5_000 * MS,
+            sabotage: None,
+        }
+    }
+}
+
+/// An input that owns its bytes, to wait in a queue.
+#[derive(Clone, Debug)]
+pub enum Owned {
+    Up(NodeInstance),
+    Down(NodeInstance, DownReason),
+    Message(NodeInstance, Bytes),
+    Persisted(PersistToken),
+    PersistFailed(PersistToken),
+    Blocked(Ballot, Bytes),
+    Flushed(Ballot),
+    Synced(ViewNumber),
+}
+
+#[derive(Clone, Debug)]
+enum Action {
+    Tick,
+    Timer(usize),
+    Deliver { from: NodeInstance, to: NodeInstance, message: Bytes },
+    Give(NodeInstance, Owned),
+    Written { by: NodeInstance, token: PersistToken, record: Bytes, fails: bool },
+    Resume(usize, u32),
+    Start(usize),
+    Fault,
+}
+
+pub struct Node {
+    pub core: Option<Consensus>,
+    pub local: NodeInstance,
+    lives: u64,
+    pub disk: Option<Bytes>,
+    paused: bool,
+    pauses: u32,
+    inbox: Vec<Owned>,
+    /// Parts per million that this node's clock is fast, plus a million.
+    rate: u64,
+    armed: Option<u64>,
+    /// Whom its communication has reported up, and when each was last heard.
+    pub up: BTreeMap<usize, NodeInstance>,
+    heard: BTreeMap<usize, u64>,
+    pub active: Option<ViewNumber>,
+    pub alone_since: Option<u64>,
+}
+
+pub struct World {
+    pub now: u64,
+    pub plan: Plan,
+    pub rng: Rng,
+    pub nodes: Vec<Node>,
+    queue: BinaryHeap<Reverse<(u64, u64)>>,
+    actions: BTreeMap<u64, Action>,
+    sequence: u64,
+    /// cut[(a, b)]: nothing that a sends arrives at b.
+    pub cut: BTreeSet<(usize, usize)>,
+    last_delivery: BTreeMap<(NodeInstance, NodeInstance), u64>,
+    held: BTreeMap<(NodeInstance, NodeInstance), Vec<Bytes>>,
+    /// Messages of a dead sender to this receiver are lost from here on.
+    lost: BTreeSet<(NodeInstance, NodeInstance)>,
+    healing: bool,
+    pub checks: Checks,
+    pub config: Config,
+}
+
+impl World {
+    pub fn new(plan: Plan, mut rng: Rng) -> Self {
+        let config = Config {
+            durability: plan.durability,
+            blank_record: BlankRecord::WaitForAll,
+            answer_timeout: Duration::from_millis(600),
+            flush_timeout: Duration::from_millis(1_500),
+            ..Config::new((1..=plan.nodes).map(|n| NodeVotes::new(id(n - 1), 1)))
+        };
+        let nodes = (0..plan.nodes)
+            .map(|i| Node {
+                core: None,
+                local: NodeInstance::new(id(i), Incarnation::new(0)),
+                lives: 0,
+                disk: None,
+                paused: false,
+                pauses: 0,
+                inbox: Vec::new(),
+                rate: 1_000_000 - plan.drift + rng.below(2 * plan.drift + 1),
+                armed: None,
+                up: BTreeMap::new(),
+                heard: BTreeMap::new(),
+                active: None,
+                alone_since: None,
+            })
+            .collect();
+        let mut world = Self {
+            now: 0,
+            plan,
+            rng,
+            nodes,
+            queue: BinaryHeap::new(),
+            actions: BTreeMap::new(),
+            sequence: 0,
+            cut: BTreeSet::new(),
+            last_delivery: BTreeMap::new(),
+            held: BTreeMap::new(),
+            lost: BTreeSet::new(),
+            healing: false,
+            checks: Checks::default(),
+            config,
+        };
+        for i in 0..world.nodes.len() {
+            let at = world.rng.below(100 * MS);
+            world.at(at, Action::Start(i));
+        }
+        world.at(TICK, Action::Tick);
+        world
+    }
+
+    /// Faults for a while, then none until the cluster must have healed. Returns what was violated first.
+    pub fn run(&mut self) -> Result<(), String> {
+        let first = 1_000 * MS + self.rng.below(500 * MS);
+        self.at(first, Action::Fault);
+        self.run_until(first + self.plan.trouble);
+        self.heal();
+        // Longest hold, one slow flush, and a give-up, each twice.
+        let mut healed_at = None;
+        for _ in 0..60 {
+            self.run_until(self.now + 500 * MS);
+            if self.is_whole() {
+                healed_at = Some(self.now);
+                break;
+            }
+            if self.checks.violation.is_some() {
+                break;
+            }
+        }
+        self.checks.violation.clone().map_or(Ok(()), Err)?;
+        if healed_at.is_none() {
+            return Err(format!("M6: not one whole view after {} ms: {}", self.now / MS, self.describe()));
+        }
+        self.run_until(self.now + 700 * MS);
+        if self.checks.violation.is_none() && !self.is_whole() {
+            return Err(format!("M6: the view did not last: {}", self.describe()));
+        }
+        self.checks.violation.clone().map_or(Ok(()), Err)
+    }
+
+    pub fn run_until(&mut self, end: u64) {
+        while let Some(Reverse((at, sequence))) = self.queue.peek().copied() {
+            if at > end || self.checks.violation.is_some() {
+                break;
+            }
+            self.queue.pop();
+            let Some(action) = self.actions.remove(&sequence) else { continue };
+            self.now = at;
+            self.act(action);
+        }
+        self.now = self.now.max(end);
+    }
+
+    fn at(&mut self, time: u64, action: Action) {
+        self.sequence += 1;
+        self.queue.push(Reverse((time.max(self.now), self.sequence)));
+        self.actions.insert(self.sequence, action);
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Tick => {
+                self.detect();
+                self.at(self.now + TICK, Action::Tick);
+            }
+            Action::Timer(i) => {
+                let due = self.nodes[i].armed.is_some_and(|at| at <= self.now) && !self.nodes[i].paused;
+                if due {
+                    self.nodes[i].armed = None;
+                    self.call(i, None);
+                }
+            }
+            Action::Deliver { from, to, message } => self.deliver(from, to, message),
+            Action::Give(to, input) => {
+                let i = index(to);
+                if self.nodes[i].core.is_some() && self.nodes[i].local == to {
+                    self.call(i, Some(input));
+                }
+            }
+            Action::Written { by, token, record, fails } => {
+                let i = index(by);
+                if self.nodes[i].core.is_none() || self.nodes[i].local != by {
+                    return;
+                }
+                let input = if fails {
+                    Owned::PersistFailed(token)
+                } else {
+                    self.nodes[i].disk = Some(record);
+                    Owned::Persisted(token)
+                };
+                self.call(i, Some(input));
+            }
+            Action::Resume(i, pauses) => {
+                if self.nodes[i].pauses == pauses {
+                    self.resume(i);
+                }
+            }
+            Action::Start(i) => self.start(i),
+            Action::Fault => self.fault(),
+        }
+    }
+
+    fn deliver(&mut self, from: NodeInstance, to: NodeInstance, message: Bytes) {
+        let (a, b) = (index(from), index(to));
+        if self.nodes[b].core.is_none() || self.nodes[b].local != to || self.lost.contains(&(from, to)) {
+            return;
+        }
+        let up = self.nodes[b].up.get(&a) == Some(&from);
+        let waiting = self.held.get(&(from, to)).is_some_and(|h| !h.is_empty());
+        if self.cut.contains(&(a, b)) || !up || waiting {
+            self.held.entry((from, to)).or_default().push(message);
+            return;
+        }
+        self.call(b, Some(Owned::Message(from, message)));
+    }
+
+    /// What the links held back arrives, in order.
+    fn release(&mut self, from: NodeInstance, to: NodeInstance) {
+        for message in self.held.remove(&(from, to)).unwrap_or_default() {
+            let b = index(to);
+            if self.nodes[b].core.is_some() && self.nodes[b].local == to {
+                self.call(b, Some(Owned::Message(from, message)));
+            }
+        }
+    }
+
+    /// The fake failure detector of every node.
+    fn detect(&mut self) {
+        let n = self.nodes.len();
+        for i in 0..n {
+            if self.nodes[i].core.is_none() || self.nodes[i].paused {
+                continue;
+            }
+            let mut heard_any = false;
+            for j in (0..n).filter(|j| *j != i) {
+                let alive = self.nodes[j].core.is_some() && !self.nodes[j].paused;
+                let heard = alive && !self.cut.contains(&(j, i));
+                heard_any |= heard && !self.cut.contains(&(i, j));
+                let known = self.nodes[i].up.get(&j).copied();
+                let peer = self.nodes[j].local;
+                if heard {
+                    let both = !self.cut.contains(&(i, j));
+                    self.nodes[i].heard.insert(j, self.now);
+                    if known == Some(peer) {
+                        if self.held.get(&(peer, self.nodes[i].local)).is_some_and(|h| !h.is_empty()) {
+                            self.release(peer, self.nodes[i].local);
+                        }
+                        continue;
+                    }
+                    if both {
+                        if let Some(old) = known {
+                            self.call(i, Some(Owned::Down(old, DownReason::Superseded)));
+                        }
+                        self.nodes[i].up.insert(j, peer);
+                        self.call(i, Some(Owned::Up(peer)));
+                        self.release(peer, self.nodes[i].local);
+                    }
+                } else if let Some(peer) = known {
+                    let last = self.nodes[i].heard.get(&j).copied().unwrap_or(0);
+                    if self.now - last > DETECTION {
+                        self.nodes[i].up.remove(&j);
+                        let for_ = Duration::from_nanos(self.now - last);
+                        self.call(i, Some(Owned::Down(peer, DownReason::Silent { for_ })));
+                    }
+                }
+            }
+            let alone = &mut self.nodes[i].alone_since;
+            *alone = if heard_any { None } else { Some(alone.unwrap_or(self.now)) };
+        }
+        self.check();
+    }
+
+    fn start(&mut self, i: usize) {
+        if self.nodes[i].core.is_some() {
+            return;
+        }
+        let node = &mut self.nodes[i];
+        node.lives += 1;
+        node.local = NodeInstance::new(id(i), Incarnation::new(u128::from(node.lives) << 100 | i as u128));
+        node.up.clear();
+        node.heard.clear();
+        node.inbox.clear();
+        node.paused = false;
+        node.active = None;
+        node.alone_since = None;
+        let (local, disk, seed) = (node.local, node.disk.clone(), self.rng.next_u64());
+        let now = self.local_time(i);
+        let core = Consensus::new(now, self.config.clone(), local, disk.as_deref(), Rng::new(seed));
+        let mut core = core.expect("a record that was written can be read");
+        if let Some(bug) = self.plan.sabotage {
+            core.sabotage(bug);
+        }
+        self.nodes[i].core = Some(core);
+        self.drain(i);
+    }
+
+    /// Ends a life. What it sent may or may not arrive.
+    fn stop(&mut self, i: usize, told: Option<DownReason>) {
+        let local = self.nodes[i].local;
+        if self.nodes[i].core.take().is_none() {
+            return;
+        }
+        self.nodes[i].active = None;
+        self.nodes[i].armed = None;
+        let peers: Vec<usize> = (0..self.nodes.len()).filter(|j| *j != i).collect();
+        for j in peers {
+            let to = self.nodes[j].local;
+            if told.is_none() && self.rng.chance(0.5) {
+                self.lost.insert((local, to));
+            }
+            self.held.remove(&(to, local));
+            let Some(reason) = told else { continue };
+            let knows = self.nodes[j].up.get(&i) == Some(&local);
+            if knows && !self.cut.contains(&(i, j)) && self.nodes[j].core.is_some() {
+                // What it sent before arrives before.
+                self.nodes[j].up.remove(&i);
+                self.lost.insert((local, to));
+                self.call(j, Some(Owned::Down(local, reason)));
+            }
+        }
+    }
+
+    fn resume(&mut self, i: usize) {
+        if !core::mem::take(&mut self.nodes[i].paused) || self.nodes[i].core.is_none() {
+            return;
+        }
+        let now = self.now;
+        self.nodes[i].heard.values_mut().for_each(|at| *at = now);
+        if self.rng.chance(0.5) {
+            self.call(i, None);
+        }
+        for input in core::mem::take(&mut self.nodes[i].inbox) {
+            if self.nodes[i].core.is_some() {
+                self.call(i, Some(input));
+            }
+        }
+        if self.nodes[i].core.is_some() {
+            self.call(i, None);
+        }
+    }
+
+    fn fault(&mut self) {
+        if self.healing {
+            return;
+        }
+        let faults: Vec<Fault> = self.plan.faults.iter().copied().collect();
+        let i = usize::try_from(self.rng.below(self.nodes.len() as u64)).expect("few nodes");
+        let j = (i + 1 + usize::try_from(self.rng.below(self.nodes.len() as u64 - 1)).expect("few"))
+            % self.nodes.len();
+        // Some of the faults end by themselves.
+        if self.rng.chance(0.35) {
+            self.cut.clear();
+        }
+        match self.rng.pick(&faults) {
+            None => {}
+            Some(Fault::Crash) => self.end(i, None),
+            Some(Fault::LastGasp) => self.end(i, Some(DownReason::LastGasp)),
+            Some(Fault::Leave) => self.end(i, Some(DownReason::Left)),
+            Some(Fault::LoseDisk) => {
+                // At most one disk at a time is empty, else nobody remembers.
+                let others = self.nodes.iter().enumerate().filter(|(k, _)| *k != i);
+                if others.clone().all(|(_, n)| n.core.as_ref().is_some_and(|c| c.view().is_some())) {
+                    self.end(i, None);
+                    self.nodes[i].disk = None;
+                }
+            }
+            Some(Fault::Partition) => {
+                let side = self.rng.next_u64();
+                let n = self.nodes.len();
+                for (a, b) in (0..n).flat_map(|a| (0..n).map(move |b| (a, b))) {
+                    if (side >> a & 1) != (side >> b & 1) {
+                        self.cut.insert((a, b));
+                    }
+                }
+            }
+            Some(Fault::CutLink) => {
+                self.cut.extend([(i, j), (j, i)]);
+            }
+            Some(Fault::OneWay) => {
+                self.cut.insert((i, j));
+            }
+            Some(Fault::Pause) => {
+                let for_ = *self.rng.pick(&[100, 250, 400, 600, 1_000, 2_500]).expect("a list") * MS;
+                self.nodes[i].paused = true;
+                self.nodes[i].pauses += 1;
+                let pauses = self.nodes[i].pauses;
+                self.at(self.now + for_, Action::Resume(i, pauses));
+            }
+        }
+        let next = self.rng.below(2 * self.plan.pause_between);
+        self.at(self.now + next, Action::Fault);
+    }
+
+    fn end(&mut self, i: usize, told: Option<DownReason>) {
+        self.stop(i, told);
+        let back = self.rng.between(20, 1_500) * MS;
+        self.at(self.now + back, Action::Start(i));
+    }
+
+    fn heal(&mut self) {
+        self.healing = true;
+        self.plan.persist_fails = 0.0;
+        self.plan.slow = 0.0;
+        self.cut.clear();
+        for i in 0..self.nodes.len() {
+            self.resume(i);
+            self.start(i);
+        }
+    }
+
+    /// True if all nodes are active in one view that has them all.
+    pub fn is_whole(&self) -> bool {
+        let views: Vec<_> = self.nodes.iter().map(|n| n.core.as_ref().and_then(|c| c.view())).collect();
+        views.iter().all(|v| v.is_some_and(|v| v.members.len() == self.nodes.len()))
+            && views.windows(2).all(|pair| pair[0] == pair[1])
+            && self.nodes.iter().all(|n| n.active.is_some())
+    }
+
+    pub fn describe(&self) -> String {
+        let nodes = self.nodes.iter().map(|n| match &n.core {
+            Some(core) => {
+                let s = core.snapshot();
+                let members: Vec<NodeInstance> =
+                    s.view.iter().flat_map(|v| v.members.iter().map(|m| m.instance)).collect();
+                format!(
+                    "\n  {} {} newest {} members {members:?} suspended {} vote {} synced {} reachable {:?} desired {:?} promised {}",
+                    n.local, s.state, s.newest, s.suspended, s.has_vote, s.synced, s.reachable, s.desired, s.promised
+                )
+            }
+            None => format!("\n  {} stopped", n.local),
+        });
+        nodes.collect()
+    }
+
+    pub fn local_time(&self, i: usize) -> Instant {
+        let wide = u128::from(self.now) * u128::from(self.nodes[i].rate) / 1_000_000;
+        Instant::from_nanos(u64::try_from(wide).expect("short runs"))
+    }
+
+    fn global_time(&self, i: usize, at: Instant) -> u64 {
+        let rate = u128::from(self.nodes[i].rate);
+        let wide = (u128::from(at.as_nanos()) * 1_000_000).div_ceil(rate);
+        u64::try_from(wide).unwrap_or(u64::MAX)
+    }
+
+    /// Calls a node: with an input, or because of its timer.
+    fn call(&mut self, i: usize, input: Option<Owned>) {
+        let now = self.local_time(i);
+        let node = &mut self.nodes[i];
+        if node.paused {
+            node.inbox.extend(input);
+            return;
+        }
+        let Some(core) = &mut node.core else { return };
+        match &input {
+            None => core.handle_timeout(now),
+            Some(Owned::Up(p)) => core.handle(now, Input::Up(*p)),
+            Some(Owned::Down(p, r)) => core.handle(now, Input::Down(*p, *r)),
+            Some(Owned::Message(from, message)) => {
+                core.handle(now, Input::Message { from: *from, message });
+            }
+            Some(Owned::Persisted(t)) => core.handle(now, Input::Persisted(*t)),
+            Some(Owned::PersistFailed(t)) => core.handle(now, Input::PersistFailed(*t)),
+            Some(Owned::Blocked(ballot, state)) => {
+                core.handle(now, Input::Blocked { ballot: *ballot, state: state.clone() });
+            }
+            Some(Owned::Flushed(ballot)) => core.handle(now, Input::Flushed { ballot: *ballot }),
+            Some(Owned::Synced(number)) => core.handle(now, Input::Synced(*number)),
+        }
+        core.check_invariants();
+        self.drain(i);
+        self.check();
+    }
+
+    fn delay(&mut self, most: u64) -> u64 {
+        if self.rng.chance(self.plan.slow) { self.rng.below(900 * MS) } else { self.rng.below(most) }
+    }
+
+    fn drain(&mut self, i: usize) {
+        let local = self.nodes[i].local;
+        while let Some(output) = self.nodes[i].core.as_mut().and_then(Layer::poll_output) {
+            match output {
+                Output::Send { to, message, .. } => {
+                    let delay = self.rng.below(self.plan.network) + MS / 20;
+                    let last = self.last_delivery.entry((local, to)).or_default();
+                    *last = (*last).max(self.now + delay);
+                    let at = *last;
+                    self.at(at, Action::Deliver { from: local, to, message });
+                }
+                Output::Persist { token, record } => {
+                    let at = self.now + self.delay(self.plan.disk);
+                    let fails = self.rng.chance(self.plan.persist_fails);
+                    self.at(at, Action::Written { by: local, token, record, fails });
+                }
+                Output::Block { ballot } => {
+                    let at = self.now + self.delay(self.plan.upper);
+                    let state = Bytes::from(format!("{local}"));
+                    self.at(at, Action::Give(local, Owned::Blocked(ballot, state)));
+                }
+                Output::Flush { ballot, proposal } => {
+                    self.checks.flush(local, &proposal);
+                    let at = self.now + self.delay(self.plan.upper);
+                    self.at(at, Action::Give(local, Owned::Flushed(ballot)));
+                }
+                Output::Event(event) => self.on_event(i, event),
+                _ => {}
+            }
+        }
+        let next = self.nodes[i].core.as_ref().and_then(Layer::poll_timeout);
+        let next = next.map(|at| self.global_time(i, at).max(self.now));
+        if next != self.nodes[i].armed {
+            self.nodes[i].armed = next;
+            if let Some(at) = next {
+                self.at(at, Action::Timer(i));
+            }
+        }
+    }
+
+    fn on_event(&mut self, i: usize, event: Event) {
+        let local = self.nodes[i].local;
+        match event {
+            Event::Installed(view) => {
+                let number = view.number;
+                self.nodes[i].active = Some(number);
+                self.checks.installed(local, &view);
+                let joiner = view.joiners().any(|m| m.instance == local);
+                let donors = view.joiners().count() < view.members.len();
+                let wait = if joiner && donors { self.delay(50 * MS) } else { 0 };
+                self.at(self.now + wait, Action::Give(local, Owned::Synced(number)));
+            }
+            Event::NonPrimary(_) | Event::Suspended => self.nodes[i].active = None,
+            Event::Resumed => {
+                let view = self.nodes[i].core.as_ref().and_then(|c| c.view());
+                self.nodes[i].active = view.map(|v| v.number);
+            }
+            _ => {}
+        }
+    }
+
+    fn check(&mut self) {
+        let mut checks = core::mem::take(&mut self.checks);
+        checks.active(self);
+        self.checks = checks;
+    }
+
+    pub fn is_paused(&self, i: usize) -> bool {
+        self.nodes[i].paused
+    }
+}
+
+pub fn id(i: usize) -> NodeId {
+    NodeId::new(u32::try_from(i + 1).expect("few nodes"))
+}
+
+pub fn index(instance: NodeInstance) -> usize {
+    usize::try_from(instance.node.raw() - 1).expect("few nodes")
+}
