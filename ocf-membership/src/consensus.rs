@@ -67,6 +67,8 @@ pub struct Consensus {
     up: BTreeSet<NodeInstance>,
     down: BTreeMap<NodeInstance, DownReason>,
     statuses: BTreeMap<NodeInstance, Status>,
+    /// The last word of peers that fell silent: valid again if they come back.
+    parked: BTreeMap<NodeInstance, Status>,
     announced: Option<Status>,
     /// Instances that are not to be proposed, and until when.
     held: BTreeMap<NodeInstance, status::Hold>,
@@ -214,6 +216,7 @@ impl Consensus {
             up: BTreeSet::new(),
             down: BTreeMap::new(),
             statuses: BTreeMap::new(),
+            parked: BTreeMap::new(),
             announced: None,
             held: BTreeMap::new(),
             voteless,
@@ -363,6 +366,8 @@ impl Consensus {
     fn newest_known(&self) -> ViewNumber {
         let own = self.chosen.as_ref().map(|(view, _)| view.number);
         let record = self.record.as_ref().map(|r| r.view.number);
+        let record =
+            record.max(self.accepted.as_ref().map(|a| ViewNumber(a.accept.proposal.view.number.0 - 1)));
         let others = self.statuses.values().filter_map(|s| s.known.as_ref().map(|k| k.number)).max();
         own.max(record).max(others).unwrap_or_default()
     }

@@ -7,19 +7,34 @@ use ocf_membership::Sabotage;
 use pils::Rng;
 use world::{Plan, World};
 
-fn run(seed: u64, sabotage: Option<Sabotage>) -> Result<World, String> {
+fn world(seed: u64, sabotage: Option<Sabotage>) -> World {
     let mut rng = Rng::new(seed);
     let plan = Plan { sabotage, ..Plan::from_seed(&mut rng) };
-    let mut world = World::new(plan, rng);
+    World::new(plan, rng)
+}
+
+fn run(seed: u64, sabotage: Option<Sabotage>) -> Result<World, String> {
+    let mut world = world(seed, sabotage);
     match world.run() {
         Ok(()) => Ok(world),
         Err(text) => Err(format!("seed {seed}: {text}\n{:?}", world.plan)),
     }
 }
 
+/// The end of what led to the failure of a seed.
+fn story(seed: u64) -> String {
+    let mut world = world(seed, None);
+    world.log = Some(Vec::new());
+    let outcome = world.run();
+    let log = world.log.unwrap_or_default();
+    format!("{}\n{outcome:?}", log[log.len().saturating_sub(80)..].join("\n"))
+}
+
 fn run_all(seeds: core::ops::Range<u64>) {
-    let failures: Vec<String> = seeds.filter_map(|seed| run(seed, None).err()).collect();
-    assert!(failures.is_empty(), "{} seeds fail; the first:\n{}", failures.len(), failures[0]);
+    let failures: Vec<(u64, String)> =
+        seeds.filter_map(|seed| run(seed, None).err().map(|text| (seed, text))).collect();
+    let Some((seed, text)) = failures.first() else { return };
+    panic!("{} seeds fail; the first:\n{}\n{text}", failures.len(), story(*seed));
 }
 
 #[test]

@@ -165,10 +165,9 @@ impl Consensus {
         for member in &accept.proposal.view.members {
             self.acks.insert(member.instance, now);
         }
-        if let Some(installed) = &mut self.installed {
-            if installed.view.ballot == accept.proposal.view.ballot {
-                installed.under = accept.ballot;
-            }
+        let value = accept.proposal.view.ballot;
+        if let Some(installed) = self.installed.as_mut().filter(|i| i.view.ballot == value) {
+            installed.under = accept.ballot;
         }
         self.send(accept.ballot.proposer, &Message::Accepted { ballot: accept.ballot });
     }

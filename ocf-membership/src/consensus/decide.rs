@@ -41,14 +41,14 @@ impl Consensus {
         let (states, candidates) = (round.states.clone(), round.candidates.clone());
         let newest = states.values().filter_map(|(s, _)| s.chosen.as_ref()).max_by_key(|(v, _)| v.number);
         let newest = newest.cloned();
-        if let Some((view, _)) = &newest {
-            if self.bring_up(&states, view) {
-                self.restart_round(now);
-                return;
-            }
+        if newest.as_ref().is_some_and(|(view, _)| self.bring_up(&states, view)) {
+            self.restart_round(now);
+            return;
         }
         let agreed = newest.as_ref().map_or(ViewNumber(0), |(view, _)| view.number);
-        let top = entries(&states, agreed).into_iter().max_by_key(|e| (e.number, e.ballot));
+        let (refuted, possible): (Vec<Entry>, Vec<Entry>) =
+            entries(&states, agreed).into_iter().partition(|e| is_refuted(e, &states));
+        let top = possible.into_iter().max_by_key(|e| (e.number, e.ballot));
         let top = top.filter(|_| !self.is_sabotaged(Bug::Accepted));
         let former_votes = match (&top, &newest) {
             (Some(entry), _) => Some(&entry.votes),
@@ -66,13 +66,11 @@ impl Consensus {
             self.put_forward(now, &states, accepted.votes, accepted.proposal);
             return;
         }
-        let former = former(top, newest);
-        if let Some(former) = former.iter().find(|f| !remembers(f, &states, &candidates)) {
-            if !self.is_sabotaged(Bug::MemoryRule) {
-                tracing::debug!(node = %self.local, number = %former.number, "too few remember");
-                self.refuse_round(now, "too few of the last primary are here");
-                return;
-            }
+        let former = former(top, refuted, newest);
+        let forgotten = former.iter().any(|f| !remembers(f, &states, &candidates));
+        if forgotten && !self.is_sabotaged(Bug::MemoryRule) {
+            self.refuse_round(now, "too few of the last primary are here");
+            return;
         }
         let proposal = self.fresh(&states, former.first());
         let votes = self.votes.clone();
@@ -183,10 +181,7 @@ impl Consensus {
     }
 }
 
-/// What may have been agreed beyond `agreed`: accepted or recorded by someone, and not refuted.
-///
-/// A proposal needs every candidate of its ballot. If one of them is here, as the same instance or with the record of
-/// its disk, and has not accepted it, it never will: it has promised more.
+/// What was accepted, or recorded by an earlier life, beyond `agreed`.
 fn entries(states: &States, agreed: ViewNumber) -> Vec<Entry> {
     let accepted = states.values().filter_map(|(s, _)| s.accepted.as_ref()).map(|a| Entry {
         number: a.proposal.view.number,
@@ -202,18 +197,22 @@ fn entries(states: &States, agreed: ViewNumber) -> Vec<Entry> {
         votes: r.votes.clone(),
         view: r.view.clone(),
     });
-    let reached = |instance: &NodeInstance, entry: &Entry| match states.get(instance) {
-        Some((state, _)) => {
-            let accepted = state.accepted.as_ref().map(|a| (a.proposal.view.number, a.ballot));
-            let chosen = state.chosen.as_ref().is_some_and(|(v, _)| v.number >= entry.number);
-            chosen || accepted.is_some_and(|at| at >= (entry.number, entry.ballot))
-        }
-        // Another life of that node, or nobody: it may have accepted.
-        None => true,
+    accepted.chain(recorded).filter(|e| e.number > agreed).collect()
+}
+
+/// True if the proposal was certainly not agreed, and never will be.
+///
+/// It needs every candidate of its ballot. If one of them is here as the same instance and has not accepted it, it
+/// never will: it has promised more. That settles it only for the ballot in which the value was proposed first; a
+/// value that was proposed again may have been agreed in between.
+fn is_refuted(entry: &Entry, states: &States) -> bool {
+    let missed = |instance: &NodeInstance| {
+        let Some((state, _)) = states.get(instance) else { return false };
+        let accepted = state.accepted.as_ref().map(|a| (a.proposal.view.number, a.ballot));
+        let chosen = state.chosen.as_ref().is_some_and(|(v, _)| v.number >= entry.number);
+        !chosen && accepted.is_none_or(|at| at < (entry.number, entry.ballot))
     };
-    let possible =
-        |entry: &Entry| entry.number > agreed && entry.candidates.iter().all(|c| reached(c, entry));
-    accepted.chain(recorded).filter(possible).collect()
+    entry.ballot == entry.view.ballot && entry.candidates.iter().any(missed)
 }
 
 fn whole_proposal(states: &States, value: Ballot) -> Option<AcceptMessage> {
@@ -228,21 +227,34 @@ fn counted_votes(votes: &VoteConfig, states: &States, candidates: &[NodeInstance
     votes.sum(candidates.iter().copied().filter(counts))
 }
 
-/// What a fresh proposal follows: a recorded view that may have been agreed, and the one before it that certainly was.
-fn former(recorded: Option<Entry>, agreed: Option<(View, VoteConfig)>) -> Vec<Former> {
-    let recorded = recorded.map(|e| Former {
+/// What a fresh proposal follows, newest first: a recorded view that may have been agreed, what came before proposals
+/// that were not, and the view that certainly was.
+fn former(top: Option<Entry>, refuted: Vec<Entry>, agreed: Option<(View, VoteConfig)>) -> Vec<Former> {
+    let before = |e: &Entry| Former {
+        number: ViewNumber(e.number.0 - 1),
+        members: e.view.previous.clone(),
+        votes: e.votes.clone(),
+        only_recorded: true,
+    };
+    let recorded = top.iter().map(|e| Former {
         number: e.number,
-        members: e.view.members,
-        votes: e.votes,
+        members: e.view.members.clone(),
+        votes: e.votes.clone(),
         only_recorded: true,
     });
-    let agreed = agreed.map(|(view, votes)| Former {
+    let known = agreed.map(|(view, votes)| Former {
         number: view.number,
         members: view.members,
         votes,
         only_recorded: false,
     });
-    recorded.into_iter().chain(agreed).collect()
+    let mut all: Vec<Former> =
+        known.into_iter().chain(recorded).chain(top.iter().chain(&refuted).map(before)).collect();
+    // Stable: of two accounts of one view, the certain one.
+    all.sort_by_key(|f| core::cmp::Reverse(f.number));
+    all.dedup_by_key(|f| f.number);
+    all.retain(|f| f.number.0 > 0);
+    all
 }
 
 /// The memory rule: what a quorum of `former` held is known to some candidate, or its holders are certainly gone.

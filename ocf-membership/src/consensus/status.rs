@@ -6,6 +6,7 @@ use crate::wire::{Known, Message, Status};
 use crate::{ChangeReason, DropReason, Member, View, ViewNumber};
 use core::time::Duration;
 use ocf_comm::DownReason;
+use pils::wire::VARINT_MAX;
 use pils::{Instant, NodeInstance};
 
 /// Why an instance is not proposed for a while.
@@ -34,6 +35,11 @@ impl Consensus {
         }
         self.up.insert(peer);
         self.down.remove(&peer);
+        // A peer that did not notice the silence has no reason to repeat itself.
+        self.parked.retain(|p, _| p.node != peer.node || *p == peer);
+        if let Some(status) = self.parked.remove(&peer) {
+            self.statuses.insert(peer, status);
+        }
         // The row has changed, so everybody is told, the new peer too.
         self.announced = None;
         self.dirty = true;
@@ -42,7 +48,17 @@ impl Consensus {
 
     pub(super) fn on_down(&mut self, now: Instant, peer: NodeInstance, reason: DownReason) {
         let was_up = self.up.remove(&peer);
-        self.statuses.remove(&peer);
+        let status = self.statuses.remove(&peer);
+        if let Some(status) = status.filter(|_| !reason.is_final()) {
+            self.parked.insert(peer, status);
+        }
+        // In the resolution that travels, so that a cause is the same at every node.
+        let reason = if let DownReason::Silent { for_ } = reason {
+            let whole = u64::try_from(for_.as_micros()).unwrap_or(u64::MAX).min(VARINT_MAX);
+            DownReason::Silent { for_: Duration::from_micros(whole) }
+        } else {
+            reason
+        };
         if self.votes.nodes.iter().any(|n| n.node == peer.node) {
             self.down.insert(peer, reason);
         }
@@ -163,7 +179,7 @@ impl Consensus {
             if x == self.local {
                 return self.up.contains(&y);
             }
-            self.statuses.get(&x).map_or(!self.up.contains(&x), |s| s.row.binary_search(&y).is_ok())
+            self.statuses.get(&x).map_or_else(|| !self.up.contains(&x), |s| s.row.binary_search(&y).is_ok())
         };
         a.node != b.node && has(a, b) && has(b, a)
     }
@@ -173,8 +189,15 @@ impl Consensus {
     /// Weighed by votes, then members of the newest primary, then its senior, then the count, then the lowest ids.
     pub(super) fn desired(&self) -> Vec<NodeInstance> {
         let all = self.vertices();
-        let allowed: Vec<NodeInstance> =
-            all.iter().copied().filter(|p| !self.is_held(*p) || *p == self.local).collect();
+        let (number, members) = self.newest_primary();
+        // Who is in the primary is not sent away for the past.
+        let inside = |p: NodeInstance| {
+            members.iter().any(|m| m.instance == p) && self.active_number(p) == Some(number)
+        };
+        let free = |p: &NodeInstance| {
+            *p == self.local || !self.is_held(*p) || inside(*p) && !self.is_held_for_no_answer(*p)
+        };
+        let allowed: Vec<NodeInstance> = all.iter().copied().filter(free).collect();
         let chosen = self.clique(&allowed);
         if allowed.len() < all.len() && self.votes.sum(chosen.iter().copied()) < self.votes.quorum {
             // Better an unstable primary than none.
@@ -304,6 +327,11 @@ impl Consensus {
 
     /// Holds back those whom an installed view excluded though they live, so that they do not come and go.
     pub(super) fn hold_excluded(&mut self, now: Instant, view: &View) {
+        for member in &view.members {
+            if let Some(hold) = self.held.get_mut(&member.instance) {
+                hold.released = true;
+            }
+        }
         for cause in &view.causes {
             if view.contains(cause.instance) || cause.instance == self.local {
                 continue;

@@ -9,6 +9,8 @@
 //! | Q2 each primary remembers the one before | memory rule |
 //! | Q4 nobody acts for longer than a lease without a quorum | lease |
 
+#![expect(unreachable_pub, reason = "a module of a test program has no outside")]
+
 use super::{DETECTION, MS, World};
 use ocf_membership::{Proposal, View, ViewNumber};
 use pils::{NodeId, NodeInstance};
@@ -41,7 +43,15 @@ impl Checks {
         }
     }
 
-    pub fn installed(&mut self, local: NodeInstance, view: &View) {
+    /// `amnesia`: nobody is in a primary and nothing is ever written, so that a new chain may begin.
+    pub fn installed(&mut self, local: NodeInstance, view: &View, amnesia: bool) {
+        if amnesia
+            && view.joiners().count() == view.members.len()
+            && self.views.get(&view.number) != Some(view)
+        {
+            self.views.clear();
+            self.last.clear();
+        }
         if !view.contains(local) {
             self.fail(format!("M3: {local} installed {} without itself", view.number));
         }
@@ -70,9 +80,16 @@ impl Checks {
     fn remembers(&mut self, view: &View) {
         let Some(former) = self.views.get(&ViewNumber(view.number.0 - 1)) else { return };
         let all: u32 = former.members.iter().map(|m| m.votes).sum();
+        let continues =
+            |x: NodeInstance| view.members.iter().any(|m| m.instance == x && m.joined < view.number);
         let here = |node: NodeId| view.members.iter().any(|m| m.instance.node == node);
-        let shared: u32 = former.members.iter().filter(|m| here(m.instance.node)).map(|m| m.votes).sum();
-        if shared + former.quorum <= all {
+        let sum = |keep: &dyn Fn(NodeInstance) -> bool| -> u32 {
+            former.members.iter().filter(|m| keep(m.instance)).map(|m| m.votes).sum()
+        };
+        let remember = sum(&continues);
+        let forgot = sum(&|x| here(x.node) && !continues(x));
+        let everybody = former.members.iter().all(|m| here(m.instance.node));
+        if remember + former.quorum <= all && forgot < former.quorum && !everybody {
             let (a, b) = (former.clone(), view.clone());
             self.fail(format!("Q2: {a:?} is followed by {b:?}"));
         }

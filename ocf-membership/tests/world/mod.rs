@@ -1,4 +1,5 @@
 //! A cluster in virtual time: production cores, a fake network, disks, clocks and upper layers, all from one seed.
+#![expect(unreachable_pub, reason = "a module of a test program has no outside")]
 
 pub mod checks;
 
@@ -146,6 +147,8 @@ pub struct World {
     lost: BTreeSet<(NodeInstance, NodeInstance)>,
     healing: bool,
     pub checks: Checks,
+    /// What happened, if asked for.
+    pub log: Option<Vec<String>>,
     pub config: Config,
 }
 
@@ -189,6 +192,7 @@ impl World {
             lost: BTreeSet::new(),
             healing: false,
             checks: Checks::default(),
+            log: None,
             config,
         };
         for i in 0..world.nodes.len() {
@@ -301,6 +305,7 @@ impl World {
             self.held.entry((from, to)).or_default().push(message);
             return;
         }
+        self.nodes[b].alone_since = None;
         self.call(b, Some(Owned::Message(from, message)));
     }
 
@@ -319,13 +324,19 @@ impl World {
         let n = self.nodes.len();
         for i in 0..n {
             if self.nodes[i].core.is_none() || self.nodes[i].paused {
+                self.nodes[i].alone_since = None;
                 continue;
             }
-            let mut heard_any = false;
+            let reached = |j: usize| {
+                let alive = self.nodes[j].core.is_some() && !self.nodes[j].paused;
+                alive && !self.cut.contains(&(j, i)) && !self.cut.contains(&(i, j))
+            };
+            let contact = (0..n).any(|j| j != i && reached(j));
+            let alone = &mut self.nodes[i].alone_since;
+            *alone = if contact { None } else { Some(alone.unwrap_or(self.now)) };
             for j in (0..n).filter(|j| *j != i) {
                 let alive = self.nodes[j].core.is_some() && !self.nodes[j].paused;
                 let heard = alive && !self.cut.contains(&(j, i));
-                heard_any |= heard && !self.cut.contains(&(i, j));
                 let known = self.nodes[i].up.get(&j).copied();
                 let peer = self.nodes[j].local;
                 if heard {
@@ -354,8 +365,6 @@ impl World {
                     }
                 }
             }
-            let alone = &mut self.nodes[i].alone_since;
-            *alone = if heard_any { None } else { Some(alone.unwrap_or(self.now)) };
         }
         self.check();
     }
@@ -441,7 +450,9 @@ impl World {
         if self.rng.chance(0.35) {
             self.cut.clear();
         }
-        match self.rng.pick(&faults) {
+        let picked = self.rng.pick(&faults).copied();
+        self.note(|| format!("fault {picked:?} of {} and {}", id(i), id(j)));
+        match picked {
             None => {}
             Some(Fault::Crash) => self.end(i, None),
             Some(Fault::LastGasp) => self.end(i, Some(DownReason::LastGasp)),
@@ -536,6 +547,10 @@ impl World {
     /// Calls a node: with an input, or because of its timer.
     fn call(&mut self, i: usize, input: Option<Owned>) {
         let now = self.local_time(i);
+        if let Some(input) = input.as_ref().filter(|input| !matches!(input, Owned::Message(..))) {
+            let (local, paused) = (self.nodes[i].local, self.nodes[i].paused);
+            self.note(|| format!("{local} gets {input:?}{}", if paused { " (paused)" } else { "" }));
+        }
         let node = &mut self.nodes[i];
         if node.paused {
             node.inbox.extend(input);
@@ -562,6 +577,13 @@ impl World {
         self.check();
     }
 
+    fn note(&mut self, text: impl FnOnce() -> String) {
+        let now = self.now / MS;
+        if let Some(log) = &mut self.log {
+            log.push(format!("{now:>6} {}", text()));
+        }
+    }
+
     fn delay(&mut self, most: u64) -> u64 {
         if self.rng.chance(self.plan.slow) { self.rng.below(900 * MS) } else { self.rng.below(most) }
     }
@@ -571,6 +593,9 @@ impl World {
         while let Some(output) = self.nodes[i].core.as_mut().and_then(Layer::poll_output) {
             match output {
                 Output::Send { to, message, .. } => {
+                    if !matches!(message[0], 8 | 9) {
+                        self.note(|| format!("{local} sends {to} a message of kind {}", message[0]));
+                    }
                     let delay = self.rng.below(self.plan.network) + MS / 20;
                     let last = self.last_delivery.entry((local, to)).or_default();
                     *last = (*last).max(self.now + delay);
@@ -588,6 +613,7 @@ impl World {
                     self.at(at, Action::Give(local, Owned::Blocked(ballot, state)));
                 }
                 Output::Flush { ballot, proposal } => {
+                    self.note(|| format!("{local} flushes in {ballot} for {}", proposal.view.number));
                     self.checks.flush(local, &proposal);
                     let at = self.now + self.delay(self.plan.upper);
                     self.at(at, Action::Give(local, Owned::Flushed(ballot)));
@@ -608,11 +634,14 @@ impl World {
 
     fn on_event(&mut self, i: usize, event: Event) {
         let local = self.nodes[i].local;
+        self.note(|| format!("{local} tells {event:?}"));
         match event {
             Event::Installed(view) => {
                 let number = view.number;
+                let amnesia = self.plan.durability == Durability::Volatile
+                    && self.nodes.iter().all(|n| n.active.is_none());
                 self.nodes[i].active = Some(number);
-                self.checks.installed(local, &view);
+                self.checks.installed(local, &view, amnesia);
                 let joiner = view.joiners().any(|m| m.instance == local);
                 let donors = view.joiners().count() < view.members.len();
                 let wait = if joiner && donors { self.delay(50 * MS) } else { 0 };
