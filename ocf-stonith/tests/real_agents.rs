@@ -70,7 +70,10 @@ fn the_metadata_of_every_installed_agent_is_understood() {
             Err(error) => bad.push(format!("{name}: {error}")),
         }
     }
-    assert_eq!((good + bad.len(), &bad), (agents.len(), &Vec::new()));
+    assert_eq!(good + bad.len(), agents.len());
+    // A tool for a person, which has no metadata.
+    bad.retain(|line| !line.starts_with("fence_ack_manual: "));
+    assert_eq!(bad, Vec::<String>::new());
 }
 
 #[test]
