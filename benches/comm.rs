@@ -87,8 +87,8 @@ fn main() {
 /// What an application does on a reactor.
 trait Application: Send + 'static {
     fn on(&mut self, event: Event, endpoint: &mut Endpoint, now: Instant);
-    /// Called when all events of a turn are handled; true if it called the endpoint.
-    fn turn(&mut self, endpoint: &mut Endpoint, now: Instant) -> bool;
+    /// Called when all events of a turn are handled.
+    fn turn(&mut self, _endpoint: &mut Endpoint, _now: Instant) {}
 }
 
 /// Runs an application on the reactor's thread.
@@ -114,13 +114,16 @@ impl<A: Application> Host<Endpoint> for OnReactor<A> {
 
     fn command(&mut self, _endpoint: &mut Endpoint, _now: Instant, (): ()) {}
 
-    fn settled(&mut self, endpoint: &mut Endpoint, now: Instant) -> bool {
-        let mut called = false;
-        while let Some(event) = self.events.pop_front() {
+    fn answer(&mut self, endpoint: &mut Endpoint, now: Instant) {
+        while let Some(event) = self.events.pop_front().or_else(|| endpoint.poll_event()) {
             self.application.on(event, endpoint, now);
-            called = true;
         }
-        self.application.turn(endpoint, now) | called
+        self.application.turn(endpoint, now);
+    }
+
+    fn settled(&mut self, _endpoint: &mut Endpoint, _now: Instant) -> bool {
+        // Another round for events that came up while packets were built.
+        !self.events.is_empty()
     }
 
     fn recycle(&mut self, endpoint: &mut Endpoint, buffer: Vec<u8>) {
@@ -274,10 +277,6 @@ impl Application for Pinger {
             other => panic!("a quiet loopback, yet {other:?}"),
         }
     }
-
-    fn turn(&mut self, _endpoint: &mut Endpoint, _now: Instant) -> bool {
-        false
-    }
 }
 
 struct Echo;
@@ -288,10 +287,6 @@ impl Application for Echo {
             endpoint.consumed(now, from, lane, message.len());
             endpoint.send(now, from, lane, channel, message).expect("one message fits");
         }
-    }
-
-    fn turn(&mut self, _endpoint: &mut Endpoint, _now: Instant) -> bool {
-        false
     }
 }
 
@@ -318,13 +313,12 @@ impl Application for Source {
         }
     }
 
-    fn turn(&mut self, endpoint: &mut Endpoint, now: Instant) -> bool {
-        let Some(to) = self.to else { return false };
-        let mut called = false;
+    fn turn(&mut self, endpoint: &mut Endpoint, now: Instant) {
+        let Some(to) = self.to else { return };
         loop {
             match endpoint.send(now, to, Lane::Small, CHANNEL, self.message.clone()) {
-                Ok(()) => called = true,
-                Err(SendError::Full { .. }) => return called,
+                Ok(()) => {}
+                Err(SendError::Full { .. }) => return,
                 Err(error) => panic!("a quiet loopback, yet {error}"),
             }
         }
@@ -367,10 +361,6 @@ impl Application for Sink {
             endpoint.consumed(now, from, lane, message.len());
             self.count(message.len());
         }
-    }
-
-    fn turn(&mut self, _endpoint: &mut Endpoint, _now: Instant) -> bool {
-        false
     }
 }
 

@@ -32,14 +32,20 @@ pub trait Host<L: Layer> {
     /// Makes an input of received datagrams.
     fn input<'a>(&mut self, received: Received<'a>) -> L::Input<'a>;
 
+    /// Everything that arrived in this turn was handled, and no output was asked for yet. An application that lives on
+    /// the reactor's thread answers here: what it sends shares packets with what the layer sends anyway.
+    fn answer(&mut self, layer: &mut L, now: Instant) {
+        let _: (&mut L, Instant) = (layer, now);
+    }
+
     /// Carries out one output. Outputs come in the order in which the layer gave them.
     fn carry_out(&mut self, now: Instant, output: L::Output, io: &mut Io);
 
     /// Runs a command from the inbox: by `layer.handle` or a request. What the layer then wants is carried out next.
     fn command(&mut self, layer: &mut L, now: Instant, command: Self::Command);
 
-    /// Every output so far was carried out. For work once per turn, such as waking the application or answering the
-    /// events of the turn. Returns true if it called the layer: what that leads to is then carried out in this turn.
+    /// Every output so far was carried out. For work once per turn, such as waking the application. Returns true if it
+    /// called the layer: what that leads to is then carried out in this turn.
     fn settled(&mut self, layer: &mut L, now: Instant) -> bool {
         let _: (&mut L, Instant) = (layer, now);
         false
@@ -97,6 +103,7 @@ impl<L: Layer, H: Host<L>> Engine<L, H> {
             if self.deadline.is_some_and(|deadline| deadline <= now) {
                 self.layer.handle_timeout(now);
             }
+            self.host.answer(&mut self.layer, now);
             while let Some(output) = self.layer.poll_output() {
                 self.host.carry_out(now, output, &mut self.io);
                 self.recycle();
