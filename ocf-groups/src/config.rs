@@ -15,6 +15,8 @@ pub struct Config {
     /// How long a report of what is held may wait for a batch to travel in, default 1 ms. It goes at once if a safe
     /// message waits for it.
     pub report_delay: Duration,
+    /// In a view change, how long to wait for what one member was asked for before everyone is asked, default 50 ms.
+    pub fetch_retry: Duration,
     /// Largest state that `offer_state` takes, in bytes, default 64 MiB.
     pub state_max: usize,
     /// State travels in pieces of this many bytes, default 1 MiB; between 1 and 15 MiB.
@@ -40,6 +42,7 @@ impl Default for Config {
             message_max: 16 * MIB - 4096,
             batch: 32 * 1024,
             report_delay: Duration::from_millis(1),
+            fetch_retry: Duration::from_millis(50),
             state_max: 64 * MIB,
             state_piece: MIB,
             transfer_buffer: 64 * MIB,

@@ -145,8 +145,19 @@ pub enum Event {
         /// What another member offered.
         state: Bytes,
     },
-    /// The local member's group went on without it (this node was outside the primary partition): what it has is
-    /// stale. It joins again by itself, and gets `State`, unless it leaves.
+    /// The local member waited for the group's state, and nobody is left who has it: it goes on without, as the first
+    /// member of a group would.
+    StateLost {
+        /// The group.
+        group: Arc<str>,
+        /// The local member.
+        member: MemberId,
+        /// From here on.
+        position: Position,
+    },
+    /// The local member's group went on without it (this node was outside the primary partition, or too much waited
+    /// for the member's state): what it has is stale. It joins again by itself, and gets `State`; but not if it
+    /// was leaving, then this is the end of its membership.
     Reset {
         /// The group.
         group: Arc<str>,

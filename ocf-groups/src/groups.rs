@@ -1,75 +1,293 @@
+use crate::flush::Plan;
+use crate::stats::{Stats, Window};
+use crate::stream::Stream;
+use crate::table::Table;
+use crate::wire::Item;
 use crate::{
-    Config, Event, Guarantee, Input, JoinError, LeaveError, MemberId, OfferError, Output, Position, SendError,
+    Config, GROUP_NAME_MAX, Guarantee, Input, JoinError, LeaveError, MemberId, OfferError, Output, Position,
+    SendError,
 };
-use bytes::Bytes;
-use ocf_membership::{View, ViewNumber};
+use bytes::{Bytes, BytesMut};
+use local::{Gates, Phase, Transfer};
+use ocf_membership::{Ballot, View};
 use pils::{Instant, Layer, NodeInstance};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+mod change;
+mod local;
+mod receive;
+mod turn;
+
 /// Process groups on one ordered stream: a sans-IO [`Layer`].
+///
+/// Below it are circuits: reliable, FIFO in each lane, broken only by the death of an incarnation. Beside it is
+/// membership. Requests and inputs only change memory; the batch for the peers is closed when
+/// [`poll_output`](Layer::poll_output) has nothing else to return, so a caller that handles several inputs before it
+/// polls gets larger batches.
+///
+/// ```
+/// use bytes::Bytes;
+/// use ocf_groups::{Config, Event, Groups, Guarantee, Input, Output};
+/// use ocf_membership::{Ballot, Member, View, ViewNumber};
+/// use pils::{Incarnation, Instant, Layer, NodeId, NodeInstance};
+///
+/// let me = NodeInstance::new(NodeId::new(1), Incarnation::new(77));
+/// let member = Member { instance: me, joined: ViewNumber(1), votes: 1 };
+/// let view = View {
+///     number: ViewNumber(1),
+///     ballot: Ballot { round: 1, proposer: me },
+///     members: vec![member],
+///     previous: vec![],
+///     causes: vec![],
+///     quorum: 1,
+/// };
+/// let mut groups = Groups::new(Config::default(), me);
+/// groups.handle(Instant::ZERO, Input::Installed(&view));
+/// groups.join(Instant::ZERO, "chat", 0)?;
+/// while groups.poll_output().is_some() {}
+/// groups.send(Instant::ZERO, "chat", 0, Guarantee::Safe, Bytes::from_static(b"hello"))?;
+/// let Some(Output::Event(Event::Message { payload, .. })) = groups.poll_output() else { panic!() };
+/// assert_eq!(payload, "hello");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Groups {
     config: Config,
     local: NodeInstance,
+    now: Instant,
     view: Option<View>,
+    /// Inside the primary partition, as far as membership said.
+    primary: bool,
+    suspended: bool,
+    /// A view change is under way; its latest ballot.
+    blocked: Option<Ballot>,
+    /// Of the view installed last.
+    stream: Option<Stream>,
+    sync: Sync,
+    /// Proposals for the next view, latest last.
+    plans: Vec<Plan>,
+    table: Table,
+    locals: BTreeMap<Arc<str>, BTreeMap<u32, Phase>>,
+    /// Local members that wait for the state of their group.
+    unstated: BTreeSet<(u32, u32)>,
+    gates: BTreeMap<u32, Gates>,
+    transfers: BTreeMap<(u32, u32, Position), Transfer>,
+    /// Own items that have no place in this node's sequence yet.
+    queue: VecDeque<Item>,
+    /// Cost of own items that are queued or not consumed by every member.
+    own_bytes: usize,
+    /// Own items delivered here and not consumed by every member: place in the order, cost.
+    ledger: VecDeque<(u64, usize)>,
+    /// A send was refused.
+    full: bool,
+    /// Items here without gap that have no stamp yet, in order of arrival (sequencer only).
+    to_stamp: VecDeque<(u32, u64)>,
+    batch: BytesMut,
+    /// Last report of (held, consumed).
+    reported: (u64, u64),
+    report_at: Option<Instant>,
+    report_now: bool,
+    /// When to ask again for what a flush misses.
+    fetch_at: Option<Instant>,
+    early: VecDeque<(NodeInstance, Bytes)>,
+    early_bytes: usize,
+    sends: VecDeque<Output>,
     outputs: VecDeque<Output>,
+    /// Something changed since the last turn.
+    dirty: bool,
+    stats: Stats,
+    #[cfg(feature = "testing")]
+    sabotage: Option<Sabotage>,
+}
+
+/// Whether this node has the table of groups of its view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sync {
+    Synced,
+    /// It is on its way; the ordered stream waits.
+    Waiting,
+    /// It cannot come before the next view; the ordered stream is passed over.
+    Lost,
+}
+
+/// A bug put back, to prove that the checkers find it.
+#[cfg(feature = "testing")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Sabotage {
+    /// Delivers safe messages as if they were agreed.
+    SafeWithoutQuorum,
+    /// Answers a flush at once, whatever is missing.
+    SkipFetch,
+    /// Frees a message when it is delivered here, whoever else holds it.
+    FreeOnOwnDelivery,
+    /// Takes in messages of the old view after it reported what it holds.
+    KeepIntake,
+    /// Puts a member's messages in the order of their arrival over all lanes.
+    IgnoreSequence,
+    /// Leaves the view change's own unordered messages behind.
+    ForgetUnordered,
+    /// Lets the stream of a group go on before the state has come.
+    OpenGates,
 }
 
 impl Groups {
-    /// A core that has seen no view.
+    /// A core that has seen no view. Until it has, joins are kept and sends refused.
     #[must_use]
     pub fn new(config: Config, local: NodeInstance) -> Self {
-        Self { config, local, view: None, outputs: VecDeque::new() }
+        let table = Table::new(&config, local);
+        let batch = config.batch.saturating_mul(2);
+        Self {
+            config,
+            local,
+            now: Instant::ZERO,
+            view: None,
+            primary: false,
+            suspended: false,
+            blocked: None,
+            stream: None,
+            sync: Sync::Waiting,
+            plans: Vec::new(),
+            table,
+            locals: BTreeMap::new(),
+            unstated: BTreeSet::new(),
+            gates: BTreeMap::new(),
+            transfers: BTreeMap::new(),
+            queue: VecDeque::new(),
+            own_bytes: 0,
+            ledger: VecDeque::new(),
+            full: false,
+            to_stamp: VecDeque::new(),
+            batch: BytesMut::with_capacity(batch),
+            reported: (0, 0),
+            report_at: None,
+            report_now: false,
+            fetch_at: None,
+            early: VecDeque::new(),
+            early_bytes: 0,
+            sends: VecDeque::new(),
+            outputs: VecDeque::new(),
+            dirty: false,
+            stats: Stats::default(),
+            #[cfg(feature = "testing")]
+            sabotage: None,
+        }
     }
 
-    /// Joins a group; it becomes effective at an [`Event::Membership`] that names the member.
+    /// Joins a group, and creates it if nobody is in it. Allowed at any time: it becomes effective at an
+    /// [`Event::Membership`](crate::Event::Membership) that names the member, once this node is in the primary
+    /// partition. `local` tells the members of this node apart.
     ///
     /// # Errors
     /// See [`JoinError`]; nothing changed.
-    pub fn join(&mut self, _now: Instant, group: &str, local: u32) -> Result<MemberId, JoinError> {
-        let _: &Config = &self.config;
-        Err(JoinError::AlreadyMember { group: Arc::from(group), local })
+    pub fn join(&mut self, now: Instant, group: &str, local: u32) -> Result<MemberId, JoinError> {
+        if group.is_empty() || group.len() > GROUP_NAME_MAX {
+            return Err(JoinError::Name(group.len()));
+        }
+        if self.phase(group, local).is_some() {
+            return Err(JoinError::AlreadyMember { group: Arc::from(group), local });
+        }
+        let members: usize = self.locals.values().map(BTreeMap::len).sum();
+        if members >= self.config.members_max {
+            return Err(JoinError::TooManyMembers(members));
+        }
+        self.now = now;
+        let sent = self.sync == Sync::Synced;
+        let name: Arc<str> = Arc::from(group);
+        if sent {
+            self.enqueue(Item::Join { local, name: Arc::clone(&name) });
+        }
+        self.locals.entry(name).or_default().insert(local, Phase::Joining { sent });
+        Ok(MemberId { instance: self.local, local })
     }
 
-    /// Leaves a group; nothing is delivered to it after the [`Event::Membership`] that says so.
+    /// Leaves a group. Nothing is delivered to it after the [`Event::Membership`](crate::Event::Membership) that says
+    /// so; a join that was not sent yet is taken back without an event.
     ///
     /// # Errors
     /// See [`LeaveError`]; nothing changed.
-    pub fn leave(&mut self, _now: Instant, group: &str, _local: u32) -> Result<(), LeaveError> {
-        Err(LeaveError::NotMember(Arc::from(group)))
+    pub fn leave(&mut self, now: Instant, group: &str, local: u32) -> Result<(), LeaveError> {
+        let name = || Arc::from(group);
+        match self.phase(group, local) {
+            None | Some(Phase::Leaving) => return Err(LeaveError::NotMember(name())),
+            Some(Phase::Joining { sent: false }) => self.forget_local(group, local),
+            Some(Phase::Joining { sent: true } | Phase::Member { .. }) => {
+                self.set_phase(group, local, Phase::Leaving);
+                self.enqueue(Item::Leave { local, name: name() });
+            }
+        }
+        self.now = now;
+        Ok(())
     }
 
-    /// Sends to all members of a group, the sender included.
+    /// Sends to all members of a group, the sender included. During a view change the message is queued and ordered in
+    /// the next view. If this node is excluded before the message is ordered, it is lost, and the members get
+    /// [`Event::Reset`](crate::Event::Reset).
+    ///
+    /// `payload` is not copied here; it is kept until every member has consumed the message.
     ///
     /// # Errors
-    /// See [`SendError`]; nothing changed.
-    #[expect(clippy::too_many_arguments, reason = "the contract of the request: time, who, what")]
+    /// See [`SendError`]; nothing changed. After [`SendError::Full`], [`Event::Writable`](crate::Event::Writable) says
+    /// when half of the window is free; then one message of any size is accepted.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the contract of the request: time, from whom, to whom, what"
+    )]
     pub fn send(
         &mut self,
-        _now: Instant,
+        now: Instant,
         group: &str,
-        _local: u32,
-        _guarantee: Guarantee,
-        _payload: Bytes,
+        local: u32,
+        guarantee: Guarantee,
+        payload: Bytes,
     ) -> Result<(), SendError> {
-        Err(SendError::NotMember(Arc::from(group)))
+        if !self.primary {
+            return Err(SendError::NotPrimary);
+        }
+        let Some(Phase::Member { group: number }) = self.phase(group, local) else {
+            return Err(SendError::NotMember(Arc::from(group)));
+        };
+        if payload.len() > self.config.message_max {
+            return Err(SendError::TooLarge { size: payload.len(), limit: self.config.message_max });
+        }
+        let item = Item::Data { group: number, local, guarantee, payload };
+        let limit = self.config.window;
+        if self.own_bytes.saturating_add(item.cost()) > limit && self.own_bytes > limit / 2 {
+            self.full = true;
+            return Err(SendError::Full { queued: self.own_bytes, limit });
+        }
+        self.now = now;
+        self.enqueue(item);
+        Ok(())
     }
 
-    /// Answers [`Event::StateWanted`].
+    /// Answers [`Event::StateWanted`](crate::Event::StateWanted) with the state as of that event.
     ///
     /// # Errors
-    /// See [`OfferError`]; nothing changed.
-    #[expect(clippy::too_many_arguments, reason = "the contract of the request: time, who, what")]
+    /// See [`OfferError`]; nothing changed. [`OfferError::NotWanted`] is no fault of the caller: the joiner may be gone
+    /// by now, or another event may follow that asks for a later state.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the contract of the request: time, for whom, as of when, what"
+    )]
     pub fn offer_state(
         &mut self,
-        _now: Instant,
+        now: Instant,
         group: &str,
-        _joiner: MemberId,
+        joiner: MemberId,
         position: Position,
-        _state: Bytes,
+        state: Bytes,
     ) -> Result<(), OfferError> {
-        Err(OfferError::NotWanted { group: Arc::from(group), position })
+        if state.len() > self.config.state_max {
+            return Err(OfferError::TooLarge { size: state.len(), limit: self.config.state_max });
+        }
+        let Some(number) = self.wanted_from_here(group, joiner, position) else {
+            return Err(OfferError::NotWanted { group: Arc::from(group), position });
+        };
+        self.now = now;
+        self.offer(number, joiner, position, state);
+        Ok(())
     }
 
     /// Who this node is.
@@ -84,46 +302,154 @@ impl Groups {
         self.view.as_ref()
     }
 
-    /// Members of a group, most senior first; empty if there is no such group.
+    /// True if this node is in the primary partition and has the table of groups.
     #[must_use]
-    pub fn members(&self, _group: &str) -> Vec<MemberId> {
-        Vec::new()
+    pub fn is_synced(&self) -> bool {
+        self.primary && self.sync == Sync::Synced
+    }
+
+    /// Members of a group, most senior first, as of the last position delivered here; empty if there is no such group.
+    #[must_use]
+    pub fn members(&self, group: &str) -> Vec<MemberId> {
+        self.table.named(group).map(|(_, g)| g.members.iter().map(|e| e.id).collect()).unwrap_or_default()
+    }
+
+    /// Names of all groups of the cluster, sorted.
+    pub fn groups(&self) -> impl Iterator<Item = &str> {
+        self.table.names().map(|n| &**n)
+    }
+
+    /// How full the window of this node is.
+    #[must_use]
+    pub const fn window(&self) -> Window {
+        Window { used: self.own_bytes, limit: self.config.window }
+    }
+
+    /// Last position delivered here.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        self.stream
+            .as_ref()
+            .map_or_else(Position::default, |s| Position { view: s.number, sequence: s.delivered })
+    }
+
+    /// How much of the order of the current view this node holds without gap, and how much of it was freed because
+    /// every member holds it. For tests of the latter.
+    #[must_use]
+    pub fn held_and_freed(&self) -> (u64, u64) {
+        self.stream.as_ref().map_or((0, 0), |s| (s.held, s.freed))
+    }
+
+    /// Counters since the start.
+    #[must_use]
+    pub const fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// Puts a bug back.
+    #[cfg(feature = "testing")]
+    pub const fn sabotage(&mut self, what: Sabotage) {
+        self.sabotage = Some(what);
     }
 
     /// Checks what must hold between calls; for tests and simulators. O(everything).
     ///
     /// # Errors
     /// The invariant that does not hold.
-    pub const fn check_invariants(&self) -> Result<(), &'static str> {
+    pub fn check_invariants(&self) -> Result<(), &'static str> {
+        if let Some(stream) = &self.stream {
+            stream.check()?;
+        }
+        self.table.check()?;
+        let queued: usize = self.queue.iter().map(Item::cost).sum();
+        if queued > self.own_bytes {
+            return Err("queued messages count against the window");
+        }
+        if self.own_bytes > self.config.window.saturating_add(self.config.message_max).saturating_add(1 << 20)
+        {
+            return Err("the window bounds one's own messages");
+        }
+        if self.early_bytes > self.config.early_max || self.transfers.len() > self.config.transfers_max {
+            return Err("what waits is bounded");
+        }
         Ok(())
     }
+
+    /// Nothing is taken in, ordered or delivered.
+    const fn is_frozen(&self) -> bool {
+        !self.primary || self.blocked.is_some()
+    }
+
+    fn enqueue(&mut self, item: Item) {
+        self.own_bytes += item.cost();
+        self.queue.push_back(item);
+        self.dirty = true;
+    }
+
+    #[cfg(feature = "testing")]
+    fn is(&self, bug: Sabotage) -> bool {
+        self.sabotage == Some(bug)
+    }
 }
+
+/// True if the bug was put back; never, without the feature `testing`.
+macro_rules! sabotaged {
+    ($groups:expr, $bug:ident) => {{
+        #[cfg(feature = "testing")]
+        let yes = $groups.is(crate::groups::Sabotage::$bug);
+        #[cfg(not(feature = "testing"))]
+        let yes = false;
+        yes
+    }};
+}
+use sabotaged;
 
 impl Layer for Groups {
     type Input<'a> = Input<'a>;
     type Output = Output;
 
-    fn handle(&mut self, _now: Instant, input: Input<'_>) {
+    fn handle(&mut self, now: Instant, input: Input<'_>) {
+        self.now = now;
         match input {
-            Input::Block(ballot) => self.outputs.push_back(Output::Blocked(ballot, Bytes::new())),
-            Input::Flush(ballot, _) => self.outputs.push_back(Output::Flushed(ballot)),
-            Input::Installed(view) => {
-                self.view = Some(view.clone());
-                self.outputs.push_back(Output::Event(Event::View(view.clone())));
-                let number: ViewNumber = view.number;
-                self.outputs.push_back(Output::Synced(number));
+            Input::Message { from, message } => self.on_message(from, message),
+            Input::Block(ballot) => self.on_block(ballot),
+            Input::Flush(ballot, proposal) => self.on_flush(ballot, proposal),
+            Input::Installed(view) => self.on_installed(view),
+            Input::NonPrimary => self.on_non_primary(),
+            Input::Suspended => self.suspended = true,
+            Input::Resumed => {
+                self.suspended = false;
+                self.dirty = true;
             }
-            Input::Message { .. } | Input::NonPrimary | Input::Suspended | Input::Resumed => {}
         }
     }
 
-    fn handle_timeout(&mut self, _now: Instant) {}
+    fn handle_timeout(&mut self, now: Instant) {
+        self.now = now;
+        if self.report_at.is_some_and(|at| at <= now) {
+            self.report_at = None;
+            self.report_now = true;
+            self.dirty = true;
+        }
+        if self.fetch_at.is_some_and(|at| at <= now) {
+            self.fetch_at = None;
+            self.retry_flush();
+        }
+    }
 
     fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        loop {
+            if let Some(output) = self.sends.pop_front().or_else(|| self.outputs.pop_front()) {
+                return Some(output);
+            }
+            if !self.dirty {
+                return None;
+            }
+            self.turn();
+        }
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        None
+        self.report_at.into_iter().chain(self.fetch_at).min()
     }
 }

@@ -1,0 +1,224 @@
+//! One turn: give own messages their place, stamp, deliver, report, close the batch.
+
+use super::{Groups, Sync, sabotaged};
+use crate::wire::{Item, head_len, start_batch, write_have, write_stamp};
+use crate::{Event, MemberId, Output, Position};
+use ocf_comm::Lane;
+use pils::NodeInstance;
+use std::sync::Arc;
+
+/// Runs in one stamp frame, at most.
+const RUNS_MAX: usize = 2048;
+
+impl Groups {
+    pub(super) fn turn(&mut self) {
+        self.dirty = false;
+        if self.is_frozen() || self.stream.is_none() {
+            return;
+        }
+        self.take_own();
+        self.stamp();
+        if let Some(stream) = &mut self.stream {
+            stream.advance_held();
+            stream.advance_stable();
+        }
+        self.deliver();
+        self.settle_stable();
+        self.report();
+        self.close_batch();
+        self.dirty |= !self.queue.is_empty() || !self.to_stamp.is_empty();
+    }
+
+    /// Moves queued messages into the sequence of this node, up to one batch.
+    fn take_own(&mut self) {
+        let Some(stream) = &mut self.stream else { return };
+        if self.sync != Sync::Synced {
+            return;
+        }
+        let alone = stream.peers.is_empty();
+        let mut bytes = 0;
+        while let Some(item) = self.queue.front() {
+            let size = item.wire_len();
+            let large = size > self.config.batch;
+            if bytes > 0 && (large || bytes + size > self.config.batch) {
+                break;
+            }
+            let Some(item) = self.queue.pop_front() else { break };
+            let lseq = stream.inbox(stream.me).contiguous + 1;
+            if !alone {
+                if bytes == 0 {
+                    // One allocation serves several small batches.
+                    self.batch.reserve(size + head_len(stream.number, lseq));
+                    start_batch(&mut self.batch, stream.number, lseq);
+                }
+                item.write(&mut self.batch);
+            }
+            if large && !alone {
+                let message = self.batch.split().freeze();
+                self.sends.push_back(Output::Send {
+                    to: Arc::clone(&stream.peers),
+                    lane: Lane::Bulk,
+                    message,
+                });
+                self.stats.batches += 1;
+            }
+            bytes += size;
+            stream.append(item);
+            self.stats.sent += 1;
+            if stream.is_sequencer() {
+                note_arrival(&mut self.to_stamp, stream.me, 1);
+            }
+            if large {
+                break;
+            }
+        }
+    }
+
+    /// Gives stamps to what has arrived since the last turn.
+    fn stamp(&mut self) {
+        let Some(stream) = &mut self.stream else { return };
+        if self.to_stamp.is_empty() {
+            return;
+        }
+        let n = self.to_stamp.len().min(RUNS_MAX);
+        let runs: Vec<(u32, u64)> = self.to_stamp.drain(..n).collect();
+        let first = stream.stamped + 1;
+        if !stream.peers.is_empty() {
+            if self.batch.is_empty() {
+                start_batch(&mut self.batch, stream.number, stream.inbox(stream.me).contiguous + 1);
+            }
+            write_stamp(&mut self.batch, first, &runs);
+        }
+        let joined = stream.stamp(first, &runs);
+        debug_assert!(joined, "the sequencer's own stamps follow each other");
+        self.stats.stamped += stream.stamped + 1 - first;
+    }
+
+    fn deliver(&mut self) {
+        if self.suspended || self.sync == Sync::Waiting {
+            return;
+        }
+        let ignore_quorum = sabotaged!(self, SafeWithoutQuorum);
+        loop {
+            let Some(stream) = &mut self.stream else { return };
+            let Some((member, lseq, place)) = stream.next(ignore_quorum) else { return };
+            self.deliver_one(member, lseq, place);
+        }
+    }
+
+    /// Delivers one place of the order, which must be the next.
+    pub(super) fn deliver_one(&mut self, member: u32, lseq: u64, place: u64) {
+        let Some(stream) = &mut self.stream else { return };
+        let item = stream.item(member, lseq).cloned();
+        stream.pass(member);
+        let sender = stream.inbox(member).instance;
+        let own = member == stream.me;
+        let position = Position { view: stream.number, sequence: place };
+        let Some(item) = item else { return };
+        if own {
+            self.ledger.push_back((place, item.cost()));
+        }
+        self.stats.delivered += 1;
+        if self.sync == Sync::Synced {
+            self.apply(position, sender, item);
+        }
+    }
+
+    fn apply(&mut self, position: Position, instance: NodeInstance, item: Item) {
+        let mut effects = Vec::new();
+        match item {
+            Item::Data { group: number, local, guarantee, payload } => {
+                let sender = MemberId { instance, local };
+                let Some(group) = self.table.get(number) else { return };
+                if group.here == 0 || group.entry(sender).is_none() {
+                    return;
+                }
+                let group = Arc::clone(&group.name);
+                let event = Event::Message { group, sender, position, guarantee, payload };
+                if self.gates.is_empty() {
+                    self.outputs.push_back(Output::Event(event));
+                } else {
+                    self.emit(number, event);
+                }
+                return;
+            }
+            Item::Join { local, name } => {
+                self.table.join(position, MemberId { instance, local }, &name, &mut effects);
+            }
+            Item::Leave { local, name } => {
+                self.table.leave(position, MemberId { instance, local }, &name, &mut effects);
+            }
+            Item::Stated { group, local } => self.table.stated(MemberId { instance, local }, group),
+        }
+        self.carry_out(position, effects);
+    }
+
+    /// Frees what every member holds, and opens the window for what every member has consumed.
+    fn settle_stable(&mut self) {
+        let free_early = sabotaged!(self, FreeOnOwnDelivery);
+        let Some(stream) = &mut self.stream else { return };
+        stream.advance_stable();
+        stream.release(if free_early { stream.delivered } else { stream.stable_all });
+        while let Some((place, cost)) = self.ledger.front().copied()
+            && place <= stream.consumed_all
+        {
+            self.ledger.pop_front();
+            self.own_bytes = self.own_bytes.saturating_sub(cost);
+        }
+        self.say_writable();
+    }
+
+    pub(super) fn say_writable(&mut self) {
+        if self.full && self.own_bytes <= self.config.window / 2 {
+            self.full = false;
+            self.outputs.push_back(Output::Event(Event::Writable));
+        }
+    }
+
+    /// Says what this node holds: with the batch that goes anyway, at once if a safe message waits, else soon.
+    fn report(&mut self) {
+        let Some(stream) = &self.stream else { return };
+        let now = (stream.held, stream.delivered);
+        let due = core::mem::take(&mut self.report_now);
+        if stream.peers.is_empty() || now == self.reported {
+            self.report_at = None;
+            return;
+        }
+        let urgent = stream.safe_waiting > 0 && now.0 > self.reported.0;
+        if self.batch.is_empty() && !urgent && !due {
+            if self.report_at.is_none() {
+                self.report_at = Some(self.now + self.config.report_delay);
+            }
+            return;
+        }
+        self.reported = now;
+        self.report_at = None;
+        if self.batch.is_empty() {
+            start_batch(&mut self.batch, stream.number, stream.inbox(stream.me).contiguous + 1);
+            write_have(&mut self.batch, now.0, now.1);
+            let message = self.batch.split().freeze();
+            self.sends.push_back(Output::Send { to: Arc::clone(&stream.peers), lane: Lane::Urgent, message });
+            self.stats.batches += 1;
+        } else {
+            write_have(&mut self.batch, now.0, now.1);
+        }
+    }
+
+    fn close_batch(&mut self) {
+        let Some(stream) = &self.stream else { return };
+        if self.batch.is_empty() {
+            return;
+        }
+        let message = self.batch.split().freeze();
+        self.sends.push_back(Output::Send { to: Arc::clone(&stream.peers), lane: Lane::Small, message });
+        self.stats.batches += 1;
+    }
+}
+
+/// Notes that `count` more items of a member wait for their stamp.
+pub(super) fn note_arrival(to_stamp: &mut std::collections::VecDeque<(u32, u64)>, member: u32, count: u64) {
+    match to_stamp.back_mut() {
+        Some(last) if last.0 == member => last.1 += count,
+        _ => to_stamp.push_back((member, count)),
+    }
+}

@@ -1,0 +1,28 @@
+//! V2: nothing is delivered that was not sent with that content, group, sender and guarantee, and nothing twice.
+
+use super::{Entry, History, Violation};
+use crate::Event;
+use std::collections::{BTreeMap, BTreeSet};
+
+pub(super) fn check(history: &History) -> Result<(), Violation> {
+    let mut sent = BTreeMap::new();
+    for entry in history.logs.values().flat_map(|l| &l.entries) {
+        if let Entry::Sent { group, sender, guarantee, payload } = entry {
+            sent.insert(payload.clone(), (group, *sender, *guarantee));
+        }
+    }
+    for (instance, log) in &history.logs {
+        let mut seen = BTreeSet::new();
+        for event in log.events() {
+            let Event::Message { group, sender, position, guarantee, payload } = event else { continue };
+            if sent.get(payload) != Some(&(group, *sender, *guarantee)) {
+                let what = format!("{instance} delivers at {position} what {sender:?} never sent");
+                return Err(Violation::new("V2", what));
+            }
+            if !seen.insert(payload) {
+                return Err(Violation::new("V2", format!("{instance} delivers twice, again at {position}")));
+            }
+        }
+    }
+    Ok(())
+}
