@@ -122,8 +122,6 @@ pub enum Sabotage {
     SkipFetch,
     /// Frees a message when it is delivered here, whoever else holds it.
     FreeOnOwnDelivery,
-    /// Takes in messages of the old view after it reported what it holds.
-    KeepIntake,
     /// Puts a member's messages in the order of their arrival over all lanes.
     IgnoreSequence,
     /// Leaves the view change's own unordered messages behind.
@@ -203,7 +201,7 @@ impl Groups {
     }
 
     /// Leaves a group. Nothing is delivered to it after the [`Event::Membership`](crate::Event::Membership) that says
-    /// so; a join that was not sent yet is taken back without an event.
+    /// so; a join that was not sent yet is taken back without an event ([`Groups::is_local`] is false then).
     ///
     /// # Errors
     /// See [`LeaveError`]; nothing changed.
@@ -312,6 +310,12 @@ impl Groups {
     #[must_use]
     pub fn members(&self, group: &str) -> Vec<MemberId> {
         self.table.named(group).map(|(_, g)| g.members.iter().map(|e| e.id).collect()).unwrap_or_default()
+    }
+
+    /// True if that member of this node is in the group, or on its way into or out of it.
+    #[must_use]
+    pub fn is_local(&self, group: &str, local: u32) -> bool {
+        self.phase(group, local).is_some()
     }
 
     /// Names of all groups of the cluster, sorted.

@@ -20,6 +20,10 @@ pub(crate) enum Status {
         donor: MemberId,
         position: Position,
     },
+    /// Nobody is known to have the state; whether this member has it will show in the order.
+    Orphan,
+    /// Nobody is known to have the state, and this member has said that it has not.
+    Denied,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +36,7 @@ pub(crate) struct Entry {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Group {
     pub(crate) name: Arc<str>,
-    /// Most senior first. Never empty, and one of them is ready.
+    /// Most senior first. Never empty. While none is ready, none is pending.
     pub(crate) members: Vec<Entry>,
     /// How many of them live here. Not part of what the nodes share.
     pub(crate) here: usize,
@@ -67,7 +71,13 @@ pub(crate) enum Effect {
         /// A member lived here before or lives here now.
         here: bool,
     },
-    /// Nobody is left who has the state: this member goes on without.
+    /// Nobody is known to have the state: the member says whether it has (`ask`, once), and waits.
+    Orphaned {
+        group: u32,
+        member: MemberId,
+        ask: bool,
+    },
+    /// Nobody has the state: this member goes on without.
     Promoted {
         group: u32,
         member: MemberId,
@@ -116,6 +126,16 @@ impl Table {
         Some((number, self.groups.get(&number)?))
     }
 
+    /// Members that live here: group, name, member.
+    pub(crate) fn here(&self) -> Vec<(u32, Arc<str>, u32)> {
+        let groups = self.groups.iter().filter(|(_, g)| g.here > 0);
+        let of = |(number, group): (&u32, &Group)| {
+            let mine = group.members.iter().filter(|e| e.id.instance == self.local);
+            mine.map(|e| (*number, Arc::clone(&group.name), e.id.local)).collect::<Vec<_>>()
+        };
+        groups.flat_map(of).collect()
+    }
+
     pub(crate) fn names(&self) -> impl Iterator<Item = &Arc<str>> {
         self.numbers.keys()
     }
@@ -153,7 +173,8 @@ impl Table {
         Self::repair(number, group, at, false, &mut later);
         let status = match group.donor_for(id) {
             Some(donor) => Status::Pending { donor, position: at },
-            None => Status::Ready,
+            None if group.members.is_empty() => Status::Ready,
+            None => Status::Denied,
         };
         let here = group.here > 0 || id.instance == self.local;
         group.members.push(Entry { id, joined: at, status });
@@ -168,8 +189,21 @@ impl Table {
             here,
         });
         effects.append(&mut later);
-        if let Status::Pending { donor, .. } = status {
-            effects.push(Effect::Wanted { group: number, name: Arc::clone(&group.name), joiner: id, donor });
+        match status {
+            Status::Pending { donor, .. } => {
+                effects.push(Effect::Wanted {
+                    group: number,
+                    name: Arc::clone(&group.name),
+                    joiner: id,
+                    donor,
+                });
+            }
+            Status::Denied => {
+                effects.push(Effect::Orphaned { group: number, member: id, ask: false });
+                // Those before it may all be gone by now, or have denied.
+                Self::repair(number, group, at, false, effects);
+            }
+            Status::Ready | Status::Orphan => {}
         }
     }
 
@@ -181,10 +215,21 @@ impl Table {
     }
 
     /// An ordered word of a joiner that it has the state.
-    pub(crate) fn stated(&mut self, id: MemberId, number: u32) {
+    pub(crate) fn stated(&mut self, at: Position, id: MemberId, number: u32, effects: &mut Vec<Effect>) {
         let Some(group) = self.groups.get_mut(&number) else { return };
         if let Some(entry) = group.members.iter_mut().find(|e| e.id == id) {
             entry.status = Status::Ready;
+            Self::repair(number, group, at, false, effects);
+        }
+    }
+
+    /// An ordered word of an orphan that it has no state.
+    pub(crate) fn denied(&mut self, at: Position, id: MemberId, number: u32, effects: &mut Vec<Effect>) {
+        let Some(group) = self.groups.get_mut(&number) else { return };
+        let entry = group.members.iter_mut().find(|e| e.id == id && e.status == Status::Orphan);
+        if let Some(entry) = entry {
+            entry.status = Status::Denied;
+            Self::repair(number, group, at, false, effects);
         }
     }
 
@@ -200,6 +245,7 @@ impl Table {
         }
     }
 
+    #[expect(clippy::too_many_arguments, reason = "what, when, who, how, and what follows")]
     fn remove(
         &mut self,
         number: u32,
@@ -228,21 +274,36 @@ impl Table {
         }
     }
 
-    /// Makes one member ready if none is, and asks again for states whose donor is gone (or for all).
+    /// Sees to it that those without the state get it: asks a ready member where none was asked or the donor is gone
+    /// (`ask_all`: everywhere). If nobody is ready, finds out who has the state; if nobody has, the most senior goes
+    /// on without.
     fn repair(number: u32, group: &mut Group, at: Position, ask_all: bool, effects: &mut Vec<Effect>) {
-        if !group.members.is_empty() && group.members.iter().all(|e| e.status != Status::Ready) {
-            let heir = &mut group.members[0];
+        if group.members.iter().all(|e| e.status == Status::Denied)
+            && let Some(heir) = group.members.first_mut()
+        {
             heir.status = Status::Ready;
             effects.push(Effect::Promoted { group: number, member: heir.id });
         }
+        let orphaned = group.members.iter().all(|e| e.status != Status::Ready);
         for index in 0..group.members.len() {
-            let Entry { id, status: Status::Pending { donor, .. }, .. } = group.members[index] else {
-                continue;
+            let Entry { id, status, .. } = group.members[index];
+            let asked = match status {
+                Status::Ready => continue,
+                Status::Pending { donor, .. } => {
+                    group.entry(donor).is_some_and(|e| e.status == Status::Ready)
+                }
+                Status::Orphan | Status::Denied => orphaned,
             };
-            if !ask_all && group.entry(donor).is_some_and(|e| e.status == Status::Ready) {
+            if asked && !ask_all {
                 continue;
             }
-            if let Some(donor) = group.donor_for(id) {
+            if orphaned {
+                let ask = matches!(status, Status::Pending { .. });
+                if ask {
+                    group.members[index].status = Status::Orphan;
+                }
+                effects.push(Effect::Orphaned { group: number, member: id, ask });
+            } else if let Some(donor) = group.donor_for(id) {
                 group.members[index].status = Status::Pending { donor, position: at };
                 effects.push(Effect::Wanted {
                     group: number,
@@ -266,6 +327,8 @@ impl Table {
                 write_position(out, entry.joined);
                 match entry.status {
                     Status::Ready => out.put_u8(0),
+                    Status::Orphan => out.put_u8(2),
+                    Status::Denied => out.put_u8(3),
                     Status::Pending { donor, position } => {
                         out.put_u8(1);
                         write_member(out, donor);
@@ -298,7 +361,7 @@ impl Table {
                 }
                 members.push(entry);
             }
-            if members.iter().all(|e| e.status != Status::Ready) {
+            if members.is_empty() {
                 return Err(r.error("members", Malformed::OutOfRange));
             }
             let here = members.iter().filter(|e| e.id.instance == local).count();
@@ -317,6 +380,8 @@ impl Table {
         let status = match r.u8("status")? {
             0 => Status::Ready,
             1 => Status::Pending { donor: read_member(r)?, position: read_position(r)? },
+            2 => Status::Orphan,
+            3 => Status::Denied,
             _ => return Err(r.error("status", Malformed::OutOfRange)),
         };
         Ok(Entry { id, joined, status })
@@ -324,8 +389,8 @@ impl Table {
 
     pub(crate) fn check(&self) -> Result<(), &'static str> {
         for group in self.groups.values() {
-            if group.members.iter().all(|e| e.status != Status::Ready) {
-                return Err("every group has a member that is ready");
+            if group.members.iter().all(|e| e.status == Status::Denied) {
+                return Err("every group has a member that is ready, or may turn out to be");
             }
             if group.here != group.members.iter().filter(|e| e.id.instance == self.local).count() {
                 return Err("members that live here are counted");

@@ -20,6 +20,7 @@ const SAFE: u8 = 0x02;
 const JOIN: u8 = 0x03;
 const LEAVE: u8 = 0x04;
 const STATED: u8 = 0x05;
+const DENIED: u8 = 0x06;
 const STAMP: u8 = 0x10;
 const HAVE: u8 = 0x11;
 const ITEM: u8 = 0x12;
@@ -31,6 +32,7 @@ pub(crate) enum Item {
     Join { local: u32, name: Arc<str> },
     Leave { local: u32, name: Arc<str> },
     Stated { group: u32, local: u32 },
+    Denied { group: u32, local: u32 },
 }
 
 impl Item {
@@ -39,7 +41,7 @@ impl Item {
         64 + match self {
             Self::Data { payload, .. } => payload.len(),
             Self::Join { name, .. } | Self::Leave { name, .. } => name.len(),
-            Self::Stated { .. } => 0,
+            Self::Stated { .. } | Self::Denied { .. } => 0,
         }
     }
 
@@ -48,7 +50,7 @@ impl Item {
         match self {
             Self::Data { payload, .. } => 17 + payload.len(),
             Self::Join { name, .. } | Self::Leave { name, .. } => 17 + name.len(),
-            Self::Stated { .. } => 9,
+            Self::Stated { .. } | Self::Denied { .. } => 9,
         }
     }
 
@@ -74,8 +76,8 @@ impl Item {
                 out.put_varint(u64::from(*local));
                 out.put_text(name);
             }
-            Self::Stated { group, local } => {
-                out.put_u8(STATED);
+            Self::Stated { group, local } | Self::Denied { group, local } => {
+                out.put_u8(if matches!(self, Self::Denied { .. }) { DENIED } else { STATED });
                 out.put_varint(u64::from(*group));
                 out.put_varint(u64::from(*local));
             }
@@ -97,6 +99,7 @@ impl Item {
             JOIN => Self::Join { local: read_u32(r, "local")?, name: read_name(r)? },
             LEAVE => Self::Leave { local: read_u32(r, "local")?, name: read_name(r)? },
             STATED => Self::Stated { group: read_u32(r, "group")?, local: read_u32(r, "local")? },
+            DENIED => Self::Denied { group: read_u32(r, "group")?, local: read_u32(r, "local")? },
             _ => return Err(r.error("tag", Malformed::OutOfRange)),
         })
     }

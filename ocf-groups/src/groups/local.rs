@@ -39,6 +39,12 @@ enum Waiting {
     Gate { local: u32, position: Position, state: Option<Bytes> },
 }
 
+impl Gates {
+    const fn new(name: Arc<str>) -> Self {
+        Self { name, queue: VecDeque::new(), bytes: 0, dropped_out: BTreeSet::new() }
+    }
+}
+
 /// A state on its way to a local joiner.
 #[derive(Debug)]
 pub(super) struct Transfer {
@@ -96,6 +102,17 @@ impl Groups {
         self.dirty = true;
     }
 
+    /// The table that came counts members here that were reset since: they get nothing until they have joined again.
+    pub(super) fn disown_stale(&mut self) {
+        for (number, name, local) in self.table.here() {
+            let fresh = || Gates::new(Arc::clone(&name));
+            self.gates.entry(number).or_insert_with(fresh).dropped_out.insert(local);
+            if self.phase(&name, local).is_none() {
+                self.enqueue(Item::Leave { local, name: Arc::clone(&name) });
+            }
+        }
+    }
+
     /// This node's groups went on without it: its members are told, and will join again.
     pub(super) fn reset_locals(&mut self) {
         self.gates.clear();
@@ -125,7 +142,15 @@ impl Groups {
                 Effect::Promoted { group, member } if member.instance == self.local => {
                     self.on_promoted(group, member, position);
                 }
-                Effect::Promoted { .. } => {}
+                Effect::Orphaned { group, member, ask } if member.instance == self.local => {
+                    if self.unstated.contains(&(group, member.local)) {
+                        self.put_gate(group, member.local, position);
+                        if ask {
+                            self.enqueue(Item::Denied { group, local: member.local });
+                        }
+                    }
+                }
+                Effect::Promoted { .. } | Effect::Orphaned { .. } => {}
                 Effect::Wanted { group: number, name, joiner, donor } => {
                     if donor.instance == self.local {
                         self.emit(number, Event::StateWanted { group: name, joiner, position });
@@ -227,8 +252,7 @@ impl Groups {
         let name = Arc::clone(&group.name);
         let stated = !self.unstated.contains(&(number, local));
         let no_gate = stated || sabotaged!(self, OpenGates);
-        let fresh = || Gates { name, queue: VecDeque::new(), bytes: 0, dropped_out: BTreeSet::new() };
-        let gates = self.gates.entry(number).or_insert_with(fresh);
+        let gates = self.gates.entry(number).or_insert_with(|| Gates::new(name));
         if no_gate || gates.dropped_out.contains(&local) {
             if gates.queue.is_empty() && gates.dropped_out.is_empty() {
                 self.gates.remove(&number);
@@ -305,6 +329,10 @@ impl Groups {
         let gated = |w: &Waiting| if let Waiting::Gate { local, .. } = w { Some(*local) } else { None };
         let waiting: Vec<u32> = gates.queue.iter().filter_map(gated).collect();
         for local in waiting {
+            // The state may have been waiting behind another gate.
+            if !self.unstated.contains(&(number, local)) {
+                continue;
+            }
             if let Some(gates) = self.gates.get_mut(&number) {
                 gates.dropped_out.insert(local);
             }
@@ -349,7 +377,7 @@ impl Groups {
             {
                 Some(number)
             }
-            Status::Pending { .. } | Status::Ready => None,
+            Status::Pending { .. } | Status::Ready | Status::Orphan | Status::Denied => None,
         }
     }
 

@@ -55,7 +55,7 @@ impl Groups {
 
     fn on_batch(&mut self, member: u32, base: u64, r: &mut Reader<'_>, whole: &Bytes) {
         let scrambled = sabotaged!(self, IgnoreSequence);
-        if self.is_frozen() && !sabotaged!(self, KeepIntake) {
+        if self.is_frozen() {
             self.stats.dropped.frozen += 1;
             return;
         }
@@ -159,6 +159,7 @@ impl Groups {
         match Table::read(r, &self.config, self.local) {
             Ok(table) => {
                 self.table = table;
+                self.disown_stale();
                 self.become_synced();
             }
             Err(_) => self.stats.dropped.malformed += 1,

@@ -148,7 +148,12 @@ impl Groups {
             Item::Leave { local, name } => {
                 self.table.leave(position, MemberId { instance, local }, &name, &mut effects);
             }
-            Item::Stated { group, local } => self.table.stated(MemberId { instance, local }, group),
+            Item::Stated { group, local } => {
+                self.table.stated(position, MemberId { instance, local }, group, &mut effects);
+            }
+            Item::Denied { group, local } => {
+                self.table.denied(position, MemberId { instance, local }, group, &mut effects);
+            }
         }
         self.carry_out(position, effects);
     }

@@ -33,7 +33,7 @@ impl Held {
 /// A member freed what another, in the same view, does not hold.
 pub fn buffers_are_freed_only_when_all_hold(cores: &[Held]) -> Result<(), Violation> {
     for a in cores {
-        for b in cores.iter().filter(|b| b.view == a.view && b.held < a.freed) {
+        if let Some(b) = cores.iter().find(|b| b.view == a.view && b.held < a.freed) {
             let what = format!("{} freed {} places, {} holds {}", a.instance, a.freed, b.instance, b.held);
             return Err(Violation::new("V9", what));
         }

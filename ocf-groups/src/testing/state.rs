@@ -1,13 +1,20 @@
-//! V10: the state a joiner gets, and what it delivers since, make the state the others have at each point.
+//! V10: the state a joiner gets, and what it delivers since, make the state the others have at each point. Compared
+//! are those that went on from a view together, and all in the last view of the run: one that was left behind may have
+//! delivered an agreed message that is void for the others.
 
 use super::{Entry, History, Violation};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) fn check(history: &History) -> Result<(), Violation> {
+    let last = history.logs.values().flat_map(|l| l.views()).map(|v| v.number).max();
     let mut seen = BTreeMap::new();
     for (instance, log) in &history.logs {
+        let stays: BTreeSet<_> = log.transitions(*instance).iter().map(|(from, _)| *from).collect();
         for entry in &log.entries {
             let Entry::Digest { group, position, digest, .. } = entry else { continue };
+            if !stays.contains(&position.view) && Some(position.view) != last {
+                continue;
+            }
             let first = seen.entry((group, *position)).or_insert((*digest, *instance));
             if first.0 != *digest {
                 let what = format!("{instance} and {} differ in {group} at {position}", first.1);

@@ -36,6 +36,10 @@ impl App {
         Self { broken: None, leaving: BTreeSet::new(), instance, replicas: BTreeMap::new() }
     }
 
+    pub(crate) fn forget(&mut self, group: &str, local: u32) {
+        self.replicas.remove(&(group.into(), local));
+    }
+
     pub(crate) fn waiting(&self) -> Option<String> {
         self.replicas.iter().find(|(_, d)| d.is_none()).map(|((g, l), _)| format!("member {l} of {g}"))
     }
@@ -60,7 +64,9 @@ impl App {
             Event::Membership { group, members, joined, left, .. } => {
                 for gone in left.iter().filter(|m| m.instance == me) {
                     self.replicas.remove(&(Arc::clone(group), gone.local));
-                    self.leaving.remove(&(Arc::clone(group), gone.local));
+                    if !joined.contains(gone) {
+                        self.leaving.remove(&(Arc::clone(group), gone.local));
+                    }
                 }
                 for new in joined.iter().filter(|m| m.instance == me) {
                     let first = members.len() == 1;
@@ -68,7 +74,7 @@ impl App {
                 }
             }
             Event::State { group, member, position, state } => {
-                let digest = u64::from_be_bytes(state[..8].try_into().unwrap());
+                let digest = u64::from_be_bytes(state[..8].try_into().expect("a state starts with a digest"));
                 self.replicas.insert((Arc::clone(group), member.local), Some(digest));
                 note(group, member.local, *position, digest);
             }

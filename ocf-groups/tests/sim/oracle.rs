@@ -136,6 +136,7 @@ impl Oracle {
                 });
                 let behind = candidates.iter().any(|i| {
                     cluster.oracle.in_last(*i)
+                        && !cluster.oracle.told_out.contains(i)
                         && cluster.view_of(*i) != cluster.oracle.last.as_ref().map(|v| v.number)
                 });
                 if !unchanged && !behind {
@@ -231,10 +232,12 @@ impl Oracle {
         let proposal = earlier.unwrap_or_else(|| {
             let number = ViewNumber(oracle.last.as_ref().map_or(0, |v| v.number.0) + 1);
             let previous = oracle.last.as_ref().map(|v| v.members.clone()).unwrap_or_default();
+            let current =
+                |i: &NodeInstance| cluster.nodes.get(i).and_then(|n| n.core.view()) == oracle.last.as_ref();
             let member = |i: &NodeInstance| {
-                let before = previous
-                    .iter()
-                    .find(|m| m.instance == *i && (oracle.lenient || !oracle.told_out.contains(i)));
+                let before = previous.iter().find(|m| {
+                    m.instance == *i && (oracle.lenient && current(i) || !oracle.told_out.contains(i))
+                });
                 Member { instance: *i, joined: before.map_or(number, |m| m.joined), votes: 1 }
             };
             let mut members: Vec<Member> = candidates.iter().map(member).collect();
@@ -257,9 +260,15 @@ impl Oracle {
     }
 
     fn install(cluster: &mut Cluster) {
-        let Round::Flushing { proposal, .. } = &cluster.oracle.round else { return };
-        let view = proposal.view.clone();
+        let Round::Flushing { proposal, flushed, .. } = &cluster.oracle.round else { return };
+        let (view, flushed) = (proposal.view.clone(), flushed.clone());
         for member in &view.members {
+            // Who was there before but did not flush is not told, and comes back as a joiner.
+            if member.joined < view.number && !flushed.contains(&member.instance) {
+                cluster.oracle.told_out.insert(member.instance);
+                cluster.tell(member.instance, Order::NonPrimary);
+                continue;
+            }
             if member.joined == view.number {
                 cluster.oracle.synced.remove(&member.instance);
             }
