@@ -6,6 +6,7 @@ use pils::NodeId;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+mod check;
 mod span;
 
 /// What the cluster keeps running. The first member of a cluster brings it; who joins later gets it with the state.

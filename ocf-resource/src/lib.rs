@@ -3,6 +3,8 @@
 
 mod agent;
 mod config;
+#[cfg(feature = "driver")]
+pub mod driver;
 mod event;
 pub mod executor;
 mod manager;

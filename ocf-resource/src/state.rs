@@ -129,8 +129,9 @@ impl State {
     /// The state of a cluster that is founded by a view.
     pub(crate) fn found(view: &Entered<'_>) -> Self {
         let mut state = Self::default();
-        // Nobody remembers what those who left were doing.
-        for gone in view.departed {
+        // Nobody remembers what those who left were doing. One whose node is here with a new life is not fenced: that
+        // would hit the new life, which is going to say what runs there.
+        for gone in view.departed.iter().filter(|d| !view.members.iter().any(|m| m.node == d.instance.node)) {
             state.nodes.insert(gone.instance, Node { member: true, ..Node::default() });
         }
         state.on_view(view);
@@ -271,7 +272,7 @@ impl State {
 
     /// An instance of an earlier founding of the cluster: nobody here knows what became of it.
     fn remember(&mut self, instance: NodeInstance) {
-        if self.nodes.contains_key(&instance) {
+        if self.members.iter().any(|m| m.node == instance.node) || self.nodes.contains_key(&instance) {
             return;
         }
         let lost = FenceCause::Lost {

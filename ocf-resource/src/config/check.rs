@@ -1,0 +1,222 @@
+//! Finds everything that is wrong with a configuration.
+
+use super::{Config, GroupConfig, ResourceConfig};
+use crate::{AgentError, AgentName};
+use core::time::Duration;
+use pils::{ConfigErrors, NodeId};
+use std::collections::BTreeSet;
+
+const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
+const INTERVAL_MIN: Duration = Duration::from_millis(100);
+
+impl Config {
+    /// Checks everything that can be checked without looking at other nodes. `nodes` are the nodes of the cluster; empty
+    /// if that is not known. `find` says whether this node has an agent: pass `|name| agents.find(name).map(drop)`, or
+    /// `|_| Ok(())` to skip that.
+    ///
+    /// # Errors
+    /// Every error, with path, value and what to do.
+    pub fn check(
+        &self,
+        nodes: &[NodeId],
+        find: impl Fn(&AgentName) -> Result<(), AgentError>,
+    ) -> Result<(), ConfigErrors> {
+        let mut errors = ConfigErrors::default();
+        if self.groups.len() > Self::GROUPS_MAX {
+            let problem = format!("are more than {}", Self::GROUPS_MAX);
+            errors.push("groups", self.groups.len(), problem, "run fewer, larger groups");
+        }
+        let mut groups = BTreeSet::new();
+        let mut resources = BTreeSet::new();
+        for (at, group) in self.groups.iter().enumerate() {
+            let path = format!("groups[{at}]");
+            let mut own = group.check(nodes);
+            if !groups.insert(group.name.as_str()) {
+                own.push(
+                    "name",
+                    &group.name,
+                    "is the name of an earlier group",
+                    "give each group a name of its own",
+                );
+            }
+            for (at, resource) in group.resources.iter().enumerate() {
+                let mut wrong = resource.check();
+                if !resources.insert(resource.name.as_str()) {
+                    let fix = "give each resource a name of its own, also across groups";
+                    wrong.push("name", &resource.name, "is the name of an earlier resource", fix);
+                }
+                if let Err(error) = find(&resource.agent) {
+                    let fix = "install the agent or correct its name (`run_agent list` shows what there is)";
+                    wrong.push("agent", &resource.agent, error.to_string(), fix);
+                }
+                own.nest(&format!("resources[{at}]"), wrong);
+            }
+            errors.nest(&path, own);
+        }
+        errors.into_result()
+    }
+}
+
+impl GroupConfig {
+    fn check(&self, nodes: &[NodeId]) -> ConfigErrors {
+        let mut errors = ConfigErrors::default();
+        check_name(&mut errors, &self.name);
+        if self.resources.is_empty() {
+            errors.push("resources", "", "is empty", "list at least one resource, or remove the group");
+        }
+        if self.resources.len() > Config::RESOURCES_MAX {
+            let problem = format!("are more than {}", Config::RESOURCES_MAX);
+            errors.push("resources", self.resources.len(), problem, "split the group");
+        }
+        let mut seen = BTreeSet::new();
+        for (at, node) in self.nodes.iter().enumerate() {
+            if !seen.insert(node) {
+                errors.push(
+                    format!("nodes[{at}]"),
+                    node,
+                    "is listed twice",
+                    "list each node once, the best first",
+                );
+            }
+            if !nodes.is_empty() && !nodes.contains(node) {
+                let known = nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                let fix = format!("choose among {known}");
+                errors.push(format!("nodes[{at}]"), node, "is not a node of this cluster", fix);
+            }
+        }
+        if self.migration_threshold == 0 {
+            errors.push("migration_threshold", 0, "is below 1", "write 1 to move at the first failure");
+        }
+        if !self.failure_window.is_zero() && self.failure_window < Duration::from_secs(10) {
+            let fix = "choose 10 s or more, or 0 to remember failures until they are cleared";
+            errors.push(
+                "failure_window",
+                show(self.failure_window),
+                "lets failing resources restart without end",
+                fix,
+            );
+        }
+        errors
+    }
+}
+
+impl ResourceConfig {
+    fn check(&self) -> ConfigErrors {
+        let mut errors = ConfigErrors::default();
+        check_name(&mut errors, &self.name);
+        let timeouts = [
+            ("start_timeout", self.start_timeout),
+            ("stop_timeout", self.stop_timeout),
+            ("monitor_timeout", self.monitor_timeout),
+        ];
+        for (name, timeout) in timeouts {
+            if timeout < INTERVAL_MIN || timeout > TIMEOUT_MAX {
+                errors.push(
+                    name,
+                    show(timeout),
+                    "is outside 100 ms to 24 h",
+                    "choose what the agent needs at worst",
+                );
+            }
+        }
+        if self.monitor_interval < INTERVAL_MIN || self.monitor_interval > TIMEOUT_MAX {
+            let fix = "choose 1 s to 60 s; shorter finds failures sooner and costs more";
+            errors.push("monitor_interval", show(self.monitor_interval), "is outside 100 ms to 24 h", fix);
+        }
+        for (name, value) in &self.parameters {
+            let good = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
+            if name.is_empty() || !good {
+                let fix = "use the names that the agent's meta-data lists";
+                errors.push(format!("parameters.{name}"), "", "cannot be the name of a parameter", fix);
+            }
+            if value.contains('\0') {
+                errors.push(format!("parameters.{name}"), "", "contains a zero byte", "remove it");
+            }
+        }
+        errors
+    }
+}
+
+fn check_name(errors: &mut ConfigErrors, name: &str) {
+    let good = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if name.is_empty() || name.len() > 64 || !name.chars().all(good) {
+        let fix = "use 1 to 64 letters, digits, '-', '_' and '.'";
+        errors.push("name", format!("{name:?}"), "cannot be used as a name", fix);
+    }
+}
+
+fn show(span: Duration) -> String {
+    format!("{span:?}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{StartFailure, StopFailure};
+
+    fn resource(name: &str) -> ResourceConfig {
+        ResourceConfig {
+            name: name.to_owned(),
+            agent: "ocf:heartbeat:Dummy".parse().unwrap(),
+            parameters: [("state".to_owned(), "/tmp/x".to_owned())].into(),
+            start_timeout: Duration::from_secs(20),
+            stop_timeout: Duration::from_secs(20),
+            monitor_interval: Duration::from_secs(10),
+            monitor_timeout: Duration::from_secs(20),
+        }
+    }
+
+    fn group(name: &str, resources: &[&str]) -> GroupConfig {
+        GroupConfig {
+            name: name.to_owned(),
+            nodes: vec![NodeId::new(1), NodeId::new(2)],
+            elsewhere: false,
+            failback: false,
+            migration_threshold: 3,
+            failure_window: Duration::ZERO,
+            on_start_failure: StartFailure::Move,
+            on_stop_failure: StopFailure::Fence,
+            started: true,
+            resources: resources.iter().map(|r| resource(r)).collect(),
+        }
+    }
+
+    #[test]
+    fn every_error_is_reported_at_once_with_path_value_and_fix() {
+        let mut bad = group("web", &["ip"]);
+        bad.nodes.push(NodeId::new(9));
+        bad.migration_threshold = 0;
+        bad.resources[0].start_timeout = Duration::ZERO;
+        let config =
+            Config { groups: vec![group("web", &["ip", "site"]), bad, group("", &[])], ..Config::default() };
+        let nodes = [NodeId::new(1), NodeId::new(2)];
+        let missing = |agent: &AgentName| {
+            Err(AgentError::AgentMissing { agent: agent.clone(), looked_at: vec!["/somewhere/Dummy".into()] })
+        };
+        let errors = config.check(&nodes, missing).unwrap_err();
+        let paths: Vec<&str> = errors.0.iter().map(|e| e.path.as_str()).collect();
+        assert_eq!(
+            paths,
+            [
+                "groups[0].resources[0].agent",
+                "groups[0].resources[1].agent",
+                "groups[1].nodes[2]",
+                "groups[1].migration_threshold",
+                "groups[1].name",
+                "groups[1].resources[0].start_timeout",
+                "groups[1].resources[0].name",
+                "groups[1].resources[0].agent",
+                "groups[2].name",
+                "groups[2].resources",
+            ]
+        );
+        assert!(errors.0.iter().all(|e| !e.problem.is_empty() && !e.fix.is_empty()), "{errors}");
+        assert!(errors.0[0].problem.contains("/somewhere/Dummy"), "{errors}");
+    }
+
+    #[test]
+    fn a_good_configuration_passes() {
+        let config = Config { groups: vec![group("web", &["ip", "site"])], ..Config::default() };
+        config.check(&[], |_| Ok(())).unwrap();
+    }
+}

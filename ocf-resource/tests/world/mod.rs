@@ -1,0 +1,863 @@
+//! A whole cluster in virtual time: managers and executors as they are, agents, fencing and the ordered stream as models.
+//!
+//! One seed decides every delay and every failure. The checkers run inside the model, at the moment something happens:
+//! * R1: a resource is active on at most one machine.
+//! * R2: managers that have consumed the same prefix of the stream have the same state, byte for byte.
+//! * R3: a resource starts after those before it in its group, and is stopped after those behind it.
+//! * R4: once faults have ceased, decisions cease too.
+//! * R5: replayed reports change nothing that breaks the others.
+//! * X1: nothing starts while an instance that started it, and did not stop it, is not proven dead.
+
+#![expect(clippy::unwrap_used, reason = "a broken assumption of the model must end the test")]
+#![expect(clippy::too_many_lines, reason = "the model reads best when one happening stands in one place")]
+#![expect(clippy::wildcard_enum_match_arm, reason = "the model deals with what it knows")]
+
+use bytes::Bytes;
+use ocf_resource::executor::{self, Executor, RunId};
+use ocf_resource::{
+    Action, Config, Departed, FenceOutcome, GroupConfig, Input, Manager, OcfCode, Operation, OperationResult,
+    Outcome, Output, ResourceConfig,
+};
+use pils::{Incarnation, Instant, Layer, NodeId, NodeInstance, Rng};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+const MS: fn(u64) -> Duration = Duration::from_millis;
+
+/// One entry of the ordered stream.
+#[derive(Clone, Debug)]
+enum Entry {
+    View { number: u64, members: Vec<NodeInstance>, joined: Vec<NodeInstance>, departed: Vec<Departed> },
+    Message { sender: NodeInstance, payload: Bytes },
+    Want { joiner: NodeInstance, donor: NodeInstance, token: u64 },
+}
+
+#[derive(Clone, Debug)]
+enum Due {
+    /// A process consumes the next entry of the stream.
+    Consume(NodeInstance),
+    Order {
+        sender: NodeInstance,
+        payload: Bytes,
+    },
+    Done {
+        at: NodeInstance,
+        run: RunId,
+        result: OperationResult,
+    },
+    /// The effect of an agent's work on its machine.
+    Effect {
+        at: NodeInstance,
+        resource: Arc<str>,
+        active: bool,
+    },
+    Timer(NodeInstance, Instant),
+    FenceEnds {
+        asker: NodeInstance,
+        target: NodeInstance,
+        confirmed: bool,
+    },
+    Strike,
+    ViewChange,
+    NonPrimary(NodeInstance),
+    Resumed(NodeInstance),
+    Boot(NodeId),
+}
+
+struct Process {
+    manager: Manager,
+    executor: Executor,
+    /// Next entry of the stream.
+    at: usize,
+    /// In the primary partition, as far as the membership below is concerned.
+    inside: bool,
+    connected: bool,
+    /// Skips entries until its state comes.
+    joining: bool,
+    consuming: bool,
+    timer: Option<Instant>,
+    runs: BTreeMap<RunId, Operation>,
+}
+
+/// How faulty the world is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Faults {
+    pub(crate) until: Duration,
+    pub(crate) every: Duration,
+    pub(crate) start_fails: f64,
+    pub(crate) stop_fails: f64,
+    pub(crate) hangs: f64,
+    pub(crate) fence_fails: f64,
+    pub(crate) replays: f64,
+}
+
+pub(crate) struct World {
+    pub(crate) now: Instant,
+    pub(crate) rng: Rng,
+    pub(crate) config: Config,
+    nodes: Vec<NodeId>,
+    faults: Faults,
+    sabotage: bool,
+    queue: BTreeMap<(Instant, u64), Due>,
+    sequence: u64,
+    log: Vec<Entry>,
+    digests: BTreeMap<usize, (NodeInstance, Bytes)>,
+    processes: BTreeMap<NodeInstance, Process>,
+    view: Vec<NodeInstance>,
+    last_primary: Vec<NodeInstance>,
+    number: u64,
+    change_pending: bool,
+    offers: BTreeMap<u64, Bytes>,
+    token: u64,
+    incarnations: u128,
+    /// What is really active, by machine.
+    active: BTreeMap<NodeId, BTreeSet<Arc<str>>>,
+    /// Instances that began to start a resource and are not known to have stopped it.
+    owners: BTreeMap<Arc<str>, BTreeSet<NodeInstance>>,
+    last_order: BTreeMap<NodeInstance, Instant>,
+    pub(crate) violations: Vec<String>,
+    pub(crate) seen: BTreeMap<&'static str, u64>,
+    /// Record what happens; costs most of the time.
+    pub(crate) tracing: bool,
+    pub(crate) trace: Vec<String>,
+}
+
+/// Groups `g0`, `g1`, ... of the given numbers of resources.
+pub(crate) fn config(sizes: &[usize], nodes: &[u32]) -> Config {
+    let mut groups = Vec::new();
+    for (g, size) in sizes.iter().enumerate() {
+        let shifted = (0..nodes.len()).map(|i| NodeId::new(nodes[(i + g) % nodes.len()])).collect();
+        let resources = (0..*size).map(|r| ResourceConfig {
+            name: format!("g{g}r{r}"),
+            agent: "rust:model".parse().unwrap(),
+            parameters: BTreeMap::new(),
+            start_timeout: MS(2000),
+            stop_timeout: MS(2000),
+            monitor_interval: MS(2500),
+            monitor_timeout: MS(1000),
+        });
+        groups.push(GroupConfig {
+            name: format!("g{g}"),
+            nodes: shifted,
+            elsewhere: false,
+            failback: g % 2 == 1,
+            migration_threshold: 2,
+            failure_window: Duration::ZERO,
+            on_start_failure: Default::default(),
+            on_stop_failure: Default::default(),
+            started: true,
+            resources: resources.collect(),
+        });
+    }
+    Config { groups, ..Config::default() }
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, nodes: u32, config: Config, faults: Faults, sabotage: bool) -> Self {
+        let mut world = Self {
+            now: Instant::ZERO,
+            rng: Rng::new(seed),
+            config,
+            nodes: (1..=nodes).map(NodeId::new).collect(),
+            faults,
+            sabotage,
+            queue: BTreeMap::new(),
+            sequence: 0,
+            log: Vec::new(),
+            digests: BTreeMap::new(),
+            processes: BTreeMap::new(),
+            view: Vec::new(),
+            last_primary: Vec::new(),
+            number: 0,
+            change_pending: false,
+            offers: BTreeMap::new(),
+            token: 0,
+            incarnations: 0,
+            active: BTreeMap::new(),
+            owners: BTreeMap::new(),
+            last_order: BTreeMap::new(),
+            violations: Vec::new(),
+            seen: BTreeMap::new(),
+            tracing: false,
+            trace: Vec::new(),
+        };
+        for node in world.nodes.clone() {
+            world.after(MS(0), Due::Boot(node));
+        }
+        world.after(faults.every, Due::Strike);
+        world
+    }
+
+    fn after(&mut self, delay: Duration, due: Due) {
+        self.sequence += 1;
+        self.queue.insert((self.now + delay, self.sequence), due);
+    }
+
+    fn jitter(&mut self, low: u64, high: u64) -> Duration {
+        MS(self.rng.between(low, high))
+    }
+
+    fn faulty(&self) -> bool {
+        self.now < Instant::ZERO + self.faults.until
+    }
+
+    fn chance(&mut self, p: f64) -> bool {
+        self.faulty() && self.rng.chance(p)
+    }
+
+    fn saw(&mut self, what: &'static str) {
+        *self.seen.entry(what).or_default() += 1;
+    }
+
+    fn violate(&mut self, what: String) {
+        self.violations.push(format!("{}: {what}", self.now));
+    }
+
+    fn note(&mut self, what: impl FnOnce() -> String) {
+        if self.tracing {
+            let line = format!("{} {}", self.now, what());
+            self.trace.push(line);
+        }
+    }
+
+    /// Runs until `end`.
+    pub(crate) fn run(&mut self, end: Duration) {
+        let end = Instant::ZERO + end;
+        while let Some((&(at, sequence), _)) = self.queue.first_key_value() {
+            if at > end || !self.violations.is_empty() {
+                break;
+            }
+            let due = self.queue.remove(&(at, sequence)).unwrap();
+            self.now = at;
+            self.fire(due);
+        }
+        self.now = self.now.max(end);
+    }
+
+    fn fire(&mut self, due: Due) {
+        match due {
+            Due::Boot(node) => self.boot(node),
+            Due::ViewChange => self.change_view(),
+            Due::Consume(who) => self.consume(who),
+            Due::Order { sender, payload } => {
+                if self.view.contains(&sender) && self.processes.get(&sender).is_some_and(|p| p.inside) {
+                    if matches!(payload[1], 2..=4) && self.chance(self.faults.replays) {
+                        let again = Due::Order { sender, payload: payload.clone() };
+                        let delay = self.jitter(1, 5000);
+                        self.after(delay, again);
+                        self.saw("replayed report");
+                    }
+                    self.log.push(Entry::Message { sender, payload });
+                    self.wake_all();
+                }
+            }
+            Due::Done { at, run, result } => {
+                if let Some(process) = self.processes.get_mut(&at)
+                    && process.runs.remove(&run).is_some()
+                {
+                    process.executor.handle(self.now, executor::Input::Done { run, result });
+                    self.drain(at);
+                }
+            }
+            Due::Effect { at, resource, active } => self.effect(at, &resource, active),
+            Due::Timer(who, at) => {
+                if let Some(process) = self.processes.get_mut(&who)
+                    && process.timer == Some(at)
+                {
+                    process.timer = None;
+                    process.manager.handle_timeout(self.now);
+                    process.executor.handle_timeout(self.now);
+                    self.drain(who);
+                }
+            }
+            Due::FenceEnds { asker, target, confirmed } => self.fence_ends(asker, target, confirmed),
+            Due::Strike => self.strike(),
+            Due::NonPrimary(who) => {
+                if let Some(process) = self.processes.get_mut(&who)
+                    && !process.inside
+                {
+                    process.joining = false;
+                    process.manager.handle(self.now, Input::NonPrimary);
+                    self.drain(who);
+                }
+            }
+            Due::Resumed(who) => self.input(who, Input::Resumed),
+        }
+    }
+
+    fn input(&mut self, who: NodeInstance, input: Input<'_>) {
+        if let Some(process) = self.processes.get_mut(&who) {
+            process.manager.handle(self.now, input);
+            self.drain(who);
+        }
+    }
+
+    fn boot(&mut self, node: NodeId) {
+        if self.processes.keys().any(|i| i.node == node) {
+            return;
+        }
+        self.incarnations += 1;
+        let me = NodeInstance::new(node, Incarnation::new(self.incarnations << 96));
+        let mut manager = Manager::new(me, self.config.clone());
+        if self.sabotage {
+            manager.sabotage();
+        }
+        let executor =
+            Executor::new(executor::Config { margin: MS(500), ..Default::default() }, self.rng.fork());
+        let process = Process {
+            manager,
+            executor,
+            at: 0,
+            inside: false,
+            connected: true,
+            joining: false,
+            consuming: false,
+            timer: None,
+            runs: BTreeMap::new(),
+        };
+        self.processes.insert(me, process);
+        self.note(|| format!("boot {me}"));
+        self.schedule_change();
+    }
+
+    fn schedule_change(&mut self) {
+        if !self.change_pending {
+            self.change_pending = true;
+            let delay = self.jitter(20, 300);
+            self.after(delay, Due::ViewChange);
+        }
+    }
+
+    /// Membership: the connected processes form the next view if they are a majority of all nodes and contain a
+    /// majority of the last primary; without the latter only if all nodes are there.
+    fn change_view(&mut self) {
+        self.change_pending = false;
+        let up: Vec<NodeInstance> =
+            self.processes.iter().filter(|(_, p)| p.connected).map(|(i, _)| *i).collect();
+        let majority = |of: &[NodeInstance]| of.iter().filter(|i| up.contains(i)).count() * 2 > of.len();
+        let remembers = if self.view.is_empty() {
+            majority(&self.last_primary)
+        } else {
+            let synced = self.view.iter().filter(|i| up.contains(i) && !self.processes[i].joining).count();
+            synced * 2 > self.view.len()
+        };
+        let all = up.len() == self.nodes.len();
+        if up.len() * 2 <= self.nodes.len() || !(remembers || (all && self.view.is_empty())) {
+            if !self.view.is_empty() {
+                self.saw("no primary");
+            }
+            self.view.clear();
+            if all {
+                self.schedule_change();
+            }
+            for (who, process) in &mut self.processes {
+                if process.inside {
+                    process.inside = false;
+                    self.sequence += 1;
+                    self.queue.insert((self.now + MS(50), self.sequence), Due::NonPrimary(*who));
+                }
+            }
+            return;
+        }
+        // View synchrony: those who go on consume all of the old view first.
+        let stays: Vec<NodeInstance> = self.view.iter().copied().filter(|i| up.contains(i)).collect();
+        for who in &stays {
+            while self.processes.get(who).is_some_and(|p| p.at < self.log.len()) {
+                if !self.step(*who) {
+                    break;
+                }
+            }
+        }
+        let synced: Vec<NodeInstance> =
+            stays.iter().copied().filter(|i| !self.processes[i].joining).collect();
+        let before = if self.view.is_empty() { &self.last_primary } else { &self.view };
+        let departed: Vec<Departed> = before
+            .iter()
+            .filter(|i| !up.contains(i))
+            .map(|i| Departed { instance: *i, proof_of_death: false, why: "silent".into() })
+            .collect();
+        let founding = synced.is_empty();
+        let mut joined: Vec<NodeInstance> = up.iter().copied().filter(|i| !synced.contains(i)).collect();
+        joined.sort();
+        let members: Vec<NodeInstance> = synced.iter().chain(&joined).copied().collect();
+        if members == self.view && !founding {
+            return;
+        }
+        self.number += 1;
+        let entry =
+            Entry::View { number: self.number, members: members.clone(), joined: joined.clone(), departed };
+        self.note(|| format!("view {entry:?}"));
+        let at = self.log.len();
+        self.log.push(entry);
+        for (who, process) in &mut self.processes {
+            if process.inside && !members.contains(who) {
+                process.inside = false;
+                self.sequence += 1;
+                self.queue.insert((self.now + MS(50), self.sequence), Due::NonPrimary(*who));
+            }
+        }
+        for who in &joined {
+            let process = self.processes.get_mut(who).unwrap();
+            process.at = at;
+            process.joining = !founding;
+        }
+        for who in &members {
+            self.processes.get_mut(who).unwrap().inside = true;
+        }
+        if !founding {
+            for joiner in &joined {
+                self.token += 1;
+                self.log.push(Entry::Want { joiner: *joiner, donor: synced[0], token: self.token });
+            }
+        } else {
+            self.saw("founding");
+            // The new life of a node answers for what the old ones left on the machine.
+            for owners in self.owners.values_mut() {
+                *owners =
+                    owners.iter().map(|o| *members.iter().find(|m| m.node == o.node).unwrap_or(o)).collect();
+            }
+        }
+        self.last_primary.clone_from(&members);
+        self.view = members;
+        self.wake_all();
+    }
+
+    fn wake_all(&mut self) {
+        for who in self.view.clone() {
+            self.wake(who);
+        }
+    }
+
+    fn wake(&mut self, who: NodeInstance) {
+        let delay = self.jitter(0, 20);
+        let length = self.log.len();
+        if let Some(process) = self.processes.get_mut(&who)
+            && !process.consuming
+            && process.inside
+            && process.at < length
+        {
+            process.consuming = true;
+            self.after(delay, Due::Consume(who));
+        }
+    }
+
+    fn consume(&mut self, who: NodeInstance) {
+        let Some(process) = self.processes.get_mut(&who) else { return };
+        process.consuming = false;
+        if process.inside {
+            let went = self.step(who);
+            if went {
+                self.wake(who);
+            } else {
+                // Waits for its state.
+                let process = self.processes.get_mut(&who).unwrap();
+                process.consuming = true;
+                self.after(MS(30), Due::Consume(who));
+            }
+        }
+    }
+
+    /// Consumes one entry; false if that has to wait.
+    fn step(&mut self, who: NodeInstance) -> bool {
+        let Some(process) = self.processes.get_mut(&who) else { return true };
+        let Some(entry) = self.log.get(process.at).cloned() else { return true };
+        let now = self.now;
+        match &entry {
+            Entry::View { number, members, joined, departed } => {
+                process.manager.handle(now, Input::View { number: *number, members, joined, departed });
+            }
+            Entry::Message { sender, payload } => {
+                if !process.joining {
+                    process.manager.handle(now, Input::Ordered { sender: *sender, payload });
+                }
+            }
+            Entry::Want { joiner, donor, token } => {
+                if donor == &who {
+                    process.manager.handle(now, Input::StateWanted { token: *token });
+                } else if joiner == &who && process.joining {
+                    match self.offers.get(token) {
+                        Some(state) => {
+                            process.joining = false;
+                            process.manager.handle(now, Input::State(state));
+                        }
+                        None if self.processes.get(donor).is_some_and(|p| p.inside) => return false,
+                        None => {}
+                    }
+                }
+            }
+        }
+        let process = self.processes.get_mut(&who).unwrap();
+        process.at += 1;
+        let at = process.at;
+        // A difference does not vanish again, so that not every place has to be compared.
+        if !process.joining && at.is_multiple_of(5) {
+            let state = process.manager.state().emit();
+            match self.digests.get(&at) {
+                Some((other, digest)) if *digest != state => {
+                    let other = *other;
+                    self.violate(format!("R2: {who} and {other} differ at {at}: {entry:?}"));
+                }
+                Some(_) => {}
+                None => {
+                    self.digests.insert(at, (who, state));
+                }
+            }
+        }
+        self.drain(who);
+        true
+    }
+
+    /// Carries out what manager and executor of a process ask for.
+    fn drain(&mut self, who: NodeInstance) {
+        loop {
+            let Some(process) = self.processes.get_mut(&who) else { return };
+            if let Some(output) = process.manager.poll_output() {
+                self.manager_output(who, output);
+                continue;
+            }
+            match process.executor.poll_output() {
+                Some(output) => self.executor_output(who, output),
+                None => break,
+            }
+        }
+        let process = &self.processes[&who];
+        let next =
+            [process.manager.poll_timeout(), process.executor.poll_timeout()].into_iter().flatten().min();
+        if let Some(at) = next {
+            let at = at.max(self.now + MS(1));
+            let process = self.processes.get_mut(&who).unwrap();
+            if process.timer.is_none_or(|t| t > at) {
+                process.timer = Some(at);
+                self.after(at - self.now, Due::Timer(who, at));
+            }
+        }
+    }
+
+    fn manager_output(&mut self, who: NodeInstance, output: Output) {
+        match output {
+            Output::Broadcast(payload) => {
+                let delay = self.jitter(1, 30);
+                let at = (self.now + delay).max(self.last_order.get(&who).copied().unwrap_or_default());
+                self.last_order.insert(who, at);
+                self.after(at - self.now, Due::Order { sender: who, payload });
+            }
+            Output::Execute(request) => {
+                let process = self.processes.get_mut(&who).unwrap();
+                process.executor.handle(self.now, executor::Input::Request(request));
+            }
+            Output::Fence { target, cause } => {
+                self.note(|| format!("{who} asks to fence {target}: {cause}"));
+                if target == who {
+                    self.violate(format!("{who} fences itself"));
+                }
+                let confirmed = !self.chance(self.faults.fence_fails);
+                self.saw(if confirmed { "fence confirmed" } else { "fence failed" });
+                let delay = self.jitter(10, 4000);
+                self.after(delay, Due::FenceEnds { asker: who, target, confirmed });
+            }
+            Output::OfferState { token, state } => {
+                self.offers.insert(token, state);
+            }
+            Output::Event(event) => {
+                self.note(|| format!("{who}: {event:?}"));
+            }
+            _ => {}
+        }
+    }
+
+    fn fence_ends(&mut self, asker: NodeInstance, target: NodeInstance, confirmed: bool) {
+        // The device switches the machine off and on whoever asked; the answer reaches a living asker only.
+        if confirmed {
+            let same = self.processes.keys().copied().find(|i| i.node == target.node);
+            if let Some(victim) = same {
+                self.note(|| format!("machine of {victim} is switched off"));
+                self.kill(victim);
+                let delay = self.jitter(500, 3000);
+                self.after(delay, Due::Boot(target.node));
+            }
+            self.active.remove(&target.node);
+            for owners in self.owners.values_mut() {
+                owners.remove(&target);
+            }
+        }
+        let (outcome, detail) =
+            if confirmed { (FenceOutcome::Confirmed, "off") } else { (FenceOutcome::Unknown, "no answer") };
+        self.input(asker, Input::Fenced { target, outcome, detail });
+    }
+
+    fn kill(&mut self, who: NodeInstance) {
+        self.processes.remove(&who);
+        self.schedule_change();
+    }
+
+    fn executor_output(&mut self, who: NodeInstance, output: executor::Output) {
+        match output {
+            executor::Output::Run { run, operation } => self.begin(who, run, operation),
+            executor::Output::Cancel { run } => {
+                let delay = self.jitter(0, 20);
+                self.after(
+                    delay,
+                    Due::Done { at: who, run, result: OperationResult::new(Outcome::Cancelled) },
+                );
+            }
+            executor::Output::Event(event) => {
+                let process = self.processes.get_mut(&who).unwrap();
+                process.manager.handle(self.now, Input::Executor(event));
+            }
+            _ => {}
+        }
+    }
+
+    fn group_of(&self, resource: &str) -> (Vec<Arc<str>>, usize) {
+        let group =
+            self.config.groups.iter().find(|g| g.resources.iter().any(|r| r.name == resource)).unwrap();
+        let names: Vec<Arc<str>> = group.resources.iter().map(|r| r.name.as_str().into()).collect();
+        let at = names.iter().position(|n| &**n == resource).unwrap();
+        (names, at)
+    }
+
+    fn is_active(&self, node: NodeId, resource: &str) -> bool {
+        self.active.get(&node).is_some_and(|a| a.contains(resource))
+    }
+
+    /// An agent begins its work.
+    fn begin(&mut self, who: NodeInstance, run: RunId, operation: Operation) {
+        let resource = Arc::clone(&operation.resource);
+        let (names, at) = self.group_of(&resource);
+        let inside = self.processes[&who].inside;
+        self.note(|| format!("{who} runs {} of {resource}", operation.action));
+        match operation.action {
+            Action::Start => {
+                for node in self.nodes.clone() {
+                    for name in &names {
+                        if node != who.node && self.is_active(node, name) {
+                            self.violate(format!(
+                                "R1: {who} starts {resource} while {name} is active on {node}"
+                            ));
+                        }
+                    }
+                }
+                let owners = self.owners.entry(Arc::clone(&resource)).or_default();
+                let others: Vec<_> = owners.iter().filter(|o| **o != who).copied().collect();
+                owners.insert(who);
+                if !others.is_empty() {
+                    self.violate(format!("X1: {who} starts {resource}, begun by {others:?} and never ended"));
+                }
+                if self.active.get(&who.node).is_none_or(|a| names[..at].iter().any(|n| !a.contains(n)))
+                    && at > 0
+                {
+                    self.saw("start after one before it just crashed");
+                }
+                if names[at + 1..].iter().any(|n| self.is_active(who.node, n)) {
+                    self.violate(format!("R3: {who} starts {resource} while one behind it is active"));
+                }
+            }
+            Action::Stop if inside && names[at + 1..].iter().any(|n| self.is_active(who.node, n)) => {
+                self.violate(format!("R3: {who} stops {resource} while one behind it is active"));
+            }
+            _ => {}
+        }
+        let timeout = operation.timeout;
+        let action = operation.action;
+        self.processes.get_mut(&who).unwrap().runs.insert(run, operation);
+        let fails = match action {
+            Action::Start => self.faults.start_fails,
+            Action::Stop => self.faults.stop_fails,
+            _ => 0.0,
+        };
+        let hang = self.chance(self.faults.hangs);
+        let fail = self.chance(fails);
+        let took = self.jitter(5, 150);
+        let effect =
+            Due::Effect { at: who, resource: Arc::clone(&resource), active: action == Action::Start };
+        let acts = matches!(action, Action::Start | Action::Stop);
+        if hang {
+            self.saw("agent hung");
+            if acts && self.rng.chance(0.5) {
+                self.after(took, effect);
+            }
+            // Sometimes not even the driver reports.
+            if self.rng.chance(0.8) {
+                self.after(
+                    timeout,
+                    Due::Done { at: who, run, result: OperationResult::new(Outcome::TimedOut) },
+                );
+            }
+            return;
+        }
+        if acts && (!fail || self.rng.chance(0.5)) {
+            self.after(took, effect);
+        }
+        if action == Action::Monitor {
+            let code =
+                if self.is_active(who.node, &resource) { OcfCode::Success } else { OcfCode::NotRunning };
+            if code == OcfCode::NotRunning {
+                if let Some(owners) = self.owners.get_mut(&resource) {
+                    owners.remove(&who);
+                }
+            } else {
+                self.owners.entry(resource).or_default().insert(who);
+            }
+            let outcome = if code == OcfCode::Success { Outcome::Ok } else { Outcome::Failed { code } };
+            self.after(took, Due::Done { at: who, run, result: OperationResult::new(outcome) });
+            return;
+        }
+        let outcome = if fail { Outcome::Failed { code: OcfCode::Generic } } else { Outcome::Ok };
+        self.after(took + MS(1), Due::Done { at: who, run, result: OperationResult::new(outcome) });
+    }
+
+    fn effect(&mut self, at: NodeInstance, resource: &Arc<str>, active: bool) {
+        // In this model an agent that is at work dies with the process that started it; what it started lives on.
+        if !self.processes.contains_key(&at) {
+            return;
+        }
+        let set = self.active.entry(at.node).or_default();
+        if active {
+            set.insert(Arc::clone(resource));
+        } else {
+            set.remove(resource);
+            if let Some(owners) = self.owners.get_mut(resource) {
+                owners.remove(&at);
+            }
+        }
+        let on: Vec<NodeId> =
+            self.active.iter().filter(|(_, a)| a.contains(resource)).map(|(n, _)| *n).collect();
+        if on.len() > 1 {
+            self.violate(format!("R1: {resource} is active on {on:?}"));
+        }
+    }
+
+    fn strike(&mut self) {
+        if !self.faulty() {
+            return self.heal();
+        }
+        let some: Vec<NodeInstance> = self.processes.keys().copied().collect();
+        if let Some(who) = self.rng.pick(&some).copied() {
+            match self.rng.below(7) {
+                0 => {
+                    self.note(|| format!("process of {who} dies, its resources live on"));
+                    self.saw("process crash");
+                    self.kill(who);
+                    let delay = self.jitter(100, 8000);
+                    self.after(delay, Due::Boot(who.node));
+                }
+                1 => {
+                    self.note(|| format!("machine of {who} dies"));
+                    self.saw("machine crash");
+                    self.kill(who);
+                    self.active.remove(&who.node);
+                    let delay = self.jitter(1000, 8000);
+                    self.after(delay, Due::Boot(who.node));
+                }
+                2 => {
+                    self.note(|| format!("link of {who} is cut or mended"));
+                    self.saw("partition");
+                    let process = self.processes.get_mut(&who).unwrap();
+                    process.connected = !process.connected;
+                    self.schedule_change();
+                }
+                3 => {
+                    self.saw("suspended");
+                    if self.processes[&who].inside {
+                        self.input(who, Input::Suspended);
+                        let delay = self.jitter(10, 500);
+                        self.after(delay, Due::Resumed(who));
+                    }
+                }
+                4 | 5 => {
+                    let victim = self.active.get(&who.node).and_then(|a| a.iter().next().cloned());
+                    if let Some(resource) = victim {
+                        self.note(|| format!("{resource} dies on {who}"));
+                        self.saw("resource crash");
+                        self.active.get_mut(&who.node).unwrap().remove(&resource);
+                    }
+                }
+                _ => self.command(who),
+            }
+        }
+        let delay = self.rng.duration(self.faults.every / 2, self.faults.every);
+        self.after(delay, Due::Strike);
+    }
+
+    fn command(&mut self, who: NodeInstance) {
+        use ocf_resource::Command;
+        let group: Arc<str> = self.rng.pick(&self.config.groups).unwrap().name.as_str().into();
+        let node = *self.rng.pick(&self.nodes).unwrap();
+        let command = match self.rng.below(7) {
+            0 => Command::StopGroup(group),
+            1 | 2 => Command::StartGroup(group),
+            3 => Command::MoveGroup { group, to: Some(node) },
+            4 => Command::Standby(node),
+            5 => Command::Online(node),
+            _ => Command::ClearFailures(group),
+        };
+        let now = self.now;
+        if self.processes.get_mut(&who).unwrap().manager.request(now, command).is_ok() {
+            self.saw("command");
+            self.drain(who);
+        }
+    }
+
+    /// Faults are over: links work, and an operator puts everything in order.
+    fn heal(&mut self) {
+        for process in self.processes.values_mut() {
+            process.connected = true;
+        }
+        self.schedule_change();
+    }
+
+    /// Has an operator clear all failures and let everything run.
+    pub(crate) fn put_in_order(&mut self) {
+        use ocf_resource::Command;
+        let now = self.now;
+        let Some(who) = self.view.first().copied() else { return };
+        for node in self.nodes.clone() {
+            let Some(process) = self.processes.get_mut(&who) else { return };
+            process.manager.request(now, Command::Online(node)).unwrap();
+        }
+        for group in self.config.groups.clone() {
+            let name: Arc<str> = group.name.as_str().into();
+            let Some(process) = self.processes.get_mut(&who) else { return };
+            process.manager.request(now, Command::ClearFailures(Arc::clone(&name))).unwrap();
+            process.manager.request(now, Command::StartGroup(name)).unwrap();
+        }
+        self.drain(who);
+    }
+
+    /// What is wrong with a world that had time to settle.
+    pub(crate) fn unsettled(&self) -> Vec<String> {
+        let mut wrong = Vec::new();
+        if self.view.len() != self.nodes.len() {
+            wrong.push(format!("view is {:?}", self.view));
+        }
+        for group in &self.config.groups {
+            for resource in &group.resources {
+                let on: Vec<_> =
+                    self.active.iter().filter(|(_, a)| a.contains(resource.name.as_str())).collect();
+                if on.len() != 1 {
+                    wrong.push(format!("{} is active on {} machines", resource.name, on.len()));
+                }
+            }
+        }
+        for process in self.processes.values() {
+            for group in process.manager.status().groups {
+                if let Some(blocked) = group.blocked {
+                    wrong.push(format!("{} {blocked}", group.name));
+                }
+            }
+        }
+        wrong
+    }
+
+    /// Decisions so far, as the most senior member counts them.
+    pub(crate) fn decisions(&self) -> u64 {
+        self.view.first().map_or(0, |who| self.processes[who].manager.status().decisions)
+    }
+
+    /// The end of the trace.
+    pub(crate) fn tail(&self, lines: usize) -> String {
+        let skip = self.trace.len().saturating_sub(lines);
+        self.trace[skip..].join("\n")
+    }
+}
