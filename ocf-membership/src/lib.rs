@@ -1,4 +1,14 @@
 //! Agreed cluster membership: views, quorum and the primary partition.
+//!
+//! [`Consensus`] is a sans-IO core ([`pils::Layer`]): it takes what node communication reports ([`Input`]) and tells
+//! what to send, to write and to announce ([`Output`]). Nodes that can all talk to each other, and that together have
+//! a quorum, agree on numbered [`View`]s; each view follows from the one before, and no two differ under one number.
+//! A primary acts under a lease, so that an old one has certainly stopped before a new one begins.
+//!
+//! * [`Config`] says who may be a member, how many votes a primary needs ([`QuorumPolicy`]) and the times.
+//! * [`Event`] is what the layers above see: `Installed`, `Suspended`, `Resumed`, `NonPrimary`.
+//! * The protocol, its messages, timers, limits and deviations: PROTOCOL.md of this crate.
+//! * Feature `testing`: a conformance suite for quorum policies, and bugs that can be put back.
 #![forbid(unsafe_code)]
 
 mod clique;
@@ -10,6 +20,8 @@ mod lease;
 mod quorum;
 mod record;
 mod stats;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod view;
 mod wire;
 

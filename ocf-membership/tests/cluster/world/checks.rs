@@ -5,6 +5,7 @@
 //! | M1 one view per number | agreement on a chain of primaries |
 //! | M2 numbers grow at each node | across restarts too |
 //! | M3 self in every installed view | self inclusion |
+//! | M4 members of a fresh view see each other when they accept it | mutual connection |
 //! | Q1 active periods of primaries that exclude each other never overlap | lease, in the time of the world |
 //! | Q2 each primary remembers the one before | memory rule |
 //! | Q4 nobody acts for longer than a lease without a quorum | lease |
@@ -30,8 +31,11 @@ impl Checks {
         self.violation.get_or_insert(text);
     }
 
-    pub fn flush(&mut self, local: NodeInstance, proposal: &Proposal) {
+    pub fn flush(&mut self, local: NodeInstance, proposal: &Proposal, connected: bool) {
         self.flushes += 1;
+        if !connected {
+            self.fail(format!("M4: {local} accepts {} without seeing all members", proposal.view.number));
+        }
         let (view, states) = (&proposal.view, &proposal.states);
         if !states.iter().any(|(i, _)| *i == local) || states.windows(2).any(|p| p[0].0 >= p[1].0) {
             self.fail(format!("flush of {local} for {} without its state, or unsorted", view.number));

@@ -369,7 +369,7 @@ impl World {
         self.check();
     }
 
-    fn start(&mut self, i: usize) {
+    pub fn start(&mut self, i: usize) {
         if self.nodes[i].core.is_some() {
             return;
         }
@@ -394,7 +394,7 @@ impl World {
     }
 
     /// Ends a life. What it sent may or may not arrive.
-    fn stop(&mut self, i: usize, told: Option<DownReason>) {
+    pub fn stop(&mut self, i: usize, told: Option<DownReason>) {
         let local = self.nodes[i].local;
         if self.nodes[i].core.take().is_none() {
             return;
@@ -419,7 +419,7 @@ impl World {
         }
     }
 
-    fn resume(&mut self, i: usize) {
+    pub fn resume(&mut self, i: usize) {
         if !core::mem::take(&mut self.nodes[i].paused) || self.nodes[i].core.is_none() {
             return;
         }
@@ -436,6 +436,17 @@ impl World {
         if self.nodes[i].core.is_some() {
             self.call(i, None);
         }
+    }
+
+    /// The node does not run until `resume`.
+    pub fn pause(&mut self, i: usize) {
+        self.nodes[i].paused = true;
+        self.nodes[i].pauses += 1;
+    }
+
+    /// Cuts a link in both directions.
+    pub fn cut_link(&mut self, i: usize, j: usize) {
+        self.cut.extend([(i, j), (j, i)]);
     }
 
     fn fault(&mut self) {
@@ -475,15 +486,14 @@ impl World {
                 }
             }
             Some(Fault::CutLink) => {
-                self.cut.extend([(i, j), (j, i)]);
+                self.cut_link(i, j);
             }
             Some(Fault::OneWay) => {
                 self.cut.insert((i, j));
             }
             Some(Fault::Pause) => {
                 let for_ = *self.rng.pick(&[100, 250, 400, 600, 1_000, 2_500]).expect("a list") * MS;
-                self.nodes[i].paused = true;
-                self.nodes[i].pauses += 1;
+                self.pause(i);
                 let pauses = self.nodes[i].pauses;
                 self.at(self.now + for_, Action::Resume(i, pauses));
             }
@@ -614,7 +624,11 @@ impl World {
                 }
                 Output::Flush { ballot, proposal } => {
                     self.note(|| format!("{local} flushes in {ballot} for {}", proposal.view.number));
-                    self.checks.flush(local, &proposal);
+                    let core = self.nodes[i].core.as_ref().expect("running");
+                    let up = core.snapshot().reachable;
+                    let connected = proposal.view.members.iter().all(|m| up.contains(&m.instance));
+                    let fresh = proposal.view.ballot == ballot;
+                    self.checks.flush(local, &proposal, connected || !fresh);
                     let at = self.now + self.delay(self.plan.upper);
                     self.at(at, Action::Give(local, Owned::Flushed(ballot)));
                 }

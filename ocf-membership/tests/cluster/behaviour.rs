@@ -1,0 +1,229 @@
+//! Single situations in virtual time, each with one claim: a cluster without random faults, and what is done to it.
+
+use crate::world::{DETECTION, MS, Plan, World, id};
+use ocf_comm::DownReason;
+use ocf_membership::{ChangeReason, Consensus, Durability, Input, NewError, RecordError, ViewNumber};
+use pils::{Incarnation, Instant, Layer, NodeInstance, Rng};
+use std::collections::BTreeSet;
+
+fn cluster(nodes: usize, durability: Durability) -> World {
+    let plan = Plan {
+        nodes,
+        durability,
+        network: MS / 5,
+        disk: MS / 5,
+        upper: MS / 5,
+        slow: 0.0,
+        persist_fails: 0.0,
+        drift: 0,
+        faults: BTreeSet::new(),
+        pause_between: 1_000 * MS,
+        trouble: 0,
+        sabotage: None,
+    };
+    World::new(plan, Rng::new(7))
+}
+
+/// A cluster in its first view.
+fn formed(nodes: usize, durability: Durability) -> World {
+    let mut world = cluster(nodes, durability);
+    world.run_until(500 * MS);
+    assert!(world.is_whole(), "{}", world.describe());
+    // Long enough that nobody fears what earlier lives may have confirmed.
+    world.run_until(2_000 * MS);
+    world
+}
+
+fn number(world: &World, i: usize) -> u64 {
+    world.nodes[i].core.as_ref().and_then(|c| c.view()).map_or(0, |v| v.number.0)
+}
+
+fn sound(world: &World) {
+    assert_eq!(world.checks.violation, None, "{}", world.describe());
+}
+
+#[test]
+fn three_nodes_form_one_view_and_stay_in_it() {
+    let mut world = formed(3, Durability::Durable);
+    world.run_until(20_000 * MS);
+    assert!(world.is_whole());
+    assert_eq!(number(&world, 0), 1);
+    sound(&world);
+}
+
+#[test]
+fn the_first_view_of_new_nodes_waits_for_all_of_them() {
+    for durability in [Durability::Durable, Durability::Volatile] {
+        let mut world = cluster(3, durability);
+        world.cut_link(0, 2);
+        world.cut_link(1, 2);
+        world.run_until(3_000 * MS);
+        assert!(world.nodes.iter().all(|n| n.active.is_none()), "two of three that remember nothing");
+        world.cut.clear();
+        world.run_until(4_000 * MS);
+        assert!(world.is_whole(), "{}", world.describe());
+    }
+}
+
+#[test]
+fn a_leave_is_answered_by_a_view_within_milliseconds() {
+    let mut world = formed(3, Durability::Durable);
+    let before = world.now;
+    world.stop(0, Some(DownReason::Left));
+    world.run_until(before + 5 * MS);
+    assert_eq!((number(&world, 1), number(&world, 2)), (2, 2));
+    assert!(world.nodes[1].active.is_some() && world.nodes[2].active.is_some());
+    let view = world.nodes[1].core.as_ref().and_then(|c| c.view()).expect("installed");
+    assert_eq!(view.causes[0].reason, ChangeReason::Down(DownReason::Left));
+    sound(&world);
+}
+
+#[test]
+fn a_silent_node_is_replaced_within_detection_and_the_rest_of_its_lease() {
+    let mut world = formed(3, Durability::Durable);
+    let before = world.now;
+    world.stop(0, None);
+    world.run_until(before + DETECTION * 125 / 100);
+    assert_eq!((number(&world, 1), number(&world, 2)), (2, 2), "{}", world.describe());
+    assert!(world.nodes[1].active.is_some() && world.nodes[2].active.is_some());
+    sound(&world);
+}
+
+#[test]
+fn a_minority_stops_acting_and_comes_back_as_a_joiner() {
+    let mut world = formed(3, Durability::Durable);
+    world.cut_link(0, 1);
+    world.cut_link(0, 2);
+    world.run_until(world.now + DETECTION * 125 / 100);
+    assert!(world.nodes[0].active.is_none() && world.nodes[1].active.is_some());
+    world.run_until(world.now + 4_000 * MS);
+    assert_eq!(number(&world, 0), 0, "it has given up");
+    world.cut.clear();
+    world.run_until(world.now + 1_000 * MS);
+    assert!(world.is_whole(), "{}", world.describe());
+    let view = world.nodes[1].core.as_ref().and_then(|c| c.view()).expect("whole");
+    let joiners: Vec<NodeInstance> = view.joiners().map(|m| m.instance).collect();
+    assert_eq!(joiners, [world.nodes[0].local]);
+    assert_eq!(view.senior().instance, world.nodes[1].local);
+    sound(&world);
+}
+
+#[test]
+fn a_broken_link_costs_one_view_and_then_nothing_for_ten_minutes() {
+    let mut world = formed(3, Durability::Durable);
+    world.cut_link(1, 2);
+    world.run_until(world.now + 5_000 * MS);
+    let settled = number(&world, 0);
+    assert!(settled <= 3, "at most two views, now {settled}");
+    assert_eq!(world.nodes.iter().filter(|n| n.active.is_some()).count(), 2);
+    world.run_until(world.now + 600_000 * MS);
+    assert_eq!(number(&world, 0), settled);
+    sound(&world);
+}
+
+#[test]
+fn an_instance_that_flaps_is_held_back_longer_each_time() {
+    let mut world = formed(3, Durability::Durable);
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        world.cut_link(1, 2);
+        world.run_until(world.now + 2_000 * MS);
+        world.cut.clear();
+        let healed = world.now;
+        while !world.is_whole() {
+            world.run_until(world.now + 20 * MS);
+            assert!(world.now < healed + 60_000 * MS, "{}", world.describe());
+        }
+        held.push(world.now - healed);
+    }
+    assert!(held.windows(2).all(|pair| pair[0] * 3 / 2 < pair[1]), "{held:?}");
+    sound(&world);
+}
+
+#[test]
+fn a_paused_sequencer_is_replaced_and_does_not_act_when_it_wakes() {
+    for pause in [250, 1_000, 10_000] {
+        let mut world = formed(3, Durability::Durable);
+        world.pause(0);
+        world.run_until(world.now + pause * MS);
+        world.resume(0);
+        sound(&world);
+        world.run_until(world.now + 3_000 * MS);
+        assert!(world.is_whole(), "{pause}: {}", world.describe());
+        sound(&world);
+    }
+}
+
+#[test]
+fn a_durable_cluster_goes_on_with_its_numbers_after_a_power_cut() {
+    let mut world = formed(3, Durability::Durable);
+    for i in 0..3 {
+        world.stop(i, None);
+    }
+    for i in 0..2 {
+        world.start(i);
+    }
+    world.run_until(world.now + 3_000 * MS);
+    assert_eq!((number(&world, 0), number(&world, 1)), (2, 2), "two of three remember: {}", world.describe());
+    sound(&world);
+}
+
+#[test]
+fn a_restarted_member_without_memory_cannot_replace_a_living_primary() {
+    // {A, B} of {A, B, C}; A restarts and meets C while B lives.
+    let mut world = formed(3, Durability::Volatile);
+    world.cut_link(0, 2);
+    world.cut_link(1, 2);
+    world.run_until(world.now + 4_000 * MS);
+    assert_eq!((number(&world, 0), number(&world, 1)), (2, 2));
+    world.stop(0, None);
+    world.cut.clear();
+    world.cut_link(0, 1);
+    world.cut_link(1, 2);
+    world.start(0);
+    world.run_until(world.now + 5_000 * MS);
+    assert!(world.nodes.iter().all(|n| n.active.is_none()), "{}", world.describe());
+    world.cut.clear();
+    world.run_until(world.now + 3_000 * MS);
+    assert!(world.is_whole(), "{}", world.describe());
+    assert!(number(&world, 0) > 2);
+    sound(&world);
+}
+
+#[test]
+fn a_damaged_record_is_an_error_and_not_an_empty_one() {
+    let world = formed(1, Durability::Durable);
+    let me = NodeInstance::new(id(0), Incarnation::new(99));
+    let mut record = world.nodes[0].disk.clone().expect("written").to_vec();
+    let build = |record: &[u8]| {
+        Consensus::new(Instant::ZERO, world.config.clone(), me, Some(record), Rng::new(1)).map(|_| ())
+    };
+    assert_eq!(build(&record), Ok(()));
+    let middle = record.len() / 2;
+    record[middle] ^= 1;
+    assert_eq!(build(&record), Err(NewError::Record(RecordError::Checksum)));
+    assert_eq!(build(b""), Err(NewError::Record(RecordError::NotARecord)));
+}
+
+#[test]
+fn bytes_that_mean_nothing_are_counted_and_change_nothing() {
+    let mut world = formed(2, Durability::Durable);
+    let now = world.local_time(0);
+    let peer = world.nodes[1].local;
+    let stranger = NodeInstance::new(id(8), Incarnation::new(1));
+    let core = world.nodes[0].core.as_mut().expect("running");
+    let before = core.snapshot();
+    core.handle(now, Input::Message { from: peer, message: b"\x07nothing" });
+    core.handle(now, Input::Message { from: stranger, message: b"" });
+    core.handle(now, Input::Up(stranger));
+    assert!(core.poll_output().is_none());
+    core.check_invariants();
+    let after = core.snapshot();
+    assert_eq!(
+        (after.view, after.promised, after.reachable),
+        (before.view, before.promised, before.reachable)
+    );
+    assert_eq!(after.stats.dropped(ocf_membership::DropReason::Malformed), 1);
+    assert_eq!(after.stats.dropped(ocf_membership::DropReason::UnknownNode), 2);
+    assert!(before.newest == ViewNumber(1));
+}

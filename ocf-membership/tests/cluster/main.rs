@@ -1,0 +1,5 @@
+//! Whole clusters of production cores in virtual time: single situations, and many seeds of random trouble.
+
+mod behaviour;
+mod simulation;
+mod world;

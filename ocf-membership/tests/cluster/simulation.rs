@@ -1,0 +1,115 @@
+//! Whole clusters in virtual time under crashes, pauses, partitions and bad disks: a seed chooses everything, every
+//! step is checked, and in the end the cluster must heal.
+
+use crate::world::{Plan, World};
+use ocf_membership::{ChangeReason, Sabotage};
+use pils::Rng;
+
+fn world(seed: u64, sabotage: Option<Sabotage>) -> World {
+    let mut rng = Rng::new(seed);
+    let plan = Plan { sabotage, ..Plan::from_seed(&mut rng) };
+    World::new(plan, rng)
+}
+
+fn run(seed: u64, sabotage: Option<Sabotage>) -> Result<World, String> {
+    let mut world = world(seed, sabotage);
+    match world.run() {
+        Ok(()) => Ok(world),
+        Err(text) => Err(format!("seed {seed}: {text}\n{:?}", world.plan)),
+    }
+}
+
+/// The end of what led to the failure of a seed.
+fn story(seed: u64) -> String {
+    let mut world = world(seed, None);
+    world.log = Some(Vec::new());
+    let outcome = world.run();
+    let log = world.log.unwrap_or_default();
+    format!("{}\n{outcome:?}", log[log.len().saturating_sub(80)..].join("\n"))
+}
+
+/// What must have occurred somewhere, else the runs prove little.
+#[derive(Debug, Default)]
+struct Coverage {
+    adopted: u64,
+    ineligible: u64,
+    overtaken: u64,
+    unanswered: u64,
+    stalls: u64,
+    failed_writes: u64,
+    partly_connected: usize,
+    no_answer: usize,
+    flushes: u64,
+}
+
+impl Coverage {
+    fn add(&mut self, world: &World) {
+        for stats in world.nodes.iter().filter_map(|n| n.core.as_ref().map(|c| c.stats())) {
+            self.adopted += stats.proposals_adopted;
+            self.ineligible += stats.ballots_ineligible;
+            self.overtaken += stats.ballots_overtaken;
+            self.unanswered += stats.ballots_unanswered;
+            self.stalls += stats.stalls;
+            self.failed_writes += stats.persist_failures;
+        }
+        let causes = || world.checks.views.values().flat_map(|v| v.causes.iter().map(|c| c.reason));
+        self.partly_connected += causes().filter(|r| *r == ChangeReason::PartlyConnected).count();
+        self.no_answer += causes().filter(|r| *r == ChangeReason::NoAnswer).count();
+        self.flushes += world.checks.flushes;
+    }
+
+    fn is_complete(&self) -> bool {
+        let counts = [self.adopted, self.ineligible, self.overtaken, self.unanswered, self.stalls];
+        counts.iter().all(|n| *n > 0)
+            && self.failed_writes > 0
+            && self.partly_connected > 0
+            && self.no_answer > 0
+            && self.flushes > 0
+    }
+}
+
+fn run_all(seeds: core::ops::Range<u64>) {
+    let mut coverage = Coverage::default();
+    for seed in seeds {
+        match run(seed, None) {
+            Ok(world) => coverage.add(&world),
+            Err(text) => panic!("{}\n{text}", story(seed)),
+        }
+    }
+    assert!(coverage.is_complete(), "some cases never occurred: {coverage:?}");
+}
+
+#[test]
+fn no_seed_breaks_an_invariant_part_1() {
+    run_all(0..500);
+}
+
+#[test]
+fn no_seed_breaks_an_invariant_part_2() {
+    run_all(500..1000);
+}
+
+fn is_caught(bug: Sabotage, property: &str) {
+    let found = (0..200).filter_map(|seed| run(seed, Some(bug)).err()).find(|text| text.contains(property));
+    assert!(found.is_some(), "{bug:?} is not noticed as {property} within 200 seeds");
+}
+
+#[test]
+fn installing_without_waiting_for_leases_is_caught() {
+    is_caught(Sabotage::NoLeaseWait, "Q1");
+}
+
+#[test]
+fn ignoring_an_accepted_proposal_is_caught() {
+    is_caught(Sabotage::IgnoreAccepted, "M1");
+}
+
+#[test]
+fn forgetting_the_memory_rule_is_caught() {
+    is_caught(Sabotage::NoMemoryRule, "Q2");
+}
+
+#[test]
+fn acting_without_a_lease_is_caught() {
+    is_caught(Sabotage::NoLeaseExpiry, "Q");
+}
