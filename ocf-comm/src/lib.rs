@@ -1,9 +1,11 @@
 //! Encrypted, reliable communication between the nodes of a cluster, and the detection of their failure.
 #![forbid(unsafe_code)]
 
+mod circuit;
 mod config;
 mod connectivity;
 pub mod crypto;
+mod detector;
 #[cfg(feature = "driver")]
 pub mod driver;
 mod endpoint;
@@ -12,6 +14,7 @@ mod memory;
 mod stats;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod wire;
 
 pub use config::{Config, ConfigError, ConfigErrors, LaneConfig, PeerConfig, Preset, Timers};
 pub use connectivity::{Connectivity, PeerStatus, SendError};

@@ -1,0 +1,432 @@
+//! One circuit: the keys, lanes and paths between this incarnation and one of a peer.
+
+mod incoming;
+mod keys;
+mod outgoing;
+mod ranges;
+mod received;
+mod recovery;
+mod transmit;
+
+pub(crate) use incoming::Batch;
+pub(crate) use keys::{OpenKeys, SealKeys};
+
+use crate::detector::Detector;
+use crate::wire::{Frame, HEADER, Header, lane_index, lane_number, to_size};
+use crate::{Channel, Config, DropReason, Event, Lane, PathId, Stats};
+use bytes::Bytes;
+use core::time::Duration;
+use incoming::{Incoming, Refused};
+use outgoing::Outgoing;
+use pils::wire::Reader;
+use pils::{Instant, NodeInstance};
+use received::ReceivedPath;
+use recovery::{Content, Recovery};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+/// How far a circuit has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Stage {
+    /// Keys are agreed. The initiator waits until a contest for the node id is decided; the responder waits for the
+    /// first sealed packet, which proves that the request was fresh, and then for the contest.
+    Held,
+    /// Initiator: asks until the responder accepts.
+    Confirming,
+    /// Responder: has accepted, and waits until the initiator does.
+    Accepting,
+    /// Both ends accepted: messages flow.
+    Open,
+    /// The newcomer lost the contest; it is told so whenever it is heard.
+    Refusing,
+}
+
+/// How a circuit ends by a word of the peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Left,
+    LastGasp,
+    /// The peer says that this node broke the protocol.
+    Closed,
+    /// The peer says that another living node has this node's id.
+    Refused,
+    /// The peer broke this rule.
+    Misbehaved(&'static str),
+}
+
+/// What decides, in a packet, about the circuit as a whole.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Outline {
+    /// The sender accepts the circuit, by word or by using it.
+    pub(crate) accepts: bool,
+    /// The circuit ends.
+    pub(crate) ends: bool,
+}
+
+/// Numbers that all circuits share.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tuning {
+    pub(crate) heartbeat: Duration,
+    pub(crate) detection: Duration,
+    pub(crate) datagram: usize,
+    pub(crate) rekey_after: u64,
+    pub(crate) message_max: usize,
+    pub(crate) budget: usize,
+}
+
+/// Where the results of received packets go.
+#[derive(Debug)]
+pub(crate) struct Sink<'a> {
+    pub(crate) events: &'a mut VecDeque<Event>,
+    pub(crate) stats: &'a mut Stats,
+    pub(crate) batch: &'a mut Batch,
+}
+
+#[derive(Debug)]
+struct Path {
+    id: PathId,
+    address: SocketAddr,
+    received: ReceivedPath,
+    recovery: Recovery,
+    /// When something was sent on it last.
+    sent_at: Instant,
+    /// A PING must go out.
+    ping: bool,
+    /// Acknowledgements in a row without a probe timeout.
+    good: u32,
+    /// First packet number whose acknowledgement proves that the peer lives now.
+    probe_from: Option<u64>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Circuit {
+    /// Index of the peer.
+    pub(crate) peer: usize,
+    pub(crate) instance: NodeInstance,
+    pub(crate) local_id: u32,
+    remote_id: u32,
+    pub(crate) initiator: bool,
+    pub(crate) stage: Stage,
+    /// When `stage` was entered.
+    pub(crate) since: Instant,
+    /// Something sealed was received.
+    pub(crate) heard: bool,
+    /// The peer answered a probe sent after [`Circuit::probe`].
+    pub(crate) answered: bool,
+    pub(crate) detector: Detector,
+    pub(crate) fate: Option<Fate>,
+    /// Bytes that may still be written in this turn.
+    pub(crate) budget: usize,
+    turn: u64,
+    seal: SealKeys,
+    open: OpenKeys,
+    paths: Vec<Path>,
+    /// Index of the path that carries data.
+    active: usize,
+    outgoing: [Outgoing; 3],
+    incoming: [Incoming; 3],
+    accept_due: bool,
+    /// Lanes whose credit must be told, as bits.
+    credit_due: u8,
+    /// Frames that go out once and are not repeated.
+    once: Vec<Frame<'static>>,
+    /// Packets that may go out although the congestion window is full.
+    probes: u32,
+    peer_message_max: Option<usize>,
+}
+
+/// What is needed to start a circuit.
+#[derive(Debug)]
+pub(crate) struct Start {
+    pub(crate) peer: usize,
+    pub(crate) instance: NodeInstance,
+    pub(crate) local_id: u32,
+    pub(crate) remote_id: u32,
+    pub(crate) initiator: bool,
+    pub(crate) seal: [u8; 32],
+    pub(crate) open: [u8; 32],
+}
+
+impl Circuit {
+    pub(crate) fn new(
+        now: Instant,
+        config: &Config,
+        addresses: &[(PathId, SocketAddr)],
+        start: &Start,
+    ) -> Self {
+        let path = |(id, address): &(PathId, SocketAddr)| Path {
+            id: *id,
+            address: *address,
+            received: ReceivedPath::default(),
+            recovery: Recovery::new(config.datagram),
+            sent_at: now,
+            ping: false,
+            good: 0,
+            probe_from: None,
+        };
+        let window = |lane: Lane| Incoming::new(config.lane(lane).receive_window, config.message_max);
+        Self {
+            peer: start.peer,
+            instance: start.instance,
+            local_id: start.local_id,
+            remote_id: start.remote_id,
+            initiator: start.initiator,
+            stage: Stage::Held,
+            since: now,
+            heard: false,
+            answered: false,
+            detector: Detector::new(now),
+            fate: None,
+            budget: 0,
+            turn: 0,
+            seal: SealKeys::new(start.seal),
+            open: OpenKeys::new(start.open),
+            paths: addresses.iter().map(path).collect(),
+            active: 0,
+            outgoing: Lane::ALL.map(|lane| Outgoing::new(config.lane(lane).send_queue)),
+            incoming: Lane::ALL.map(window),
+            accept_due: false,
+            credit_due: 0,
+            once: Vec::new(),
+            probes: 0,
+            peer_message_max: None,
+        }
+    }
+
+    /// Moves to the next stage and queues what it has to say.
+    pub(crate) fn enter(&mut self, now: Instant, stage: Stage) {
+        tracing::debug!(peer = %self.instance, from = ?self.stage, to = ?stage, "circuit");
+        self.stage = stage;
+        self.since = now;
+        match stage {
+            Stage::Held => {}
+            Stage::Confirming => self.paths[self.active].ping = true,
+            Stage::Accepting => self.accept_due = true,
+            Stage::Open => {
+                // The responder has said so already; only the initiator accepts here.
+                self.accept_due |= self.initiator;
+                self.credit_due = 0b111;
+                for path in &mut self.paths {
+                    path.ping = true;
+                }
+            }
+            Stage::Refusing => self.say(Frame::Refuse),
+        }
+    }
+
+    /// Sends `frame` once, with the next packet.
+    pub(crate) fn say(&mut self, frame: Frame<'static>) {
+        if self.once.is_empty() {
+            self.once.push(frame);
+        }
+    }
+
+    /// Authenticates a sealed datagram in place and makes later copies of it replays. Gives the length of the content,
+    /// which starts behind the header, and the index of the path.
+    pub(crate) fn open(
+        &mut self,
+        now: Instant,
+        header: Header,
+        datagram: &mut [u8],
+        stats: &mut Stats,
+    ) -> Result<(usize, usize), DropReason> {
+        let path = self.paths.iter().position(|p| p.id.0 == header.path).ok_or(DropReason::UnknownPath)?;
+        self.paths[path].received.check(header.number)?;
+        let keep = self.paths[path].recovery.pto() * 3;
+        let length = self.open.open(now + keep, header, datagram, stats).ok_or(DropReason::BadSeal)?;
+        self.paths[path].received.mark(header.number);
+        stats.packets_accepted += 1;
+        self.heard = true;
+        Ok((length, path))
+    }
+
+    /// Looks, without effect, for what decides about the circuit as a whole.
+    pub(crate) fn outline(content: &[u8]) -> Outline {
+        let mut r = Reader::new(content);
+        let mut outline = Outline::default();
+        while let Ok(Some(frame)) = Frame::parse(&mut r) {
+            match frame {
+                Frame::Accept { .. } | Frame::Data { .. } => outline.accepts = true,
+                Frame::Leave | Frame::LastGasp | Frame::Close | Frame::Refuse => outline.ends = true,
+                Frame::Ping | Frame::Ack(_) | Frame::Credit { .. } => {}
+            }
+        }
+        outline
+    }
+
+    /// Takes over the content of an authenticated packet. A broken rule, or the peer's last word, is in `fate` afterwards.
+    pub(crate) fn apply(
+        &mut self,
+        now: Instant,
+        path: usize,
+        number: u64,
+        content: &[u8],
+        sink: &mut Sink<'_>,
+    ) {
+        let mut r = Reader::new(content);
+        let (mut asks, mut urgent) = (false, false);
+        loop {
+            let frame = match Frame::parse(&mut r) {
+                Ok(Some(frame)) => frame,
+                Ok(None) => break,
+                Err(error) => {
+                    tracing::debug!(peer = %self.instance, %error, "malformed frame");
+                    self.fate = Some(Fate::Misbehaved("frames that parse"));
+                    return;
+                }
+            };
+            asks |= !matches!(frame, Frame::Ack(_));
+            urgent |= matches!(frame, Frame::Data { lane: Lane::Urgent, .. } | Frame::Accept { .. });
+            match self.apply_frame(now, &frame, sink) {
+                Ok(()) => {}
+                Err(Refused::Rule(rule)) => {
+                    self.fate = Some(Fate::Misbehaved(rule));
+                    return;
+                }
+                Err(Refused::NoRoom) => {
+                    sink.stats.count_drop(DropReason::NoRoom);
+                    return;
+                }
+            }
+        }
+        self.paths[path].received.record(now, number, asks, urgent);
+    }
+
+    fn apply_frame(&mut self, now: Instant, frame: &Frame<'_>, sink: &mut Sink<'_>) -> Result<(), Refused> {
+        match *frame {
+            Frame::Ping => {}
+            Frame::Ack(ref ack) => self.on_ack(now, ack, sink)?,
+            Frame::Credit { lane, limit } => self.outgoing[lane_index(lane)].raise_credit(limit),
+            Frame::Accept { message_max } => self.peer_message_max = Some(to_size(message_max)),
+            Frame::Refuse => self.fate = Some(Fate::Refused),
+            Frame::Leave => self.fate = Some(Fate::Left),
+            Frame::LastGasp => self.fate = Some(Fate::LastGasp),
+            Frame::Close => self.fate = Some(Fate::Closed),
+            Frame::Data { lane, offset, bytes } => {
+                if self.stage != Stage::Open {
+                    return Err(Refused::Rule("no data before the circuit is accepted"));
+                }
+                let from = self.instance;
+                let Sink { events, stats, batch } = sink;
+                let mut deliver = |channel: Channel, message: Bytes| {
+                    stats.messages_delivered += 1;
+                    events.push_back(Event::Message { from, lane, channel, message });
+                };
+                let incoming = &mut self.incoming[lane_index(lane)];
+                incoming.receive(offset, bytes, batch, &mut deliver)?;
+                if incoming.wants_grant() {
+                    self.credit_due |= 1 << lane_number(lane);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn on_ack(
+        &mut self,
+        now: Instant,
+        ack: &crate::wire::Ack<'_>,
+        sink: &mut Sink<'_>,
+    ) -> Result<(), Refused> {
+        let Some(i) = self.paths.iter().position(|p| p.id.0 == ack.path) else {
+            return Err(Refused::Rule("acknowledgements of configured paths"));
+        };
+        let outgoing = &mut self.outgoing;
+        let path = &mut self.paths[i];
+        let acked = |content: &Content| {
+            for part in content.parts() {
+                outgoing[usize::from(part.lane)].on_acked(part.start..part.end);
+            }
+        };
+        let fresh = path.recovery.on_ack(now, ack, acked);
+        if !fresh.map_err(|_e| Refused::Rule("acknowledgements of packets that were sent"))? {
+            return Ok(());
+        }
+        self.seal.on_acked(ack.path, ack.largest);
+        self.answered |= path.probe_from.is_some_and(|n| ack.largest >= n);
+        path.good = path.good.saturating_add(1);
+        self.detect_lost(now, i, sink.stats);
+        self.prefer_path();
+        if self.stage == Stage::Open {
+            for (lane, outgoing) in Lane::ALL.into_iter().zip(&mut self.outgoing) {
+                if outgoing.take_writable() {
+                    sink.events.push_back(Event::Writable { peer: self.instance, lane });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends a burst of received packets: acknowledgements are counted per burst.
+    pub(crate) fn end_burst(&mut self, now: Instant) {
+        for path in &mut self.paths {
+            path.received.end_burst(now);
+        }
+    }
+
+    /// A new turn gives a new budget.
+    pub(crate) const fn refill(&mut self, turn: u64, budget: usize) {
+        if self.turn != turn {
+            self.turn = turn;
+            self.budget = budget;
+        }
+    }
+
+    /// Asks the peer, on every path, to prove that it lives now; [`Circuit::answered`] tells.
+    pub(crate) fn probe(&mut self) {
+        self.answered = false;
+        for path in &mut self.paths {
+            path.ping = true;
+            path.probe_from = Some(path.recovery.next_number());
+            path.recovery.forget_probes();
+        }
+    }
+
+    /// Queues a message; `false` if the lane is full.
+    pub(crate) fn push(&mut self, lane: Lane, channel: Channel, message: Bytes) -> bool {
+        self.outgoing[lane_index(lane)].push(channel.0, message)
+    }
+
+    /// Bytes waiting or unacknowledged in a lane, and the limit.
+    pub(crate) fn queue(&self, lane: Lane) -> (usize, usize) {
+        let outgoing = &self.outgoing[lane_index(lane)];
+        (outgoing.queued(), outgoing.limit())
+    }
+
+    /// The largest message the peer takes, once it said so.
+    pub(crate) const fn peer_message_max(&self) -> Option<usize> {
+        self.peer_message_max
+    }
+
+    pub(crate) fn consumed(&mut self, lane: Lane, bytes: usize) {
+        let incoming = &mut self.incoming[lane_index(lane)];
+        incoming.consumed(bytes);
+        if incoming.wants_grant() {
+            self.credit_due |= 1 << lane_number(lane);
+        }
+    }
+
+    /// Smoothed round-trip time of the path that carries data.
+    pub(crate) fn rtt(&self) -> Option<Duration> {
+        self.paths[self.active].recovery.rtt()
+    }
+
+    /// The address that data goes to.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.paths[self.active].address
+    }
+
+    pub(crate) fn check_invariants(&self) {
+        self.outgoing.iter().for_each(Outgoing::check_invariants);
+        self.incoming.iter().for_each(Incoming::check_invariants);
+        self.paths.iter().for_each(|p| p.recovery.check_invariants());
+        assert!(
+            self.stage == Stage::Open || self.incoming.iter().all(|i| i.memory() == 0),
+            "no data before it is open"
+        );
+    }
+}
+
+/// Bytes of the clear header, for those who cut datagrams.
+pub(crate) const CONTENT: usize = HEADER;

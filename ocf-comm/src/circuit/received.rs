@@ -1,0 +1,187 @@
+use super::ranges::Ranges;
+use crate::DropReason;
+use core::time::Duration;
+use pils::Instant;
+
+/// Packet numbers that are remembered below the newest.
+const WINDOW: u64 = 4096;
+const WORDS: u64 = WINDOW / 64 + 1;
+/// Ranges of packet numbers that one acknowledgement reports.
+const RANGES_MAX: usize = 64;
+/// How long an acknowledgement may wait for company.
+pub(crate) const ACK_DELAY: Duration = Duration::from_millis(1);
+
+/// Which packet numbers came in already: a ring of bits below the highest. Shape: RFC 6479.
+#[derive(Clone, Debug)]
+struct Window {
+    next: u64,
+    bits: [u64; WORDS as usize],
+}
+
+impl Window {
+    const fn slot(number: u64) -> usize {
+        #[expect(clippy::cast_possible_truncation, reason = "the remainder is at most 64")]
+        let slot = (number / 64 % WORDS) as usize;
+        slot
+    }
+
+    const fn check(&self, number: u64) -> Result<(), DropReason> {
+        if number >= self.next {
+            Ok(())
+        } else if number + WINDOW < self.next {
+            Err(DropReason::TooOld)
+        } else if self.bits[Self::slot(number)] >> (number % 64) & 1 == 1 {
+            Err(DropReason::Replayed)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Marks a number that `check` let pass.
+    fn mark(&mut self, number: u64) {
+        if number >= self.next {
+            let newest = (self.next + 63) / 64;
+            let fresh = (number / 64 + 1).saturating_sub(newest).min(WORDS);
+            for i in 0..fresh {
+                self.bits[Self::slot((number / 64 - i) * 64)] = 0;
+            }
+            self.next = number + 1;
+        }
+        self.bits[Self::slot(number)] |= 1 << (number % 64);
+    }
+}
+
+/// What one path has received, and what of it must be acknowledged.
+#[derive(Clone, Debug)]
+pub(crate) struct ReceivedPath {
+    window: Window,
+    ranges: Ranges,
+    largest_at: Instant,
+    /// Bursts with something to acknowledge since the last acknowledgement.
+    bursts: u32,
+    burst_asks: bool,
+    /// When an acknowledgement must go out at the latest.
+    deadline: Option<Instant>,
+}
+
+impl Default for ReceivedPath {
+    fn default() -> Self {
+        Self {
+            window: Window { next: 0, bits: [0; WORDS as usize] },
+            ranges: Ranges::default(),
+            largest_at: Instant::ZERO,
+            bursts: 0,
+            burst_asks: false,
+            deadline: None,
+        }
+    }
+}
+
+impl ReceivedPath {
+    /// Says whether this number was seen before, or is too old to tell.
+    pub(crate) const fn check(&self, number: u64) -> Result<(), DropReason> {
+        self.window.check(number)
+    }
+
+    /// Makes every copy of this authenticated packet a replay.
+    pub(crate) fn mark(&mut self, number: u64) {
+        self.window.mark(number);
+    }
+
+    /// Takes note of a packet whose content was taken over; `asks` if it wants an acknowledgement, `urgent` if at once.
+    pub(crate) fn record(&mut self, now: Instant, number: u64, asks: bool, urgent: bool) {
+        let next = self.ranges.last().map_or(0, |r| r.end);
+        self.ranges.insert(number..number + 1);
+        if self.ranges.len() > RANGES_MAX {
+            self.ranges.forget_first();
+        }
+        if number >= next {
+            self.largest_at = now;
+        }
+        if asks {
+            self.burst_asks = true;
+            if urgent || number != next {
+                self.deadline = Some(now);
+            }
+        }
+    }
+
+    /// Ends a burst of packets that came together: every second one is acknowledged at once.
+    pub(crate) fn end_burst(&mut self, now: Instant) {
+        if core::mem::take(&mut self.burst_asks) {
+            self.bursts += 1;
+            let at = if self.bursts >= 2 { now } else { now + ACK_DELAY };
+            self.deadline = Some(self.deadline.map_or(at, |d| d.min(at)));
+        }
+    }
+
+    /// When an acknowledgement is due, if one is owed.
+    pub(crate) const fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// An acknowledgement goes out: its delay in microseconds, and the ranges (lowest, highest) from the highest down.
+    pub(crate) fn take_ack(&mut self, now: Instant) -> (u64, impl Iterator<Item = (u64, u64)> + Clone) {
+        self.deadline = None;
+        self.bursts = 0;
+        let delay = u64::try_from(now.since(self.largest_at).as_micros()).unwrap_or(u64::MAX);
+        (delay, self.ranges.iter().rev().map(|r| (r.start, r.end - 1)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    proptest! {
+        #[test]
+        fn a_number_passes_once_and_only_within_the_window(steps in proptest::collection::vec((any::<bool>(), 0..6000_u64), 1..200)) {
+            let mut path = ReceivedPath::default();
+            let mut seen = BTreeSet::new();
+            let mut top = 0;
+            for (up, step) in steps {
+                let number = if up { top + step } else { top.saturating_sub(step) };
+                let expected = if seen.contains(&number) && number + WINDOW >= top {
+                    Err(DropReason::Replayed)
+                } else if number + WINDOW < top {
+                    Err(DropReason::TooOld)
+                } else {
+                    Ok(())
+                };
+                prop_assert_eq!(path.check(number), expected);
+                if expected.is_ok() {
+                    path.mark(number);
+                    seen.insert(number);
+                    top = top.max(number + 1);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_second_burst_a_gap_and_urgent_data_are_acknowledged_at_once() {
+        let (t0, t1) = (Instant::from_millis(10), Instant::from_millis(11));
+        let mut path = ReceivedPath::default();
+        path.record(t0, 0, true, false);
+        path.end_burst(t0);
+        assert_eq!(path.deadline(), Some(t1));
+        path.record(t0, 1, true, false);
+        path.end_burst(t0);
+        assert_eq!(path.deadline(), Some(t0));
+        let (delay, ranges) = path.take_ack(t1);
+        assert_eq!((delay, ranges.collect::<Vec<_>>()), (1000, vec![(0, 1)]));
+        assert_eq!(path.deadline(), None);
+        path.record(t1, 3, true, false);
+        assert_eq!(path.deadline(), Some(t1));
+        assert_eq!(path.take_ack(t1).1.collect::<Vec<_>>(), [(3, 3), (0, 1)]);
+        path.record(t1, 4, true, true);
+        assert_eq!(path.deadline(), Some(t1));
+        path.end_burst(t1);
+        assert_eq!(path.take_ack(t1).0, 0);
+        path.record(t1, 5, false, false);
+        path.end_burst(t1);
+        assert_eq!(path.deadline(), None);
+    }
+}

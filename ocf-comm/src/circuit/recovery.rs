@@ -1,0 +1,309 @@
+//! Loss recovery and congestion control of one path, in the shape of RFC 9002 with timers for a local network.
+
+use super::received::ACK_DELAY;
+use crate::wire::Ack;
+use core::time::Duration;
+use pils::Instant;
+use std::collections::VecDeque;
+
+/// Packets after which an earlier unacknowledged one is lost.
+const PACKET_THRESHOLD: u64 = 3;
+/// Shortest wait before a packet is lost by time.
+const GRANULARITY: Duration = Duration::from_millis(1);
+/// Shortest probe timeout.
+const PROBE_FLOOR: Duration = Duration::from_millis(3);
+/// Congestion window at the start, in bytes.
+const WINDOW_INITIAL: usize = 256 << 10;
+/// Smallest congestion window, in packets.
+const WINDOW_FLOOR: usize = 16;
+/// Pieces of streams that one packet can carry.
+pub(crate) const PARTS: usize = 3;
+
+/// A piece of a lane's stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Part {
+    pub(crate) lane: u8,
+    pub(crate) start: u64,
+    pub(crate) end: u64,
+}
+
+/// What a packet carried that must arrive, one way or another.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Content {
+    parts: [Part; PARTS],
+    count: usize,
+    /// Lanes whose credit it told, as bits.
+    pub(crate) credit: u8,
+    pub(crate) accept: bool,
+    pub(crate) ping: bool,
+}
+
+impl Content {
+    pub(crate) const fn is_full(&self) -> bool {
+        self.count == PARTS
+    }
+
+    pub(crate) fn push(&mut self, part: Part) {
+        self.parts[self.count] = part;
+        self.count += 1;
+    }
+
+    pub(crate) fn parts(&self) -> &[Part] {
+        &self.parts[..self.count]
+    }
+
+    /// True if the peer must acknowledge the packet.
+    pub(crate) const fn asks(&self) -> bool {
+        self.count > 0 || self.credit != 0 || self.accept || self.ping
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Sent {
+    number: u64,
+    at: Instant,
+    size: usize,
+    flying: bool,
+    content: Content,
+}
+
+/// The smoothed round-trip time of RFC 6298, with the variance that the probe timeout needs.
+#[derive(Clone, Copy, Debug)]
+struct Rtt {
+    smoothed: Duration,
+    variance: Duration,
+    latest: Duration,
+    min: Duration,
+    measured: bool,
+}
+
+impl Rtt {
+    fn sample(&mut self, latest: Duration, delay: Duration) {
+        self.latest = latest;
+        if !self.measured {
+            *self = Self { smoothed: latest, variance: latest / 2, latest, min: latest, measured: true };
+            return;
+        }
+        self.min = self.min.min(latest);
+        let adjusted = if latest > self.min + delay { latest.saturating_sub(delay) } else { latest };
+        let difference = self.smoothed.abs_diff(adjusted);
+        self.variance = self.variance * 3 / 4 + difference / 4;
+        self.smoothed = self.smoothed * 7 / 8 + adjusted / 8;
+    }
+}
+
+/// An acknowledgement of a packet number that was never used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NeverSent;
+
+/// Sent packets of one path.
+#[derive(Clone, Debug)]
+pub(crate) struct Recovery {
+    next: u64,
+    sent: VecDeque<Sent>,
+    in_flight: usize,
+    flying: usize,
+    largest_acked: Option<u64>,
+    rtt: Rtt,
+    probes: u32,
+    loss_at: Option<Instant>,
+    asked_at: Instant,
+    window: usize,
+    threshold: usize,
+    reduced_at: Option<Instant>,
+    floor: usize,
+}
+
+impl Recovery {
+    pub(crate) fn new(datagram: usize) -> Self {
+        let guess = Duration::from_millis(10);
+        let rtt = Rtt { smoothed: guess, variance: guess / 2, latest: guess, min: guess, measured: false };
+        Self {
+            next: 0,
+            sent: VecDeque::new(),
+            in_flight: 0,
+            flying: 0,
+            largest_acked: None,
+            rtt,
+            probes: 0,
+            loss_at: None,
+            asked_at: Instant::ZERO,
+            window: WINDOW_INITIAL.max(WINDOW_FLOOR * datagram),
+            threshold: usize::MAX,
+            reduced_at: None,
+            floor: WINDOW_FLOOR * datagram,
+        }
+    }
+
+    /// The number of the next packet.
+    pub(crate) const fn next_number(&self) -> u64 {
+        self.next
+    }
+
+    /// Bytes that may still be sent now; more for the urgent lane, which congestion does not stop but bounds.
+    pub(crate) const fn has_room(&self, urgent: bool) -> bool {
+        let window = if urgent { self.window + (64 << 10) } else { self.window };
+        self.in_flight < window
+    }
+
+    /// Smoothed round-trip time, once measured.
+    pub(crate) fn rtt(&self) -> Option<Duration> {
+        self.rtt.measured.then_some(self.rtt.smoothed)
+    }
+
+    /// Probe timeouts since the last acknowledgement.
+    pub(crate) const fn probes(&self) -> u32 {
+        self.probes
+    }
+
+    pub(crate) const fn forget_probes(&mut self) {
+        self.probes = 0;
+    }
+
+    /// Probe timeout without backoff.
+    pub(crate) fn pto(&self) -> Duration {
+        let t = self.rtt.smoothed + (self.rtt.variance * 4).max(GRANULARITY) + ACK_DELAY;
+        t.max(PROBE_FLOOR)
+    }
+
+    /// Uses up the next number for a packet of `size` bytes.
+    pub(crate) fn on_sent(&mut self, now: Instant, size: usize, content: Content) {
+        let number = self.next;
+        self.next += 1;
+        if content.asks() {
+            self.asked_at = now;
+            self.in_flight += size;
+            self.flying += 1;
+            self.sent.push_back(Sent { number, at: now, size, flying: true, content });
+        }
+    }
+
+    /// When [`Recovery::detect_lost`] or, if it is `true`, [`Recovery::on_probe_timeout`] is due. Backoff ends at `cap`.
+    pub(crate) fn deadline(&self, cap: Duration) -> Option<(Instant, bool)> {
+        if let Some(at) = self.loss_at {
+            return Some((at, false));
+        }
+        if self.flying == 0 {
+            return None;
+        }
+        let base = self.pto();
+        let wait = base.saturating_mul(1 << self.probes.min(16)).min(cap.max(base));
+        Some((self.asked_at + wait, true))
+    }
+
+    /// Takes an acknowledgement; calls `acked` for each packet it is the first for. True if there was one.
+    pub(crate) fn on_ack(
+        &mut self,
+        now: Instant,
+        ack: &Ack<'_>,
+        mut acked: impl FnMut(&Content),
+    ) -> Result<bool, NeverSent> {
+        if ack.largest >= self.next {
+            return Err(NeverSent);
+        }
+        let mut bytes = 0;
+        let mut newest = None;
+        for (low, high) in ack.ranges() {
+            let from = self.sent.partition_point(|s| s.number < low);
+            for sent in self.sent.range_mut(from..).take_while(|s| s.number <= high) {
+                if sent.flying {
+                    sent.flying = false;
+                    self.flying -= 1;
+                    self.in_flight -= sent.size;
+                    if self.reduced_at.is_none_or(|t| sent.at > t) {
+                        bytes += sent.size;
+                    }
+                    newest = newest.max(Some((sent.number, sent.at)));
+                    acked(&sent.content);
+                }
+            }
+            if self.sent.front().is_none_or(|s| s.number >= low) {
+                break;
+            }
+        }
+        self.largest_acked = self.largest_acked.max(Some(ack.largest));
+        let Some((number, at)) = newest else { return Ok(false) };
+        if number == ack.largest {
+            self.rtt.sample(now.since(at), Duration::from_micros(ack.delay));
+        }
+        self.probes = 0;
+        self.grow(bytes);
+        self.trim();
+        Ok(true)
+    }
+
+    /// Slow start below the threshold, one packet per window above. A window that is not used does not grow.
+    fn grow(&mut self, bytes: usize) {
+        const WINDOW_MAX: usize = 1 << 30;
+        if bytes == 0 || self.in_flight + bytes < self.window / 2 {
+            return;
+        }
+        let step = if self.window < self.threshold {
+            bytes
+        } else {
+            self.floor / WINDOW_FLOOR * bytes / self.window.max(1)
+        };
+        self.window = (self.window + step).min(WINDOW_MAX);
+    }
+
+    fn trim(&mut self) {
+        while self.sent.front().is_some_and(|s| !s.flying) {
+            self.sent.pop_front();
+        }
+    }
+
+    /// Finds packets that are lost by number or by time; calls `lost` for each.
+    pub(crate) fn detect_lost(&mut self, now: Instant, mut lost: impl FnMut(&Content)) -> u64 {
+        self.loss_at = None;
+        let Some(largest) = self.largest_acked else { return 0 };
+        let longest = self.rtt.smoothed.max(self.rtt.latest);
+        let wait = (longest * 9 / 8).max(GRANULARITY);
+        let (mut count, mut last_at) = (0, None);
+        for sent in self.sent.iter_mut().take_while(|s| s.number < largest) {
+            if !sent.flying {
+                continue;
+            }
+            if sent.number + PACKET_THRESHOLD <= largest || sent.at + wait <= now {
+                sent.flying = false;
+                self.flying -= 1;
+                self.in_flight -= sent.size;
+                last_at = Some(sent.at);
+                count += 1;
+                lost(&sent.content);
+            } else {
+                self.loss_at = Some(sent.at + wait);
+                break;
+            }
+        }
+        self.trim();
+        if last_at.is_some_and(|at| self.reduced_at.is_none_or(|t| at > t)) {
+            self.reduced_at = Some(now);
+            self.window = (self.window / 10 * 7).max(self.floor);
+            self.threshold = self.window;
+        }
+        count
+    }
+
+    /// Nothing was acknowledged in time: calls `again` for the oldest `most` packets, which stay in flight.
+    pub(crate) fn on_probe_timeout(&mut self, now: Instant, most: usize, again: impl FnMut(&Content)) {
+        self.probes += 1;
+        self.asked_at = now;
+        self.sent.iter().filter(|s| s.flying).take(most).map(|s| &s.content).for_each(again);
+    }
+
+    /// Gives up everything in flight, because another path takes over.
+    pub(crate) fn abandon(&mut self, mut lost: impl FnMut(&Content)) {
+        for sent in self.sent.drain(..).filter(|s| s.flying) {
+            lost(&sent.content);
+        }
+        (self.in_flight, self.flying, self.loss_at) = (0, 0, None);
+    }
+
+    pub(crate) fn check_invariants(&self) {
+        let flying = || self.sent.iter().filter(|s| s.flying);
+        assert_eq!(self.in_flight, flying().map(|s| s.size).sum::<usize>(), "bytes in flight are counted");
+        assert_eq!(self.flying, flying().count(), "packets in flight are counted");
+        assert!(self.sent.iter().all(|s| s.number < self.next), "only used numbers are remembered");
+        assert!(self.window >= self.floor, "the window keeps its floor");
+    }
+}

@@ -1,0 +1,245 @@
+//! Timers and the building of packets.
+
+use super::recovery::{Content, Part};
+use super::{Circuit, Stage, Tuning};
+use crate::crypto::TAG;
+use crate::wire::{Frame, Header, lane_index, lane_number, put_ack, put_data_header, put_frame};
+use crate::{Lane, Stats, Transmit};
+use pils::Instant;
+
+/// Bytes of one `Transmit` at most; below what the kernel takes as one segmented send.
+const BURST_MAX: usize = 65_000;
+/// Room below which a packet counts as full.
+const CRUMB: usize = 24;
+/// Acknowledgements in a row after which a path may carry data again.
+const GOOD_PATH: u32 = 5;
+
+impl Circuit {
+    /// When [`Circuit::on_timeout`] or a packet is due.
+    pub(crate) fn deadline(&self, t: &Tuning) -> Option<Instant> {
+        let mut at = self.open.deadline();
+        let mut sooner = |x: Instant| at = Some(at.map_or(x, |a: Instant| a.min(x)));
+        for path in &self.paths {
+            path.received.deadline().into_iter().for_each(&mut sooner);
+            if self.probes_paths() {
+                sooner(path.sent_at + t.heartbeat);
+                if let Some((x, _)) = path.recovery.deadline(t.heartbeat) {
+                    sooner(x);
+                }
+            }
+        }
+        at
+    }
+
+    const fn probes_paths(&self) -> bool {
+        matches!(self.stage, Stage::Confirming | Stage::Accepting | Stage::Open)
+    }
+
+    /// Fires what is due: losses by time, probe timeouts, idle probes.
+    pub(crate) fn on_timeout(&mut self, now: Instant, t: &Tuning, stats: &mut Stats) {
+        self.open.forget(now);
+        if !self.probes_paths() {
+            return;
+        }
+        for i in 0..self.paths.len() {
+            match self.paths[i].recovery.deadline(t.heartbeat) {
+                Some((at, false)) if at <= now => self.detect_lost(now, i, stats),
+                Some((at, true)) if at <= now => self.on_probe_timeout(now, i, stats),
+                _ => {}
+            }
+            let path = &mut self.paths[i];
+            path.ping |= path.sent_at + t.heartbeat <= now;
+        }
+    }
+
+    pub(super) fn detect_lost(&mut self, now: Instant, i: usize, stats: &mut Stats) {
+        let Self { paths, outgoing, credit_due, accept_due, .. } = self;
+        stats.packets_lost += paths[i].recovery.detect_lost(now, |content| {
+            for part in content.parts() {
+                outgoing[usize::from(part.lane)].on_lost(part.start..part.end);
+            }
+            *credit_due |= content.credit;
+            *accept_due |= content.accept;
+        });
+    }
+
+    /// Nothing came back on a path: probes every path, and moves the data to one that answers.
+    fn on_probe_timeout(&mut self, now: Instant, i: usize, stats: &mut Stats) {
+        stats.probe_timeouts += 1;
+        self.paths[i].good = 0;
+        let first = self.paths[i].recovery.probes() == 0;
+        let other = (0..self.paths.len()).find(|k| *k != i && self.paths[*k].recovery.probes() == 0);
+        let Self { paths, outgoing, credit_due, accept_due, .. } = self;
+        let again = |content: &Content| {
+            for part in content.parts() {
+                outgoing[usize::from(part.lane)].on_lost(part.start..part.end);
+            }
+            *credit_due |= content.credit;
+            *accept_due |= content.accept;
+        };
+        let recovery = &mut paths[i].recovery;
+        match other {
+            Some(other) if i == self.active => {
+                recovery.on_probe_timeout(now, 0, |_| {});
+                recovery.abandon(again);
+                self.active = other;
+                tracing::debug!(peer = %self.instance, to = self.paths[other].id.0, "path");
+            }
+            _ => {
+                recovery.on_probe_timeout(now, 2, again);
+                self.probes = if first { 2 } else { 1 };
+            }
+        }
+        if first {
+            self.paths.iter_mut().for_each(|p| p.ping = true);
+        }
+        self.paths[i].ping = true;
+    }
+
+    /// Returns to the first path that proved good.
+    pub(super) fn prefer_path(&mut self) {
+        let better = (0..self.active).find(|k| self.paths[*k].good >= GOOD_PATH);
+        if let Some(better) = better {
+            self.active = better;
+        }
+    }
+
+    /// True if a packet should go out now on path `i`.
+    fn wants(&self, now: Instant, i: usize) -> bool {
+        let path = &self.paths[i];
+        path.ping
+            || path.received.deadline().is_some_and(|at| at <= now)
+            || i == self.active
+                && (self.accept_due
+                    || self.credit_due != 0
+                    || !self.once.is_empty()
+                    || Lane::ALL.iter().any(|lane| self.may_send(i, *lane)))
+    }
+
+    fn may_send(&self, i: usize, lane: Lane) -> bool {
+        self.stage == Stage::Open
+            && self.outgoing[lane_index(lane)].is_ready()
+            && (self.probes > 0 || self.paths[i].recovery.has_room(lane == Lane::Urgent))
+    }
+
+    /// True if [`Circuit::build`] has something to send that only the budget of the turn holds back.
+    pub(crate) fn is_over_budget(&self, now: Instant) -> bool {
+        self.budget == 0 && (0..self.paths.len()).any(|i| self.wants(now, i))
+    }
+
+    /// Builds the next burst for one path into `buffer`: packets of equal size, but for the last.
+    pub(crate) fn build(
+        &mut self,
+        now: Instant,
+        t: &Tuning,
+        stats: &mut Stats,
+        buffer: &mut Vec<u8>,
+    ) -> Option<Transmit> {
+        if self.budget == 0 {
+            return None;
+        }
+        let i = core::iter::once(self.active).chain(0..self.paths.len()).find(|i| self.wants(now, *i))?;
+        buffer.clear();
+        let mut more = true;
+        while more {
+            let start = buffer.len();
+            let content = self.fill(now, t, i, (buffer, stats));
+            let full = start + t.datagram;
+            more =
+                full + t.datagram <= BURST_MAX.max(t.datagram) && full <= self.budget && self.wants(now, i);
+            if more {
+                buffer.resize(full - TAG, 0);
+            }
+            let path = &mut self.paths[i];
+            self.seal.seal(path.id.0, path.recovery.next_number(), buffer, start);
+            path.recovery.on_sent(now, buffer.len() - start, content);
+            path.sent_at = now;
+            stats.packets_sent += 1;
+            // What was just sent may have been the last that the window admits.
+            more = more && self.wants(now, i);
+        }
+        self.budget = self.budget.saturating_sub(buffer.len());
+        let path = &self.paths[i];
+        let segment = t.datagram.min(buffer.len());
+        Some(Transmit { path: path.id, to: path.address, segment, data: core::mem::take(buffer) })
+    }
+
+    /// Writes header and frames of one packet, without the tag.
+    fn fill(&mut self, now: Instant, t: &Tuning, i: usize, out: (&mut Vec<u8>, &mut Stats)) -> Content {
+        let (buffer, stats) = out;
+        self.seal.renew(t.rekey_after, stats);
+        let start = buffer.len();
+        let end = start + t.datagram - TAG;
+        let path = &mut self.paths[i];
+        let number = path.recovery.next_number();
+        Header { phase: self.seal.phase(), path: path.id.0, circuit: self.remote_id, number }.emit(buffer);
+        let mut content = Content::default();
+        if path.received.deadline().is_some() {
+            let (delay, ranges) = path.received.take_ack(now);
+            put_ack(buffer, path.id.0, delay, (end - buffer.len()).min(400), ranges);
+        }
+        if core::mem::take(&mut path.ping) {
+            put_frame(buffer, &Frame::Ping);
+            content.ping = true;
+        }
+        if i == self.active {
+            self.fill_control(t, buffer, &mut content);
+            self.fill_data(i, end, buffer, &mut content);
+        }
+        content
+    }
+
+    fn fill_control(&mut self, t: &Tuning, buffer: &mut Vec<u8>, content: &mut Content) {
+        for frame in self.once.drain(..) {
+            put_frame(buffer, &frame);
+        }
+        if core::mem::take(&mut self.accept_due) {
+            put_frame(buffer, &Frame::Accept { message_max: t.message_max as u64 });
+            content.accept = true;
+        }
+        if self.credit_due != 0 && self.stage == Stage::Open {
+            for (lane, incoming) in Lane::ALL.into_iter().zip(&mut self.incoming) {
+                if self.credit_due >> lane_number(lane) & 1 == 1 {
+                    put_frame(buffer, &Frame::Credit { lane, limit: incoming.grant() });
+                }
+            }
+            content.credit = core::mem::take(&mut self.credit_due);
+        }
+    }
+
+    fn fill_data(&mut self, i: usize, end: usize, buffer: &mut Vec<u8>, content: &mut Content) {
+        let within = self.paths[i].recovery.has_room(false);
+        let before = content.parts().len();
+        for lane in Lane::ALL {
+            while end.saturating_sub(buffer.len()) > CRUMB && !content.is_full() && self.may_send(i, lane) {
+                let outgoing = &mut self.outgoing[lane_index(lane)];
+                let Some(range) = outgoing.take(end - buffer.len()) else { break };
+                let length = crate::wire::to_size(range.end - range.start);
+                put_data_header(buffer, lane, range.start, length);
+                outgoing.copy(range.clone(), buffer);
+                content.push(Part { lane: lane_number(lane), start: range.start, end: range.end });
+            }
+        }
+        if !within && content.parts().len() > before {
+            self.probes = self.probes.saturating_sub(1);
+        }
+    }
+
+    /// Packets that say `frame`, three on every path, each in a datagram of its own.
+    pub(crate) fn farewell(&mut self, now: Instant, frame: &Frame<'_>) -> Vec<Transmit> {
+        let mut out = Vec::new();
+        for _ in 0..3 {
+            for path in &mut self.paths {
+                let number = path.recovery.next_number();
+                let mut data = Vec::with_capacity(64);
+                Header { phase: self.seal.phase(), path: path.id.0, circuit: self.remote_id, number }
+                    .emit(&mut data);
+                put_frame(&mut data, frame);
+                self.seal.seal(path.id.0, number, &mut data, 0);
+                path.recovery.on_sent(now, data.len(), Content::default());
+                out.push(Transmit { path: path.id, to: path.address, segment: data.len(), data });
+            }
+        }
+        out
+    }
+}

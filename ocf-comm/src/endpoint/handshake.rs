@@ -1,0 +1,182 @@
+//! The side that is called, and what both sides check first.
+
+use super::Endpoint;
+use super::peer::CANDIDATES_MAX;
+use crate::circuit::Start;
+use crate::crypto::{Direction, Transcript, circuit_secrets};
+use crate::wire::{Envelope, Handshake, VERSION};
+use crate::{DropReason, PathId, Refusal};
+use core::time::Duration;
+use pils::wire::Writer as _;
+use pils::{Instant, NodeInstance};
+use std::net::{IpAddr, SocketAddr};
+
+/// A cookie is good for one to two of these.
+const COOKIE_AGE: Duration = Duration::from_secs(30);
+
+/// Who sent a handshake message, and how it came.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Parties {
+    pub(super) peer: usize,
+    pub(super) from: NodeInstance,
+    pub(super) path: PathId,
+    pub(super) address: SocketAddr,
+}
+
+impl Endpoint {
+    pub(super) fn on_handshake(
+        &mut self,
+        now: Instant,
+        came: (PathId, SocketAddr),
+        datagram: &[u8],
+    ) -> Result<(), DropReason> {
+        let (_, address) = came;
+        let (envelope, content) = match Envelope::open(&self.mac, datagram) {
+            None => return Err(DropReason::BadMac),
+            Some(Err(_parse)) => return Err(DropReason::Malformed),
+            Some(Ok(opened)) => opened,
+        };
+        let Envelope { from, to, .. } = envelope;
+        if envelope.version != VERSION {
+            let reason = Refusal::Incompatible { ours: VERSION, theirs: envelope.newest };
+            self.tell_refusal(now, from.node, address, reason);
+            return Err(DropReason::OtherVersion);
+        }
+        if envelope.cluster != self.cluster {
+            self.tell_refusal(now, from.node, address, Refusal::OtherCluster);
+            return Err(DropReason::OtherCluster);
+        }
+        let peer =
+            self.peer_index(from.node).filter(|_| to == self.local.node).ok_or(DropReason::UnknownPeer)?;
+        if self.peers[peer].dead.contains(&from.incarnation) {
+            return Err(DropReason::DeadIncarnation);
+        }
+        let body =
+            Handshake::parse(envelope.kind, &datagram[..content]).map_err(|_parse| DropReason::Malformed)?;
+        let p = Parties { peer, from, path: PathId(envelope.path), address };
+        match body {
+            Handshake::Hello { .. } => self.on_hello(now, p),
+            Handshake::Init { .. } => self.on_init(now, p, &body),
+            Handshake::Cookie { nonce, cookie } => self.on_cookie(p, nonce, cookie),
+            Handshake::Response { .. } => self.on_response(now, p, &body),
+        }
+    }
+
+    /// What proves that the sender of an INIT receives at its address; a function, so that nothing need be remembered.
+    fn cookie(
+        &self,
+        epoch: u64,
+        p: Parties,
+        (nonce, circuit, public): (&[u8; 16], u32, &[u8; 32]),
+    ) -> [u8; 32] {
+        let mut content = Vec::with_capacity(128);
+        content.extend_from_slice(&epoch.to_be_bytes());
+        match p.address.ip() {
+            IpAddr::V4(ip) => content.extend_from_slice(&ip.octets()),
+            IpAddr::V6(ip) => content.extend_from_slice(&ip.octets()),
+        }
+        content.extend_from_slice(&p.address.port().to_be_bytes());
+        content.push(p.path.0);
+        content.put_instance(p.from);
+        content.extend_from_slice(nonce);
+        content.extend_from_slice(&circuit.to_be_bytes());
+        content.extend_from_slice(public);
+        self.cookies.sign(&content)
+    }
+
+    /// A smaller node wants a circuit. Until a sealed packet proves that the request is fresh, nothing that lives is
+    /// touched.
+    fn on_init(&mut self, now: Instant, p: Parties, body: &Handshake) -> Result<(), DropReason> {
+        let Parties { peer: i, from, path, address } = p;
+        let Handshake::Init { nonce, circuit, public, cookie } = *body else {
+            return Err(DropReason::UnknownKind);
+        };
+        if from.node > self.local.node {
+            return Err(DropReason::UnknownPeer);
+        }
+        let epoch = now.as_nanos() / u64::try_from(COOKIE_AGE.as_nanos()).unwrap_or(u64::MAX);
+        let request = (&nonce, circuit, &public);
+        let known = |epoch: u64| same_cookie(&self.cookie(epoch, p, request), &cookie);
+        if !known(epoch) && !epoch.checked_sub(1).is_some_and(known) {
+            let cookie = self.cookie(epoch, p, request);
+            self.send_handshake(i, path, address, &Handshake::Cookie { nonce, cookie });
+            return Ok(());
+        }
+        let peer = &self.peers[i];
+        let current = peer.current.and_then(|id| self.circuits.get(&id));
+        if current.is_some_and(|c| c.instance == from) {
+            return Err(DropReason::StaleHandshake);
+        }
+        if let Some(again) = peer.candidates.iter().find(|c| c.nonce == nonce && !c.response.is_empty()) {
+            let response = again.response.clone();
+            self.send_control(path, address, response);
+            return Ok(());
+        }
+        self.respond(now, p, (nonce, circuit, public))
+    }
+
+    fn respond(
+        &mut self,
+        now: Instant,
+        p: Parties,
+        (nonce, circuit, public): ([u8; 16], u32, [u8; 32]),
+    ) -> Result<(), DropReason> {
+        let Parties { peer: i, from, path, address } = p;
+        let key = self.agreement.generate().ok_or(DropReason::NoRoom)?;
+        let own_public = key.public();
+        let shared = key.agree(&public).ok_or(DropReason::Malformed)?;
+        let own_nonce = self.random.bytes();
+        let local_id = self.fresh_circuit_id();
+        let transcript = Transcript {
+            cluster: self.cluster,
+            initiator: from,
+            responder: self.local,
+            initiator_nonce: nonce,
+            responder_nonce: own_nonce,
+            initiator_public: public,
+            responder_public: own_public,
+            initiator_circuit: circuit,
+            responder_circuit: local_id,
+        };
+        let secret = |direction| circuit_secrets(&shared, &self.cluster_key, &transcript, direction);
+        let start = Start {
+            peer: i,
+            instance: from,
+            local_id,
+            remote_id: circuit,
+            initiator: false,
+            seal: secret(Direction::FromResponder),
+            open: secret(Direction::FromInitiator),
+        };
+        self.evict_candidate(i)?;
+        let to = from.incarnation.raw();
+        self.send_handshake(
+            i,
+            path,
+            address,
+            &Handshake::Response { nonce, to, own_nonce, circuit: local_id, public: own_public },
+        );
+        let response = self.control.back().map(|t| t.data.clone()).unwrap_or_default();
+        self.add_candidate(now, &start, nonce, response);
+        Ok(())
+    }
+
+    /// Makes room for a candidate: the oldest that was not heard goes first, then the oldest.
+    fn evict_candidate(&mut self, i: usize) -> Result<(), DropReason> {
+        let peer = &self.peers[i];
+        if peer.candidates.len() < CANDIDATES_MAX {
+            return Ok(());
+        }
+        let contested = peer.contest.map(|c| c.challenger);
+        let heard = |id: u32| self.circuits.get(&id).is_some_and(|c| c.heard);
+        let oldest = peer.candidates.iter().map(|c| c.id).filter(|id| contested != Some(*id));
+        let oldest = oldest.min_by_key(|id| heard(*id)).ok_or(DropReason::NoRoom)?;
+        self.discard(i, oldest);
+        Ok(())
+    }
+}
+
+/// Compares in a time that does not depend on the content.
+fn same_cookie(a: &[u8; 32], b: &[u8; 32]) -> bool {
+    a.iter().zip(b).fold(0, |acc, (x, y)| acc | (x ^ y)) == 0
+}

@@ -1,0 +1,26 @@
+//! Datagrams: sealed packets with their frames, and the messages of the handshake.
+
+mod frame;
+mod handshake;
+mod header;
+
+pub(crate) use frame::{Ack, Frame, data_fit, put_ack, put_data_header, put_frame};
+pub(crate) use handshake::{CLUSTER_HASH, Envelope, Handshake, seal_handshake};
+pub(crate) use header::{HEADER, Header, Kind, VERSION};
+
+use crate::Lane;
+
+/// The number of a lane on the wire and in arrays.
+pub(crate) const fn lane_index(lane: Lane) -> usize {
+    lane as usize
+}
+
+/// As [`lane_index`], in the width of the wire.
+pub(crate) const fn lane_number(lane: Lane) -> u8 {
+    lane as u8
+}
+
+/// A byte count from the wire as a size in memory; saturates.
+pub(crate) fn to_size(n: u64) -> usize {
+    usize::try_from(n).unwrap_or(usize::MAX)
+}
