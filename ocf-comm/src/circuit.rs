@@ -259,8 +259,7 @@ impl Circuit {
     pub(crate) fn apply(
         &mut self,
         now: Instant,
-        path: usize,
-        number: u64,
+        (path, number): (usize, u64),
         content: &[u8],
         sink: &mut Sink<'_>,
     ) {

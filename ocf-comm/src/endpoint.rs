@@ -189,6 +189,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// See [`SendError`]; nothing was queued. After `Full`, one [`Event::Writable`] tells when to try again.
+    #[expect(clippy::too_many_arguments, reason = "the contract `Connectivity` and the time")]
     pub fn send(
         &mut self,
         now: Instant,

@@ -1,6 +1,8 @@
 //! Circuits keep their promises C1 to C5 and C7 under any mix of faults. Method: two or three endpoints in virtual time,
 //! numbered messages, faults chosen by a seed; the harness checks order and nonces at every step.
 
+#![allow(clippy::allow_attributes, clippy::unwrap_used, reason = "a test may fail where it is wrong")]
+
 mod net;
 
 use core::time::Duration;
@@ -73,6 +75,7 @@ fn chaos(seed: u64) {
     net.cut.clear();
     net.faults = Faults::NONE;
     for i in 0..nodes {
+        net.nodes[i].paused_until = net.now;
         if net.nodes[i].endpoint.is_none() {
             net.start(i);
         }
@@ -81,7 +84,7 @@ fn chaos(seed: u64) {
     let well = net.run_until(15_000 * MS, |n| n.all_up() && n.all_arrived());
     assert!(well, "seed {seed}: all is well in the end\n{}", net.report());
     net.run(1000 * MS);
-    assert!(net.all_up(), "seed {seed}: and stays well");
+    assert!(net.all_up(), "seed {seed}: and stays well\n{}", net.report());
     for node in &net.nodes {
         node.endpoint.as_ref().unwrap().check_invariants();
     }
@@ -89,7 +92,7 @@ fn chaos(seed: u64) {
 
 #[test]
 fn whatever_the_network_does_streams_are_prefixes_and_all_arrives_once_it_heals() {
-    for seed in 0..150 {
+    for seed in 0..100 {
         chaos(seed);
     }
 }

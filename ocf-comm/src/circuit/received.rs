@@ -5,7 +5,7 @@ use pils::Instant;
 
 /// Packet numbers that are remembered below the newest.
 const WINDOW: u64 = 4096;
-const WORDS: u64 = WINDOW / 64 + 1;
+const WORDS: usize = 65;
 /// Ranges of packet numbers that one acknowledgement reports.
 const RANGES_MAX: usize = 64;
 /// How long an acknowledgement may wait for company.
@@ -15,13 +15,12 @@ pub(crate) const ACK_DELAY: Duration = Duration::from_millis(1);
 #[derive(Clone, Debug)]
 struct Window {
     next: u64,
-    bits: [u64; WORDS as usize],
+    bits: [u64; WORDS],
 }
 
 impl Window {
     const fn slot(number: u64) -> usize {
-        #[expect(clippy::cast_possible_truncation, reason = "the remainder is at most 64")]
-        let slot = (number / 64 % WORDS) as usize;
+        let slot = (number / 64 % WORDS as u64) as usize;
         slot
     }
 
@@ -40,8 +39,8 @@ impl Window {
     /// Marks a number that `check` let pass.
     fn mark(&mut self, number: u64) {
         if number >= self.next {
-            let newest = (self.next + 63) / 64;
-            let fresh = (number / 64 + 1).saturating_sub(newest).min(WORDS);
+            let newest = self.next.div_ceil(64);
+            let fresh = (number / 64 + 1).saturating_sub(newest).min(WORDS as u64);
             for i in 0..fresh {
                 self.bits[Self::slot((number / 64 - i) * 64)] = 0;
             }
@@ -67,7 +66,7 @@ pub(crate) struct ReceivedPath {
 impl Default for ReceivedPath {
     fn default() -> Self {
         Self {
-            window: Window { next: 0, bits: [0; WORDS as usize] },
+            window: Window { next: 0, bits: [0; WORDS] },
             ranges: Ranges::default(),
             largest_at: Instant::ZERO,
             bursts: 0,

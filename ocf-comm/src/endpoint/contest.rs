@@ -33,7 +33,7 @@ impl Endpoint {
             if running.is_none() {
                 circuit.probe();
             }
-            let deadline = running.unwrap_or(now + (self.tuning.detection / 4).min(CONTEST_MAX));
+            let deadline = running.unwrap_or_else(|| now + (self.tuning.detection / 4).min(CONTEST_MAX));
             self.peers[i].contest = Some(Contest { challenger: id, deadline });
         }
     }

@@ -64,7 +64,7 @@ impl Endpoint {
             return Ok(id);
         }
         let mut sink = Sink { events: &mut self.events, stats: &mut self.stats, batch: &mut self.batch };
-        circuit.apply(now, path, header.number, content, &mut sink);
+        circuit.apply(now, (path, header.number), content, &mut sink);
         if let Some(fate) = circuit.fate.take() {
             self.on_fate(now, id, fate);
         }

@@ -3,6 +3,7 @@
     dead_code,
     clippy::allow_attributes,
     clippy::unwrap_used,
+    clippy::wildcard_enum_match_arm,
     missing_docs,
     missing_debug_implementations,
     unreachable_pub,
@@ -101,6 +102,7 @@ pub struct Net {
     numbers: BTreeSet<(NodeInstance, u32, u8, u64)>,
     pub check_numbers: bool,
     pub datagrams: u64,
+    spins: u32,
 }
 
 pub fn address(node: usize, path: u8) -> SocketAddr {
@@ -143,6 +145,7 @@ impl Net {
             numbers: BTreeSet::new(),
             check_numbers: true,
             datagrams: 0,
+            spins: 0,
         };
         for i in 0..nodes {
             let mut config = Config::new("test", Preset::Lan);
@@ -283,11 +286,13 @@ impl Net {
                 let due = n.endpoint.as_ref()?.poll_timeout()?;
                 Some(if n.waiting.is_empty() { due.max(n.paused_until) } else { n.paused_until })
             });
-            let next = timers.chain(packet).min().unwrap_or(end).max(self.now);
-            if next > end {
+            let Some(next) = timers.chain(packet).min().map(|at| at.max(self.now)).filter(|at| *at <= end)
+            else {
                 self.now = end;
                 return done(self);
-            }
+            };
+            self.spins = if self.now == next { self.spins + 1 } else { 0 };
+            assert!(self.spins < 20_000, "time stands still\n{}", self.report());
             self.now = next;
             self.turn();
         }
@@ -357,7 +362,7 @@ impl Net {
                 endpoint.consumed(now, from, lane, bytes);
             }
         }
-        if self.datagrams % 16 == 0 {
+        if self.datagrams.is_multiple_of(16) {
             endpoint.check_invariants();
         }
         for t in transmits {
@@ -440,6 +445,8 @@ impl Net {
     pub fn report(&self) -> String {
         let mut out = String::new();
         for (i, node) in self.nodes.iter().enumerate() {
+            let due = node.endpoint.as_ref().and_then(Layer::poll_timeout);
+            out += &format!("at {}, due {due:?}: ", self.now);
             out += &format!("node {i} {} up {:?}\n  {:?}\n", node.instance, node.up, node.endpoint);
             for k in (0..self.nodes.len()).filter(|k| *k != i) {
                 out += &format!("  to {k}: {:?}\n", Lane::ALL.map(|lane| self.progress(i, k, lane)));
