@@ -20,8 +20,7 @@ struct Window {
 
 impl Window {
     const fn slot(number: u64) -> usize {
-        let slot = (number / 64 % WORDS as u64) as usize;
-        slot
+        (number / 64 % WORDS as u64) as usize
     }
 
     const fn check(&self, number: u64) -> Result<(), DropReason> {
