@@ -1,4 +1,13 @@
 //! Process groups with virtual synchrony.
+//!
+//! [`Groups`] is a sans-IO core: it takes messages of peers and the word of membership, and returns what to send and what
+//! to tell the application. All groups of a cluster share one ordered stream. What is promised, the messages, the
+//! limits and the deviations from the design are in `PROTOCOL.md`.
+//!
+//! * [`Guarantee::Agreed`]: one order for all. [`Guarantee::Safe`]: and a quorum holds it before anyone delivers it.
+//! * Members that go from one view into the next together deliver the same messages between them.
+//! * A joiner gets the group's state as of its join ([`Event::StateWanted`], [`Event::State`]); nobody else waits.
+//! * Back-pressure: [`SendError::Full`], then [`Event::Writable`].
 #![forbid(unsafe_code)]
 
 mod config;

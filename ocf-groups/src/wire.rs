@@ -48,9 +48,9 @@ impl Item {
     /// Upper bound of the encoded size.
     pub(crate) fn wire_len(&self) -> usize {
         match self {
-            Self::Data { payload, .. } => 17 + payload.len(),
-            Self::Join { name, .. } | Self::Leave { name, .. } => 17 + name.len(),
-            Self::Stated { .. } | Self::Denied { .. } => 9,
+            Self::Data { payload, .. } => 25 + payload.len(),
+            Self::Join { name, .. } | Self::Leave { name, .. } => 11 + name.len(),
+            Self::Stated { .. } | Self::Denied { .. } => 17,
         }
     }
 
@@ -249,6 +249,7 @@ impl Piece {
         let offset = r.length("offset", usize::MAX)?;
         let total = r.length("total", usize::MAX)?;
         let content = whole.slice(r.position()..);
+        r.rest();
         if offset.checked_add(content.len()).is_none_or(|end| end > total) {
             return Err(r.error("content", Malformed::OutOfRange));
         }
@@ -341,3 +342,6 @@ pub(crate) fn write_member(out: &mut BytesMut, member: MemberId) {
 pub(crate) const fn head_len(view: ViewNumber, base: u64) -> usize {
     2 + varint_len(if view.0 > VARINT_MAX { VARINT_MAX } else { view.0 }) + varint_len(base)
 }
+
+#[cfg(test)]
+mod tests;
