@@ -301,3 +301,6 @@ impl Connectivity for UdpNode {
         Self::peers(self)
     }
 }
+
+#[cfg(test)]
+mod tests;
