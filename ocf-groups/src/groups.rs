@@ -118,7 +118,7 @@ enum Sync {
 pub enum Sabotage {
     /// Delivers safe messages as if they were agreed.
     SafeWithoutQuorum,
-    /// Answers a flush at once, whatever is missing.
+    /// Answers a flush as soon as the stamps are here, whatever messages are missing.
     SkipFetch,
     /// Frees a message when it is delivered here, whoever else holds it.
     FreeOnOwnDelivery,

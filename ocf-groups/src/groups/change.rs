@@ -47,7 +47,7 @@ impl Groups {
             return;
         }
         let wanted = plan.advance(stream);
-        if skip {
+        if skip && stream.stamped >= plan.cut {
             plan.done = true;
         } else {
             for (donor, fetch) in wanted {
