@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 
 const KEY: &[u8] = b"32 random bytes or more, the same on every node";
 const MIB: usize = 1 << 20;
-
 fn main() -> Result<(), Box<dyn Error>> {
     // Bind first, so that each node can be told the port that the other got.
     let ports = Ports::bind(&IoConfig::new(["127.0.0.1:0".parse()?]))?;

@@ -3,7 +3,7 @@ use crate::{PathId, Received, Transmit};
 use mio::net::UdpSocket;
 use mio::{Interest, Registry, Token};
 use quinn_udp::{RecvMeta, UdpSocketState, is_msg_size_err};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSliceMut};
 use std::net::SocketAddr;
@@ -57,6 +57,14 @@ impl PathSocket {
         let mut socket = UdpSocket::from_std(socket.into());
         let state = UdpSocketState::new((&socket).into())
             .map_err(SetupError::system("cannot set the options of a udp socket"))?;
+        // Nobody here reads the type of service of received packets, and reporting it costs time on each.
+        let options = SockRef::from(&socket);
+        let quiet = if address.is_ipv4() {
+            options.set_recv_tos_v4(false)
+        } else {
+            options.set_recv_tclass_v6(false)
+        };
+        quiet.map_err(SetupError::system("cannot set the options of a udp socket"))?;
         registry
             .register(&mut socket, Self::token(path), Interest::READABLE)
             .map_err(SetupError::system("cannot watch a udp socket"))?;
