@@ -1,4 +1,12 @@
 //! Encrypted, reliable communication between the nodes of a cluster, and the detection of their failure.
+//!
+//! * [`Endpoint`]: the protocol, as a sans-IO core: circuits over one or several paths, and the failure detector.
+//!   Its documentation shows the loop that runs one.
+//! * [`Config`]: its limits and times; [`Config::check`] names every mistake at once.
+//! * [`Event`], [`SendError`]: what the layer above hears. [`Connectivity`]: what it needs, as a trait.
+//! * [`crypto`]: the seam for key agreement, and [`Secrets`].
+//!
+//! The wire format, the timers, the invariants and the tests that show them are in `PROTOCOL.md` of this crate.
 #![forbid(unsafe_code)]
 
 mod circuit;

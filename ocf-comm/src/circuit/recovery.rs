@@ -307,3 +307,68 @@ impl Recovery {
         assert!(self.window >= self.floor, "the window keeps its floor");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{Frame, put_ack};
+    use pils::wire::Reader;
+
+    fn ack(recovery: &mut Recovery, now: Instant, ranges: &[(u64, u64)]) -> Result<Vec<u64>, NeverSent> {
+        let mut bytes = Vec::new();
+        put_ack(&mut bytes, 0, 0, 1000, ranges.iter().copied());
+        let Ok(Some(Frame::Ack(ack))) = Frame::parse(&mut Reader::new(&bytes)) else { panic!("an ack") };
+        let mut acked = Vec::new();
+        recovery.on_ack(now, &ack, |content| acked.extend(content.parts().iter().map(|p| p.start)))?;
+        recovery.check_invariants();
+        Ok(acked)
+    }
+
+    fn flight(count: u64) -> Recovery {
+        let mut recovery = Recovery::new(1400);
+        for i in 0..count {
+            let mut content = Content::default();
+            content.push(Part { lane: 0, start: i, end: i + 1 });
+            recovery.on_sent(Instant::from_millis(1), 1000, content);
+        }
+        recovery
+    }
+
+    #[test]
+    fn an_acknowledgement_of_a_packet_never_sent_is_an_error() {
+        let mut recovery = flight(3);
+        assert_eq!(ack(&mut recovery, Instant::from_millis(2), &[(3, 3)]), Err(NeverSent));
+        assert_eq!(ack(&mut recovery, Instant::from_millis(2), &[(2, 2), (0, 0)]), Ok(vec![2, 0]));
+        assert_eq!(ack(&mut recovery, Instant::from_millis(2), &[(0, 2)]), Ok(vec![1]));
+    }
+
+    #[test]
+    fn packets_are_lost_three_numbers_later_or_after_a_while_and_the_window_shrinks_once() {
+        let mut recovery = flight(10);
+        let mut lost = Vec::new();
+        let now = Instant::from_millis(2);
+        ack(&mut recovery, now, &[(5, 5)]).unwrap();
+        assert_eq!(recovery.detect_lost(now, |c| lost.push(c.parts()[0].start)), 3);
+        assert_eq!(lost, [0, 1, 2]);
+        assert_eq!(recovery.window, WINDOW_INITIAL / 10 * 7);
+        let (at, is_probe) = recovery.deadline(Duration::from_secs(1)).unwrap();
+        assert!(!is_probe);
+        assert_eq!(recovery.detect_lost(at, |_| {}), 2);
+        assert_eq!(recovery.window, WINDOW_INITIAL / 10 * 7, "one reduction per round trip");
+        assert!(recovery.deadline(Duration::from_secs(1)).unwrap().1, "the rest waits for a probe timeout");
+    }
+
+    #[test]
+    fn probe_timeouts_double_up_to_the_cap() {
+        let mut recovery = flight(1);
+        let cap = Duration::from_millis(100);
+        let mut waits = Vec::new();
+        for _ in 0..4 {
+            let (at, is_probe) = recovery.deadline(cap).unwrap();
+            assert!(is_probe);
+            waits.push(at.since(recovery.asked_at).as_millis());
+            recovery.on_probe_timeout(at, 2, |_| {});
+        }
+        assert_eq!(waits, [31, 62, 100, 100]);
+    }
+}
