@@ -24,6 +24,8 @@ pub(crate) struct Lease {
     pub(crate) base: Option<Instant>,
     /// Confirmations of renewals sent before this do not count: this node did not run for a while.
     pub(crate) distrust: Option<Instant>,
+    /// This node has helped to agree on a view that it does not continue into: it acts no more in this one.
+    pub(crate) surrendered: bool,
     sent: VecDeque<(u64, Instant)>,
     next: u64,
     acked: BTreeMap<NodeInstance, Instant>,
@@ -31,7 +33,15 @@ pub(crate) struct Lease {
 
 impl Lease {
     pub(crate) fn new(value: Ballot) -> Self {
-        Self { value, base: None, distrust: None, sent: VecDeque::new(), next: 1, acked: BTreeMap::new() }
+        Self {
+            value,
+            base: None,
+            distrust: None,
+            surrendered: false,
+            sent: VecDeque::new(),
+            next: 1,
+            acked: BTreeMap::new(),
+        }
     }
 
     /// Number of the renewal that is sent now.
@@ -56,6 +66,9 @@ impl Lease {
     /// Until when the lease is confirmed by a quorum of `view`, `local` included; `None` if it never was, or not since
     /// this node distrusts itself.
     pub(crate) fn until(&self, view: &View, local: NodeInstance, lease: Duration) -> Option<Instant> {
+        if self.surrendered {
+            return None;
+        }
         let own = view.members.iter().find(|m| m.instance == local).map_or(0, |m| m.votes);
         if own >= view.quorum {
             return Some(Instant::MAX);

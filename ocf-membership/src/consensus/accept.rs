@@ -148,6 +148,11 @@ impl Consensus {
         }
         let continuing =
             self.installed.is_some() && accept.proposal.states.iter().any(|(i, _)| *i == self.local);
+        if let Some(installed) = self.installed.as_mut().filter(|_| !continuing) {
+            // Others wait for the leases of those who are not here; this one ends now.
+            installed.lease.surrendered = true;
+            self.check_lease(now);
+        }
         let persist = match self.config.durability {
             Durability::Durable => Some(self.persist(&accept)),
             Durability::Volatile => None,

@@ -11,6 +11,9 @@ use ocf_comm::DownReason;
 use pils::{Instant, NodeInstance};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Views that a forgotten quorum may have agreed on.
+const FORGOTTEN_VIEWS: u64 = 1 << 16;
+
 type States = BTreeMap<NodeInstance, (StateReport, Instant)>;
 
 /// A proposal that some candidate, or an earlier life of its node, accepted and that may have been agreed.
@@ -72,7 +75,7 @@ impl Consensus {
             self.refuse_round(now, "too few of the last primary are here");
             return;
         }
-        let proposal = self.fresh(&states, former.first());
+        let proposal = self.fresh(&states, former.first(), self.step(&states, &candidates));
         let votes = self.votes.clone();
         self.put_forward(now, &states, votes, proposal);
     }
@@ -132,9 +135,9 @@ impl Consensus {
     }
 
     /// The next view: all candidates, those of the former primary as what they were.
-    fn fresh(&self, states: &States, former: Option<&Former>) -> Proposal {
+    fn fresh(&self, states: &States, former: Option<&Former>, step: u64) -> Proposal {
         let Some(round) = &self.round else { unreachable!("only a running ballot proposes") };
-        let number = ViewNumber(former.map_or(0, |f| f.number.0) + 1);
+        let number = ViewNumber(former.map_or(1, |f| f.number.0.saturating_add(step)));
         let continuing = |instance: NodeInstance| {
             let former = former.filter(|f| !f.only_recorded)?;
             let member = former.members.iter().find(|m| m.instance == instance)?;
@@ -158,6 +161,15 @@ impl Consensus {
         let causes = self.causes(number, &members, &previous);
         let (ballot, quorum) = (round.ballot, self.votes.quorum);
         Proposal { view: View { number, ballot, members, previous, causes, quorum }, states: upper }
+    }
+
+    /// How far the next number is above the last one that is remembered.
+    ///
+    /// One, if a quorum remembers. If all nodes are here but too many have forgotten, those may have agreed on views
+    /// that nobody knows of any more: their numbers must not come again.
+    fn step(&self, states: &States, candidates: &[NodeInstance]) -> u64 {
+        let remember = candidates.iter().copied().filter(|c| states.get(c).is_some_and(|(s, _)| s.has_vote));
+        if self.votes.sum(remember) >= self.votes.quorum { 1 } else { FORGOTTEN_VIEWS }
     }
 
     fn causes(&self, number: ViewNumber, members: &[Member], previous: &[Member]) -> Vec<Cause> {
@@ -242,14 +254,17 @@ fn former(top: Option<Entry>, refuted: Vec<Entry>, agreed: Option<(View, VoteCon
         votes: e.votes.clone(),
         only_recorded: true,
     });
+    // A proposal that followed the certain view tells nothing new.
+    let certain = agreed.as_ref().map(|(view, _)| view.members.clone());
+    let news = |e: &&Entry| certain.as_ref() != Some(&e.view.previous);
+    let before_those: Vec<Former> = top.iter().chain(&refuted).filter(news).map(before).collect();
     let known = agreed.map(|(view, votes)| Former {
         number: view.number,
         members: view.members,
         votes,
         only_recorded: false,
     });
-    let mut all: Vec<Former> =
-        known.into_iter().chain(recorded).chain(top.iter().chain(&refuted).map(before)).collect();
+    let mut all: Vec<Former> = known.into_iter().chain(recorded).chain(before_those).collect();
     // Stable: of two accounts of one view, the certain one.
     all.sort_by_key(|f| core::cmp::Reverse(f.number));
     all.dedup_by_key(|f| f.number);

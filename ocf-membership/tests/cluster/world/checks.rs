@@ -75,7 +75,8 @@ impl Checks {
         }
         self.last.insert(local.node, view.number);
         let own = view.members.iter().find(|m| m.instance == local).expect("checked");
-        if own.joined < view.number && self.lives.get(&local).is_none_or(|n| n.0 + 1 != view.number.0) {
+        let left = self.lives.get(&local).and_then(|number| self.views.get(number));
+        if own.joined < view.number && left.is_none_or(|left| left.members != view.previous) {
             self.fail(format!("{local} continues into {} without the view before", view.number));
         }
         self.lives.insert(local, view.number);

@@ -329,7 +329,8 @@ impl World {
             }
             let reached = |j: usize| {
                 let alive = self.nodes[j].core.is_some() && !self.nodes[j].paused;
-                alive && !self.cut.contains(&(j, i)) && !self.cut.contains(&(i, j))
+                // One way is enough: an answer may come when the link has turned.
+                alive && !(self.cut.contains(&(j, i)) && self.cut.contains(&(i, j)))
             };
             let contact = (0..n).any(|j| j != i && reached(j));
             let alone = &mut self.nodes[i].alone_since;
