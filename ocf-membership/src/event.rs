@@ -56,7 +56,8 @@ pub enum Output {
         /// The bytes.
         message: Bytes,
     },
-    /// Replace the durable view record, then report [`Input::Persisted`].
+    /// Replace the durable view record, then report [`Input::Persisted`]. Records must reach the disk in the order of
+    /// the outputs: a newer one is never replaced by an older one.
     Persist {
         /// To name in the report.
         token: PersistToken,

@@ -118,6 +118,7 @@ pub struct Node {
     pub local: NodeInstance,
     lives: u64,
     pub disk: Option<Bytes>,
+    disk_busy: u64,
     paused: bool,
     pauses: u32,
     inbox: Vec<Owned>,
@@ -167,6 +168,7 @@ impl World {
                 local: NodeInstance::new(id(i), Incarnation::new(0)),
                 lives: 0,
                 disk: None,
+                disk_busy: 0,
                 paused: false,
                 pauses: 0,
                 inbox: Vec::new(),
@@ -614,7 +616,9 @@ impl World {
                     self.at(at, Action::Deliver { from: local, to, message });
                 }
                 Output::Persist { token, record } => {
-                    let at = self.now + self.delay(self.plan.disk);
+                    // One disk: writes end in the order they were asked for.
+                    let at = (self.now + self.delay(self.plan.disk)).max(self.nodes[i].disk_busy);
+                    self.nodes[i].disk_busy = at;
                     let fails = self.rng.chance(self.plan.persist_fails);
                     self.at(at, Action::Written { by: local, token, record, fails });
                 }
