@@ -180,3 +180,41 @@ impl Endpoint {
 fn same_cookie(a: &[u8; 32], b: &[u8; 32]) -> bool {
     a.iter().zip(b).fold(0, |acc, (x, y)| acc | (x ^ y)) == 0
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::SimulatedAgreement;
+    use crate::wire::seal_handshake;
+    use crate::{Config, Event, Input, Preset, Received, Secrets};
+    use pils::{Incarnation, Layer as _, NodeId};
+
+    #[test]
+    fn a_peer_of_another_version_is_refused_with_both_versions_and_told_once() {
+        let at = SocketAddr::from(([10, 0, 0, 2], 5405));
+        let config = Config::new("demo", Preset::Lan).with_peer(NodeId::new(2), at);
+        let local = NodeInstance::new(NodeId::new(1), Incarnation::new(1));
+        let agreement = Box::new(SimulatedAgreement::new(1));
+        let secrets = Secrets { cluster_key: vec![1; 32], seed: [1; 32], agreement };
+        let mut endpoint = Endpoint::new(Instant::ZERO, config, local, secrets).unwrap();
+        let from = NodeInstance::new(NodeId::new(2), Incarnation::new(2));
+        let hello = Handshake::Hello { salt: [0; 16] };
+        let mut datagram = seal_handshake(&endpoint.mac, 0, from, local.node, (&endpoint.cluster, &hello));
+        let content = datagram.len() - 32;
+        datagram[0] = datagram[0] & 0xf0 | 2;
+        datagram[1] = 3;
+        let code = endpoint.mac.sign(&datagram[..content]);
+        datagram[content..].copy_from_slice(&code);
+        for _ in 0..3 {
+            let (segment, data) = (datagram.len(), &mut datagram);
+            let received = Received { path: PathId(0), from: at, segment, data };
+            endpoint.handle(Instant::from_millis(1), Input::Received(received));
+        }
+        let events: Vec<Event> = core::iter::from_fn(|| endpoint.poll_event()).collect();
+        let reason = Refusal::Incompatible { ours: 1, theirs: 3 };
+        assert!(
+            matches!(events[..], [Event::Refused { peer, reason: r, .. }] if peer == from.node && r == reason)
+        );
+        assert_eq!(endpoint.stats().dropped(DropReason::OtherVersion), 3);
+    }
+}
