@@ -14,6 +14,8 @@ pub mod plan;
 mod snapshot;
 mod state;
 mod status;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod wire;
 
 pub use agent::{

@@ -1,0 +1,121 @@
+//! Runs one action of one resource agent, with no cluster: `run_agent list`, `run_agent ocf:heartbeat:Dummy meta-data`,
+//! `run_agent ocf:heartbeat:IPaddr2 start ip=10.0.0.7 --timeout 20`.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for people")]
+
+use ocf_resource::driver::{OcfClass, RustClass, Stateful};
+use ocf_resource::{Action, AgentName, Agents, Metadata, OcfCode, Operation, Outcome};
+use pils::process::Runner;
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::process::ExitCode;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+const USAGE: &str = "\
+run_agent list
+run_agent AGENT meta-data
+run_agent AGENT start|stop|monitor|validate-all [NAME=VALUE ..] [--resource NAME] [--timeout SECONDS] [--root DIR]
+
+AGENT is class:provider:name, such as ocf:heartbeat:Dummy. NAME=VALUE are the agent's parameters.
+The exit status is the agent's own code; 1 if it did not run or did not end in time.";
+
+fn main() -> ExitCode {
+    match run(&std::env::args().skip(1).collect::<Vec<_>>()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(args: &[String]) -> Result<ExitCode, Box<dyn Error>> {
+    let (mut words, mut options, mut parameters) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
+    let mut rest = args.iter();
+    while let Some(arg) = rest.next() {
+        if let Some(option) = arg.strip_prefix("--") {
+            let known = ["resource", "timeout", "root"].contains(&option);
+            match rest.next().filter(|_| known) {
+                Some(value) => options.insert(option, value.as_str()),
+                None => return Err(USAGE.into()),
+            };
+        } else if let Some((name, value)) = arg.split_once('=') {
+            parameters.insert(name.to_owned(), value.to_owned());
+        } else {
+            words.push(arg.as_str());
+        }
+    }
+    let root = options.get("root").copied().unwrap_or(OcfClass::ROOT);
+    let runner = Runner::new(4)?;
+    let agents = Agents::new()
+        .with("ocf", Arc::new(OcfClass::new(runner).with_root(root)))
+        .with("rust", Arc::new(RustClass::new().with("stateful", Arc::new(Stateful::new()))));
+    match *words {
+        ["list"] => {
+            for agent in agents.list() {
+                println!("{agent}");
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        [agent, "meta-data"] => describe(&agents, &agent.parse()?),
+        [agent, action] => {
+            let seconds: u64 = options.get("timeout").copied().unwrap_or("20").parse()?;
+            let operation = Operation {
+                resource: options.get("resource").copied().unwrap_or("test").into(),
+                agent: agent.parse()?,
+                action: action.parse::<Action>()?,
+                parameters: Arc::new(parameters),
+                timeout: Duration::from_secs(seconds),
+                interval: None,
+            };
+            act(&agents, &operation)
+        }
+        _ => Err(USAGE.into()),
+    }
+}
+
+fn describe(agents: &Agents, name: &AgentName) -> Result<ExitCode, Box<dyn Error>> {
+    let (say, said) = mpsc::channel();
+    agents.find(name)?.metadata(Box::new(move |result| say.send(result).unwrap_or_default()));
+    let Metadata { summary, description, parameters, actions, version, .. } = said.recv()??;
+    println!("{name} {}: {summary}\n\n{description}", version.unwrap_or_default());
+    println!("\nparameters");
+    for p in &parameters {
+        let note = |on: bool, word: &'static str| if on { word } else { "" };
+        let notes = format!("{}{}", note(p.required, ", required"), note(p.deprecated, ", deprecated"));
+        let default = p.default.as_ref().map(|d| format!(", default {d:?}")).unwrap_or_default();
+        println!("  {:<24} {} ({}{notes}{default})", p.name, p.summary, p.kind);
+    }
+    println!("\nactions");
+    for a in &actions {
+        let time = |word: &str, t: Option<Duration>| t.map(|t| format!(" {word} {t:?}")).unwrap_or_default();
+        println!("  {:<24}{}{}", a.name, time("timeout", a.timeout), time("interval", a.interval));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn act(agents: &Agents, operation: &Operation) -> Result<ExitCode, Box<dyn Error>> {
+    let agent = agents.find(&operation.agent)?;
+    let (say, said) = mpsc::channel();
+    let _canceller = agent.begin(operation, Box::new(move |result| say.send(result).unwrap_or_default()));
+    let result = said.recv()?;
+    let Operation { resource, agent, action, .. } = operation;
+    let word = match (&result.outcome, action) {
+        (Outcome::Ok, Action::Monitor) => "running".to_owned(),
+        (Outcome::Failed { code: OcfCode::NotRunning }, Action::Monitor) => "not running".to_owned(),
+        (outcome, _) => outcome.to_string(),
+    };
+    println!("{action} of {resource} ({agent}): {word}, in {:.0?}", result.took);
+    if let Some(reason) = &result.reason {
+        println!("  the agent's reason: {reason}");
+    }
+    for line in result.output.lines() {
+        println!("  | {line}");
+    }
+    let code = match &result.outcome {
+        Outcome::Ok => 0,
+        Outcome::Failed { code } => u8::try_from(code.number()).unwrap_or(1),
+        Outcome::Killed { .. } | Outcome::TimedOut | Outcome::NotStarted(_) | Outcome::Cancelled | _ => 1,
+    };
+    Ok(ExitCode::from(code))
+}

@@ -1,0 +1,227 @@
+//! Real agents: programs written by the test, and those of the distribution (ignored unless they are installed).
+#![cfg(all(feature = "driver", feature = "testing"))]
+#![expect(clippy::unwrap_used, reason = "a broken test bench must end the test")]
+
+use ocf_resource::driver::{AgentHost, OcfClass, RustClass, Stateful};
+use ocf_resource::executor::RunId;
+use ocf_resource::testing::check_agent;
+use ocf_resource::{
+    Action, AgentClass, AgentError, AgentName, Agents, OcfCode, Operation, OperationResult, Outcome,
+    ResourceAgent,
+};
+use pils::process::Runner;
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+fn operation(agent: &str, action: Action) -> Operation {
+    Operation {
+        resource: "r1".into(),
+        agent: agent.parse().unwrap(),
+        action,
+        parameters: Arc::default(),
+        timeout: Duration::from_secs(30),
+        interval: None,
+    }
+}
+
+/// A directory of its own for each test, with one agent in it.
+struct Root(PathBuf);
+
+impl Root {
+    fn new(test: &str, name: &str, script: &str) -> Self {
+        let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{test}-{}", std::process::id()));
+        let directory = root.join("resource.d/test");
+        std::fs::create_dir_all(&directory).unwrap();
+        let file = directory.join(name);
+        std::fs::write(&file, script).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+        Self(root)
+    }
+
+    fn class(&self) -> OcfClass {
+        OcfClass::new(Runner::new(4).unwrap()).with_root(&self.0).with_grace(Duration::from_millis(200))
+    }
+}
+
+impl Drop for Root {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.0).unwrap_or_default();
+    }
+}
+
+fn run(agent: &dyn ResourceAgent, operation: &Operation) -> OperationResult {
+    let (say, said) = mpsc::channel();
+    let _canceller = agent.begin(operation, Box::new(move |result| say.send(result).unwrap()));
+    said.recv_timeout(Duration::from_secs(60)).unwrap()
+}
+
+#[test]
+fn an_agent_is_told_everything_in_its_environment_and_nothing_else() {
+    let root = Root::new("environment", "env", "#!/bin/sh\nenv | sort\necho \"$@\"\n");
+    let agent = root.class().with_node_name("alpha").find(&"ocf:test:env".parse().unwrap()).unwrap();
+    let parameters = BTreeMap::from([("ip".to_owned(), "10.0.0.1 x".to_owned())]);
+    let asked = Operation {
+        parameters: Arc::new(parameters),
+        interval: Some(Duration::from_secs(7)),
+        ..operation("ocf:test:env", Action::Monitor)
+    };
+    let result = run(&*agent, &asked);
+    assert_eq!(result.outcome, Outcome::Ok);
+    let has = |line: &str| assert!(result.output.lines().any(|l| l == line), "{line} in {}", result.output);
+    has(&format!("OCF_ROOT={}", root.0.display()));
+    for line in [
+        "OCF_RESKEY_ip=10.0.0.1 x",
+        "OCF_RESOURCE_INSTANCE=r1",
+        "OCF_RESOURCE_TYPE=env",
+        "OCF_RESOURCE_PROVIDER=test",
+        "OCF_RA_VERSION_MAJOR=1",
+        "OCF_RESKEY_CRM_meta_interval=7000",
+        "OCF_RESKEY_CRM_meta_timeout=30000",
+        "OCF_RESKEY_CRM_meta_name=monitor",
+        "OCF_RESKEY_CRM_meta_on_node=alpha",
+        "monitor",
+    ] {
+        has(line);
+    }
+    assert!(!result.output.contains("CARGO"), "{}", result.output);
+}
+
+#[test]
+fn codes_reasons_and_output_come_back() {
+    let script = "#!/bin/sh\necho out\necho noise >&2\necho 'ocf-exit-reason:no disk' >&2\nexit 5\n";
+    let root = Root::new("codes", "bad", script);
+    let agent = root.class().find(&"ocf:test:bad".parse().unwrap()).unwrap();
+    let result = run(&*agent, &operation("ocf:test:bad", Action::Start));
+    assert_eq!(result.outcome, Outcome::Failed { code: OcfCode::NotInstalled });
+    assert_eq!(result.reason.as_deref(), Some("no disk"));
+    assert!(result.output.starts_with("out\nnoise\n"), "{}", result.output);
+}
+
+#[test]
+fn a_hanging_agent_is_killed_with_its_children_and_its_output_kept() {
+    let root = Root::new("hang", "hang", "#!/bin/sh\necho before\nsleep 1000 &\nwait\n");
+    let agent = root.class().find(&"ocf:test:hang".parse().unwrap()).unwrap();
+    let asked = Operation { timeout: Duration::from_millis(500), ..operation("ocf:test:hang", Action::Stop) };
+    let result = run(&*agent, &asked);
+    assert_eq!(result.outcome, Outcome::TimedOut);
+    assert_eq!(result.output, "before\n");
+}
+
+#[test]
+fn a_missing_agent_is_an_error_that_names_the_place() {
+    let root = Root::new("missing", "there", "");
+    let class = root.class();
+    let missing: AgentName = "ocf:test:absent".parse().unwrap();
+    let error = class.find(&missing).map(drop).unwrap_err();
+    let place = root.0.join("resource.d/test/absent");
+    assert_eq!(error, AgentError::AgentMissing { agent: missing, looked_at: vec![place.clone()] });
+    assert!(error.to_string().contains(&place.display().to_string()));
+    std::fs::set_permissions(root.0.join("resource.d/test/there"), std::fs::Permissions::from_mode(0o644))
+        .unwrap();
+    let plain = class.find(&"ocf:test:there".parse().unwrap()).map(drop);
+    assert!(matches!(plain, Err(AgentError::NotExecutable { .. })), "{plain:?}");
+    let wrong = class.find(&"ocf:there".parse().unwrap()).map(drop);
+    assert!(matches!(wrong, Err(AgentError::WrongForm { .. })), "{wrong:?}");
+    assert!(class.list().is_empty());
+}
+
+#[test]
+fn a_program_without_its_interpreter_is_a_start_error() {
+    let root = Root::new("interpreter", "odd", "#!/does/not/exist\n");
+    let agent = root.class().find(&"ocf:test:odd".parse().unwrap()).unwrap();
+    let result = run(&*agent, &operation("ocf:test:odd", Action::Start));
+    assert!(matches!(result.outcome, Outcome::NotStarted(AgentError::Start { .. })), "{result:?}");
+}
+
+#[test]
+fn the_host_reports_every_run_once_even_of_unknown_agents_and_cancelled_ones() {
+    let root = Root::new("host", "slow", "#!/bin/sh\nsleep 1000\n");
+    let stateful = Stateful::new();
+    let rust = RustClass::new().with("stateful", Arc::new(stateful.clone()));
+    let agents = Agents::new().with("ocf", Arc::new(root.class())).with("rust", Arc::new(rust));
+    let (say, said) = mpsc::channel();
+    let host = AgentHost::new(agents, move |done| say.send(done).unwrap());
+    host.run(RunId(1), &operation("ocf:test:none", Action::Start));
+    host.run(RunId(2), &operation("lsb:none", Action::Start));
+    host.run(RunId(3), &operation("ocf:test:slow", Action::Start));
+    host.run(RunId(4), &operation("rust:stateful", Action::Start));
+    host.cancel(RunId(3));
+    let mut outcomes = BTreeMap::new();
+    for _ in 0..4 {
+        let done = said.recv_timeout(Duration::from_secs(60)).unwrap();
+        assert!(outcomes.insert(done.run.0, done.result.outcome).is_none());
+    }
+    assert!(matches!(outcomes[&1], Outcome::NotStarted(AgentError::AgentMissing { .. })));
+    assert!(matches!(outcomes[&2], Outcome::NotStarted(AgentError::UnknownClass { .. })));
+    assert_eq!(outcomes[&3], Outcome::Cancelled);
+    assert_eq!(outcomes[&4], Outcome::Ok);
+    assert!(stateful.is_running("r1"));
+}
+
+#[test]
+fn the_in_process_example_keeps_the_rules() {
+    let class = RustClass::new().with("stateful", Arc::new(Stateful::new()));
+    let agent = class.find(&"rust:stateful".parse().unwrap()).unwrap();
+    check_agent(&*agent, &operation("rust:stateful", Action::Monitor)).unwrap();
+}
+
+#[test]
+fn the_suite_notices_an_agent_that_cannot_tell_stopped_from_failed() {
+    let root = Root::new("suite", "liar", "#!/bin/sh\n[ \"$1\" != monitor ] || exit 1\n");
+    let agent = root.class().find(&"ocf:test:liar".parse().unwrap()).unwrap();
+    let broken = check_agent(&*agent, &operation("ocf:test:liar", Action::Monitor)).unwrap_err();
+    assert!(broken.iter().any(|b| b.step == "description"), "{broken:?}");
+    assert!(broken.iter().any(|b| b.step == "monitor of a stopped resource"), "{broken:?}");
+}
+
+#[test]
+#[ignore = "needs the resource agents of the distribution, and root"]
+fn the_dummy_agent_of_the_distribution_keeps_the_rules() {
+    let class = OcfClass::new(Runner::new(4).unwrap());
+    let agent = class.find(&"ocf:heartbeat:Dummy".parse().unwrap()).unwrap();
+    let state = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("dummy-{}", std::process::id()));
+    let parameters = BTreeMap::from([("state".to_owned(), state.display().to_string())]);
+    let template =
+        Operation { parameters: Arc::new(parameters), ..operation("ocf:heartbeat:Dummy", Action::Monitor) };
+    check_agent(&*agent, &template).unwrap();
+    let asked = Operation { interval: Some(Duration::from_secs(10)), ..template };
+    let result = run(&*agent, &asked);
+    assert_eq!(result.outcome, Outcome::Failed { code: OcfCode::NotRunning });
+    assert_eq!(result.reason.as_deref(), Some("No process state file found"));
+}
+
+#[test]
+#[ignore = "needs the resource agents of the distribution; takes a while"]
+fn every_installed_agent_describes_itself() {
+    let class = OcfClass::new(Runner::new(2).unwrap());
+    let names = class.list();
+    assert!(names.len() > 50, "{names:?}");
+    let (say, said) = mpsc::channel();
+    for name in &names {
+        let (say, name) = (say.clone(), name.clone());
+        class
+            .find(&name.clone())
+            .unwrap()
+            .metadata(Box::new(move |result| say.send((name, result)).unwrap()));
+    }
+    let mut wrong = Vec::new();
+    let mut parameters = 0;
+    for _ in &names {
+        let (name, result) = said.recv_timeout(Duration::from_secs(300)).unwrap();
+        match result {
+            Ok(metadata) => {
+                parameters += metadata.parameters.len();
+                if !metadata.supports("start") || metadata.summary.is_empty() {
+                    wrong.push(format!("{name}: {metadata:?}"));
+                }
+            }
+            Err(error) => wrong.push(error.to_string()),
+        }
+    }
+    assert!(parameters > 500, "{parameters}");
+    // Some agents need a program that is not installed even to describe themselves.
+    assert!(wrong.len() * 20 < names.len(), "{} of {}: {wrong:#?}", wrong.len(), names.len());
+}
