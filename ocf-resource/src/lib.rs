@@ -1,4 +1,35 @@
 //! Resource agents, their executor and the cluster resource manager.
+//!
+//! * Agents: [`ResourceAgent`] is one, [`AgentClass`] finds those of a family, [`Agents`] holds the classes. With the
+//!   feature `driver`: OCF agents as child processes, agents that are parts of this program, and the host that runs them.
+//! * [`executor`]: runs the operations of one node, each resource's one after the other, and its recurring monitors.
+//! * [`Manager`]: decides with the managers of the other nodes what runs where. Sans-IO: fed by an ordered stream.
+//! * [`plan`]: the decision itself, a pure function.
+//!
+//! Agents need no cluster:
+//!
+#![cfg_attr(feature = "driver", doc = "```")]
+#![cfg_attr(not(feature = "driver"), doc = "```ignore")]
+//! use ocf_resource::driver::{RustClass, Stateful};
+//! use ocf_resource::{Action, AgentClass, Operation, Outcome};
+//! use std::sync::{Arc, mpsc};
+//!
+//! let agent = RustClass::new().with("stateful", Arc::new(Stateful::new())).find(&"rust:stateful".parse()?)?;
+//! let start = Operation {
+//!     resource: "db".into(),
+//!     agent: "rust:stateful".parse()?,
+//!     action: Action::Start,
+//!     parameters: Arc::default(),
+//!     timeout: std::time::Duration::from_secs(10),
+//!     interval: None,
+//! };
+//! let (say, said) = mpsc::channel();
+//! let _canceller = agent.begin(&start, Box::new(move |result| say.send(result).expect("the receiver waits")));
+//! assert_eq!(said.recv()?.outcome, Outcome::Ok);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! `PROTOCOL.md` has the states, messages, timers, limits and deviations.
 #![forbid(unsafe_code)]
 
 mod agent;

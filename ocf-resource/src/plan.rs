@@ -138,9 +138,9 @@ struct Scene<'a> {
 impl Scene<'_> {
     fn plan(&self, plan: &mut Plan, load: &mut BTreeMap<NodeInstance, usize>) {
         let waits_for_probe = self.unprobed();
-        let target = self.target(waits_for_probe.is_some(), load);
-        let chosen =
-            target.or_else(|| self.group.home.filter(|_| waits_for_probe.is_some() && self.wanted()));
+        let unknown = waits_for_probe.is_some() || self.may_come_back();
+        let target = self.target(unknown, load);
+        let chosen = target.or_else(|| self.group.home.filter(|_| unknown && self.wanted()));
         if chosen != self.group.home {
             plan.homes.push((Arc::clone(self.name), chosen));
             if let Some(old) = self.group.home.and_then(|h| load.get_mut(&h)) {
@@ -151,7 +151,7 @@ impl Scene<'_> {
             }
         }
         let stuck = self.stuck();
-        let undecided = target.is_none() && self.wanted() && waits_for_probe.is_some();
+        let undecided = target.is_none() && self.wanted() && unknown;
         if stuck.is_none() && !undecided {
             for (instance, node) in self.state.living() {
                 if !self.doomed.contains_key(&instance) {
@@ -189,8 +189,14 @@ impl Scene<'_> {
         self.state.living().find(|(_, n)| unknown(n)).map(|(i, _)| i)
     }
 
-    /// Where the group is to run.
-    fn target(&self, unprobed: bool, load: &BTreeMap<NodeInstance, usize>) -> Option<NodeInstance> {
+    /// An instance that is gone may run something of the group. Should it be a member again before it is fenced, the
+    /// group can stay there; so the choice waits, as the start has to anyway.
+    fn may_come_back(&self) -> bool {
+        !self.rules.skip_fencing && self.state.lost().any(|(_, n)| !self.is_clear(n))
+    }
+
+    /// Where the group is to run. Without a home that is open as long as it is `unknown` where something of it runs.
+    fn target(&self, unknown: bool, load: &BTreeMap<NodeInstance, usize>) -> Option<NodeInstance> {
         if !self.wanted() {
             return None;
         }
@@ -210,7 +216,7 @@ impl Scene<'_> {
         fit.sort_unstable();
         let best = fit.first()?.3;
         let Some(home) = self.group.home else {
-            if unprobed {
+            if unknown {
                 return None;
             }
             let runs = |i: &NodeInstance| {

@@ -77,6 +77,8 @@ fn every_promise_holds_under_faults_and_the_cluster_recovers() {
         "fence confirmed",
         "replayed report",
         "no primary",
+        "fenced as lost",
+        "fenced for a failed stop",
     ] {
         assert!(seen.get(what).is_some_and(|n| *n >= 50), "{what} hardly ever happened: {seen:?}");
     }

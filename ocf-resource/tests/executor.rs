@@ -78,7 +78,7 @@ fn brief(outputs: &[Output]) -> Vec<String> {
                 format!("finished{} {}", id.0, result.outcome)
             }
             Output::Event(Event::Failed { id, result, .. }) => format!("failed{} {}", id.0, result.outcome),
-            other => format!("{other:?}"),
+            other @ (Output::Event(_) | _) => format!("{other:?}"),
         })
         .collect()
 }

@@ -15,8 +15,8 @@
 use bytes::Bytes;
 use ocf_resource::executor::{self, Executor, RunId};
 use ocf_resource::{
-    Action, Config, Departed, FenceOutcome, GroupConfig, Input, Manager, OcfCode, Operation, OperationResult,
-    Outcome, Output, ResourceConfig,
+    Action, Config, Departed, FenceCause, FenceOutcome, GroupConfig, Input, Manager, OcfCode, Operation,
+    OperationResult, Outcome, Output, ResourceConfig,
 };
 use pils::{Incarnation, Instant, Layer, NodeId, NodeInstance, Rng};
 use std::collections::{BTreeMap, BTreeSet};
@@ -548,6 +548,10 @@ impl World {
             }
             Output::Fence { target, cause } => {
                 self.note(|| format!("{who} asks to fence {target}: {cause}"));
+                self.saw(match cause {
+                    FenceCause::StopFailed { .. } => "fenced for a failed stop",
+                    _ => "fenced as lost",
+                });
                 if target == who {
                     self.violate(format!("{who} fences itself"));
                 }

@@ -1,0 +1,558 @@
+//! Single managers fed by hand: what is decided when, and what the wire does to it.
+
+use bytes::Bytes;
+use ocf_resource::executor::{self, OperationId, Request};
+use ocf_resource::plan::plan;
+use ocf_resource::{
+    Action, AgentError, Blocked, Command, CommandError, Config, Departed, Event, FenceCause, FenceOutcome,
+    GroupConfig, Input, LocalStatus, Manager, OcfCode, Operation, OperationResult, Outcome, Output,
+    ResourceConfig, ResourceState, State,
+};
+use pils::{Incarnation, Instant, Layer, NodeId, NodeInstance};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+fn instance(node: u32) -> NodeInstance {
+    life(node, u128::from(node))
+}
+
+fn life(node: u32, life: u128) -> NodeInstance {
+    NodeInstance::new(NodeId::new(node), Incarnation::new(life << 96))
+}
+
+fn config() -> Config {
+    let resource = |name: &str| ResourceConfig {
+        name: name.to_owned(),
+        agent: "rust:x".parse().expect("a name"),
+        parameters: BTreeMap::new(),
+        start_timeout: Duration::from_secs(20),
+        stop_timeout: Duration::from_secs(20),
+        monitor_interval: Duration::from_secs(10),
+        monitor_timeout: Duration::from_secs(20),
+    };
+    let group = GroupConfig {
+        name: "web".to_owned(),
+        nodes: vec![NodeId::new(1), NodeId::new(2), NodeId::new(3)],
+        elsewhere: false,
+        failback: false,
+        migration_threshold: 2,
+        failure_window: Duration::from_secs(60),
+        on_start_failure: Default::default(),
+        on_stop_failure: Default::default(),
+        started: true,
+        resources: vec![resource("ip"), resource("site")],
+    };
+    Config { groups: vec![group], ..Config::default() }
+}
+
+/// Managers whose messages are ordered at once, and whose operations wait for the test to answer them.
+struct Table {
+    managers: Vec<(NodeInstance, Manager)>,
+    now: Instant,
+    view: Vec<NodeInstance>,
+    number: u64,
+    waiting: Vec<(NodeInstance, OperationId, Operation)>,
+    watched: Vec<(NodeInstance, OperationId, Operation)>,
+    fences: Vec<(NodeInstance, NodeInstance, FenceCause)>,
+    events: Vec<Event>,
+    messages: Vec<(NodeInstance, Bytes)>,
+}
+
+impl Table {
+    fn founded(nodes: &[u32]) -> Self {
+        let mut t = Self {
+            managers: Vec::new(),
+            now: Instant::ZERO,
+            view: Vec::new(),
+            number: 0,
+            waiting: Vec::new(),
+            watched: Vec::new(),
+            fences: Vec::new(),
+            events: Vec::new(),
+            messages: Vec::new(),
+        };
+        let members: Vec<_> = nodes.iter().map(|n| instance(*n)).collect();
+        for member in &members {
+            t.managers.push((*member, Manager::new(*member, config())));
+        }
+        t.view(&members, &members, &[]);
+        t
+    }
+
+    /// A cluster in which the group runs on n1.
+    fn running(nodes: &[u32]) -> Self {
+        let mut t = Self::founded(nodes);
+        t.answer_probes();
+        t.answer(1, "ip", Action::Start, Outcome::Ok);
+        t.answer(1, "site", Action::Start, Outcome::Ok);
+        t
+    }
+
+    fn view(&mut self, members: &[NodeInstance], joined: &[NodeInstance], departed: &[Departed]) {
+        self.number += 1;
+        self.view = members.to_vec();
+        let number = self.number;
+        for (who, manager) in &mut self.managers {
+            if members.contains(who) {
+                manager.handle(self.now, Input::View { number, members, joined, departed });
+            }
+        }
+        self.settle();
+    }
+
+    fn without(&mut self, node: u32) {
+        let members: Vec<_> = self.view.iter().copied().filter(|m| m.node != NodeId::new(node)).collect();
+        let departed =
+            Departed { instance: instance(node), proof_of_death: false, why: "silent for 1 s".into() };
+        self.managers.retain(|(m, _)| m.node != NodeId::new(node));
+        self.waiting.retain(|(m, ..)| m.node != NodeId::new(node));
+        self.view(&members, &[], &[departed]);
+    }
+
+    fn input(&mut self, node: u32, input: Input<'_>) {
+        let now = self.now;
+        self.manager(node).handle(now, input);
+        self.settle();
+    }
+
+    fn manager(&mut self, node: u32) -> &mut Manager {
+        let found = self.managers.iter_mut().find(|(m, _)| m.node == NodeId::new(node));
+        &mut found.expect("a living node").1
+    }
+
+    fn settle(&mut self) {
+        loop {
+            let mut ordered = Vec::new();
+            for (who, manager) in &mut self.managers {
+                while let Some(output) = manager.poll_output() {
+                    match output {
+                        Output::Broadcast(bytes) => ordered.push((*who, bytes)),
+                        Output::Execute(
+                            Request::Run { id, operation } | Request::StopNow { id, operation },
+                        ) => {
+                            self.waiting.push((*who, id, operation));
+                        }
+                        Output::Execute(Request::Watch { id, operation }) => {
+                            self.watched.push((*who, id, operation));
+                        }
+                        Output::Fence { target, cause } => self.fences.push((*who, target, cause)),
+                        Output::Event(event) => self.events.push(event),
+                        Output::Execute(_) | Output::WithdrawFence { .. } | Output::OfferState { .. } | _ => {
+                        }
+                    }
+                }
+            }
+            if ordered.is_empty() {
+                return;
+            }
+            for (sender, payload) in ordered {
+                self.messages.push((sender, payload.clone()));
+                for (who, manager) in &mut self.managers {
+                    if self.view.contains(who) {
+                        manager.handle(self.now, Input::Ordered { sender, payload: &payload });
+                    }
+                }
+            }
+        }
+    }
+
+    fn answer(&mut self, node: u32, resource: &str, action: Action, outcome: Outcome) {
+        let at = self.waiting.iter().position(|(n, _, o)| {
+            n.node == NodeId::new(node) && &*o.resource == resource && o.action == action
+        });
+        let at = at.unwrap_or_else(|| panic!("n{node} has no {action} of {resource}: {:?}", self.asked()));
+        let (who, id, operation) = self.waiting.remove(at);
+        let result = OperationResult::new(outcome);
+        let event = executor::Event::Finished { id, resource: operation.resource, result };
+        let now = self.now;
+        let manager = self.managers.iter_mut().find(|(m, _)| *m == who);
+        manager.expect("a living node").1.handle(now, Input::Executor(event));
+        self.settle();
+    }
+
+    fn answer_probes(&mut self) {
+        while let Some((n, _, o)) = self.waiting.iter().find(|(_, _, o)| o.action == Action::Monitor).cloned()
+        {
+            let stopped = Outcome::Failed { code: OcfCode::NotRunning };
+            self.answer(n.node.raw(), &o.resource, Action::Monitor, stopped);
+        }
+    }
+
+    fn fail(&mut self, node: u32, resource: &str) {
+        let found = self
+            .watched
+            .iter()
+            .rposition(|(n, _, o)| n.node == NodeId::new(node) && &*o.resource == resource);
+        let (_, id, operation) = self.watched.remove(found.expect("a watch"));
+        let result = OperationResult::new(Outcome::Failed { code: OcfCode::NotRunning });
+        let event = executor::Event::Failed { id, resource: operation.resource, result };
+        self.input(node, Input::Executor(event));
+    }
+
+    fn asked(&self) -> Vec<String> {
+        self.waiting.iter().map(|(n, _, o)| format!("{} {} {}", n.node, o.action, o.resource)).collect()
+    }
+
+    fn blocked(&mut self, node: u32) -> Option<Blocked> {
+        self.manager(node).status().groups[0].blocked.clone()
+    }
+
+    fn fenced(&mut self, at: u32, target: NodeInstance, outcome: FenceOutcome) {
+        self.input(at, Input::Fenced { target, outcome, detail: "the device said so" });
+    }
+}
+
+#[test]
+fn nothing_starts_before_every_member_was_looked_at() {
+    let mut t = Table::founded(&[1, 2, 3]);
+    assert_eq!(t.asked().len(), 6);
+    let stopped = || Outcome::Failed { code: OcfCode::NotRunning };
+    for node in 1..=3 {
+        t.answer(node, "ip", Action::Monitor, stopped());
+    }
+    t.answer(1, "site", Action::Monitor, stopped());
+    t.answer(2, "site", Action::Monitor, stopped());
+    assert_eq!(t.asked(), ["n3 monitor site"]);
+    assert_eq!(t.blocked(1), Some(Blocked::Probing { node: instance(3) }));
+    t.answer(3, "site", Action::Monitor, stopped());
+    assert_eq!(t.asked(), ["n1 start ip"]);
+}
+
+#[test]
+fn resources_of_a_group_start_in_order_and_stop_in_reverse_order() {
+    let mut t = Table::running(&[1, 2]);
+    assert_eq!(t.asked(), [""; 0]);
+    assert_eq!(t.manager(2).status().groups[0].running_on, Some(instance(1)));
+    let now = t.now;
+    t.manager(2).request(now, Command::StopGroup("web".into())).expect("a member");
+    t.settle();
+    assert_eq!(t.asked(), ["n1 stop site"]);
+    t.answer(1, "site", Action::Stop, Outcome::Ok);
+    assert_eq!(t.asked(), ["n1 stop ip"]);
+    t.answer(1, "ip", Action::Stop, Outcome::Ok);
+    assert_eq!(t.asked(), [""; 0]);
+}
+
+#[test]
+fn a_failed_resource_is_restarted_here_until_the_threshold_and_then_moves() {
+    let mut t = Table::running(&[1, 2]);
+    t.fail(1, "ip");
+    for (resource, action) in
+        [("site", Action::Stop), ("ip", Action::Stop), ("ip", Action::Start), ("site", Action::Start)]
+    {
+        t.answer(1, resource, action, Outcome::Ok);
+    }
+    t.fail(1, "site");
+    t.answer(1, "site", Action::Stop, Outcome::Ok);
+    assert_eq!(t.asked(), ["n1 stop ip"]);
+    t.answer(1, "ip", Action::Stop, Outcome::Ok);
+    assert_eq!(t.asked(), ["n2 start ip"]);
+}
+
+#[test]
+fn a_lost_node_is_fenced_by_the_most_senior_member_and_recovery_waits_for_exactly_it() {
+    let mut t = Table::running(&[1, 2, 3]);
+    t.without(1);
+    assert_eq!(t.fences.len(), 1);
+    let (asker, target, cause) = t.fences[0].clone();
+    assert_eq!((asker, target), (instance(2), instance(1)));
+    let FenceCause::Lost { view: 2, ref why, ref resources, .. } = cause else { panic!("{cause:?}") };
+    assert_eq!((&**why, resources.len()), ("silent for 1 s", 2));
+    assert_eq!(t.asked(), [""; 0]);
+    t.fenced(2, instance(1), FenceOutcome::Requested);
+    t.fenced(2, life(1, 99), FenceOutcome::Confirmed);
+    assert_eq!(t.asked(), [""; 0], "neither requested nor another life counts");
+    let Some(Blocked::Fencing { target, last: Some(_), .. }) = t.blocked(3) else {
+        panic!("{:?}", t.blocked(3))
+    };
+    assert_eq!(target, instance(1));
+    t.fenced(2, instance(1), FenceOutcome::Confirmed);
+    assert_eq!(t.asked(), ["n2 start ip"]);
+    assert_eq!(t.blocked(3), None);
+}
+
+#[test]
+fn a_last_gasp_does_not_replace_fencing() {
+    let mut t = Table::running(&[1, 2, 3]);
+    let members = [instance(2), instance(3)];
+    let departed = [Departed { instance: instance(1), proof_of_death: true, why: "last gasp".into() }];
+    t.managers.remove(0);
+    t.view(&members, &[], &departed);
+    assert!(matches!(&t.fences[0].2, FenceCause::Lost { proof_of_death: true, .. }), "{:?}", t.fences);
+    assert_eq!(t.asked(), [""; 0]);
+}
+
+#[test]
+fn a_node_that_left_cleanly_is_not_fenced() {
+    let mut t = Table::running(&[1, 2, 3]);
+    let now = t.now;
+    t.manager(1).leave(now).expect("a member");
+    t.settle();
+    t.answer(1, "site", Action::Stop, Outcome::Ok);
+    assert!(!t.events.contains(&Event::ReadyToLeave));
+    t.answer(1, "ip", Action::Stop, Outcome::Ok);
+    assert!(t.events.contains(&Event::ReadyToLeave));
+    t.without(1);
+    assert!(t.fences.is_empty());
+    assert_eq!(t.asked(), ["n2 start ip"]);
+}
+
+#[test]
+fn the_next_senior_member_asks_again_when_the_asker_dies() {
+    let mut t = Table::running(&[1, 2, 3]);
+    t.without(1);
+    t.without(2);
+    let asked: Vec<_> = t.fences.iter().map(|(by, target, _)| (by.node.raw(), target.node.raw())).collect();
+    // n2 ran nothing, so that it need not be fenced.
+    assert_eq!(asked, [(2, 1), (3, 1)]);
+}
+
+#[test]
+fn a_failed_stop_gets_the_node_fenced_by_another() {
+    let mut t = Table::running(&[1, 2]);
+    t.fail(1, "site");
+    t.answer(1, "site", Action::Stop, Outcome::TimedOut);
+    let (asker, target, cause) = t.fences[0].clone();
+    assert_eq!((asker, target), (instance(2), instance(1)));
+    assert!(matches!(cause, FenceCause::StopFailed { .. }));
+    assert_eq!(t.asked(), [""; 0]);
+    t.fenced(2, instance(1), FenceOutcome::Confirmed);
+    assert_eq!(t.asked(), ["n2 start ip"], "even before the view without it");
+}
+
+#[test]
+fn a_resource_found_where_it_should_not_run_is_stopped_first() {
+    let mut t = Table::founded(&[1, 2]);
+    let now = t.now;
+    t.manager(1).request(now, Command::Standby(NodeId::new(2))).expect("a member");
+    t.settle();
+    t.answer(2, "ip", Action::Monitor, Outcome::Ok);
+    t.answer_probes();
+    assert_eq!(t.asked(), ["n2 stop ip"]);
+    t.answer(2, "ip", Action::Stop, Outcome::Ok);
+    assert_eq!(t.asked(), ["n1 start ip"]);
+}
+
+#[test]
+fn a_resource_found_running_on_two_nodes_goes_down_on_both() {
+    let mut t = Table::founded(&[1, 2]);
+    t.answer(1, "ip", Action::Monitor, Outcome::Ok);
+    t.answer(2, "ip", Action::Monitor, Outcome::Ok);
+    t.answer_probes();
+    assert_eq!(t.asked(), ["n1 stop ip", "n2 stop ip"]);
+}
+
+#[test]
+fn an_agent_that_is_missing_on_a_node_excludes_only_that_node() {
+    let mut t = Table::founded(&[1, 2]);
+    let agent = "ocf:a:b".parse().expect("a name");
+    let missing = AgentError::AgentMissing { agent, looked_at: vec!["/nowhere".into()] };
+    t.answer(1, "ip", Action::Monitor, Outcome::NotStarted(missing));
+    t.answer_probes();
+    assert_eq!(t.asked(), ["n2 start ip"]);
+    assert!(t.fences.is_empty());
+}
+
+#[test]
+fn wrong_parameters_stop_the_group_everywhere_until_failures_are_cleared() {
+    let mut t = Table::founded(&[1, 2]);
+    t.answer_probes();
+    t.answer(1, "ip", Action::Start, Outcome::Failed { code: OcfCode::Configured });
+    t.answer(1, "ip", Action::Stop, Outcome::Ok);
+    assert_eq!(t.asked(), [""; 0]);
+    assert!(matches!(t.blocked(1), Some(Blocked::Misconfigured { .. })));
+    let now = t.now;
+    t.manager(2).request(now, Command::ClearFailures("web".into())).expect("a member");
+    t.settle();
+    assert_eq!(t.asked(), ["n1 start ip"]);
+}
+
+#[test]
+fn each_node_is_tried_once_and_then_the_group_rests() {
+    let mut t = Table::founded(&[1, 2]);
+    t.answer_probes();
+    for node in [1, 2] {
+        t.answer(node, "ip", Action::Start, Outcome::Failed { code: OcfCode::Generic });
+        t.answer(node, "ip", Action::Stop, Outcome::Ok);
+    }
+    assert_eq!(t.asked(), [""; 0]);
+    let Some(Blocked::NoNode { nodes }) = t.blocked(1) else { panic!("{:?}", t.blocked(1)) };
+    assert_eq!(nodes.len(), 2);
+    // The failures are forgotten after the window, and the best node is tried once more.
+    t.now = t.manager(1).poll_timeout().expect("an expiry");
+    let now = t.now;
+    t.manager(1).handle_timeout(now);
+    t.settle();
+    assert_eq!(t.asked(), ["n1 start ip"]);
+}
+
+#[test]
+fn outside_the_primary_partition_everything_stops_without_waiting() {
+    let mut t = Table::running(&[1, 2, 3]);
+    t.input(1, Input::NonPrimary);
+    assert_eq!(t.asked(), ["n1 stop site"]);
+    // Nothing is broadcast and nothing is asked of anybody: the answer alone moves it on.
+    let sent = t.messages.len();
+    t.answer(1, "site", Action::Stop, Outcome::TimedOut);
+    assert_eq!(t.asked(), ["n1 stop ip"], "a failed stop does not keep the others up");
+    t.answer(1, "ip", Action::Stop, Outcome::Ok);
+    assert_eq!(t.messages.len(), sent);
+    assert_eq!(t.manager(1).status().local, LocalStatus::NonPrimary);
+    let now = t.now;
+    let refused = t.manager(1).request(now, Command::Standby(NodeId::new(1)));
+    assert_eq!(refused, Err(CommandError::NotPrimary));
+}
+
+#[test]
+fn a_suspended_node_tells_its_executor_to_hold_starts() {
+    let mut manager = Manager::new(instance(1), config());
+    let me = [instance(1)];
+    manager.handle(Instant::ZERO, Input::View { number: 1, members: &me, joined: &me, departed: &[] });
+    while manager.poll_output().is_some() {}
+    manager.handle(Instant::ZERO, Input::Suspended);
+    assert_eq!(manager.poll_output(), Some(Output::Execute(Request::Hold)));
+    manager.handle(Instant::ZERO, Input::Resumed);
+    assert_eq!(manager.poll_output(), Some(Output::Execute(Request::Release)));
+}
+
+#[test]
+fn a_joiner_gets_the_state_and_the_cluster_s_configuration() {
+    let mut t = Table::running(&[1, 2]);
+    let joiner = instance(3);
+    t.managers.push((joiner, Manager::new(joiner, Config::default())));
+    t.view(&[instance(1), instance(2), joiner], &[joiner], &[]);
+    let state = t.manager(1).state().emit();
+    t.input(3, Input::State(&state));
+    assert!(t.events.contains(&Event::ConfigurationDiffers));
+    assert_eq!(t.asked(), ["n3 monitor ip", "n3 monitor site"]);
+    t.answer_probes();
+    let donor = t.manager(1).state().clone();
+    assert_eq!(t.manager(3).state(), &donor);
+    assert_eq!(t.asked(), [""; 0], "what runs elsewhere stays there");
+}
+
+#[test]
+fn an_instance_that_comes_back_is_looked_at_instead_of_fenced() {
+    let mut t = Table::running(&[1, 2, 3]);
+    t.without(1);
+    t.managers.push((instance(1), Manager::new(instance(1), config())));
+    t.view(&[instance(2), instance(3), instance(1)], &[instance(1)], &[]);
+    let state = t.manager(2).state().emit();
+    t.input(1, Input::State(&state));
+    assert_eq!(t.asked(), ["n1 monitor ip", "n1 monitor site"]);
+    t.answer(1, "ip", Action::Monitor, Outcome::Ok);
+    t.answer(1, "site", Action::Monitor, Outcome::Ok);
+    assert_eq!(t.asked(), [""; 0]);
+    assert_eq!(t.manager(2).status().groups[0].running_on, Some(instance(1)));
+}
+
+#[test]
+fn answers_to_old_decisions_change_nothing() {
+    let mut t = Table::running(&[1, 2]);
+    let before = t.manager(1).state().clone();
+    for (sender, payload) in t.messages.clone() {
+        t.input(1, Input::Ordered { sender, payload: &payload });
+    }
+    assert_eq!(t.manager(1).state(), &before);
+    assert!(t.manager(1).status().stale > 0);
+}
+
+#[test]
+fn a_foreign_or_broken_message_is_counted_and_changes_nothing() {
+    let mut t = Table::running(&[1, 2]);
+    let before = t.manager(1).state().clone();
+    t.input(1, Input::Ordered { sender: instance(2), payload: b"\x01\xffgarbage" });
+    t.input(1, Input::Ordered { sender: instance(9), payload: b"\x01\x06" });
+    assert_eq!(t.manager(1).state(), &before);
+    assert_eq!(t.manager(1).status().malformed, 1);
+}
+
+#[test]
+fn the_status_says_where_and_why() {
+    let mut t = Table::running(&[1, 2]);
+    t.fail(1, "site");
+    let status = t.manager(2).status();
+    let group = &status.groups[0];
+    assert_eq!((group.failures[0].count, group.target), (1, Some(instance(1))));
+    assert!(matches!(group.resources[1].at[0], (n, ResourceState::Stopping(_)) if n == instance(1)));
+}
+
+/// States as clusters really reach them: some steps of a run, chosen by bytes.
+fn states(choices: &[u8]) -> Vec<State> {
+    let mut t = Table::founded(&[1, 2, 3]);
+    let mut found = vec![t.manager(3).state().clone()];
+    for choice in choices {
+        let outcome = match choice >> 4 {
+            0..=8 => Outcome::Ok,
+            9..=11 => Outcome::Failed { code: OcfCode::NotRunning },
+            12 => Outcome::Failed { code: OcfCode::Generic },
+            13 => Outcome::Failed { code: OcfCode::NotInstalled },
+            _ => Outcome::TimedOut,
+        };
+        let pick = usize::from(choice & 0xf);
+        if pick == 15 && t.managers.len() == 3 {
+            t.without(1);
+        } else if pick == 14 && !t.watched.is_empty() {
+            let (n, _, o) = t.watched[0].clone();
+            if t.managers.iter().any(|(m, _)| *m == n) {
+                t.fail(n.node.raw(), &o.resource);
+            }
+        } else if let Some((n, _, o)) = t.waiting.get(pick % t.waiting.len().max(1)).cloned() {
+            t.answer(n.node.raw(), &o.resource, o.action, outcome);
+        }
+        found.push(t.manager(3).state().clone());
+    }
+    found
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn plans_are_functions_and_states_survive_the_wire(choices in prop::collection::vec(any::<u8>(), 0..30)) {
+        let config = config();
+        for state in states(&choices) {
+            let bytes = state.emit();
+            let again = State::parse(&bytes).expect("what was written can be read");
+            prop_assert_eq!(&again, &state);
+            prop_assert_eq!(again.emit(), bytes);
+            let first = plan(&config, &state);
+            prop_assert_eq!(&first, &plan(&config, &again));
+            // What was decided has been noted, so that the same state asks for nothing twice.
+            prop_assert!(first.is_empty(), "{:?}", first);
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_the_reader_of_states_panic(
+        choices in prop::collection::vec(any::<u8>(), 0..12),
+        at in any::<prop::sample::Index>(),
+        byte in any::<u8>(),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let state = states(&choices).pop().expect("at least one");
+        let mut bytes = state.emit().to_vec();
+        let place = at.index(bytes.len());
+        bytes[place] = byte;
+        if let Ok(read) = State::parse(&bytes) {
+            let again = State::parse(&read.emit());
+            prop_assert_eq!(again.as_ref(), Ok(&read));
+        }
+        prop_assert!(State::parse(&bytes[..cut.index(bytes.len())]).is_err());
+    }
+
+    #[test]
+    fn no_message_makes_a_manager_panic(messages in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..20)) {
+        let mut t = Table::running(&[1, 2]);
+        for mut message in messages {
+            if let Some(version) = message.first_mut() {
+                *version = 1;
+            }
+            if let Some(kind) = message.get_mut(1) {
+                *kind %= 9;
+            }
+            t.input(2, Input::Ordered { sender: instance(1), payload: &message });
+        }
+    }
+}
