@@ -1,11 +1,36 @@
-//! High-availability clusters from parts.
+//! High-availability clusters from parts: a node assembled from the crates of the Open Clustering Framework.
+//!
+//! * [`Node`]: a running node on real sockets, with real agents and real fence devices.
+//! * [`Cluster`]: several of them in one process, for examples and tests.
+//! * [`stack::Stack`]: the same without I/O, for your own event loop.
+//! * `sim` (feature `sim`): whole clusters under virtual time and every fault we know.
+//!
+//! ```
+//! use std::time::Duration;
+//! let cluster = ocf::Cluster::builder("doc").local(3)?;
+//! let node = cluster.node(0).expect("it was just started");
+//! node.join("journal", 1)?;
+//! while node.view().is_none() {
+//!     node.next_event(Duration::from_millis(100));
+//! }
+//! assert_eq!(node.view().expect("just seen").members.len(), 3);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 #![forbid(unsafe_code)]
 
+mod cluster;
+mod config;
 mod event;
+mod node;
 #[cfg(feature = "sim")]
 pub mod sim;
+mod snapshot;
 pub mod stack;
 mod store;
 
+pub use cluster::{Cluster, ClusterBuilder};
+pub use config::{Detection, Key, NodeConfig, NodeEntry};
 pub use event::{NodeEvent, Numbered};
+pub use node::{Node, NodeBuilder, RequestError, StartError};
+pub use snapshot::{GroupSnapshot, PeerSnapshot, Snapshot, Standing, ViewSnapshot};
 pub use store::{FileStore, RecordStore};

@@ -17,7 +17,7 @@ use ocf_resource::executor::{self, Executor, RunId};
 use ocf_resource::{Manager, Operation, OperationResult};
 use ocf_stonith::{DeviceReport, FenceAction, Fencer};
 use outbox::Outbox;
-use pils::{Instant, Layer, NodeInstance, Rng};
+use pils::{Instant, Layer, NodeId, NodeInstance, Rng};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -69,6 +69,9 @@ pub enum StackError {
     /// The configuration of resources is wrong.
     #[error("resources: {0}")]
     Resources(pils::ConfigErrors),
+    /// The configuration of fencing is wrong.
+    #[error("fencing: {0}")]
+    Fencing(pils::ConfigErrors),
 }
 
 /// What arrives at a node.
@@ -157,6 +160,9 @@ impl Stack {
     /// [`StackError`]: every mistake of the first layer that has one.
     pub fn new(now: Instant, config: StackConfig, birth: Birth) -> Result<Self, StackError> {
         let Birth { local, secrets, record, mut rng } = birth;
+        let nodes: Vec<NodeId> = config.membership.nodes.iter().map(|n| n.node).collect();
+        config.resources.check(&nodes, |_| Ok(())).map_err(StackError::Resources)?;
+        config.fencing.check().map_err(StackError::Fencing)?;
         let endpoint = Endpoint::new(now, config.comm, local, secrets)?;
         let consensus = Consensus::new(now, config.membership, local, record.as_deref(), rng.fork())?;
         let mut groups = Groups::new(config.groups, local);
@@ -234,6 +240,13 @@ impl Stack {
     ) -> Result<(), ocf_groups::SendError> {
         self.now = now;
         self.groups.send(now, from.0, from.1, guarantee, payload)
+    }
+
+    /// Stops or resumes handing out ordered messages. While stopped, they do not count as consumed, so that every
+    /// sender's window closes in time; nothing is lost.
+    pub fn hold_deliveries(&mut self, now: Instant, hold: bool) {
+        self.now = now;
+        self.groups.hold(now, hold);
     }
 
     /// Answers [`ocf_groups::Event::StateWanted`]. See [`Groups::offer_state`].

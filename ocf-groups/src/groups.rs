@@ -60,6 +60,8 @@ pub struct Groups {
     /// Inside the primary partition, as far as membership said.
     primary: bool,
     suspended: bool,
+    /// The application cannot keep up: nothing is delivered outside a flush.
+    on_hold: bool,
     /// A view change is under way; its latest ballot.
     blocked: Option<Ballot>,
     /// Of the view installed last.
@@ -143,6 +145,7 @@ impl Groups {
             view: None,
             primary: false,
             suspended: false,
+            on_hold: false,
             blocked: None,
             stream: None,
             sync: Sync::Waiting,
@@ -258,6 +261,14 @@ impl Groups {
         self.now = now;
         self.enqueue(item);
         Ok(())
+    }
+
+    /// Stops or resumes handing out messages, for an application that cannot keep up. What is not handed out does not
+    /// count as consumed, so every sender's window closes in time. A view change delivers what it must all the same.
+    pub const fn hold(&mut self, now: Instant, hold: bool) {
+        self.now = now;
+        self.on_hold = hold;
+        self.dirty = true;
     }
 
     /// Answers [`Event::StateWanted`](crate::Event::StateWanted) with the state as of that event.

@@ -31,6 +31,9 @@ pub struct Manager {
     config: Arc<Config>,
     phase: LocalStatus,
     state: State,
+    /// The cluster was founded with this node in it, and nothing was ordered here since: another founder, which was
+    /// first in the stream, may still hand over what it has seen.
+    unwritten: bool,
     rules: Rules,
     out: VecDeque<Output>,
     /// What the executor is doing for us, by the id we gave it.
@@ -80,6 +83,7 @@ impl Manager {
             given: config,
             phase: LocalStatus::NonPrimary,
             state: State::default(),
+            unwritten: false,
             rules: Rules::default(),
             out: VecDeque::new(),
             running: BTreeMap::new(),
@@ -178,6 +182,7 @@ impl Manager {
                 .map(|(i, _)| *i)
                 .collect();
             self.begin(State::found(view));
+            self.unwritten = true;
             if !remembered.is_empty() {
                 // Ordered before this node's probe results, so before anything can start.
                 self.broadcast(&Message::Remember(remembered));
@@ -215,6 +220,7 @@ impl Manager {
         self.expiries.clear();
         self.fence_again.clear();
         self.left = false;
+        self.unwritten = false;
         self.state = state;
         self.adopt_config();
     }
@@ -230,7 +236,7 @@ impl Manager {
     }
 
     fn on_state(&mut self, now: Instant, bytes: &[u8]) {
-        if self.phase != LocalStatus::Joining {
+        if self.phase != LocalStatus::Joining && !self.unwritten {
             self.stale += 1;
             return;
         }
@@ -260,6 +266,7 @@ impl Manager {
         if !self.is_member() {
             return;
         }
+        self.unwritten = false;
         match Message::parse(payload) {
             Ok(message) => {
                 let mut events = Vec::new();

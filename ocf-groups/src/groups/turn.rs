@@ -95,7 +95,7 @@ impl Groups {
     }
 
     fn deliver(&mut self) {
-        if self.suspended || self.sync == Sync::Waiting {
+        if self.suspended || self.on_hold || self.sync == Sync::Waiting {
             return;
         }
         let ignore_quorum = sabotaged!(self, SafeWithoutQuorum);

@@ -1,0 +1,371 @@
+use crate::stack::StackConfig;
+use core::fmt;
+use core::time::Duration;
+use ocf_comm::Preset;
+use ocf_membership::{BlankRecord, Durability, NodeVotes};
+use ocf_stonith::FenceAction;
+use pils::{ConfigErrors, NodeId};
+use serde::Deserialize;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Shortest key of a cluster, in bytes.
+const KEY_MIN: usize = 32;
+
+/// One node of a cluster, as an operator writes it down: a TOML file, the same on every node but for `node`.
+///
+/// ```
+/// let config = ocf::NodeConfig::from_toml(r#"
+///     cluster = "demo"
+///     node = 1
+///     key = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
+///     [[nodes]]
+///     id = 1
+///     address = "192.0.2.1:5405"
+///     [[nodes]]
+///     id = 2
+///     address = "192.0.2.2:5405"
+/// "#)?;
+/// assert_eq!(config.nodes.len(), 2);
+/// # Ok::<(), pils::ConfigErrors>(())
+/// ```
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeConfig {
+    /// Name of the cluster. Nodes of clusters with other names are refused.
+    pub cluster: String,
+    /// Which of `nodes` this is.
+    pub node: NodeId,
+    /// The cluster's key: at least 32 bytes in hexadecimal. Whoever has it is a member. Or give `key_file`.
+    #[serde(default)]
+    pub key: Option<Key>,
+    /// A file with the key in hexadecimal, so that the configuration itself is no secret.
+    #[serde(default)]
+    pub key_file: Option<PathBuf>,
+    /// Every node of the cluster, this one included.
+    pub nodes: Vec<NodeEntry>,
+    /// How fast the death of a node is noticed: `rt` (100 ms), `lan` (500 ms, the default), `cloud` (2 s).
+    #[serde(default)]
+    pub detection: Detection,
+    /// Votes that a primary needs: `majority` (the default), `unanimous`, or `threshold:N`.
+    #[serde(default = "majority")]
+    pub quorum: String,
+    /// The file in which this node remembers the views it agreed to. Without it the node has no vote after a restart
+    /// until a living primary admits it, or until all nodes are there.
+    #[serde(default)]
+    pub record: Option<PathBuf>,
+    /// May a node whose `record` does not exist vote at once? Only if no node ever loses its record: default no, and then
+    /// the first start of the cluster waits for all nodes.
+    #[serde(default)]
+    pub trust_blank_record: bool,
+    /// What is done to a node that must be fenced: `reboot` (the default) or `off`.
+    #[serde(default = "reboot")]
+    pub fence_action: FenceAction,
+    /// Fence devices. Without any, what ran on a lost node stays down until an operator confirms that it is off.
+    #[serde(default)]
+    pub fencing: ocf_stonith::Config,
+    /// What to keep running.
+    #[serde(default)]
+    pub resources: ocf_resource::Config,
+}
+
+/// A node in the list of nodes.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeEntry {
+    /// Its id, unique.
+    pub id: NodeId,
+    /// What people call it. Default: `n` and the id.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Where the others reach it.
+    pub address: SocketAddr,
+    /// Where it listens, if that differs (a translated address). Default: `address`.
+    #[serde(default)]
+    pub bind: Option<SocketAddr>,
+    /// Its votes. Default 1; 0 makes a member that never decides.
+    #[serde(default = "one")]
+    pub votes: u32,
+}
+
+/// Names of the detection presets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Detection {
+    /// 100 ms; needs real-time priority and locked memory.
+    Rt,
+    /// 500 ms.
+    #[default]
+    Lan,
+    /// 2 s.
+    Cloud,
+}
+
+impl Detection {
+    /// The preset of node communication.
+    #[must_use]
+    pub const fn preset(self) -> Preset {
+        match self {
+            Self::Rt => Preset::Rt,
+            Self::Lan => Preset::Lan,
+            Self::Cloud => Preset::Cloud,
+        }
+    }
+}
+
+/// A key. Never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Key(Vec<u8>);
+
+impl Key {
+    /// A key of these bytes.
+    #[must_use]
+    pub const fn new(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+
+    /// A fresh random key of 32 bytes.
+    #[must_use]
+    pub fn random() -> Self {
+        Self(ocf_comm::driver::entropy::bytes::<32>().to_vec())
+    }
+
+    /// The key that `text` gives in hexadecimal; white space around it is ignored.
+    #[must_use]
+    pub fn from_hex(text: &str) -> Option<Self> {
+        let text = text.trim().as_bytes();
+        let digit = |c: &u8| char::from(*c).to_digit(16).and_then(|d| u8::try_from(d).ok());
+        if !text.len().is_multiple_of(2) {
+            return None;
+        }
+        text.chunks(2)
+            .map(|pair| Some(digit(&pair[0])? << 4 | digit(&pair[1])?))
+            .collect::<Option<_>>()
+            .map(Self)
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Key({} bytes)", self.0.len())
+    }
+}
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        Self::from_hex(&text)
+            .ok_or_else(|| serde::de::Error::custom("a key is an even number of hexadecimal digits"))
+    }
+}
+
+fn majority() -> String {
+    "majority".to_owned()
+}
+
+const fn reboot() -> FenceAction {
+    FenceAction::Reboot
+}
+
+const fn one() -> u32 {
+    1
+}
+
+impl NodeConfig {
+    /// Reads and checks a configuration.
+    ///
+    /// # Errors
+    /// One error with line and column if the text is not of the right form, otherwise every mistake in its content.
+    pub fn from_toml(text: &str) -> Result<Self, ConfigErrors> {
+        let config: Self = match toml::from_str(text) {
+            Ok(config) => config,
+            Err(error) => {
+                let mut errors = ConfigErrors::default();
+                errors.push(
+                    "(file)",
+                    "",
+                    error.to_string().trim_end(),
+                    "correct this line; the README has a whole example",
+                );
+                return Err(errors);
+            }
+        };
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The entry of this node.
+    #[must_use]
+    pub fn entry(&self) -> Option<&NodeEntry> {
+        self.nodes.iter().find(|n| n.id == self.node)
+    }
+
+    /// What people call a node.
+    #[must_use]
+    pub fn name_of(&self, node: NodeId) -> String {
+        let entry = self.nodes.iter().find(|n| n.id == node);
+        entry.and_then(|e| e.name.clone()).unwrap_or_else(|| node.to_string())
+    }
+
+    /// The key, from the configuration or its file.
+    ///
+    /// # Errors
+    /// There is none, or the file cannot be read, or it holds no key.
+    pub fn read_key(&self) -> Result<Key, ConfigErrors> {
+        let mut errors = ConfigErrors::default();
+        match (&self.key, &self.key_file) {
+            (Some(key), None) => return Ok(key.clone()),
+            (None, Some(file)) => match std::fs::read_to_string(file).map(|text| Key::from_hex(&text)) {
+                Ok(Some(key)) if key.bytes().len() >= KEY_MIN => return Ok(key),
+                Ok(_) => errors.push(
+                    "key_file",
+                    file.display(),
+                    "it does not hold at least 64 hexadecimal digits",
+                    "make one: head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \\n'",
+                ),
+                Err(error) => {
+                    errors.push(
+                        "key_file",
+                        file.display(),
+                        error.to_string(),
+                        "give a file that this process can read",
+                    );
+                }
+            },
+            (Some(_), Some(_)) => {
+                errors.push("key", "(set)", "key and key_file are both given", "remove one of them")
+            }
+            (None, None) => errors.push("key", "(missing)", "the cluster has no key", "give key or key_file"),
+        }
+        Err(errors)
+    }
+
+    /// Checks everything that can be checked without starting.
+    ///
+    /// # Errors
+    /// Every mistake at once, each with its path, its value and what to do.
+    pub fn check(&self) -> Result<(), ConfigErrors> {
+        let mut errors = ConfigErrors::default();
+        if let Some(key) = &self.key
+            && key.bytes().len() < KEY_MIN
+        {
+            errors.push(
+                "key",
+                format!("({} bytes)", key.bytes().len()),
+                "too short",
+                "give at least 64 hexadecimal digits",
+            );
+        }
+        if self.key.is_none() && self.key_file.is_none() {
+            errors.push("key", "(missing)", "the cluster has no key", "give key or key_file");
+        }
+        if self.entry().is_none() {
+            let known: Vec<String> = self.nodes.iter().map(|n| n.id.raw().to_string()).collect();
+            errors.push(
+                "node",
+                self.node.raw(),
+                format!("not among nodes ({})", known.join(", ")),
+                "name one of them",
+            );
+        }
+        if ocf_membership::policy_by_name(&self.quorum).is_none() {
+            errors.push("quorum", &self.quorum, "unknown policy", "use majority, unanimous or threshold:N");
+        }
+        self.check_nodes(&mut errors);
+        if !self.fence_action.is_fencing() {
+            errors.push("fence_action", self.fence_action, "does not fence", "use reboot or off");
+        }
+        if let Err(nested) = self.fencing.check() {
+            errors.nest("fencing", nested);
+        }
+        let nodes: Vec<NodeId> = self.nodes.iter().map(|n| n.id).collect();
+        if let Err(nested) = self.resources.check(&nodes, |_| Ok(())) {
+            errors.nest("resources", nested);
+        }
+        errors.into_result()
+    }
+
+    fn check_nodes(&self, errors: &mut ConfigErrors) {
+        for (i, entry) in self.nodes.iter().enumerate() {
+            let earlier = &self.nodes[..i];
+            if earlier.iter().any(|e| e.id == entry.id) {
+                errors.push(
+                    format!("nodes[{i}].id"),
+                    entry.id.raw(),
+                    "used twice",
+                    "give each node an id of its own",
+                );
+            }
+            if earlier.iter().any(|e| e.address == entry.address) {
+                errors.push(
+                    format!("nodes[{i}].address"),
+                    entry.address,
+                    "used twice",
+                    "correct one of them",
+                );
+            }
+            if entry.address.port() == 0 || entry.address.ip().is_unspecified() {
+                let fix = "give the address and port at which the other nodes reach it";
+                errors.push(
+                    format!("nodes[{i}].address"),
+                    entry.address,
+                    "not an address one can send to",
+                    fix,
+                );
+            }
+        }
+        if self.nodes.iter().all(|n| n.votes == 0) {
+            errors.push(
+                "nodes",
+                self.nodes.len(),
+                "no node has a vote",
+                "list the nodes, with at least one vote",
+            );
+        }
+    }
+
+    /// What the layers need to know.
+    ///
+    /// # Errors
+    /// As [`NodeConfig::check`], and mistakes that only a layer sees.
+    pub fn stack(&self) -> Result<StackConfig, ConfigErrors> {
+        self.check()?;
+        let mut comm = ocf_comm::Config::new(&self.cluster, self.detection.preset());
+        for entry in self.nodes.iter().filter(|n| n.id != self.node) {
+            comm = comm.with_peer(entry.id, entry.address);
+        }
+        let votes = self.nodes.iter().map(|n| NodeVotes::new(n.id, n.votes));
+        let mut membership = ocf_membership::Config::new(votes);
+        if let Some(policy) = ocf_membership::policy_by_name(&self.quorum) {
+            membership.policy = policy;
+        }
+        membership.durability =
+            if self.record.is_some() { Durability::Durable } else { Durability::Volatile };
+        membership.blank_record =
+            if self.trust_blank_record { BlankRecord::Trusted } else { BlankRecord::WaitForAll };
+        membership.detection = comm.timers.detection;
+        membership.lease = comm.timers.detection;
+        membership.flap_hold = comm.timers.detection * 2;
+        Ok(StackConfig {
+            comm,
+            membership,
+            groups: ocf_groups::Config::default(),
+            executor: ocf_resource::executor::Config::default(),
+            resources: self.resources.clone(),
+            fencing: self.fencing.clone(),
+            fence_action: self.fence_action,
+        })
+    }
+
+    /// The detection time of the preset.
+    #[must_use]
+    pub const fn detection_time(&self) -> Duration {
+        self.detection.preset().timers().detection
+    }
+}

@@ -1,0 +1,285 @@
+//! A node on real sockets, real agents and real fence devices.
+
+mod builder;
+mod host;
+mod recorder;
+
+pub use builder::{NodeBuilder, StartError};
+
+use crate::config::NodeConfig;
+use crate::event::Numbered;
+use crate::snapshot::Snapshot;
+use crate::stack::Stack;
+use bytes::Bytes;
+use core::fmt;
+use core::time::Duration;
+use crossbeam_channel::Receiver;
+use host::{Backlog, NodeHost};
+use ocf_comm::Lane;
+use ocf_comm::driver::{Handle, Running, Stopped};
+use ocf_groups::{Guarantee, JoinError, LeaveError, MemberId, OfferError, Position};
+use ocf_membership::View;
+use parking_lot::Mutex;
+use pils::{Instant, NodeInstance};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// A running node: requests go in, one ordered stream of events comes out. A cheap clone refers to the same node.
+///
+/// It runs on a thread of its own, in this process, without special rights. When the last clone is dropped, or
+/// [`Node::kill`] or [`Node::leave`] is called, it stops.
+#[derive(Clone)]
+pub struct Node {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    handle: Handle<Stack, NodeHost>,
+    running: Mutex<Option<Running<Stack, NodeHost>>>,
+    events: Receiver<Numbered>,
+    backlog: Arc<Backlog>,
+    local: NodeInstance,
+    addresses: Vec<SocketAddr>,
+    config: NodeConfig,
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node").field("local", &self.inner.local).finish_non_exhaustive()
+    }
+}
+
+/// Why a request did nothing: the node stopped, or the layer that it is for refused it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError<E> {
+    /// The node does not run any more.
+    #[error("the node has stopped: {0}")]
+    Stopped(Stopped),
+    /// Refused; nothing changed.
+    #[error(transparent)]
+    Refused(#[from] E),
+}
+
+impl Node {
+    /// Starts to build a node.
+    #[must_use]
+    pub fn builder(config: NodeConfig) -> NodeBuilder {
+        NodeBuilder::new(config)
+    }
+
+    /// Who this is.
+    #[must_use]
+    pub fn local(&self) -> NodeInstance {
+        self.inner.local
+    }
+
+    /// What it was started with.
+    #[must_use]
+    pub fn config(&self) -> &NodeConfig {
+        &self.inner.config
+    }
+
+    /// The addresses it listens at, one for each path.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.inner.addresses
+    }
+
+    /// The clock that [`Numbered::at`] refers to.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.inner.handle.clock().now()
+    }
+
+    /// The next event, waiting for it at most so long. `None` if there was none, or if the node has stopped and every
+    /// event was taken. Each event is given once, to one of the clones.
+    #[must_use]
+    pub fn next_event(&self, wait: Duration) -> Option<Numbered> {
+        let event = if wait.is_zero() {
+            self.inner.events.try_recv().ok()
+        } else {
+            self.inner.events.recv_timeout(wait).ok()
+        }?;
+        if self.inner.backlog.taken(&event) {
+            // The stack had stopped handing out messages because nobody took them.
+            let _resumed = self.inner.handle.call(|stack, _, now| stack.hold_deliveries(now, false));
+        }
+        Some(event)
+    }
+
+    /// Events that wait to be taken.
+    #[must_use]
+    pub fn events_waiting(&self) -> usize {
+        self.inner.events.len()
+    }
+
+    fn request<R, E>(
+        &self,
+        ask: impl FnOnce(&mut Stack, Instant) -> Result<R, E>,
+    ) -> Result<R, RequestError<E>> {
+        match self.inner.handle.call(|stack, _, now| ask(stack, now)) {
+            Ok(answer) => answer.map_err(RequestError::Refused),
+            Err(stopped) => Err(RequestError::Stopped(stopped)),
+        }
+    }
+
+    /// Joins a group as its member `local` of this node. Effective at the `Membership` event that names it.
+    ///
+    /// # Errors
+    /// See [`JoinError`].
+    pub fn join(&self, group: &str, local: u32) -> Result<MemberId, RequestError<JoinError>> {
+        self.request(|stack, now| stack.join(now, group, local))
+    }
+
+    /// Leaves a group.
+    ///
+    /// # Errors
+    /// See [`LeaveError`].
+    pub fn leave_group(&self, group: &str, local: u32) -> Result<(), RequestError<LeaveError>> {
+        self.request(|stack, now| stack.leave_group(now, group, local))
+    }
+
+    /// Sends to all members of a group, this one included. Never waits: a full window is an error, and a `Writable`
+    /// event follows when there is room.
+    ///
+    /// # Errors
+    /// See [`ocf_groups::SendError`].
+    pub fn send(
+        &self,
+        group: &str,
+        local: u32,
+        guarantee: Guarantee,
+        payload: Bytes,
+    ) -> Result<(), RequestError<ocf_groups::SendError>> {
+        self.request(|stack, now| stack.send(now, (group, local), guarantee, payload))
+    }
+
+    /// Answers a `StateWanted` event.
+    ///
+    /// # Errors
+    /// See [`OfferError`].
+    pub fn offer_state(
+        &self,
+        group: &str,
+        joiner: MemberId,
+        position: Position,
+        state: Bytes,
+    ) -> Result<(), RequestError<OfferError>> {
+        self.request(|stack, now| stack.offer_state(now, (group, joiner, position), state))
+    }
+
+    /// Sends to one node, outside the ordered stream. Needs no quorum.
+    ///
+    /// # Errors
+    /// See [`ocf_comm::SendError`].
+    pub fn send_to(
+        &self,
+        to: NodeInstance,
+        lane: Lane,
+        message: Bytes,
+    ) -> Result<(), RequestError<ocf_comm::SendError>> {
+        self.request(|stack, now| stack.send_to(now, to, lane, message))
+    }
+
+    /// Asks something of the resource manager.
+    ///
+    /// # Errors
+    /// See [`ocf_resource::CommandError`].
+    pub fn command(
+        &self,
+        command: ocf_resource::Command,
+    ) -> Result<(), RequestError<ocf_resource::CommandError>> {
+        self.request(|stack, now| stack.command(now, command))
+    }
+
+    /// A person says that this life of a node is certainly off and stays off.
+    ///
+    /// # Errors
+    /// [`ocf_stonith::NotStanding`] if this node is not trying to fence it.
+    pub fn confirm_fenced(
+        &self,
+        target: NodeInstance,
+        who: &str,
+    ) -> Result<(), RequestError<ocf_stonith::NotStanding>> {
+        self.request(|stack, now| stack.confirm_fenced(now, target, who))
+    }
+
+    /// The view of the primary partition this node is in, if it is in one and runs.
+    #[must_use]
+    pub fn view(&self) -> Option<View> {
+        self.inner.handle.inspect(|stack, _, _| stack.view().cloned()).ok().flatten()
+    }
+
+    /// True if this node is in the primary and its lease is confirmed now: it may do what others must not do at the
+    /// same time.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        let now = self.now();
+        self.inner.handle.inspect(|stack, _, _| stack.is_active(now)).unwrap_or(false)
+    }
+
+    /// What every layer knows now.
+    ///
+    /// # Errors
+    /// [`Stopped`] if the node failed.
+    pub fn snapshot(&self) -> Result<Snapshot, Stopped> {
+        let now = self.now();
+        self.inner.handle.inspect(|stack, host, io| {
+            Snapshot::of(now, &self.inner.config, stack, host.number(), io.stats())
+        })
+    }
+
+    /// Why the node does not run any more, or `None` while it runs.
+    #[must_use]
+    pub fn stopped(&self) -> Option<Stopped> {
+        self.inner.handle.stopped()
+    }
+
+    /// Asks the cluster to take over what runs here. `ReadyToLeave` among the events of resources says that nothing runs
+    /// here any more; then [`Node::leave`] departs without being fenced.
+    ///
+    /// # Errors
+    /// Outside the primary partition nobody can take over: leave at once.
+    pub fn prepare_to_leave(&self) -> Result<(), RequestError<ocf_resource::CommandError>> {
+        self.request(Stack::prepare_to_leave)
+    }
+
+    /// Says goodbye to every peer and stops. Without [`Node::prepare_to_leave`] this node is fenced if anything ran here.
+    pub fn leave(&self) {
+        let said = self.inner.handle.call(|stack, _, now| stack.depart(now));
+        if said.is_err() {
+            tracing::debug!("the node had stopped before it could say goodbye");
+        }
+        self.stop();
+    }
+
+    /// Stops at once, without a word to anyone, as if the process had been killed. For tests of what others do then.
+    pub fn kill(&self) {
+        self.stop();
+    }
+
+    fn stop(&self) {
+        self.inner.stop();
+    }
+}
+
+impl Inner {
+    fn stop(&self) {
+        self.handle.stop();
+        let running = self.running.lock().take();
+        if let Some(running) = running {
+            let why = running.join();
+            tracing::debug!(node = %self.local, %why, "node stopped");
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let said = self.handle.call(|stack, _, now| stack.last_gasp(now));
+        if said.is_err() {
+            tracing::debug!("the node had stopped already");
+        }
+        self.stop();
+    }
+}

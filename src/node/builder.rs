@@ -1,0 +1,247 @@
+use super::host::{Backlog, Command, NodeHost};
+use super::recorder::Recorder;
+use super::{Inner, Node};
+use crate::config::NodeConfig;
+use crate::stack::{Birth, Stack, StackConfig, StackError};
+use crate::store::{FileStore, RecordStore};
+use core::fmt;
+use crossbeam_channel::unbounded;
+use ocf_comm::Secrets;
+use ocf_comm::crypto::X25519;
+use ocf_comm::driver::{IoConfig, Ports, Reactor, SetupError, entropy};
+use ocf_resource::driver::{AgentHost, OcfClass};
+use ocf_resource::{AgentClass, AgentName, Agents, GroupConfig};
+use ocf_stonith::driver::{Classes, DeviceClass, DeviceHost};
+use parking_lot::Mutex;
+use pils::process::Runner;
+use pils::{ConfigErrors, NodeId, NodeInstance, Rng};
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+
+/// Bytes of messages that may wait for the application before deliveries are held.
+const BACKLOG: usize = 64 << 20;
+
+/// Child processes that may run at once: agents and fence agents.
+const CHILDREN: usize = 64;
+
+/// Assembles a node from its configuration and from parts that a program brings.
+pub struct NodeBuilder {
+    config: NodeConfig,
+    agents: Agents,
+    has_ocf: bool,
+    devices: Classes,
+    store: Option<Box<dyn RecordStore>>,
+    ports: Option<Ports>,
+    offload: bool,
+    backlog: usize,
+    tune: Box<dyn FnOnce(&mut StackConfig)>,
+}
+
+impl fmt::Debug for NodeBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeBuilder").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The configuration is wrong: everything that is.
+    #[error(transparent)]
+    Config(#[from] ConfigErrors),
+    /// A layer refused its part.
+    #[error(transparent)]
+    Stack(#[from] StackError),
+    /// The sockets could not be opened.
+    #[error(transparent)]
+    Sockets(#[from] SetupError),
+    /// The view record could not be read. Without it this node might break a promise it made; do not delete it lightly.
+    #[error("the view record cannot be read: {0}")]
+    Record(#[source] io::Error),
+    /// The system gave no thread or child process runner.
+    #[error("the system refuses a thread: {0}")]
+    Threads(#[source] io::Error),
+}
+
+impl NodeBuilder {
+    pub(super) fn new(config: NodeConfig) -> Self {
+        Self {
+            config,
+            agents: Agents::new(),
+            has_ocf: false,
+            devices: Classes::default(),
+            store: None,
+            ports: None,
+            offload: true,
+            backlog: BACKLOG,
+            tune: Box::new(|_| {}),
+        }
+    }
+
+    /// Adds a class of resource agents, by the first part of an agent's name. `ocf` is there already.
+    #[must_use]
+    pub fn agent_class(mut self, name: &str, class: Arc<dyn AgentClass>) -> Self {
+        self.has_ocf |= name == "ocf";
+        self.agents = self.agents.with(name, class);
+        self
+    }
+
+    /// Adds a class of fence devices, in place of the one that has its name.
+    #[must_use]
+    pub fn fence_class(mut self, class: Arc<dyn DeviceClass>) -> Self {
+        self.devices.add(class);
+        self
+    }
+
+    /// Which node this will be.
+    #[must_use]
+    pub const fn node(&self) -> NodeId {
+        self.config.node
+    }
+
+    /// Keeps the view record elsewhere than in the file of the configuration.
+    #[must_use]
+    pub fn record_store(mut self, store: impl RecordStore + 'static) -> Self {
+        self.store = Some(Box::new(store));
+        self
+    }
+
+    /// Uses sockets that are bound already, instead of binding the configured address.
+    #[must_use]
+    pub fn ports(mut self, ports: Ports) -> Self {
+        self.ports = Some(ports);
+        self
+    }
+
+    /// Sends bursts through segmentation offload where the kernel can; default true.
+    #[must_use]
+    pub const fn offload(mut self, offload: bool) -> Self {
+        self.offload = offload;
+        self
+    }
+
+    /// Bytes of messages that may wait for the application before deliveries, and so senders, are held. Default 64 MiB.
+    #[must_use]
+    pub const fn backlog(mut self, bytes: usize) -> Self {
+        self.backlog = bytes;
+        self
+    }
+
+    /// Changes what the configuration file does not say, such as limits of a layer.
+    #[must_use]
+    pub fn tune(mut self, tune: impl FnOnce(&mut StackConfig) + 'static) -> Self {
+        self.tune = Box::new(tune);
+        self
+    }
+
+    /// Starts the node on a thread of its own, as a fresh incarnation.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing runs then.
+    pub fn start(self) -> Result<Node, StartError> {
+        let mut stack_config = self.config.stack()?;
+        (self.tune)(&mut stack_config);
+        let runner = Runner::new(CHILDREN).map_err(StartError::Threads)?;
+        let ocf = OcfClass::new(runner.clone()).with_node_name(self.config.name_of(self.config.node));
+        let agents = if self.has_ocf { self.agents } else { self.agents.with("ocf", Arc::new(ocf)) };
+        check_here(self.config.node, &stack_config, &agents, &self.devices)?;
+        let key = self.config.read_key()?;
+        let store = self.store.or_else(|| {
+            self.config.record.as_ref().map(|path| Box::new(FileStore::new(path)) as Box<dyn RecordStore>)
+        });
+        let (record, store) = match store {
+            Some(mut store) => (store.load().map_err(StartError::Record)?, Some(store)),
+            None => (None, None),
+        };
+        let ports = match self.ports {
+            Some(ports) => ports,
+            None => {
+                let bind = self.config.entry().map(|e| e.bind.unwrap_or(e.address));
+                let mut io = IoConfig::new(bind);
+                io.offload = self.offload;
+                Ports::bind(&io)?
+            }
+        };
+        let local = NodeInstance::new(self.config.node, entropy::incarnation());
+        let secrets = Secrets {
+            cluster_key: key.bytes().to_vec(),
+            seed: entropy::bytes(),
+            agreement: Box::new(X25519::new()),
+        };
+        let fencing = stack_config.fencing.clone();
+        let birth = Birth { local, secrets, record, rng: Rng::new(entropy::seed()) };
+        let stack = Stack::new(ports.clock().now(), stack_config, birth)?;
+
+        let addresses = ports.local_addresses()?;
+        let (remote, inbox) = ports.inbox::<Command>();
+        let report = remote.clone();
+        let recorder = store
+            .map(|store| {
+                Recorder::start(store, move |token, written| {
+                    let command = match written {
+                        Ok(()) => Command::Persisted(token),
+                        Err(_) => Command::PersistFailed(token),
+                    };
+                    if report.post(command).is_err() {
+                        tracing::debug!("a record was written after the node stopped");
+                    }
+                })
+            })
+            .transpose()
+            .map_err(StartError::Threads)?;
+        let (events, receiver) = unbounded();
+        let backlog = Arc::new(Backlog::new(self.backlog));
+        let report = remote.clone();
+        let devices = DeviceHost::new(&fencing, &self.devices, &runner, move |device| {
+            if report.post(Command::Device(device)).is_err() {
+                tracing::debug!("a fence device answered after the node stopped");
+            }
+        })?;
+        let report = remote.clone();
+        let agents = AgentHost::new(agents, move |done| {
+            if report.post(Command::Operated(done.run, done.result)).is_err() {
+                tracing::debug!("an operation ended after the node stopped");
+            }
+        });
+        let host = NodeHost::new((events, Arc::clone(&backlog)), remote, recorder, agents, devices);
+        let running = Reactor::new(ports, inbox, stack, host).spawn(&format!("ocf-{}", local.node))?;
+        Ok(Node {
+            inner: Arc::new(Inner {
+                handle: running.handle(),
+                running: Mutex::new(Some(running)),
+                events: receiver,
+                backlog,
+                local,
+                addresses,
+                config: self.config,
+            }),
+        })
+    }
+}
+
+/// Checks what only this machine can say: are the agents here that may be needed here, and the fence agents?
+fn check_here(
+    node: NodeId,
+    config: &StackConfig,
+    agents: &Agents,
+    devices: &Classes,
+) -> Result<(), ConfigErrors> {
+    let nodes: Vec<NodeId> = config.membership.nodes.iter().map(|n| n.node).collect();
+    let may_run =
+        |group: &GroupConfig| group.nodes.is_empty() || group.elsewhere || group.nodes.contains(&node);
+    let here = config.resources.groups.iter().filter(|g| may_run(g));
+    let needed: BTreeSet<&AgentName> = here.flat_map(|g| g.resources.iter().map(|r| &r.agent)).collect();
+    let find = |agent: &AgentName| {
+        if needed.contains(agent) { agents.find(agent).map(drop) } else { Ok(()) }
+    };
+    let mut errors = ConfigErrors::default();
+    if let Err(wrong) = config.resources.check(&nodes, find) {
+        errors.nest("resources", wrong);
+    }
+    if let Err(wrong) = devices.check(&config.fencing) {
+        errors.nest("fencing", wrong);
+    }
+    errors.into_result()
+}

@@ -1,0 +1,186 @@
+use crate::config::NodeConfig;
+use crate::stack::Stack;
+use ocf_comm::DropReason;
+use ocf_comm::driver::IoStats;
+use pils::{Instant, NodeId, NodeInstance};
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// What every layer of a node knows at one moment, for people and programs. Owned; costs O(what is in it).
+#[derive(Clone, Debug, Serialize)]
+pub struct Snapshot {
+    /// Version of this structure: [`Snapshot::SCHEMA`]. Members may be added under one version; a change of meaning
+    /// raises it.
+    pub schema: u32,
+    /// Name of the cluster.
+    pub cluster: String,
+    /// Which life of which node looks.
+    pub local: NodeInstance,
+    /// What people call it.
+    pub name: String,
+    /// Nanoseconds on the node's clock.
+    pub at_nanos: u64,
+    /// Number of the last event of this life.
+    pub events: u64,
+    /// Where the node stands.
+    pub standing: Standing,
+    /// The view of the primary partition it is in.
+    pub view: Option<ViewSnapshot>,
+    /// Every configured peer.
+    pub peers: Vec<PeerSnapshot>,
+    /// Groups that exist, as far as this node knows.
+    pub groups: Vec<GroupSnapshot>,
+    /// Resources.
+    pub resources: ocf_resource::Status,
+    /// Fence requests that this node carries out.
+    pub fencing: Vec<ocf_stonith::Status>,
+    /// Past fence requests of this node, oldest first.
+    pub fenced: Vec<ocf_stonith::Record>,
+    /// Counters of every layer.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// Where a node stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// In the primary partition, and its lease is confirmed.
+    Primary,
+    /// In the primary partition, but the lease is in doubt.
+    Suspended,
+    /// Outside.
+    NonPrimary,
+}
+
+/// A view.
+#[derive(Clone, Debug, Serialize)]
+pub struct ViewSnapshot {
+    /// Its number in the chain of primaries.
+    pub number: u64,
+    /// Members, most senior first.
+    pub members: Vec<NodeInstance>,
+    /// Votes of the members together.
+    pub votes: u32,
+    /// Votes that are needed.
+    pub quorum: u32,
+    /// Why it differs from the view before.
+    pub causes: Vec<(NodeInstance, String)>,
+}
+
+/// A configured peer.
+#[derive(Clone, Debug, Serialize)]
+pub struct PeerSnapshot {
+    /// Which node.
+    pub node: NodeId,
+    /// What people call it.
+    pub name: String,
+    /// Its current life, once known.
+    pub instance: Option<NodeInstance>,
+    /// Can it be talked to?
+    pub up: bool,
+    /// Smoothed round-trip time in nanoseconds.
+    pub rtt_nanos: Option<u64>,
+    /// Nanoseconds since it was heard.
+    pub silent_nanos: Option<u64>,
+    /// Bytes on the way or waiting.
+    pub queued: usize,
+}
+
+/// A group.
+#[derive(Clone, Debug, Serialize)]
+pub struct GroupSnapshot {
+    /// Its name.
+    pub name: String,
+    /// Its members, most senior first: which life of which node, and which member there.
+    pub members: Vec<(NodeInstance, u32)>,
+}
+
+impl Snapshot {
+    /// The version that this library writes.
+    pub const SCHEMA: u32 = 1;
+
+    pub(crate) fn of(now: Instant, config: &NodeConfig, stack: &Stack, events: u64, io: IoStats) -> Self {
+        let standing = match (stack.view(), stack.is_active(now)) {
+            (None, _) => Standing::NonPrimary,
+            (Some(_), true) => Standing::Primary,
+            (Some(_), false) => Standing::Suspended,
+        };
+        Self {
+            schema: Self::SCHEMA,
+            cluster: config.cluster.clone(),
+            local: stack.local(),
+            name: config.name_of(stack.local().node),
+            at_nanos: now.as_nanos(),
+            events,
+            standing,
+            view: stack.view().map(|view| ViewSnapshot {
+                number: view.number.0,
+                members: view.members.iter().map(|m| m.instance).collect(),
+                votes: view.members.iter().map(|m| m.votes).sum(),
+                quorum: view.quorum,
+                causes: view.causes.iter().map(|c| (c.instance, c.reason.to_string())).collect(),
+            }),
+            peers: stack
+                .peers(now)
+                .into_iter()
+                .map(|peer| PeerSnapshot {
+                    node: peer.node,
+                    name: config.name_of(peer.node),
+                    instance: peer.instance,
+                    up: peer.up,
+                    rtt_nanos: peer.rtt.map(nanos),
+                    silent_nanos: peer.silent_for.map(nanos),
+                    queued: peer.queued,
+                })
+                .collect(),
+            groups: stack
+                .groups
+                .groups()
+                .map(|name| GroupSnapshot {
+                    name: name.to_string(),
+                    members: stack.members(name).iter().map(|m| (m.instance, m.local)).collect(),
+                })
+                .collect(),
+            resources: stack.manager.status(),
+            fencing: stack.fencer.standing().collect(),
+            fenced: stack.fencer.history().iter().cloned().collect(),
+            counters: counters(stack, io),
+        }
+    }
+}
+
+fn nanos(duration: core::time::Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn counters(stack: &Stack, io: IoStats) -> BTreeMap<String, u64> {
+    let comm = stack.endpoint.stats();
+    let groups = stack.groups.stats();
+    let mut all: BTreeMap<String, u64> = [
+        ("io.datagrams_in", io.datagrams_in),
+        ("io.bytes_in", io.bytes_in),
+        ("io.datagrams_out", io.datagrams_out),
+        ("io.bytes_out", io.bytes_out),
+        ("io.dropped_full", io.dropped_full),
+        ("io.send_errors", io.send_errors),
+        ("comm.packets_accepted", comm.packets_accepted),
+        ("comm.packets_sent", comm.packets_sent),
+        ("comm.packets_lost", comm.packets_lost),
+        ("comm.handshakes_sent", comm.handshakes_sent),
+        ("comm.messages_delivered", comm.messages_delivered),
+        ("comm.messages_queued", comm.messages_queued),
+        ("comm.stalls", comm.stalls),
+        ("groups.sent", groups.sent),
+        ("groups.delivered", groups.delivered),
+        ("groups.batches", groups.batches),
+        ("groups.resubmitted", groups.resubmitted),
+        ("stack.waiting_bytes", stack.waiting_bytes() as u64),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), value))
+    .collect();
+    for reason in DropReason::ALL {
+        all.insert(format!("comm.dropped.{reason}"), comm.dropped(reason));
+    }
+    all
+}
