@@ -370,6 +370,8 @@ impl Layer for Stack {
 
     fn handle(&mut self, now: Instant, input: Input<'_>) {
         self.now = now;
+        // A node that was stopped may find messages before its timers: whether it may still act is asked first.
+        self.consensus.handle_timeout(now);
         match input {
             Input::Received(received) => self.endpoint.handle(now, ocf_comm::Input::Received(received)),
             Input::Persisted(token) => {
