@@ -82,6 +82,9 @@ pub enum Input<'a> {
         /// To name in the answer.
         token: u64,
     },
+    /// This node joined as the first of the stream: there is nobody who could give it a state. Changes nothing for a
+    /// node that does not wait for one.
+    First,
     /// This node joined, and this is the state as of the point of the stream at which it stands.
     State(&'a [u8]),
     /// This node is outside the primary partition.

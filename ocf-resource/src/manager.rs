@@ -34,6 +34,8 @@ pub struct Manager {
     /// The cluster was founded with this node in it, and nothing was ordered here since: another founder, which was
     /// first in the stream, may still hand over what it has seen.
     unwritten: bool,
+    /// What this node knows while it waits for the state.
+    awaiting: Option<Awaiting>,
     rules: Rules,
     out: VecDeque<Output>,
     /// What the executor is doing for us, by the id we gave it.
@@ -71,6 +73,14 @@ impl core::fmt::Debug for Manager {
     }
 }
 
+/// The newest view of a node that waits for the state, and who went while it waited.
+#[derive(Debug)]
+struct Awaiting {
+    number: u64,
+    members: Vec<NodeInstance>,
+    departed: Vec<crate::Departed>,
+}
+
 impl Manager {
     /// The manager of one life of a node. `config` counts only if this node is the most senior one of those that found
     /// the cluster; otherwise the cluster's configuration comes with the state. It should have passed
@@ -84,6 +94,7 @@ impl Manager {
             phase: LocalStatus::NonPrimary,
             state: State::default(),
             unwritten: false,
+            awaiting: None,
             rules: Rules::default(),
             out: VecDeque::new(),
             running: BTreeMap::new(),
@@ -174,25 +185,16 @@ impl Manager {
         }
         let founding = members.iter().all(|m| joined.contains(m));
         if founding {
-            let remembered: Vec<NodeInstance> = self
-                .state
-                .nodes
-                .iter()
-                .filter(|(i, n)| !n.dead && !members.contains(i))
-                .map(|(i, _)| *i)
-                .collect();
-            self.begin(State::found(view));
-            self.unwritten = true;
-            if !remembered.is_empty() {
-                // Ordered before this node's probe results, so before anything can start.
-                self.broadcast(&Message::Remember(remembered));
-            }
+            self.found(view);
         } else if joined.contains(&self.me) || !self.is_member() {
             if self.is_member() {
                 self.running.clear();
                 self.out.push_back(Output::Execute(Request::Drop));
             }
             self.phase = LocalStatus::Joining;
+            let mut gone = self.awaiting.take().map(|w| w.departed).unwrap_or_default();
+            gone.extend(view.departed.iter().cloned());
+            self.awaiting = Some(Awaiting { number: view.number, members: members.to_vec(), departed: gone });
             return;
         } else {
             let fenced = |s: &State| {
@@ -212,6 +214,31 @@ impl Manager {
         self.advance(now, Vec::new());
     }
 
+    /// Begins anew: nobody has a state.
+    fn found(&mut self, view: &Entered<'_>) {
+        let nodes = self.state.nodes.iter();
+        let remembered: Vec<NodeInstance> =
+            nodes.filter(|(i, n)| !n.dead && !view.members.contains(i)).map(|(i, _)| *i).collect();
+        self.begin(State::found(view));
+        self.unwritten = true;
+        if !remembered.is_empty() {
+            // Ordered before this node's probe results, so before anything can start.
+            self.broadcast(&Message::Remember(remembered));
+        }
+    }
+
+    /// This node is the first of the stream: those of whom it waited to get the state are gone with it.
+    fn on_first(&mut self, now: Instant) {
+        let Some(Awaiting { number, members, departed }) = self.awaiting.take() else { return };
+        if self.phase != LocalStatus::Joining {
+            return;
+        }
+        self.found(&Entered { number, members: &members, joined: &members, departed: &departed });
+        self.resume();
+        self.broadcast(&Message::Found(Config::clone(&self.config)));
+        self.advance(now, Vec::new());
+    }
+
     /// Takes a whole state in place of what there was.
     fn begin(&mut self, state: State) {
         self.running.retain(|_, local| matches!(local, Local::Alone(..)));
@@ -221,6 +248,7 @@ impl Manager {
         self.fence_again.clear();
         self.left = false;
         self.unwritten = false;
+        self.awaiting = None;
         self.state = state;
         self.adopt_config();
     }
@@ -508,6 +536,7 @@ impl Layer for Manager {
                     self.out.push_back(Output::OfferState { token, state: self.state.emit() });
                 }
             }
+            Input::First => self.on_first(now),
             Input::State(bytes) => self.on_state(now, bytes),
             Input::NonPrimary => self.on_non_primary(),
             Input::Suspended => self.on_suspended(),

@@ -173,8 +173,14 @@ impl Stack {
             Event::State { group, state, .. } if *group == *MANAGER_GROUP => {
                 self.manager.handle(now, ocf_resource::Input::State(&state));
             }
-            Event::Membership { ref group, .. } | Event::Reset { ref group, .. }
-                if **group == *MANAGER_GROUP => {}
+            Event::Membership { ref group, ref members, .. } if **group == *MANAGER_GROUP => {
+                if let [only] = members.as_slice()
+                    && only.instance == self.local
+                {
+                    self.manager.handle(now, ocf_resource::Input::First);
+                }
+            }
+            Event::Reset { ref group, .. } if **group == *MANAGER_GROUP => {}
             other => self.emit(NodeEvent::Group(other)),
         }
     }
