@@ -1,15 +1,17 @@
 //! The whole stack under the simulator, for as many seeds as you like.
 //!
-//! `cargo run --release --example simulate -- [--seed N] [--runs N] [--nodes N] [--seconds N] [--canary] [--verbose]`
+//! `cargo run --release --example simulate -- [--seed N] [--runs N] [--nodes N] [--seconds N] [--canary] [--verbose]`, or
+//! with `--circuits` node communication alone.
 //!
 //! Exit status: 0 every property held, 1 one did not, 2 a healed cluster did not become well, 3 a core panicked or a
 //! replay differed. With `--canary` the fence device lies, and success is a failure.
 #![expect(clippy::print_stdout, reason = "a program talks to a person")]
 
 use clap::Parser;
-use ocf::sim::cluster::{self, Bug, EXPECTED, Options, Record};
-use ocf::sim::{Report, Verdict};
+use ocf::sim::cluster::{self, Bug, EXPECTED, Options};
+use ocf::sim::{Report, Verdict, circuits};
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::hash::{BuildHasher, RandomState};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -41,6 +43,9 @@ struct Args {
     /// Put a protocol bug back, by its name.
     #[arg(long)]
     bug: Option<String>,
+    /// Only node communication, without the layers above.
+    #[arg(long)]
+    circuits: bool,
     /// No faults, little load.
     #[arg(long)]
     idle: bool,
@@ -64,7 +69,7 @@ struct Sum {
 }
 
 impl Sum {
-    fn add(&mut self, report: &Report<Record>) {
+    fn add<R>(&mut self, report: &Report<R>) {
         self.runs += 1;
         self.length += report.length;
         self.events += report.events;
@@ -78,7 +83,7 @@ impl Sum {
         }
     }
 
-    fn print(&self, took: Duration) {
+    fn print(&self, took: Duration, expected: &[&str]) {
         println!("\nruns               {}", self.runs);
         println!("virtual time       {:.2} h", self.length.as_secs_f64() / 3600.0);
         println!("real time          {:.1} s", took.as_secs_f64());
@@ -93,7 +98,7 @@ impl Sum {
         for (case, n) in &self.coverage {
             println!("  {n:>10}  {case}");
         }
-        for case in EXPECTED.iter().filter(|case| !self.coverage.contains_key(**case)) {
+        for case in expected.iter().filter(|case| !self.coverage.contains_key(**case)) {
             println!("       never  {case}");
         }
         for (kind, seeds) in &self.failures {
@@ -102,7 +107,7 @@ impl Sum {
     }
 }
 
-fn show(report: &Report<Record>, all: bool) {
+fn show<R: Debug>(report: &Report<R>, all: bool) {
     let skip = if all { 0 } else { report.history.len().saturating_sub(TAIL) };
     if skip > 0 {
         println!("  ({skip} entries before)");
@@ -125,44 +130,46 @@ fn main() -> ExitCode {
         };
         options.bug = Some(bug);
     }
-    let first = args.seed.unwrap_or_else(|| RandomState::new().hash_one(0) >> 16);
+    if args.circuits {
+        let run = |seed| circuits::run(seed, args.nodes, options.safety);
+        campaign(&args, run, &[])
+    } else {
+        campaign(&args, |seed| cluster::run(seed, &options), &EXPECTED)
+    }
+}
+
+/// Runs seed after seed.
+fn campaign<R: Debug>(args: &Args, run: impl Fn(u64) -> Report<R>, expected: &[&str]) -> ExitCode {
+    let first = args.seed.unwrap_or_else(|| RandomState::new().hash_one(0) >> 32);
     let runs = args.runs.unwrap_or_else(|| if args.seed.is_some() { 1 } else { 100 });
-    println!("seeds {first} to {}", first + runs - 1);
+    println!("seeds {first} to {}", first + runs.max(1) - 1);
     let began = Instant::now();
     let mut sum = Sum::default();
     let mut worst = 0;
     for seed in first..first + runs {
-        let report = cluster::run(seed, &options);
+        let report = run(seed);
         sum.add(&report);
         if args.verbose {
             println!("{:#?}", report.profile);
             show(&report, true);
         }
         if (seed - first) % args.replay.max(1) == args.replay.max(1) - 1 {
-            let again = cluster::run(seed, &options);
+            let again = run(seed);
             if (again.trace, again.events) != (report.trace, report.events) {
-                println!(
-                    "\nseed {seed}: the second run differs from the first: something is not a function of the seed"
-                );
-                reproduce(seed, &args);
+                println!("\nseed {seed}: a second run differs: something is not a function of the seed");
+                reproduce(seed, args);
                 return ExitCode::from(3);
             }
         }
-        let (code, what) = match &report.verdict {
-            Verdict::Passed => (0, String::new()),
-            Verdict::Correctness(violation) => (1, violation.to_string()),
-            Verdict::Liveness(text) => (2, format!("liveness: {text}")),
-            Verdict::Crash(text) => (3, format!("crash: {text}")),
-        };
+        let (code, what) = judge(&report.verdict);
         if code != 0 {
             worst = worst.max(code);
-            let kind = what.split(':').take(2).collect::<String>();
-            sum.failures.entry(kind).or_default().push(seed);
+            sum.failures.entry(kind_of(&what)).or_default().push(seed);
             if !args.keep_going {
-                println!("\nseed {seed}, {} nodes, at {:?}:", report.profile.nodes, report.length);
+                println!("\nseed {seed}, {} nodes, after {:?}:", report.profile.nodes, report.length);
                 show(&report, false);
                 println!("\n{what}");
-                reproduce(seed, &args);
+                reproduce(seed, args);
                 break;
             }
             println!("seed {seed}: {}", what.chars().take(300).collect::<String>());
@@ -171,8 +178,25 @@ fn main() -> ExitCode {
             println!("{} runs, {:.0} s", sum.runs, began.elapsed().as_secs_f64());
         }
     }
-    sum.print(began.elapsed());
+    sum.print(began.elapsed(), expected);
     ExitCode::from(worst)
+}
+
+/// The failure without its numbers, so that equal failures of many seeds count as one.
+fn kind_of(what: &str) -> String {
+    let mut words: Vec<&str> =
+        what.split_whitespace().filter(|w| !w.contains(|c: char| c.is_ascii_digit())).collect();
+    words.truncate(20);
+    words.join(" ")
+}
+
+fn judge(verdict: &Verdict) -> (u8, String) {
+    match verdict {
+        Verdict::Passed => (0, String::new()),
+        Verdict::Correctness(violation) => (1, violation.to_string()),
+        Verdict::Liveness(text) => (2, format!("liveness: {text}")),
+        Verdict::Crash(text) => (3, format!("crash: {text}")),
+    }
 }
 
 fn reproduce(seed: u64, args: &Args) {
@@ -185,6 +209,9 @@ fn reproduce(seed: u64, args: &Args) {
     }
     if args.canary {
         line += " --canary";
+    }
+    if args.circuits {
+        line += " --circuits";
     }
     if args.idle {
         line += " --idle";

@@ -52,7 +52,7 @@ impl<P: Program> World<P> {
 
     /// Carries out one fault at random places, now.
     pub fn inflict(&mut self, fault: Fault) {
-        let node = self.any_node();
+        let node = if fault == Fault::LostDisk { self.frail } else { self.any_node() };
         match fault {
             Fault::Kill => {
                 let back = self.back();

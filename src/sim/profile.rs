@@ -22,7 +22,7 @@ pub enum Fault {
     SlowCpu,
     /// Writes to a node's disk fail for a while.
     FullDisk,
-    /// A machine loses power and the content of its disk.
+    /// A machine loses power and the content of its disk; the same machine each time in one run.
     LostDisk,
     /// The nodes fall into two sides.
     TwoSides,

@@ -57,6 +57,8 @@ pub struct World<P: Program> {
     pub(crate) hosts: Vec<Host<P::Completion>>,
     pub(crate) rng: Rng,
     pub(crate) profile: Profile,
+    /// The only node whose disk may be lost in this run: no protocol survives the loss of a majority's memory.
+    pub(crate) frail: usize,
     pub(crate) phase: u32,
     pub(crate) fresh: Vec<Entry<P::Record>>,
     pub(crate) coverage: BTreeMap<&'static str, u64>,
@@ -67,6 +69,7 @@ pub struct World<P: Program> {
 impl<P: Program> World<P> {
     pub(crate) fn new(profile: Profile, mut rng: Rng) -> Self {
         let network = Network::new(&profile, &mut rng);
+        let frail = usize::try_from(rng.below(u64::from(profile.nodes))).unwrap_or(0);
         let hosts = (0..profile.nodes).map(|_| Host {
             powered: true,
             running: None,
@@ -90,6 +93,7 @@ impl<P: Program> World<P> {
             hosts: hosts.collect(),
             rng,
             profile,
+            frail,
             phase: 0,
             fresh: Vec::new(),
             coverage: BTreeMap::new(),
@@ -180,6 +184,14 @@ impl<P: Program> World<P> {
         }
         self.hosts[i].turn += 1;
         if let Some(after) = back_after {
+            self.queue.push(self.now + after, Event::PowerOn(i, self.hosts[i].turn));
+        }
+    }
+
+    /// Gives a machine its power back; its node starts then.
+    pub fn power_on(&mut self, node: NodeId, after: Duration) {
+        let Some(i) = index(node).filter(|i| *i < self.hosts.len()) else { return };
+        if !self.hosts[i].powered {
             self.queue.push(self.now + after, Event::PowerOn(i, self.hosts[i].turn));
         }
     }

@@ -9,7 +9,7 @@ use crate::sim::cluster::{Record, ViewRecord};
 use crate::sim::{Checker, Entry, What};
 use ocf_membership::ViewNumber;
 use ocf_resource::Action;
-use pils::NodeInstance;
+use pils::{Instant, NodeInstance};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -27,17 +27,24 @@ pub struct PrimaryOverlap {
     newest: Option<Arc<ViewRecord>>,
     excluded: BTreeMap<NodeInstance, ViewNumber>,
     standing: BTreeMap<NodeInstance, Standing>,
+    /// Deliveries of a suspended node, which are right only if it installs a view at the same instant: a view change
+    /// delivers what the old view still owes just before the view.
+    owed: Option<(Instant, NodeInstance, String)>,
     judged: u64,
 }
 
 impl PrimaryOverlap {
-    fn acts(&mut self, who: NodeInstance, what: &str) -> Result<(), String> {
+    fn acts(&mut self, now: Instant, who: NodeInstance, what: &str) -> Result<(), String> {
         self.judged += 1;
         if let Some(view) = self.excluded.get(&who) {
             return Err(format!("{who} {what} although {view}, which excludes it, is installed"));
         }
         match self.standing.get(&who) {
             Some(Standing::Active) => Ok(()),
+            Some(Standing::Suspended) if what.starts_with("delivered") => {
+                self.owed.get_or_insert_with(|| (now, who, what.to_owned()));
+                Ok(())
+            }
             other => Err(format!("{who} {what} while it is {other:?}")),
         }
     }
@@ -64,16 +71,21 @@ impl Checker<Record> for PrimaryOverlap {
     }
 
     fn observe(&mut self, entry: &Entry<Record>) -> Result<(), String> {
+        if let Some((at, who, what)) = self.owed.take_if(|(at, ..)| *at < entry.at) {
+            return Err(format!("{who} {what} at {at} while it was suspended"));
+        }
         match &entry.what {
             What::Stopped { instance, .. } => {
+                self.owed.take_if(|(_, who, _)| who == instance);
                 self.standing.remove(instance);
                 Ok(())
             }
             What::Program(Some(who), record) => match record {
                 Record::View(view) => {
                     self.installed(view);
+                    self.owed.take_if(|(_, w, _)| w == who);
                     self.standing.insert(*who, Standing::Active);
-                    self.acts(*who, "installed a view")
+                    self.acts(entry.at, *who, "installed a view")
                 }
                 Record::NonPrimary(_) => {
                     self.standing.insert(*who, Standing::Outside);
@@ -85,13 +97,15 @@ impl Checker<Record> for PrimaryOverlap {
                 }
                 Record::Resumed => {
                     self.standing.insert(*who, Standing::Active);
-                    self.acts(*who, "resumed")
+                    self.acts(entry.at, *who, "resumed")
                 }
-                Record::Delivered(position, ..) => self.acts(*who, &format!("delivered {position}")),
+                Record::Delivered(position, ..) => {
+                    self.acts(entry.at, *who, &format!("delivered {position}"))
+                }
                 Record::AgentCalled(resource, Action::Start) => {
-                    self.acts(*who, &format!("started {resource}"))
+                    self.acts(entry.at, *who, &format!("started {resource}"))
                 }
-                Record::FenceAsked(target) => self.acts(*who, &format!("fences {target}")),
+                Record::FenceAsked(target) => self.acts(entry.at, *who, &format!("fences {target}")),
                 _ => Ok(()),
             },
             _ => Ok(()),

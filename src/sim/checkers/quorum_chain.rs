@@ -1,6 +1,6 @@
 //! | property | source |
 //! |---|---|
-//! | Q2 consecutive primaries share a majority of the former's votes | protocols 11.2 |
+//! | Q2 consecutive primaries share votes: each quorum of the former has a node in the next | protocols 11.2 |
 //! | every primary has a quorum of votes | protocols 3.4 |
 
 use crate::sim::cluster::{Record, ViewRecord};
@@ -9,7 +9,7 @@ use ocf_membership::ViewNumber;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Every primary has a quorum, and a majority of the one before. Counted by node: a restarted node remembers what it
+/// Every primary has a quorum, and somebody of every quorum of the one before. Counted by node: a restarted node remembers what it
 /// agreed to.
 #[derive(Debug, Default)]
 pub struct QuorumChain {
@@ -39,10 +39,11 @@ impl Checker<Record> for QuorumChain {
         let here = |node| view.members.iter().any(|m| m.instance.node == node);
         let all: u32 = before.members.iter().map(|m| m.votes).sum();
         let shared: u32 = before.members.iter().filter(|m| here(m.instance.node)).map(|m| m.votes).sum();
-        if shared * 2 > all {
+        if shared + before.quorum > all {
             return Ok(());
         }
-        Err(format!("{} has {shared} of the {all} votes of {}", view.number, before.number))
+        let (new, old, quorum) = (view.number, before.number, before.quorum);
+        Err(format!("{new} has {shared} of the {all} votes of {old}, whose quorum was {quorum}"))
     }
 
     fn judged(&self) -> u64 {

@@ -1,6 +1,7 @@
 //! | property | source |
 //! |---|---|
 //! | F1 a dead incarnation is suspected by every live peer within 1.25 T_d and a probe | protocols 11.2 |
+//! | F1 the same where gaps were irregular: within 1.25 of the cap of the adaptive timeout | protocols 4 |
 //! | F2 no suspicion of a living peer on a good network | protocols 11.2 |
 //! | F4 an own stall never yields suspicion within one heartbeat | protocols 11.2 |
 
@@ -9,7 +10,10 @@ use crate::sim::{Checker, Entry, What};
 use core::time::Duration;
 use ocf_comm::{DownReason, Timers};
 use pils::{Instant, NodeId, NodeInstance};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How much the adaptive timeout may grow: four times for irregular arrivals, eight times for a node that is often late.
+const GROWTH_MAX: u32 = 32;
 
 /// The dead are suspected in time; the living, on a good network, never.
 #[derive(Debug)]
@@ -21,15 +25,20 @@ pub struct Suspicion {
     /// Nodes that did not run freely, and since when they do again.
     hampered: BTreeMap<NodeId, Option<Instant>>,
     stalled_at: BTreeMap<NodeId, (Instant, Duration)>,
-    due: VecDeque<(Instant, NodeInstance, NodeInstance)>,
+    due: BTreeSet<(Instant, NodeInstance, NodeInstance, Instant)>,
+    /// When network or nodes were last not as they should be; gaps between arrivals are irregular for a while then.
+    disturbed: Instant,
+    /// The network of this run is so good that gaps are regular when nothing disturbs it.
+    regular: bool,
     good_since: Option<Instant>,
     judged: u64,
 }
 
 impl Suspicion {
-    /// A checker for detectors with these times. `slack` covers late timers and clocks that drift.
+    /// A checker for detectors with these times. `slack` covers late timers and clocks that drift; `regular` says that
+    /// the run's network delays and timers do not make gaps between arrivals irregular.
     #[must_use]
-    pub const fn new(timers: Timers, slack: Duration) -> Self {
+    pub const fn new(timers: Timers, slack: Duration, regular: bool) -> Self {
         Self {
             timers,
             slack,
@@ -37,33 +46,39 @@ impl Suspicion {
             running: BTreeMap::new(),
             hampered: BTreeMap::new(),
             stalled_at: BTreeMap::new(),
-            due: VecDeque::new(),
+            due: BTreeSet::new(),
+            disturbed: Instant::ZERO,
+            regular,
             good_since: None,
             judged: 0,
         }
     }
 
+    /// Within this time of a death on a quiet network; `GROWTH_MAX` times that at worst.
     fn limit(&self) -> Duration {
         self.timers.detection.mul_f64(1.25) + self.timers.heartbeat + self.slack
     }
 
     /// F1: looks at every suspicion that should have come by now.
     fn overdue(&mut self, now: Instant) -> Result<(), String> {
-        while let Some((due, at, dead)) = self.due.front().copied().filter(|(due, ..)| *due < now) {
-            self.due.pop_front();
-            let began = due.before(self.limit());
+        while let Some((due, at, dead, died)) = self.due.first().copied().filter(|(due, ..)| *due < now) {
+            self.due.pop_first();
             let free = match self.hampered.get(&at.node) {
                 None => true,
-                Some(Some(since)) => *since < began,
+                Some(Some(since)) => *since < died,
                 Some(None) => false,
             };
             let lives = self.running.get(&at.node).is_some_and(|(instance, _)| *instance == at);
-            if lives && free {
+            if !lives || !free || !self.up.contains(&(at, dead)) {
                 self.judged += 1;
-                if self.up.contains(&(at, dead)) {
-                    return Err(format!("{dead} died at {began}, and {at} has not noticed by {due}"));
-                }
+                continue;
             }
+            let quiet = self.regular && self.disturbed + self.timers.heartbeat * 60 < died;
+            let last = died + self.limit() * GROWTH_MAX;
+            if quiet || due >= last {
+                return Err(format!("{dead} died at {died}, and {at} has not noticed by {due}"));
+            }
+            self.due.insert((last, at, dead, died));
         }
         Ok(())
     }
@@ -100,6 +115,12 @@ impl Checker<Record> for Suspicion {
     fn observe(&mut self, entry: &Entry<Record>) -> Result<(), String> {
         let now = entry.at;
         self.overdue(now)?;
+        if matches!(
+            entry.what,
+            What::Network(_) | What::Paused(..) | What::Resumed(_) | What::Slowed(..) | What::Healed
+        ) {
+            self.disturbed = now;
+        }
         match &entry.what {
             What::Started { instance, .. } => {
                 self.running.insert(instance.node, (*instance, now));
@@ -109,9 +130,8 @@ impl Checker<Record> for Suspicion {
             What::Stopped { instance, .. } => {
                 self.running.remove(&instance.node);
                 let watchers = self.up.iter().filter(|(_, peer)| peer == instance).map(|(at, _)| *at);
-                let due: Vec<NodeInstance> = watchers.collect();
                 let limit = now + self.limit();
-                self.due.extend(due.into_iter().map(|at| (limit, at, *instance)));
+                self.due.extend(watchers.map(|at| (limit, at, *instance, now)));
                 self.up.retain(|(at, _)| at != instance);
             }
             What::Paused(node, length) => {

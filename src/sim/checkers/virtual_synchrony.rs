@@ -9,7 +9,7 @@ use crate::sim::{Checker, Entry, What};
 use ocf_groups::{Guarantee, Position};
 use ocf_membership::ViewNumber;
 use pils::NodeInstance;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Nodes that go together into a view have delivered the same before it, and nothing of before after it.
 #[derive(Debug, Default)]
@@ -18,6 +18,7 @@ pub struct VirtualSynchrony {
     /// The last safe message of each view that anybody delivered, and the log after it.
     safe: BTreeMap<ViewNumber, (Position, Log)>,
     view: BTreeMap<NodeInstance, ViewNumber>,
+    stopped: BTreeSet<NodeInstance>,
     judged: u64,
 }
 
@@ -32,6 +33,12 @@ impl VirtualSynchrony {
         let (other, there) = *self.entered_with.entry(view.number).or_insert((who, log));
         if there != log {
             return Err(format!("into {} {who} brought {log:?} and {other} {there:?}", view.number));
+        }
+        // Safe survives as long as fewer than a quorum of the last primary lose their memory.
+        let lost =
+            view.previous.iter().filter(|m| self.stopped.contains(&m.instance)).map(|m| m.votes).sum::<u32>();
+        if lost >= view.quorum {
+            return Ok(());
         }
         match self.safe.get(&before) {
             Some((position, safe)) if safe.count > log.count => Err(format!(
@@ -49,6 +56,9 @@ impl Checker<Record> for VirtualSynchrony {
     }
 
     fn observe(&mut self, entry: &Entry<Record>) -> Result<(), String> {
+        if let What::Stopped { instance, .. } = &entry.what {
+            self.stopped.insert(*instance);
+        }
         let What::Program(Some(who), record) = &entry.what else { return Ok(()) };
         match record {
             Record::View(view) => self.entered(*who, view),

@@ -23,6 +23,8 @@ pub enum Answer {
     },
     /// Acts and answers only when nobody waits any more.
     Late,
+    /// Gives the machine its power back, after a fence.
+    SwitchesOn,
     /// Never answers.
     Silent,
     /// Says that the machine is off though it did nothing: no device of a correct world does that.
@@ -30,6 +32,11 @@ pub enum Answer {
 }
 
 pub(crate) fn ask(world: &mut World<Cluster>, plan: &Plan, who: NodeInstance, run: &Run) {
+    if !run.action.is_fencing() {
+        world
+            .schedule(Duration::from_millis(300), Happening::FenceActs(who, run.clone(), Answer::SwitchesOn));
+        return;
+    }
     world.record(Some(who), Record::FenceAsked(run.target));
     let bad = !world.healed() && world.rng().chance(plan.fence_failure);
     let answer = if plan.lying_fence {
@@ -46,7 +53,7 @@ pub(crate) fn ask(world: &mut World<Cluster>, plan: &Plan, who: NodeInstance, ru
         Answer::Late => "a fence device answered late",
         Answer::Silent => "a fence device never answered",
         Answer::Unread { .. } => "a fence device could not tell",
-        Answer::Off | Answer::Lies => "a fence device switched a machine off",
+        Answer::Off | Answer::Lies | Answer::SwitchesOn => "a fence device switched a machine off",
     };
     world.sometimes(case);
     let mut took = world.rng().duration(Duration::from_millis(5), Duration::from_millis(1_500));
@@ -60,10 +67,17 @@ pub(crate) fn act(world: &mut World<Cluster>, who: NodeInstance, run: &Run, answ
     let acts = matches!(answer, Answer::Off | Answer::Late | Answer::Unread { acts: true });
     if acts {
         let back = world.rng().duration(Duration::from_millis(100), Duration::from_millis(5_000));
-        world.power_off(run.target.node, (run.action == FenceAction::Reboot).then_some(back));
+        // After the last fault there is somebody who switches machines on again.
+        let comes_back = run.action == FenceAction::Reboot || world.healed();
+        world.power_off(run.target.node, comes_back.then_some(back));
     }
     let done = |read_back| DeviceResult::Done { read_back, detail: Arc::from("simulated") };
+    if answer == Answer::SwitchesOn {
+        let boot = world.rng().duration(Duration::from_millis(100), Duration::from_millis(5_000));
+        world.power_on(run.target.node, boot);
+    }
     let result = match answer {
+        Answer::SwitchesOn => done(ReadBack::On),
         Answer::Silent => return,
         Answer::Fails => DeviceResult::Failed(Failure::Failed { detail: Arc::from("simulated failure") }),
         Answer::Unread { .. } => done(ReadBack::NotRead),

@@ -48,7 +48,7 @@ fn checkers(plan: &Plan) -> Vec<Box<dyn Checker<Record>>> {
         Box::new(QuorumChain::default()),
         Box::new(PrimaryOverlap::default()),
         Box::new(DeadMembers::new(Duration::from_secs(20))),
-        Box::new(Suspicion::new(plan.timers, slack)),
+        Box::new(Suspicion::new(plan.timers, slack, is_regular(plan))),
         Box::new(TotalOrder::default()),
         Box::new(VirtualSynchrony::default()),
         Box::new(SenderOrder::default()),
@@ -58,4 +58,17 @@ fn checkers(plan: &Plan) -> Vec<Box<dyn Checker<Record>>> {
         Box::new(ResourceOrder::new(plan.resource_names().into_iter().map(Arc::from).collect())),
         Box::new(Steady::default()),
     ]
+}
+
+/// True if nothing but faults makes the gaps between arrivals irregular.
+fn is_regular(plan: &Plan) -> bool {
+    let quality = &plan.profile.quality;
+    let small = plan.timers.heartbeat / 8;
+    quality.loss <= 0.0
+        && quality.corrupt <= 0.0
+        && quality.spike_chance <= 0.0
+        && quality.bandwidth.is_none()
+        && quality.delay.1 < small
+        && plan.profile.timer_slack < small
+        && plan.profile.attack <= 0.0
 }

@@ -16,6 +16,7 @@ use ocf_resource::executor::RunId;
 use ocf_resource::{Action, Command, OperationResult};
 use ocf_stonith::{DeviceReport, Run};
 use pils::{Instant, Layer, NodeId, NodeInstance};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// The group of the workload.
@@ -32,8 +33,8 @@ pub enum Completion {
     Operated(RunId, OperationResult),
     /// A fence device answered about this target; true if the answer proves its death.
     Device(NodeInstance, bool, DeviceReport),
-    /// An operator forgets the failures of the resources.
-    Clear,
+    /// An operator looks after the cluster: forgets the failures of resources, and confirms what devices could not tell.
+    Care,
 }
 
 /// What happens in the world.
@@ -56,13 +57,28 @@ pub struct Cluster {
     cases: Cases,
     quiet: bool,
     changed: Instant,
+    lives: BTreeMap<NodeId, Vec<NodeInstance>>,
+    /// Lives that ended with their machine's power.
+    dead: BTreeSet<NodeInstance>,
+    /// Targets about which a fence device could not tell.
+    untold: BTreeSet<NodeInstance>,
 }
 
 impl Cluster {
     pub(crate) fn new(plan: Plan) -> Self {
         let apps = (0..plan.nodes).map(|_| App::default()).collect();
         let cases = Cases::new(&plan);
-        Self { plan, apps, agents: Agents::default(), cases, quiet: false, changed: Instant::ZERO }
+        Self {
+            plan,
+            apps,
+            agents: Agents::default(),
+            cases,
+            quiet: false,
+            changed: Instant::ZERO,
+            lives: BTreeMap::new(),
+            dead: BTreeSet::new(),
+            untold: BTreeSet::new(),
+        }
     }
 
     fn send(&mut self, ctx: &mut Ctx<'_, Self>, layer: &mut Stack) {
@@ -153,10 +169,9 @@ impl Cluster {
                 }
             }
             GroupEvent::StateWanted { group, joiner, position } => {
-                ctx.record(Record::StateOffered(position, app.log));
-                let answer = layer.offer_state(ctx.now(), (&group, joiner, position), app.state());
-                if let Err(error) = answer {
-                    panic!("the state that was wanted is refused: {error}");
+                // Refused if the joiner is gone already: later events of the same turn say so.
+                if layer.offer_state(ctx.now(), (&group, joiner, position), app.state()).is_ok() {
+                    ctx.record(Record::StateOffered(position, app.log));
                 }
             }
             GroupEvent::State { position, state, .. } => match app.load(&state) {
@@ -181,9 +196,35 @@ impl Cluster {
             Event::Decided { decision, resource, node, action, .. } => {
                 ctx.record(Record::Decided { decision, resource, node, action });
             }
+            Event::Blocked { because, .. } => {
+                ctx.record(Record::Blocked(because.map(|b| b.to_string()).unwrap_or_default()));
+            }
             Event::Fenced { target, .. } => ctx.record(Record::Fenced(target)),
             Event::Malformed { sender, error } => panic!("{sender:?} sent what cannot be read: {error}"),
             _ => {}
+        }
+    }
+
+    /// What an operator does after the last fault, at each node, until all is well.
+    fn care(&mut self, ctx: &mut Ctx<'_, Self>, layer: &mut Stack) {
+        if self.quiet {
+            return;
+        }
+        ctx.later(Duration::from_secs(2), Completion::Care);
+        // Both are refused where they do not apply; the next round tries again.
+        let mut done = layer.command(ctx.now(), Command::ClearFailures(Arc::from(SERVICE))).is_ok();
+        for target in self.untold.intersection(&self.dead) {
+            done |= layer.confirm_fenced(ctx.now(), *target, "operator").is_ok();
+        }
+        if done {
+            ctx.world().sometimes("an operator helped");
+        }
+        let living = self.untold.difference(&self.dead).filter(|t| t.node != ctx.instance().node);
+        for target in living.copied().collect::<Vec<_>>() {
+            if ctx.world().running(target.node) == Some(target) {
+                continue;
+            }
+            ctx.world().power_off(target.node, Some(Duration::from_secs(1)));
         }
     }
 
@@ -254,15 +295,12 @@ impl Program for Cluster {
             Completion::Operated(run, result) => layer.handle(ctx.now(), Input::Operated { run, result }),
             Completion::Device(target, proof, report) => {
                 ctx.record(Record::FenceAnswered(target, proof));
+                if !proof {
+                    self.untold.insert(target);
+                }
                 layer.handle(ctx.now(), Input::Device(report));
             }
-            Completion::Clear => {
-                // Refused outside the primary; then the next one helps.
-                let cleared = layer.command(ctx.now(), Command::ClearFailures(Arc::from(SERVICE)));
-                if cleared.is_err() {
-                    ctx.later(Duration::from_millis(500), Completion::Clear);
-                }
-            }
+            Completion::Care => self.care(ctx, layer),
         }
     }
 
@@ -307,11 +345,20 @@ impl Program for Cluster {
                 self.apps[instance.node.raw() as usize - 1] = App::default();
                 self.agents.orphan(world, *instance);
             }
-            What::PoweredOff(node) => self.agents.power_lost(world, *node),
+            What::PoweredOff(node) => {
+                self.dead.extend(self.lives.remove(node).unwrap_or_default());
+                self.agents.power_lost(world, *node);
+            }
+            What::Started { instance, .. } => {
+                self.lives.entry(instance.node).or_default().push(*instance);
+                if world.healed() {
+                    world.complete(*instance, Duration::from_secs(1), Completion::Care);
+                }
+            }
             What::Healed => {
                 for node in world.nodes() {
                     if let Some(who) = world.running(node) {
-                        world.complete(who, Duration::from_secs(1), Completion::Clear);
+                        world.complete(who, Duration::from_secs(1), Completion::Care);
                     }
                 }
             }

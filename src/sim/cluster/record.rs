@@ -45,6 +45,8 @@ pub enum Record {
         /// To do what.
         action: Action,
     },
+    /// A group cannot make progress, and why; or can again, with no text.
+    Blocked(String),
     /// An agent was called.
     AgentCalled(Arc<str>, Action),
     /// A fence device was asked.

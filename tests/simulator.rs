@@ -1,0 +1,51 @@
+//! The simulator itself: that it repeats, that it notices, and that the stack passes a few fixed seeds.
+//!
+//! Method: whole runs through the public interface, virtual time. Few and short in a debug build; `simulate` runs many.
+
+use ocf::sim::cluster::{self, Options};
+use ocf::sim::{Verdict, circuits};
+use std::time::Duration;
+
+/// Runs that take a debug build a second or two.
+const SEEDS: u64 = if cfg!(debug_assertions) { 3 } else { 20 };
+
+fn short() -> Options {
+    Options { safety: Duration::from_secs(10), ..Options::default() }
+}
+
+#[test]
+fn fixed_seeds_of_the_whole_stack_keep_every_property() {
+    for seed in 0..SEEDS {
+        let report = cluster::run(seed, &short());
+        assert_eq!(report.verdict, Verdict::Passed, "seed {seed}: {:#?}", report.history.last());
+    }
+}
+
+#[test]
+fn fixed_seeds_of_circuits_keep_every_property() {
+    for seed in 0..SEEDS * 2 {
+        let report = circuits::run(seed, None, Duration::from_secs(10));
+        assert_eq!(report.verdict, Verdict::Passed, "seed {seed}: {:#?}", report.history.last());
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run_byte_for_byte() {
+    let history = |seed| {
+        let report = cluster::run(seed, &short());
+        let text: Vec<String> = report.history.iter().map(ToString::to_string).collect();
+        (report.trace, report.events, report.datagrams, text)
+    };
+    let (first, second) = (history(7), history(7));
+    assert_eq!(first, second);
+    assert!(first.3.len() > 100, "a run is more than a few entries");
+    assert_ne!(first.0, history(8).0, "another seed is another run");
+}
+
+#[test]
+fn a_fence_device_that_lies_is_noticed() {
+    let canary = Options { canary: true, ..short() };
+    let caught = (0..200).map(|seed| cluster::run(seed, &canary).verdict).find(|v| *v != Verdict::Passed);
+    let Some(Verdict::Correctness(violation)) = caught else { panic!("{caught:?}") };
+    assert!(["X2 X3 fencing is true", "R1 X1 runs once"].contains(&violation.checker), "{violation}");
+}
