@@ -192,7 +192,8 @@ fn no_path_of_one_machine_is_in_a_file() {
 /// The numbers `D1`, `D2` .. in a text.
 fn deviations(text: &str) -> impl Iterator<Item = &str> {
     let is_number = |n: &str| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit());
-    text.split(|c: char| !c.is_ascii_alphanumeric()).filter(move |w| w.strip_prefix('D').is_some_and(is_number))
+    text.split(|c: char| !c.is_ascii_alphanumeric())
+        .filter(move |w| w.strip_prefix('D').is_some_and(is_number))
 }
 
 #[test]
@@ -245,7 +246,8 @@ fn every_file_and_test_that_a_document_names_exists() {
         let folder = source.path.rsplit_once('/').map_or("", |(folder, _)| folder);
         let of_crate = folder.split('/').next().filter(|f| !f.is_empty() && is_member(f));
         for (at, span) in quoted(&source.text) {
-            let in_member = span.split_once('/').is_some_and(|(first, _)| !first.is_empty() && is_member(first));
+            let in_member =
+                span.split_once('/').is_some_and(|(first, _)| !first.is_empty() && is_member(first));
             let is_path = in_member || tops.iter().any(|top| span.starts_with(top));
             if !is_path || span.contains([' ', '*', '<', '{', '…']) {
                 continue;
@@ -317,7 +319,8 @@ fn the_list_of_capabilities_is_whole_and_shows_what_it_claims() {
 #[test]
 fn every_message_that_a_document_quotes_is_in_the_code() {
     let sources = sources();
-    let code: Vec<&Source> = sources.iter().filter(|s| s.is_rust() && !s.path.starts_with("tests/")).collect();
+    let code: Vec<&Source> =
+        sources.iter().filter(|s| s.is_rust() && !s.path.starts_with("tests/")).collect();
     let said = |words: &str| code.iter().any(|s| s.text.contains(words));
     let mut findings = Vec::new();
     for source in sources.iter().filter(|s| s.path == "docs/troubleshooting.md") {
