@@ -273,6 +273,30 @@ fn every_file_and_test_that_a_document_names_exists() {
     check(&findings);
 }
 
+/// True for what can only be the name of a test: a sentence in small letters. `..` at its end stands for the rest.
+fn is_claim(span: &str) -> bool {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '.');
+    span.matches('_').count() >= 4 && span.chars().all(plain)
+}
+
+#[test]
+fn every_claim_that_a_document_cites_is_a_test() {
+    let sources = sources();
+    let mut findings = Vec::new();
+    for source in sources.iter().filter(|s| s.path.ends_with(".md")) {
+        let of_crate = source.path.split_inclusive('/').next().filter(|f| is_member(f)).unwrap_or("");
+        let code = || sources.iter().filter(|s| s.is_rust() && s.path.starts_with(of_crate));
+        for (at, span) in quoted(&source.text).into_iter().filter(|(_, span)| is_claim(span)) {
+            let name = span.trim_end_matches('.').trim_end_matches('_');
+            let end = if name == span { "(" } else { "_" };
+            if !code().any(|s| s.text.contains(&format!("fn {name}{end}"))) {
+                findings.push(format!("{}:{at}: no test {span}", source.path));
+            }
+        }
+    }
+    check(&findings);
+}
+
 #[test]
 fn the_list_of_capabilities_is_whole_and_shows_what_it_claims() {
     let text = fs::read_to_string(root().join("docs/capabilities.md")).unwrap();
