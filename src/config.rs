@@ -239,7 +239,7 @@ impl NodeConfig {
                 }
             },
             (Some(_), Some(_)) => {
-                errors.push("key", "(set)", "key and key_file are both given", "remove one of them")
+                errors.push("key", "(set)", "key and key_file are both given", "remove one of them");
             }
             (None, None) => errors.push("key", "(missing)", "the cluster has no key", "give key or key_file"),
         }

@@ -158,6 +158,9 @@ impl Stack {
     ///
     /// # Errors
     /// [`StackError`]: every mistake of the first layer that has one.
+    ///
+    /// # Panics
+    /// Never: a fresh groups core takes its first join.
     pub fn new(now: Instant, config: StackConfig, birth: Birth) -> Result<Self, StackError> {
         let Birth { local, secrets, record, mut rng } = birth;
         let nodes: Vec<NodeId> = config.membership.nodes.iter().map(|n| n.node).collect();
@@ -171,7 +174,7 @@ impl Stack {
             endpoint,
             consensus,
             groups,
-            manager: Manager::new(local, config.resources),
+            manager: Manager::new(local, config.resources).with_nodes(nodes),
             executor: Executor::new(config.executor, rng.fork()),
             fencer: Fencer::new(config.fencing, local.node, rng.fork()),
             local,
@@ -409,7 +412,7 @@ impl Layer for Stack {
             match self.endpoint.poll_output()? {
                 ocf_comm::Output::Transmit(transmit) => return Some(Output::Transmit(transmit)),
                 ocf_comm::Output::Event(event) => {
-                    self.from_endpoint(self.now, event);
+                    self.on_endpoint(self.now, event);
                     self.settle(self.now);
                     if let Some(output) = self.outputs.pop_front() {
                         return Some(output);

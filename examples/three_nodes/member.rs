@@ -90,7 +90,6 @@ pub(crate) enum What {
 
 /// The thread of a member.
 pub(crate) struct Member {
-    pub(crate) local: NodeInstance,
     asks: Sender<Ask>,
     thread: JoinHandle<Journal>,
 }
@@ -98,10 +97,9 @@ pub(crate) struct Member {
 impl Member {
     pub(crate) fn start(node: Node, tell: Sender<Told>) -> Self {
         let (asks, asked) = unbounded();
-        let local = node.local();
         let worker =
             Worker { node, tell, asked, journal: Journal::default(), burst: 0, trickle: false, sent: 0 };
-        Self { local, asks, thread: thread::spawn(move || worker.run()) }
+        Self { asks, thread: thread::spawn(move || worker.run()) }
     }
 
     pub(crate) fn ask(&self, ask: Ask) {
@@ -168,6 +166,7 @@ impl Worker {
         taken
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "what is not for the member is for the spectator")]
     fn event(&mut self, event: NodeEvent) {
         let journal = &mut self.journal;
         match event {

@@ -81,7 +81,7 @@ impl ResourceAgent for Service {
         match operation.action {
             Action::Start => self.world.start(self.node),
             Action::Stop => self.world.stop(self.node),
-            _ => {}
+            Action::Monitor | Action::ValidateAll | Action::MetaData | _ => {}
         }
         let runs = self.world.running.lock().contains(&self.node);
         let outcome = if runs || operation.action != Action::Monitor {

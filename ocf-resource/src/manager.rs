@@ -9,8 +9,8 @@ use crate::{
     Operation, OperationResult, Output, PartitionPolicy, Status,
 };
 use core::time::Duration;
-use pils::{Instant, Layer, NodeId, NodeInstance};
-use std::collections::{BTreeMap, VecDeque};
+use pils::{Incarnation, Instant, Layer, NodeId, NodeInstance};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 mod report;
@@ -30,6 +30,8 @@ pub struct Manager {
     given: Config,
     config: Arc<Config>,
     phase: LocalStatus,
+    /// Every node that may run something, in the view or not.
+    nodes: Vec<NodeId>,
     state: State,
     /// The cluster was founded with this node in it, and nothing was ordered here since: another founder, which was
     /// first in the stream, may still hand over what it has seen.
@@ -64,6 +66,9 @@ enum Local {
     Alone(usize),
 }
 
+/// Stands for whatever runs on a node of which nobody remembers a life. No real incarnation is zero.
+pub(crate) const UNKNOWN_LIFE: Incarnation = Incarnation::new(0);
+
 /// After this time a fencing that was not confirmed is asked for again.
 const FENCE_AGAIN: Duration = Duration::from_secs(30);
 
@@ -92,6 +97,7 @@ impl Manager {
             config: Arc::new(config.clone()),
             given: config,
             phase: LocalStatus::NonPrimary,
+            nodes: Vec::new(),
             state: State::default(),
             unwritten: false,
             awaiting: None,
@@ -107,6 +113,16 @@ impl Manager {
             malformed: 0,
             stale: 0,
         }
+    }
+
+    /// Names every configured node. When a cluster is founded, those that are absent may still run something from before
+    /// anybody's memory (a majority lost its memory while they were cut off), so they are fenced before anything is
+    /// started. Their life is not known: the request names incarnation zero, which stands for whatever runs there.
+    /// Without this, a node that nobody remembers is taken to be off.
+    #[must_use]
+    pub fn with_nodes(mut self, nodes: impl IntoIterator<Item = NodeId>) -> Self {
+        self.nodes = nodes.into_iter().collect();
+        self
     }
 
     /// Asks the cluster for something. The answer is what the events show once the command is ordered.
@@ -217,14 +233,26 @@ impl Manager {
     /// Begins anew: nobody has a state.
     fn found(&mut self, view: &Entered<'_>) {
         let nodes = self.state.nodes.iter();
-        let remembered: Vec<NodeInstance> =
+        let mut remembered: Vec<NodeInstance> =
             nodes.filter(|(i, n)| !n.dead && !view.members.contains(i)).map(|(i, _)| *i).collect();
+        if view.members.first() == Some(&self.me) {
+            remembered.extend(self.unknown_lives(view, &remembered));
+        }
         self.begin(State::found(view));
         self.unwritten = true;
         if !remembered.is_empty() {
             // Ordered before this node's probe results, so before anything can start.
             self.broadcast(&Message::Remember(remembered));
         }
+    }
+
+    /// Whatever runs on the configured nodes that are absent and of which nobody remembers a life.
+    fn unknown_lives(&self, view: &Entered<'_>, remembered: &[NodeInstance]) -> Vec<NodeInstance> {
+        let departed = view.departed.iter().map(|d| d.instance);
+        let known: BTreeSet<NodeId> =
+            view.members.iter().chain(remembered).copied().chain(departed).map(|i| i.node).collect();
+        let absent = self.nodes.iter().filter(|node| !known.contains(node));
+        absent.map(|node| NodeInstance::new(*node, UNKNOWN_LIFE)).collect()
     }
 
     /// This node is the first of the stream: those of whom it waited to get the state are gone with it.

@@ -168,6 +168,8 @@ impl State {
             if known && !joined.contains(member) {
                 continue;
             }
+            // It is here now, and its probes say what runs there.
+            self.nodes.remove(&NodeInstance::new(member.node, crate::manager::UNKNOWN_LIFE));
             // A joiner has forgotten everything: whatever was known of this instance has to be found out again.
             self.nodes.insert(*member, Node { member: true, ..Node::default() });
             for group in self.groups.values_mut() {

@@ -61,6 +61,11 @@ struct Table {
 
 impl Table {
     fn founded(nodes: &[u32]) -> Self {
+        Self::founded_of(nodes, &[])
+    }
+
+    /// As `founded`, with these nodes configured.
+    fn founded_of(nodes: &[u32], configured: &[u32]) -> Self {
         let mut t = Self {
             managers: Vec::new(),
             now: Instant::ZERO,
@@ -74,7 +79,8 @@ impl Table {
         };
         let members: Vec<_> = nodes.iter().map(|n| instance(*n)).collect();
         for member in &members {
-            t.managers.push((*member, Manager::new(*member, config())));
+            let all = configured.iter().map(|n| NodeId::new(*n));
+            t.managers.push((*member, Manager::new(*member, config()).with_nodes(all)));
         }
         t.view(&members, &members, &[]);
         t
@@ -555,4 +561,49 @@ proptest! {
             t.input(2, Input::Ordered { sender: instance(1), payload: &message });
         }
     }
+}
+
+#[test]
+fn an_absent_node_that_nobody_remembers_is_fenced_before_anything_starts() {
+    let mut t = Table::founded_of(&[1, 2], &[1, 2, 3]);
+    t.answer_probes();
+    let unknown = NodeInstance::new(NodeId::new(3), Incarnation::new(0));
+    assert_eq!(
+        t.fences.iter().map(|(by, target, _)| (*by, *target)).collect::<Vec<_>>(),
+        [(instance(1), unknown)]
+    );
+    assert_eq!(t.asked(), Vec::<String>::new());
+    let outcome = FenceOutcome::Confirmed;
+    t.input(1, Input::Fenced { target: unknown, outcome, detail: "read back off" });
+    assert_eq!(t.asked(), ["n1 start ip"]);
+}
+
+#[test]
+fn an_absent_node_that_comes_need_not_be_fenced_its_probes_tell() {
+    let mut t = Table::founded_of(&[1, 2], &[1, 2, 3]);
+    t.answer_probes();
+    let members: Vec<_> = [1, 2, 3].map(instance).to_vec();
+    let mut late = Manager::new(instance(3), config());
+    late.handle(t.now, Input::View { number: 2, members: &members, joined: &members[2..], departed: &[] });
+    t.view(&members, &members[2..], &[]);
+    let state = t.manager(1).state().emit();
+    late.handle(t.now, Input::State(&state));
+    t.managers.push((instance(3), late));
+    t.settle();
+    t.answer_probes();
+    assert_eq!(t.asked(), ["n1 start ip"]);
+}
+
+#[test]
+fn a_founder_that_is_not_first_in_the_stream_takes_the_state_it_is_handed() {
+    let members: Vec<_> = [1, 2].map(instance).to_vec();
+    let mut t = Table::founded(&[1]);
+    t.view(&members, &members, &[]);
+    let mut second = Manager::new(instance(2), config());
+    second.handle(t.now, Input::View { number: 2, members: &members, joined: &members, departed: &[] });
+    let state = t.manager(1).state().emit();
+    second.handle(t.now, Input::State(&state));
+    t.managers.push((instance(2), second));
+    t.settle();
+    assert_eq!(t.asked().iter().filter(|a| a.starts_with("n2 monitor")).count(), 2, "{:?}", t.asked());
 }

@@ -8,7 +8,7 @@ use core::fmt;
 use crossbeam_channel::unbounded;
 use ocf_comm::Secrets;
 use ocf_comm::crypto::X25519;
-use ocf_comm::driver::{IoConfig, Ports, Reactor, SetupError, entropy};
+use ocf_comm::driver::{IoConfig, Ports, Reactor, Remote, SetupError, entropy};
 use ocf_resource::driver::{AgentHost, OcfClass};
 use ocf_resource::{AgentClass, AgentName, Agents, GroupConfig};
 use ocf_stonith::driver::{Classes, DeviceClass, DeviceHost};
@@ -176,35 +176,25 @@ impl NodeBuilder {
 
         let addresses = ports.local_addresses()?;
         let (remote, inbox) = ports.inbox::<Command>();
-        let report = remote.clone();
+        let report = reporter(&remote);
         let recorder = store
             .map(|store| {
                 Recorder::start(store, move |token, written| {
-                    let command = match written {
+                    report(match written {
                         Ok(()) => Command::Persisted(token),
                         Err(_) => Command::PersistFailed(token),
-                    };
-                    if report.post(command).is_err() {
-                        tracing::debug!("a record was written after the node stopped");
-                    }
+                    });
                 })
             })
             .transpose()
             .map_err(StartError::Threads)?;
         let (events, receiver) = unbounded();
         let backlog = Arc::new(Backlog::new(self.backlog));
-        let report = remote.clone();
-        let devices = DeviceHost::new(&fencing, &self.devices, &runner, move |device| {
-            if report.post(Command::Device(device)).is_err() {
-                tracing::debug!("a fence device answered after the node stopped");
-            }
-        })?;
-        let report = remote.clone();
-        let agents = AgentHost::new(agents, move |done| {
-            if report.post(Command::Operated(done.run, done.result)).is_err() {
-                tracing::debug!("an operation ended after the node stopped");
-            }
-        });
+        let report = reporter(&remote);
+        let devices =
+            DeviceHost::new(&fencing, &self.devices, &runner, move |device| report(Command::Device(device)))?;
+        let report = reporter(&remote);
+        let agents = AgentHost::new(agents, move |done| report(Command::Operated(done.run, done.result)));
         let host = NodeHost::new((events, Arc::clone(&backlog)), remote, recorder, agents, devices);
         let running = Reactor::new(ports, inbox, stack, host).spawn(&format!("ocf-{}", local.node))?;
         Ok(Node {
@@ -218,6 +208,16 @@ impl NodeBuilder {
                 config: self.config,
             }),
         })
+    }
+}
+
+/// Passes reports of other threads on to the reactor.
+fn reporter(remote: &Remote<Command>) -> impl Fn(Command) + Send + Sync + 'static {
+    let remote = remote.clone();
+    move |command| {
+        if remote.post(command).is_err() {
+            tracing::debug!("a report came after the node stopped");
+        }
     }
 }
 

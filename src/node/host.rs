@@ -42,9 +42,10 @@ impl Backlog {
     }
 
     fn size(event: &NodeEvent) -> usize {
-        match event {
-            NodeEvent::Group(ocf_groups::Event::Message { payload, .. }) => payload.len() + 128,
-            _ => 0,
+        if let NodeEvent::Group(ocf_groups::Event::Message { payload, .. }) = event {
+            payload.len() + 128
+        } else {
+            0
         }
     }
 

@@ -1,4 +1,8 @@
 //! Who is told what: the wiring between the layers.
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the enums of the layers are open-ended: what has no taker yet is traced, or passed on to the application"
+)]
 
 use super::{MANAGER_GROUP, Output, Stack};
 use crate::event::NodeEvent;
@@ -21,28 +25,28 @@ impl Stack {
             let mut busy = false;
             while let Some(event) = self.endpoint.poll_event() {
                 busy = true;
-                self.from_endpoint(now, event);
+                self.on_endpoint(now, event);
             }
             while let Some(output) = self.consensus.poll_output() {
                 busy = true;
-                self.from_consensus(now, output);
+                self.on_consensus(now, output);
             }
             busy |= self.broadcast(now);
             while let Some(output) = self.groups.poll_output() {
                 busy = true;
-                self.from_groups(now, output);
+                self.on_groups(now, output);
             }
             while let Some(output) = self.manager.poll_output() {
                 busy = true;
-                self.from_manager(now, output);
+                self.on_manager(now, output);
             }
             while let Some(output) = self.executor.poll_output() {
                 busy = true;
-                self.from_executor(now, output);
+                self.on_executor(now, output);
             }
             while let Some(output) = self.fencer.poll_output() {
                 busy = true;
-                self.from_fencer(now, output);
+                self.on_fencer(now, output);
             }
             if !busy {
                 return;
@@ -51,7 +55,7 @@ impl Stack {
         panic!("the layers of {} do not come to rest", self.local);
     }
 
-    pub(super) fn from_endpoint(&mut self, now: Instant, event: ocf_comm::Event) {
+    pub(super) fn on_endpoint(&mut self, now: Instant, event: ocf_comm::Event) {
         use ocf_comm::Event;
         match event {
             Event::Up { peer } => {
@@ -91,7 +95,7 @@ impl Stack {
         }
     }
 
-    fn from_consensus(&mut self, now: Instant, output: ocf_membership::Output) {
+    fn on_consensus(&mut self, now: Instant, output: ocf_membership::Output) {
         use ocf_membership::{Event, Output as From};
         match output {
             From::Send { to, lane, message } => {
@@ -131,7 +135,7 @@ impl Stack {
         }
     }
 
-    fn from_groups(&mut self, now: Instant, output: ocf_groups::Output) {
+    fn on_groups(&mut self, now: Instant, output: ocf_groups::Output) {
         use ocf_groups::Output as From;
         match output {
             From::Send { to, lane, message } => {
@@ -224,7 +228,7 @@ impl Stack {
         any
     }
 
-    fn from_manager(&mut self, now: Instant, output: ocf_resource::Output) {
+    fn on_manager(&mut self, now: Instant, output: ocf_resource::Output) {
         use ocf_resource::Output as From;
         match output {
             From::Broadcast(message) => self.broadcasts.push_back(message),
@@ -260,7 +264,7 @@ impl Stack {
         }
     }
 
-    fn from_executor(&mut self, now: Instant, output: executor::Output) {
+    fn on_executor(&mut self, now: Instant, output: executor::Output) {
         use executor::Output as From;
         match output {
             From::Run { run, operation } => self.outputs.push_back(Output::Operate { run, operation }),
@@ -270,7 +274,7 @@ impl Stack {
         }
     }
 
-    fn from_fencer(&mut self, now: Instant, output: ocf_stonith::Output) {
+    fn on_fencer(&mut self, now: Instant, output: ocf_stonith::Output) {
         use ocf_stonith::{Event, Output as From};
         match output {
             From::Run(run) => self.outputs.push_back(Output::Fence(run)),
