@@ -34,3 +34,7 @@ pub use event::{NodeEvent, Numbered};
 pub use node::{Node, NodeBuilder, RequestError, StartError};
 pub use snapshot::{GroupSnapshot, PeerSnapshot, Snapshot, Standing, ViewSnapshot};
 pub use store::{FileStore, RecordStore};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
