@@ -207,7 +207,9 @@ impl Show {
                 }
                 _ => {}
             }
-            recover.is_some()
+            // Threads tell what they see in any order.
+            let survivors = self.members.len();
+            detect.is_some() && agreed.len() == survivors && fence.is_some() && recover.is_some()
         })?;
         let agree = agreed.values().max().copied();
         match (detect, agree, fence, recover) {
@@ -231,7 +233,12 @@ impl Show {
         let tell = self.tell.clone();
         self.members.insert(local, Member::start(node, tell));
         let mut state = false;
+        // The count that satisfies the wait may be the last one that the node ever tells.
+        let mut counts: BTreeMap<NodeInstance, u64> = BTreeMap::new();
         self.watch("the returned node to have the group's state and follow it", |told| {
+            if let What::Count(count) = told.what {
+                counts.insert(told.node, count);
+            }
             state |= told.node == local
                 && matches!(&told.what, What::Event(NodeEvent::Group(Event::State { .. })));
             state && told.node == local && matches!(told.what, What::Count(n) if n > MESSAGES)
@@ -239,7 +246,6 @@ impl Show {
         for member in self.members.values() {
             member.ask(Ask::Trickle(false));
         }
-        let mut counts: BTreeMap<NodeInstance, u64> = BTreeMap::new();
         let everyone = self.members.len();
         // The stream is at rest when everybody has the same count for a while.
         let mut rest = Instant::now();
@@ -296,6 +302,14 @@ impl Show {
                 self.started.elapsed().as_secs_f64()
             );
             return ExitCode::SUCCESS;
+        }
+        for node in self.cluster.running() {
+            match node.snapshot() {
+                Ok(snapshot) => {
+                    println!("{}: {}", node.local(), serde_json::to_string(&snapshot).unwrap_or_default())
+                }
+                Err(stopped) => println!("{}: {stopped}", node.local()),
+            }
         }
         println!("\nverdict: FAILED");
         for wrong in self.wrong.iter().take(20) {
