@@ -184,6 +184,9 @@ impl Stack {
                     self.manager.handle(now, ocf_resource::Input::First);
                 }
             }
+            Event::StateLost { ref group, .. } if **group == *MANAGER_GROUP => {
+                self.manager.handle(now, ocf_resource::Input::First);
+            }
             Event::Reset { ref group, .. } if **group == *MANAGER_GROUP => {}
             other => self.emit(NodeEvent::Group(other)),
         }
