@@ -119,6 +119,8 @@ fn show<R: Debug>(report: &Report<R>, all: bool) {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    // A panic of a core is a result like any other; the default hook would print pages.
+    std::panic::set_hook(Box::new(|panic| println!("{panic}")));
     let mut options =
         Options { nodes: args.nodes, canary: args.canary, idle: args.idle, ..Options::default() };
     options.safety = Duration::from_secs(args.seconds);

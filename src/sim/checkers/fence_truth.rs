@@ -14,6 +14,7 @@ pub struct FenceTruth {
     /// Every life that began before its machine last lost power.
     dead: BTreeSet<NodeInstance>,
     lives: BTreeMap<NodeId, Vec<NodeInstance>>,
+    standing: BTreeSet<(NodeInstance, NodeInstance)>,
     known: BTreeSet<(NodeInstance, NodeInstance)>,
     judged: u64,
 }
@@ -36,10 +37,17 @@ impl Checker<Record> for FenceTruth {
                 }
             }
             What::Program(Some(who), Record::FenceAnswered(target, true)) => {
-                self.known.insert((*who, *target));
+                // Nobody listens to what comes after a withdrawal.
+                if self.standing.contains(&(*who, *target)) {
+                    self.known.insert((*who, *target));
+                }
+            }
+            What::Program(Some(who), Record::FenceWithdrawn(target)) => {
+                self.standing.remove(&(*who, *target));
             }
             What::Program(Some(who), Record::FenceAsked(target)) => {
                 self.judged += 1;
+                self.standing.insert((*who, *target));
                 if self.known.contains(&(*who, *target)) {
                     return Err(format!("{who} fences {target} again although it knows that it is fenced"));
                 }

@@ -6,7 +6,7 @@ use crate::sim::cluster::{Ending, Record};
 use crate::sim::{Checker, Entry, What};
 use ocf_resource::Action;
 use pils::NodeId;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Of a group, a later resource is started only where the earlier one runs, and the earlier one stopped only after it.
@@ -14,6 +14,8 @@ use std::sync::Arc;
 pub struct ResourceOrder {
     group: Vec<Arc<str>>,
     state: BTreeMap<(NodeId, usize), State>,
+    /// A stop was tried since it ran. Outside the primary a node stops what it can, whatever fails.
+    stop_tried: BTreeSet<(NodeId, usize)>,
     judged: u64,
 }
 
@@ -28,7 +30,7 @@ impl ResourceOrder {
     /// A checker for a group with these resources, in starting order.
     #[must_use]
     pub const fn new(group: Vec<Arc<str>>) -> Self {
-        Self { group, state: BTreeMap::new(), judged: 0 }
+        Self { group, state: BTreeMap::new(), stop_tried: BTreeSet::new(), judged: 0 }
     }
 }
 
@@ -41,7 +43,9 @@ impl Checker<Record> for ResourceOrder {
         let What::Program(Some(at), record) = &entry.what else { return Ok(()) };
         let place = |resource: &Arc<str>| self.group.iter().position(|r| r == resource).map(|i| (at.node, i));
         match record {
+            Record::AgentCalled(resource, Action::Stop) => self.stop_tried.extend(place(resource)),
             Record::Runs(resource) => {
+                self.stop_tried.retain(|p| Some(*p) != place(resource));
                 self.state.extend(place(resource).map(|p| (p, State::Runs)));
             }
             Record::AgentCalled(resource, Action::Start) => {
@@ -62,7 +66,9 @@ impl Checker<Record> for ResourceOrder {
                 } else {
                     self.state.remove(&(node, i));
                 }
-                if *ending == Ending::Stopped && self.state.get(&(node, i + 1)) == Some(&State::Runs) {
+                let next = (node, i + 1);
+                let runs = self.state.get(&next) == Some(&State::Runs) && !self.stop_tried.contains(&next);
+                if *ending == Ending::Stopped && runs {
                     return Err(format!("{resource} was stopped on {at} while {} runs", self.group[i + 1]));
                 }
             }

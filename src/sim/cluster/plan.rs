@@ -212,7 +212,7 @@ impl Plan {
             elsewhere: true,
             failback: false,
             migration_threshold: 2,
-            failure_window: Duration::from_secs(5),
+            failure_window: Duration::from_secs(15),
             on_start_failure: StartFailure::default(),
             on_stop_failure: StopFailure::default(),
             started: true,

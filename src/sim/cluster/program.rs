@@ -130,6 +130,9 @@ impl Cluster {
             }
             NodeEvent::Group(event) => self.group_event(ctx, layer, event),
             NodeEvent::Resource(event) => self.resource_event(ctx, event),
+            NodeEvent::Fencing(ocf_stonith::Event::Withdrawn { target, .. }) => {
+                ctx.record(Record::FenceWithdrawn(target));
+            }
             NodeEvent::Misbehaved { peer, rule } => panic!("{peer} broke the rule {rule:?} without malice"),
             _ => {}
         }
@@ -170,7 +173,8 @@ impl Cluster {
             }
             GroupEvent::StateWanted { group, joiner, position } => {
                 // Refused if the joiner is gone already: later events of the same turn say so.
-                if layer.offer_state(ctx.now(), (&group, joiner, position), app.state()).is_ok() {
+                let offered = layer.offer_state(ctx.now(), (&group, joiner, position), app.state());
+                if offered.is_ok() {
                     ctx.record(Record::StateOffered(position, app.log));
                 }
             }
@@ -178,6 +182,11 @@ impl Cluster {
                 Ok(()) => ctx.record(Record::StateTaken(position, app.log)),
                 Err(_) => ctx.record(Record::Garbled(position)),
             },
+            GroupEvent::StateLost { position, .. } => {
+                app.log = super::record::Log::default();
+                app.synced = true;
+                ctx.record(Record::StateLost(position));
+            }
             GroupEvent::Reset { .. } => {
                 app.synced = false;
                 app.epoch += 1;
@@ -206,7 +215,7 @@ impl Cluster {
     }
 
     /// What an operator does after the last fault, at each node, until all is well.
-    fn care(&mut self, ctx: &mut Ctx<'_, Self>, layer: &mut Stack) {
+    fn care(&self, ctx: &mut Ctx<'_, Self>, layer: &mut Stack) {
         if self.quiet {
             return;
         }
@@ -219,11 +228,8 @@ impl Cluster {
         if done {
             ctx.world().sometimes("an operator helped");
         }
-        let living = self.untold.difference(&self.dead).filter(|t| t.node != ctx.instance().node);
-        for target in living.copied().collect::<Vec<_>>() {
-            if ctx.world().running(target.node) == Some(target) {
-                continue;
-            }
+        // What is still to be fenced and no device could, a person switches off.
+        for target in layer.fencer.standing().map(|s| s.target).filter(|t| self.untold.contains(t)) {
             ctx.world().power_off(target.node, Some(Duration::from_secs(1)));
         }
     }

@@ -53,6 +53,10 @@ pub enum Record {
     FenceAsked(NodeInstance),
     /// A fence device gave the node that asked its answer: true if it proves the target's death.
     FenceAnswered(NodeInstance, bool),
+    /// A fence request does not stand any more.
+    FenceWithdrawn(NodeInstance),
+    /// The group's state was lost with all who had it; the application begins anew.
+    StateLost(Position),
     /// The manager takes the target for dead.
     Fenced(NodeInstance),
     /// In the world: the resource runs on this machine from now on.
