@@ -5,7 +5,7 @@
 
 use crate::sim::cluster::Record;
 use crate::sim::{Checker, Entry, What};
-use pils::{NodeId, NodeInstance};
+use pils::{Incarnation, NodeId, NodeInstance};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Who is called fenced has lost power since it started, and is not fenced again by who knows.
@@ -14,6 +14,8 @@ pub struct FenceTruth {
     /// Every life that began before its machine last lost power.
     dead: BTreeSet<NodeInstance>,
     lives: BTreeMap<NodeId, Vec<NodeInstance>>,
+    off: BTreeSet<NodeId>,
+    unknown: BTreeSet<NodeId>,
     standing: BTreeSet<(NodeInstance, NodeInstance)>,
     known: BTreeSet<(NodeInstance, NodeInstance)>,
     judged: u64,
@@ -27,7 +29,17 @@ impl Checker<Record> for FenceTruth {
     fn observe(&mut self, entry: &Entry<Record>) -> Result<(), String> {
         match &entry.what {
             What::Started { instance, .. } => self.lives.entry(instance.node).or_default().push(*instance),
-            What::PoweredOff(node) => self.dead.extend(self.lives.remove(node).unwrap_or_default()),
+            What::PoweredOn(node) => {
+                self.off.remove(node);
+            }
+            What::PoweredOff(node) => {
+                self.off.insert(*node);
+                self.dead.extend(self.lives.remove(node).unwrap_or_default());
+                // Incarnation zero stands for whatever runs on a node of which nobody remembers a life.
+                if self.unknown.contains(node) {
+                    self.dead.insert(NodeInstance::new(*node, Incarnation::new(0)));
+                }
+            }
             What::Program(who, Record::Fenced(target)) => {
                 self.judged += 1;
                 if !self.dead.contains(target) {
@@ -36,17 +48,23 @@ impl Checker<Record> for FenceTruth {
                     ));
                 }
             }
-            What::Program(Some(who), Record::FenceAnswered(target, true)) => {
-                // Nobody listens to what comes after a withdrawal.
-                if self.standing.contains(&(*who, *target)) {
-                    self.known.insert((*who, *target));
-                }
+            // Nobody listens to what comes after a withdrawal.
+            What::Program(Some(who), Record::FenceAnswered(target, true))
+                if self.standing.contains(&(*who, *target)) =>
+            {
+                self.known.insert((*who, *target));
             }
             What::Program(Some(who), Record::FenceWithdrawn(target)) => {
                 self.standing.remove(&(*who, *target));
             }
             What::Program(Some(who), Record::FenceAsked(target)) => {
                 self.judged += 1;
+                if target.incarnation.raw() == 0 {
+                    self.unknown.insert(target.node);
+                    if self.off.contains(&target.node) {
+                        self.dead.insert(*target);
+                    }
+                }
                 self.standing.insert((*who, *target));
                 if self.known.contains(&(*who, *target)) {
                     return Err(format!("{who} fences {target} again although it knows that it is fenced"));

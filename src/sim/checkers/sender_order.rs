@@ -32,7 +32,7 @@ impl Checker<Record> for SenderOrder {
                 Ok(())
             }
             What::Program(Some(who), record) => match record {
-                Record::Sent(id, _) => {
+                Record::Sent(id, ..) => {
                     self.own.entry(*who).or_default().0 = Some(*id);
                     Ok(())
                 }

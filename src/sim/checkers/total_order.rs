@@ -51,7 +51,7 @@ impl Checker<Record> for TotalOrder {
     fn observe(&mut self, entry: &Entry<Record>) -> Result<(), String> {
         let What::Program(Some(who), record) = &entry.what else { return Ok(()) };
         match record {
-            Record::Sent(id, _) => {
+            Record::Sent(id, ..) => {
                 self.sent.insert(*id);
                 Ok(())
             }

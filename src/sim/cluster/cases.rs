@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Cases that runs of the default plan must meet within a few hundred seeds.
-pub const EXPECTED: [&str; 26] = [
+pub const EXPECTED: [&str; 27] = [
     "sequencer died before stamping",
     "sequencer died after stamping to a subset",
     "sequencer died after delivering alone",
@@ -29,6 +29,7 @@ pub const EXPECTED: [&str; 26] = [
     "an even split",
     "a three-way split",
     "a window was full",
+    "messages were under way at a view change",
     "a large message was under way at a view change",
     "a slow node",
     "a starved path",
@@ -48,6 +49,8 @@ pub(crate) struct Cases {
     installed: usize,
     last: BTreeMap<NodeInstance, Position>,
     outstanding: BTreeMap<NodeInstance, u64>,
+    /// When somebody sent a large message last.
+    large: Option<Instant>,
     stopped: BTreeMap<NodeId, Instant>,
     unsynced: BTreeMap<NodeInstance, Instant>,
     offered: Option<(NodeInstance, Instant)>,
@@ -68,6 +71,7 @@ impl Cases {
             installed: 0,
             last: BTreeMap::new(),
             outstanding: BTreeMap::new(),
+            large: None,
             stopped: BTreeMap::new(),
             unsynced: BTreeMap::new(),
             offered: None,
@@ -188,7 +192,11 @@ impl Cases {
                 self.maybe_kill(world, 0.1, self.senior());
             }
             Record::View(view) => self.view(world, who, view),
-            Record::Sent(..) => {
+            Record::Sent(_, _, size) => {
+                if *size > 32 * 1024 {
+                    self.large = Some(now);
+                    self.maybe_kill(world, 0.3, Some(who));
+                }
                 let n = self.outstanding.entry(who).or_insert(0);
                 *n += 1;
                 if *n > 3 {
@@ -240,8 +248,11 @@ impl Cases {
         self.newest = Some(Arc::clone(view));
         self.installed = 1;
         self.down_since_view = false;
-        if self.outstanding.values().any(|n| *n > 0) && world.rng().chance(0.5) {
+        if self.outstanding.values().any(|n| *n > 0) {
             world.sometimes("messages were under way at a view change");
+            if self.large.take().is_some_and(|at| world.now() - at < self.detection * 3) {
+                world.sometimes("a large message was under way at a view change");
+            }
         }
         self.maybe_kill(world, 0.1, Some(who));
         let senior = self.senior();

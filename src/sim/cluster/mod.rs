@@ -7,15 +7,17 @@
 
 mod agents;
 mod app;
+mod bugs;
 mod cases;
 mod fence;
 mod plan;
 mod program;
 mod record;
 
+pub use bugs::Bug;
 pub use cases::EXPECTED;
 pub use fence::Answer;
-pub use plan::{Bug, Options, Plan};
+pub use plan::{Options, Plan};
 pub use program::{Cluster, Completion, Happening};
 pub use record::{Ending, Log, MessageId, Record, ViewRecord};
 

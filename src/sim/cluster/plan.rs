@@ -1,6 +1,7 @@
+use super::bugs::Bug;
 use super::program::SERVICE;
 use crate::sim::{Fault, Profile, address};
-use crate::stack::{Stack, StackConfig};
+use crate::stack::StackConfig;
 use core::time::Duration;
 use ocf_comm::Timers;
 use ocf_membership::{BlankRecord, NodeVotes};
@@ -27,32 +28,6 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self { nodes: None, safety: Duration::from_secs(30), canary: false, bug: None, idle: false }
-    }
-}
-
-/// A protocol bug that is put back to show that it is caught.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Bug {
-    /// A bug of membership.
-    Membership(ocf_membership::Sabotage),
-}
-
-impl Bug {
-    /// Every bug that can be put back.
-    pub const ALL: [Self; 4] = [
-        Self::Membership(ocf_membership::Sabotage::NoLeaseWait),
-        Self::Membership(ocf_membership::Sabotage::IgnoreAccepted),
-        Self::Membership(ocf_membership::Sabotage::NoMemoryRule),
-        Self::Membership(ocf_membership::Sabotage::NoLeaseExpiry),
-    ];
-
-    /// Its name, as `simulate --bug` takes it.
-    #[must_use]
-    pub fn name(&self) -> String {
-        match self {
-            Self::Membership(bug) => format!("{bug:?}"),
-        }
     }
 }
 
@@ -221,7 +196,4 @@ impl Plan {
         let groups = if self.resources > 0 { vec![group] } else { Vec::new() };
         ocf_resource::Config { groups, on_partition: PartitionPolicy::Stop }
     }
-
-    #[expect(clippy::unused_self, reason = "filled in when the cores have their hooks")]
-    pub(crate) fn sabotage(&self, _stack: &mut Stack) {}
 }

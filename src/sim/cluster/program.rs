@@ -99,7 +99,7 @@ impl Cluster {
             match layer.send(ctx.now(), (GROUP, 0), guarantee, app::content(id, size)) {
                 Ok(()) => {
                     app.next += 1;
-                    ctx.record(Record::Sent(id, guarantee));
+                    ctx.record(Record::Sent(id, guarantee, size));
                 }
                 Err(SendError::Full { .. }) => {
                     ctx.world().sometimes("a window was full");
@@ -215,7 +215,7 @@ impl Cluster {
     }
 
     /// What an operator does after the last fault, at each node, until all is well.
-    fn care(&self, ctx: &mut Ctx<'_, Self>, layer: &mut Stack) {
+    fn care(&mut self, ctx: &mut Ctx<'_, Self>, layer: &mut Stack) {
         if self.quiet {
             return;
         }
@@ -231,6 +231,7 @@ impl Cluster {
         // What is still to be fenced and no device could, a person switches off.
         for target in layer.fencer.standing().map(|s| s.target).filter(|t| self.untold.contains(t)) {
             ctx.world().power_off(target.node, Some(Duration::from_secs(1)));
+            self.dead.insert(target);
         }
     }
 
@@ -279,7 +280,9 @@ impl Program for Cluster {
             Ok(stack) => stack,
             Err(error) => panic!("{local} cannot start: {error}"),
         };
-        self.plan.sabotage(&mut stack);
+        if let Some(bug) = self.plan.bug {
+            bug.put_back(&mut stack);
+        }
         stack.join(ctx.now(), GROUP, 0).expect("a fresh node is in no group");
         ctx.later(self.plan.send_interval, Completion::Send);
         stack

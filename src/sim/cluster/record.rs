@@ -22,8 +22,8 @@ pub enum Record {
     Suspended,
     /// It is confirmed again.
     Resumed,
-    /// The application's message was accepted for sending.
-    Sent(MessageId, Guarantee),
+    /// The application's message, of this size, was accepted for sending.
+    Sent(MessageId, Guarantee, usize),
     /// A message was delivered, and the application's log after it.
     Delivered(Position, MessageId, Guarantee, Log),
     /// What was delivered is not what was sent.

@@ -1,0 +1,52 @@
+use crate::stack::Stack;
+use ocf_groups::Sabotage as Groups;
+use ocf_membership::Sabotage as Membership;
+
+/// A protocol bug that is put back to show that it is caught.
+///
+/// The cores have one switch for each, under the feature `testing`: it stands where a patch would change a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Bug {
+    /// A bug of the agreement on views.
+    Membership(Membership),
+    /// A bug of the ordered stream.
+    Groups(Groups),
+    /// The resource manager starts a resource elsewhere without waiting for the fence.
+    StartBeforeFence,
+}
+
+impl Bug {
+    /// Every bug that can be put back.
+    pub const ALL: [Self; 11] = [
+        Self::Membership(Membership::NoLeaseWait),
+        Self::Membership(Membership::IgnoreAccepted),
+        Self::Membership(Membership::NoMemoryRule),
+        Self::Membership(Membership::NoLeaseExpiry),
+        Self::Groups(Groups::SafeWithoutQuorum),
+        Self::Groups(Groups::SkipFetch),
+        Self::Groups(Groups::FreeOnOwnDelivery),
+        Self::Groups(Groups::IgnoreSequence),
+        Self::Groups(Groups::ForgetUnordered),
+        Self::Groups(Groups::OpenGates),
+        Self::StartBeforeFence,
+    ];
+
+    /// Its name, as `simulate --bug` takes it.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            Self::Membership(bug) => format!("{bug:?}"),
+            Self::Groups(bug) => format!("{bug:?}"),
+            Self::StartBeforeFence => format!("{self:?}"),
+        }
+    }
+
+    pub(crate) fn put_back(self, stack: &mut Stack) {
+        match self {
+            Self::Membership(bug) => stack.consensus.sabotage(bug),
+            Self::Groups(bug) => stack.groups.sabotage(bug),
+            Self::StartBeforeFence => stack.manager.sabotage(),
+        }
+    }
+}
