@@ -7,6 +7,7 @@
 #![allow(dead_code, reason = "each bench uses a part of this module")]
 #![allow(unreachable_pub, reason = "a bench is a crate without users")]
 
+pub mod corosync;
 pub mod machine;
 pub mod reference;
 

@@ -1,0 +1,312 @@
+//! Ordered messages between three nodes over loopback, held against a program without a protocol and against corosync.
+//!
+//! `cargo bench --bench groups`, with `-- --json` one object per line, with `-- --quick` shorter. The nodes are whole
+//! `ocf` nodes in one process, each on a thread of its own with sockets of its own, encrypted; the application uses
+//! them from other threads. Corosync runs as it does by default, in namespaces, when it is installed and this is root.
+//! Goals: V-1 to V-5.
+#![expect(clippy::wildcard_enum_match_arm, reason = "what a measurement does not expect it passes over")]
+
+mod support;
+
+use bytes::Bytes;
+use ocf::{Cluster, Detection, Node, NodeEvent};
+use ocf_groups::{Event, Guarantee, SendError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+use support::corosync::Corosync;
+use support::{Figure, Goal, Measure, Options, Report, Samples, interleave, machine, reference};
+
+const GROUP: &str = "bench";
+const PATIENCE: Duration = Duration::from_secs(30);
+const NODES: usize = 3;
+const SMALL: usize = 64;
+const KIB: usize = 1024;
+const LARGE: usize = 64 * KIB;
+
+fn main() {
+    let options = Options::from_args();
+    let time = options.time(Duration::from_secs(1));
+    let count = options.count(5000);
+    let mut report = Report::default();
+    let one = machine::on_one(Trio::form);
+    let two = machine::on_two(Trio::form);
+    let mut encrypted = Corosync::start(true);
+    let rate = |size, senders| machine::on_two(|| two.rate(size, senders, time));
+    let u2 = || machine::on_one(|| reference::two_hop_fan_out(SMALL, 2 * count).median());
+    let mut measures: Vec<Measure<'_>> = vec![
+        ("U2", Box::new(u2)),
+        ("V-1", Box::new(|| machine::on_one(|| one.latency(Guarantee::Agreed, count).median()))),
+        ("V-2", Box::new(|| machine::on_one(|| one.latency(Guarantee::Safe, count).median()))),
+        ("V-1/two", Box::new(|| machine::on_two(|| two.latency(Guarantee::Agreed, count).median()))),
+        ("V-3", Box::new(|| rate(SMALL, NODES))),
+        ("V-3/one", Box::new(|| rate(SMALL, 1))),
+        ("V-4", Box::new(|| rate(KIB, NODES))),
+        ("V-5", Box::new(|| rate(LARGE, NODES))),
+    ];
+    let pings = options.count(1000);
+    let seconds = time.as_secs_f64();
+    let failed = "corosync goes on once it runs";
+    let lab = encrypted.as_mut().ok().map(std::cell::RefCell::new);
+    if let Some(lab) = &lab {
+        let rate = |size| lab.borrow_mut().rate(size, NODES, seconds).expect(failed);
+        let latency = move || lab.borrow_mut().latency(SMALL, pings).expect(failed);
+        measures.push(("corosync V-1", Box::new(latency)));
+        measures.push(("corosync V-3", Box::new(move || rate(SMALL))));
+        measures.push(("corosync V-4", Box::new(move || rate(KIB))));
+        measures.push(("corosync V-5", Box::new(move || rate(LARGE))));
+    }
+    let mut taken = interleave(options, measures);
+    drop(lab);
+    if let Err(why) = &encrypted {
+        report.note(format!("not held against corosync: {why}"));
+    }
+    drop(encrypted);
+    match Corosync::start(false) {
+        Ok(lab) => {
+            let lab = std::cell::RefCell::new(lab);
+            let theirs = |size| lab.borrow_mut().rate(size, NODES, seconds).expect(failed);
+            taken.extend(interleave(
+                options,
+                vec![
+                    ("plain V-4", Box::new(|| theirs(KIB))),
+                    ("plain V-5", Box::new(|| theirs(LARGE))),
+                    ("V-4 beside plain", Box::new(|| rate(KIB, NODES))),
+                    ("V-5 beside plain", Box::new(|| rate(LARGE, NODES))),
+                ],
+            ));
+        }
+        Err(why) => report.note(format!("not held against corosync without encryption: {why}")),
+    }
+    report.judge_machine("U2", &taken["U2"]);
+    for figure in figures(&taken) {
+        report.add(figure);
+    }
+    report.note("medians of interleaved rounds; V-1 and V-2 on one processor, all else on two; ours always encrypted");
+    report.note("corosync as by default, at real-time priority; ours at normal priority");
+    report.print(options);
+}
+
+type Taken = std::collections::BTreeMap<&'static str, Samples>;
+
+fn figures(taken: &Taken) -> Vec<Figure> {
+    let value = |name: &str| taken.get(name).map(Samples::median);
+    let reference = |name: &'static str, show: &'static str| value(name).map(|value| (show, value));
+    let corosync = "corosync aes256";
+    let plain = "corosync plain";
+    let (least, most) = (|bound| Some(Goal::AtLeast(bound)), |bound| Some(Goal::AtMost(bound)));
+    let mut figures = Vec::new();
+    let mut add = |id, what, name: &str, unit, against, goal| {
+        if let Some(value) = value(name) {
+            figures.push(Figure { id, what, value, unit, against, goal });
+        }
+    };
+    let agreed = "agreed, 64 B, to own delivery at a non-sequencer";
+    add("U2", "two-hop fan-out without protocol, 64 B", "U2", "us", None, None);
+    add("V-1", agreed, "V-1", "us", reference("U2", "U2"), most(1.4));
+    let theirs = reference("corosync V-1", corosync);
+    add("V-1/corosync", "the same, on two processors", "V-1/two", "us", theirs, most(0.25));
+    add("V-2", "safe, the same", "V-2", "us", reference("V-1", "V-1"), most(1.6));
+    let theirs = reference("corosync V-3", corosync);
+    add("V-3", "64 B, all send", "V-3", "msg/s", theirs, least(50.0));
+    add("V-3/one", "64 B, one sends", "V-3/one", "msg/s", None, None);
+    let theirs = reference("corosync V-4", corosync);
+    add("V-4", "1 KiB, all send", "V-4", "msg/s", theirs, least(20.0));
+    let beside = if taken.contains_key("plain V-4") { "V-4 beside plain" } else { "V-4" };
+    let theirs = reference("plain V-4", plain);
+    add("V-4/plain", "1 KiB, all send; corosync does not encrypt", beside, "msg/s", theirs, least(20.0));
+    let theirs = reference("corosync V-5", corosync);
+    add("V-5", "64 KiB, all send", "V-5", "msg/s", theirs, least(10.0));
+    let beside = if taken.contains_key("plain V-5") { "V-5 beside plain" } else { "V-5" };
+    let theirs = reference("plain V-5", plain);
+    add("V-5/plain", "64 KiB, all send; corosync does not encrypt", beside, "msg/s", theirs, least(10.0));
+    figures
+}
+
+/// Three nodes with one member each in one group.
+struct Trio {
+    cluster: Cluster,
+    /// Node indices, the sequencer first.
+    order: Vec<usize>,
+}
+
+impl Trio {
+    fn form() -> Self {
+        let cluster = Cluster::builder("bench").detection(Detection::Cloud).local(3).expect("nodes on loopback");
+        for node in cluster.running() {
+            node.join(GROUP, 0).expect("a new group");
+        }
+        thread::scope(|scope| {
+            for node in cluster.running() {
+                scope.spawn(|| until_formed(node));
+            }
+        });
+        let view = cluster.node(0).and_then(Node::view).expect("a formed cluster has a view");
+        let index = |node: &Node| view.members.iter().position(|member| member.instance == node.local());
+        let mut order: Vec<usize> = (0..NODES).collect();
+        order.sort_by_key(|i| cluster.node(*i).and_then(index));
+        Self { cluster, order }
+    }
+
+    /// Nodes by seniority: the first one gives the places in the order.
+    fn nodes(&self) -> [&Node; NODES] {
+        std::array::from_fn(|i| self.cluster.node(self.order[i]).expect("it runs"))
+    }
+
+    /// Time from sending to own delivery, one message at a time, at the second node.
+    fn latency(&self, guarantee: Guarantee, count: usize) -> Samples {
+        let done = AtomicBool::new(false);
+        let [sequencer, sender, other] = self.nodes();
+        let payload = Bytes::from(vec![1; SMALL]);
+        thread::scope(|scope| {
+            for node in [sequencer, other] {
+                let done = &done;
+                scope.spawn(move || {
+                    while !done.load(Ordering::Relaxed) {
+                        let _message = node.next_event(Duration::from_millis(20));
+                    }
+                });
+            }
+            let round = || {
+                let start = Instant::now();
+                sender.send(GROUP, 0, guarantee, payload.clone()).expect("an empty window");
+                until(sender, |event| matches!(event, NodeEvent::Group(Event::Message { .. })));
+                start.elapsed()
+            };
+            for _ in 0..count / 10 {
+                round();
+            }
+            let samples = Samples::micros((0..count).map(|_| round()));
+            done.store(true, Ordering::Relaxed);
+            samples
+        })
+    }
+
+    /// Messages per second that the slowest node delivers while the first so many of them, from the most junior on,
+    /// send as much as they may. Checks at the end that all delivered the same in the same order.
+    fn rate(&self, size: usize, senders: usize, time: Duration) -> f64 {
+        let nodes = self.nodes();
+        let stop = AtomicBool::new(false);
+        let left = AtomicU64::new(senders as u64);
+        let (sent, delivered): (AtomicU64, [AtomicU64; NODES]) = Default::default();
+        let payload = Bytes::from(vec![7; size]);
+        let counts = || -> Vec<u64> { delivered.iter().map(|count| count.load(Ordering::Relaxed)).collect() };
+        thread::scope(|scope| {
+            let mut members = Vec::new();
+            for (index, node) in nodes.into_iter().enumerate() {
+                let payload = (index >= NODES - senders).then(|| payload.clone());
+                let member =
+                    Traffic { node, payload, stop: &stop, left: &left, sent: &sent, count: &delivered[index] };
+                members.push(scope.spawn(move || member.run()));
+            }
+            thread::sleep(time / 5);
+            let (start, before) = (Instant::now(), counts());
+            thread::sleep(time);
+            let (elapsed, after) = (start.elapsed(), counts());
+            stop.store(true, Ordering::Relaxed);
+            let digests: Vec<u64> =
+                members.into_iter().map(|member| member.join().expect("a member of the group")).collect();
+            assert!(digests.iter().all(|digest| *digest == digests[0]), "one order at all nodes");
+            let slowest = after.iter().zip(before).map(|(after, before)| after - before).min();
+            #[expect(clippy::cast_precision_loss, reason = "far below 2^53 messages")]
+            let slowest = slowest.unwrap_or_default() as f64;
+            slowest / elapsed.as_secs_f64()
+        })
+    }
+}
+
+/// One member under load.
+struct Traffic<'a> {
+    node: &'a Node,
+    /// What to send, if this one sends.
+    payload: Option<Bytes>,
+    stop: &'a AtomicBool,
+    /// Senders that have not stopped yet.
+    left: &'a AtomicU64,
+    /// What those that stopped have sent.
+    sent: &'a AtomicU64,
+    count: &'a AtomicU64,
+}
+
+impl Traffic<'_> {
+    /// Sends until told to stop, delivers until everything that anyone sent is here, and returns a digest of the order.
+    fn run(mut self) -> u64 {
+        let (mut sent, mut full, mut delivered, mut digest) = (0, false, 0_u64, 0_u64);
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(payload) = &self.payload {
+                if self.stop.load(Ordering::Relaxed) {
+                    self.sent.fetch_add(sent, Ordering::SeqCst);
+                    self.left.fetch_sub(1, Ordering::SeqCst);
+                    self.payload = None;
+                } else {
+                    // As many as a deliveries' worth of waiting allows: it takes turns with delivering.
+                    for _ in 0..64 {
+                        if full {
+                            break;
+                        }
+                        match self.node.send(GROUP, 0, Guarantee::Agreed, payload.clone()) {
+                            Ok(()) => sent += 1,
+                            Err(ocf::RequestError::Refused(SendError::Full { .. })) => full = true,
+                            Err(error) => panic!("a quiet cluster, yet {error}"),
+                        }
+                    }
+                }
+            }
+            let all = self.left.load(Ordering::SeqCst) == 0 && delivered == self.sent.load(Ordering::SeqCst);
+            if all {
+                return digest;
+            }
+            assert!(Instant::now() < deadline, "everything sent is delivered: {delivered} so far");
+            let sending = self.payload.is_some() && !full;
+            let mut wait = if sending { Duration::ZERO } else { Duration::from_millis(5) };
+            for _ in 0..256 {
+                let Some(event) = self.node.next_event(wait) else { break };
+                wait = Duration::ZERO;
+                match event.event {
+                    NodeEvent::Group(Event::Message { sender, .. }) => {
+                        delivered += 1;
+                        digest = (digest ^ u64::from(sender.instance.node.raw())).wrapping_mul(1_099_511_628_211);
+                    }
+                    NodeEvent::Group(Event::Writable) => full = false,
+                    _ => {}
+                }
+            }
+            self.count.store(delivered, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Waits until the group has three members, with the state that a joiner needs.
+fn until_formed(node: &Node) {
+    let mut stated = 0;
+    until(node, |event| {
+        match event {
+            NodeEvent::Group(Event::StateWanted { group, joiner, position }) => {
+                // The other member may have answered already.
+                let _offered = node.offer_state(group, *joiner, *position, Bytes::new());
+            }
+            NodeEvent::Group(Event::Membership { members, .. }) => stated = members.len(),
+            _ => {}
+        }
+        stated == NODES
+    });
+    // A joiner's state may be on its way still, and wanted from here.
+    while let Some(event) = node.next_event(Duration::from_millis(300)) {
+        if let NodeEvent::Group(Event::StateWanted { group, joiner, position }) = event.event {
+            let _offered = node.offer_state(&group, joiner, position, Bytes::new());
+        }
+    }
+}
+
+fn until(node: &Node, mut wanted: impl FnMut(&NodeEvent) -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        if let Some(event) = node.next_event(Duration::from_millis(50))
+            && wanted(&event.event)
+        {
+            return;
+        }
+    }
+    panic!("{} waited too long", node.local());
+}
