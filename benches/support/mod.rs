@@ -17,6 +17,8 @@ use std::time::Duration;
 /// How a bench was called.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
+    /// Measure only what has this name: `--only NAME`.
+    pub only: Option<&'static str>,
     /// One JSON object per figure instead of a table.
     pub json: bool,
     /// Few rounds and short durations.
@@ -26,11 +28,13 @@ pub struct Options {
 impl Options {
     /// From the command line; words that it does not know (cargo adds `--bench`) are left alone.
     pub fn from_args() -> Self {
-        let mut options = Self { json: false, quick: false };
-        for word in std::env::args().skip(1) {
+        let mut options = Self { only: None, json: false, quick: false };
+        let mut words = std::env::args().skip(1);
+        while let Some(word) = words.next() {
             match word.as_str() {
                 "--json" => options.json = true,
                 "--quick" => options.quick = true,
+                "--only" => options.only = words.next().map(|name| &*name.leak()),
                 _ => {}
             }
         }
@@ -42,9 +46,9 @@ impl Options {
         if self.quick { 3 } else { 7 }
     }
 
-    /// `full`, or a fifth of it.
+    /// `full`, or two fifths of it.
     pub fn time(&self, full: Duration) -> Duration {
-        if self.quick { full / 5 } else { full }
+        if self.quick { full * 2 / 5 } else { full }
     }
 
     /// `full`, or a fifth of it.
@@ -99,6 +103,7 @@ pub type Measure<'a> = (&'static str, Box<dyn FnMut() -> f64 + 'a>);
 pub fn interleave(options: Options, mut measures: Vec<Measure<'_>>) -> BTreeMap<&'static str, Samples> {
     let mut taken: BTreeMap<&'static str, Vec<f64>> = BTreeMap::new();
     let rounds = options.rounds();
+    measures.retain(|(name, _)| options.only.is_none_or(|only| only == *name));
     for round in 1..=rounds {
         for (name, measure) in &mut measures {
             let value = measure();
