@@ -215,6 +215,14 @@ impl Circuit {
         }
     }
 
+    /// Sends on this path, to this address, from now on.
+    pub(crate) fn redirect(&mut self, path: PathId, address: SocketAddr) {
+        if let Some(index) = self.paths.iter().position(|p| p.id == path) {
+            self.paths[index].address = address;
+            self.active = index;
+        }
+    }
+
     /// Sends `frame` once, with the next packet.
     pub(crate) fn say(&mut self, frame: Frame<'static>) {
         if self.once.is_empty() {

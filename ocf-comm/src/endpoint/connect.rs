@@ -6,7 +6,7 @@ use super::{CONTROL_MAX, Endpoint};
 use crate::circuit::{Circuit, Start};
 use crate::crypto::{Direction, Transcript, circuit_secrets};
 use crate::wire::{Handshake, seal_handshake};
-use crate::{DropReason, PathId, Transmit};
+use crate::{DropReason, PathId, Refusal, Transmit};
 use core::time::Duration;
 use pils::{Incarnation, Instant, NodeInstance};
 use std::net::SocketAddr;
@@ -69,6 +69,7 @@ impl Endpoint {
         let peer = &mut self.peers[i];
         peer.tries += 1;
         peer.next_at = now + wait;
+        peer.hello_salt = Some(salt);
         for (path, address) in peer.addresses.clone() {
             self.send_handshake(i, path, address, &Handshake::Hello { salt });
         }
@@ -148,8 +149,8 @@ impl Endpoint {
     }
 
     /// A larger node says that it has no circuit with this one. It may be a replay: nothing that lives is touched.
-    pub(super) fn on_hello(&mut self, now: Instant, p: Parties) -> Result<(), DropReason> {
-        let Parties { peer: i, from, .. } = p;
+    pub(super) fn on_hello(&mut self, now: Instant, p: Parties, salt: [u8; 16]) -> Result<(), DropReason> {
+        let Parties { peer: i, from, path, address } = p;
         if from.node < self.local.node {
             return Err(DropReason::UnknownPeer);
         }
@@ -158,6 +159,15 @@ impl Endpoint {
         let current = peer.current.and_then(|id| self.circuits.get(&id));
         if current.is_some_and(|c| c.instance == from) {
             return Err(DropReason::StaleHandshake);
+        }
+        if peer.up && !peer.addresses.iter().any(|(_, known)| *known == address) {
+            // An INIT would go to the address of the peer that lives, so the double would never hear of it.
+            if now >= peer.refuse_gate {
+                self.peers[i].refuse_gate = now + settle;
+                self.send_handshake(i, path, address, &Handshake::Refuse { salt });
+                self.tell_refusal(now, from.node, address, Refusal::DuplicateNode);
+            }
+            return Ok(());
         }
         if let Some(attempt) = &peer.attempt {
             if now >= attempt.sent_at + self.tuning.heartbeat / 8 {
@@ -181,6 +191,19 @@ impl Endpoint {
                 Ok(())
             }
         }
+    }
+
+    /// The other end says that this node's id is in use by another living node, in answer to the last HELLO.
+    pub(super) fn on_refuse(&mut self, now: Instant, p: Parties, salt: [u8; 16]) -> Result<(), DropReason> {
+        let Parties { peer: i, from, address, .. } = p;
+        let peer = &mut self.peers[i];
+        if peer.current.is_some() || peer.hello_salt != Some(salt) {
+            return Err(DropReason::StaleHandshake);
+        }
+        peer.hello_salt = None;
+        peer.next_at = now + Duration::from_secs(1).max(self.tuning.detection * 2);
+        self.tell_refusal(now, from.node, address, Refusal::DuplicateNode);
+        Ok(())
     }
 
     /// The responder asks for proof that this node receives where it says.
@@ -207,7 +230,7 @@ impl Endpoint {
         p: Parties,
         body: &Handshake,
     ) -> Result<(), DropReason> {
-        let Parties { peer: i, from, .. } = p;
+        let Parties { peer: i, from, path, address } = p;
         let Handshake::Response { nonce, to, own_nonce, circuit, public } = *body else {
             return Err(DropReason::UnknownKind);
         };
@@ -242,14 +265,20 @@ impl Endpoint {
             open: secret(Direction::FromResponder),
         };
         let id = start.local_id;
-        self.add_candidate(now, &start, nonce, Vec::new());
+        self.add_candidate(now, &start, (path, address), (nonce, Vec::new()));
         self.challenge(now, id);
         Ok(())
     }
 
-    pub(super) fn add_candidate(&mut self, now: Instant, start: &Start, nonce: [u8; 16], response: Vec<u8>) {
+    pub(super) fn add_candidate(
+        &mut self,
+        now: Instant,
+        start: &Start,
+        came: (PathId, SocketAddr),
+        (nonce, response): ([u8; 16], Vec<u8>),
+    ) {
         let circuit = Circuit::new(now, &self.config, &self.peers[start.peer].addresses, start);
         self.circuits.insert(start.local_id, Box::new(circuit));
-        self.peers[start.peer].candidates.push(Candidate { id: start.local_id, nonce, response });
+        self.peers[start.peer].candidates.push(Candidate { id: start.local_id, nonce, response, came });
     }
 }

@@ -51,9 +51,11 @@ impl Endpoint {
     }
 
     fn refuse_newcomer(&mut self, now: Instant, i: usize, id: u32) {
-        let Some(circuit) = self.circuits.get_mut(&id) else { return };
+        let came = self.peers[i].candidates.iter().find(|c| c.id == id).map(|c| c.came);
+        let (Some(circuit), Some((path, address))) = (self.circuits.get_mut(&id), came) else { return };
+        // The configured address is that of the node that lives.
+        circuit.redirect(path, address);
         circuit.enter(now, Stage::Refusing);
-        let address = circuit.address();
         let peer = &mut self.peers[i];
         peer.hello_gate = now + Duration::from_secs(1);
         let node = peer.node;

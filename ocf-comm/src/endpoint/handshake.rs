@@ -55,10 +55,11 @@ impl Endpoint {
             Handshake::parse(envelope.kind, &datagram[..content]).map_err(|_parse| DropReason::Malformed)?;
         let p = Parties { peer, from, path: PathId(envelope.path), address };
         match body {
-            Handshake::Hello { .. } => self.on_hello(now, p),
+            Handshake::Hello { salt } => self.on_hello(now, p, salt),
             Handshake::Init { .. } => self.on_init(now, p, &body),
             Handshake::Cookie { nonce, cookie } => self.on_cookie(p, nonce, cookie),
             Handshake::Response { .. } => self.on_response(now, p, &body),
+            Handshake::Refuse { salt } => self.on_refuse(now, p, salt),
         }
     }
 
@@ -157,7 +158,7 @@ impl Endpoint {
             &Handshake::Response { nonce, to, own_nonce, circuit: local_id, public: own_public },
         );
         let response = self.control.back().map(|t| t.data.clone()).unwrap_or_default();
-        self.add_candidate(now, &start, nonce, response);
+        self.add_candidate(now, &start, (path, address), (nonce, response));
         Ok(())
     }
 

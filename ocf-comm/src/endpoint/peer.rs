@@ -32,6 +32,10 @@ pub(super) struct Peer {
     pub(super) dead: VecDeque<Incarnation>,
     /// No HELLO starts a handshake before this.
     pub(super) hello_gate: Instant,
+    /// Salt of the last HELLO that was sent: what a refusal must name.
+    pub(super) hello_salt: Option<[u8; 16]>,
+    /// No HELLO from a foreign address is refused before this.
+    pub(super) refuse_gate: Instant,
 }
 
 /// A circuit that is not in use yet.
@@ -42,6 +46,8 @@ pub(super) struct Candidate {
     pub(super) nonce: [u8; 16],
     /// The RESPONSE that was sent, if this node is the responder.
     pub(super) response: Vec<u8>,
+    /// Where the handshake came from; the peer has proven that it receives there.
+    pub(super) came: (PathId, SocketAddr),
 }
 
 /// Two incarnations claim one node id: the current one has until the deadline to answer.
@@ -89,6 +95,8 @@ impl Peer {
             contest: None,
             dead: VecDeque::new(),
             hello_gate: now,
+            hello_salt: None,
+            refuse_gate: now,
         }
     }
 

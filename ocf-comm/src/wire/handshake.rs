@@ -18,7 +18,7 @@ pub(crate) const INIT_LEN: usize = 224;
 ///
 /// | offset | size | meaning |
 /// |---|---|---|
-/// | 0 | 1 | kind 2 to 5, version |
+/// | 0 | 1 | kind 2 to 6, version |
 /// | 1 | 1 | newest version the sender speaks |
 /// | 2 | 1 | path id |
 /// | 3 | 1 | reserved, 0 |
@@ -64,6 +64,10 @@ pub(crate) enum Handshake {
     /// | 92 | 4 | circuit id that the initiator shall use |
     /// | 96 | 32 | public key |
     Response { nonce: [u8; 16], to: u128, own_nonce: [u8; 16], circuit: u32, public: [u8; 32] },
+    /// "Another living node has your id": the answer to a HELLO from an address that is not the peer's.
+    ///
+    /// | 44 | 16 | salt of the HELLO |
+    Refuse { salt: [u8; 16] },
 }
 
 impl Envelope {
@@ -107,6 +111,7 @@ impl Handshake {
                 Self::Init { nonce, circuit, public, cookie }
             }
             Kind::Cookie => Self::Cookie { nonce: r.array("nonce")?, cookie: r.array("cookie")? },
+            Kind::Refuse => Self::Refuse { salt: r.array("salt")? },
             Kind::Response => Self::Response {
                 nonce: r.array("nonce")?,
                 to: u128::from_be_bytes(r.array("incarnation")?),
@@ -125,6 +130,7 @@ impl Handshake {
             Self::Init { .. } => Kind::Init,
             Self::Cookie { .. } => Kind::Cookie,
             Self::Response { .. } => Kind::Response,
+            Self::Refuse { .. } => Kind::Refuse,
         }
     }
 }
@@ -144,7 +150,7 @@ pub(crate) fn seal_handshake(
     out.put_node(to);
     out.put_slice(cluster);
     match body {
-        Handshake::Hello { salt } => out.put_slice(salt),
+        Handshake::Hello { salt } | Handshake::Refuse { salt } => out.put_slice(salt),
         Handshake::Init { nonce, circuit, public, cookie } => {
             out.put_slice(nonce);
             out.put_u32(*circuit);
@@ -175,12 +181,13 @@ mod tests {
     use pils::Incarnation;
     use proptest::prelude::*;
 
-    fn bodies() -> [Handshake; 4] {
+    fn bodies() -> [Handshake; 5] {
         [
             Handshake::Hello { salt: [1; 16] },
             Handshake::Init { nonce: [2; 16], circuit: 3, public: [4; 32], cookie: [5; 32] },
             Handshake::Cookie { nonce: [6; 16], cookie: [7; 32] },
             Handshake::Response { nonce: [8; 16], to: 9, own_nonce: [10; 16], circuit: 11, public: [12; 32] },
+            Handshake::Refuse { salt: [13; 16] },
         ]
     }
 
@@ -203,6 +210,7 @@ mod tests {
             assert_eq!(Handshake::parse(envelope.kind, &datagram[..content]), Ok(body));
         }
         assert_eq!(sealed(&bodies()[1]).len(), INIT_LEN);
+        assert_eq!(sealed(&bodies()[4]).len(), sealed(&bodies()[0]).len(), "a refusal answers a HELLO");
     }
 
     #[test]
@@ -221,7 +229,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_body_parses_or_fails_without_panic(content in proptest::collection::vec(any::<u8>(), 0..256)) {
-            for kind in [Kind::Sealed, Kind::Hello, Kind::Init, Kind::Cookie, Kind::Response] {
+            for kind in [Kind::Sealed, Kind::Hello, Kind::Init, Kind::Cookie, Kind::Response, Kind::Refuse] {
                 if let Ok(body) = Handshake::parse(kind, &content) {
                     prop_assert_eq!(body.kind(), kind);
                 }

@@ -13,6 +13,7 @@ pub(crate) enum Kind {
     Init,
     Cookie,
     Response,
+    Refuse,
 }
 
 impl Kind {
@@ -24,6 +25,7 @@ impl Kind {
             3 => Self::Init,
             4 => Self::Cookie,
             5 => Self::Response,
+            6 => Self::Refuse,
             _ => return None,
         };
         Some((kind, first & 0x0f))
@@ -37,6 +39,7 @@ impl Kind {
             Self::Init => 3,
             Self::Cookie => 4,
             Self::Response => 5,
+            Self::Refuse => 6,
         };
         kind << 4 | VERSION
     }

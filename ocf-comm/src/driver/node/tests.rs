@@ -214,19 +214,24 @@ fn two_nodes_with_one_id_are_refused_and_named() {
     let (a, b) = (cluster.node(1), cluster.node(2));
     wait_up(&a, &b);
     wait_up(&b, &a);
-    // A second node 1, elsewhere. (Node 2 is called by node 1, at its configured address only.)
-    let elsewhere = Ports::bind(&IoConfig::new(["127.0.0.1:0".parse().unwrap()])).unwrap();
-    let config = cluster.config(NodeId::new(1));
-    let double = UdpNode::start(elsewhere, NodeId::new(1), config, KEY).unwrap();
-    let refused = |event: &Event| match event {
-        Event::Refused { peer, reason: Refusal::DuplicateNode, .. } => Some(*peer),
-        _ => None,
-    };
-    assert_eq!(wait_for(&b, "the refusal of a second node 1", refused), NodeId::new(1));
-    // The first goes on undisturbed.
-    a.send(b.local(), Lane::Small, CHANNEL, "still you".into()).unwrap();
-    assert_eq!(wait_message(&b).1, "still you");
-    assert!(double.peers().iter().all(|peer| !peer.up));
+    // A second node of the smaller id, which calls, and of the larger, which is called.
+    for (first, other) in [(&a, &b), (&b, &a)] {
+        let elsewhere = Ports::bind(&IoConfig::new(["127.0.0.1:0".parse().unwrap()])).unwrap();
+        let address = elsewhere.local_addresses().unwrap()[0];
+        let (id, config) = (first.local().node, cluster.config(first.local().node));
+        let double = UdpNode::start(elsewhere, id, config, KEY).unwrap();
+        let refused = |event: &Event| match event {
+            Event::Refused { peer, address, reason: Refusal::DuplicateNode } => Some((*peer, *address)),
+            _ => None,
+        };
+        assert_eq!(wait_for(other, "the refusal of a double", refused), (id, address));
+        let whose = wait_for(&double, "that it is refused", refused);
+        assert_eq!(whose.0, other.local().node);
+        // The first goes on undisturbed.
+        first.send(other.local(), Lane::Small, CHANNEL, "still you".into()).unwrap();
+        assert_eq!(wait_message(other).1, "still you");
+        assert!(double.peers().iter().all(|peer| !peer.up));
+    }
 }
 
 #[test]
