@@ -1,0 +1,12 @@
+//! Bad days that a cluster survives, on real nodes over loopback: one file per kind of day.
+#![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
+#![expect(clippy::wildcard_enum_match_arm, reason = "a test looks for one thing among many")]
+
+mod agents;
+mod back_pressure;
+mod configuration;
+mod datagrams;
+mod fencing;
+mod paused;
+mod same_id;
+mod support;
