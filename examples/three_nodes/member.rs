@@ -1,12 +1,12 @@
 //! A member of the group: sends, checks what it gets, keeps the group's state.
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use core::time::Duration;
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use ocf::{Node, NodeEvent};
-use ocf_groups::{Event, Guarantee, Position};
+use ocf::{Node, NodeEvent, RequestError};
+use ocf_groups::{Event, Guarantee, OfferError, Position};
 use ocf_membership::{View, ViewNumber};
-use pils::NodeInstance;
+use pils::{Incarnation, NodeId, NodeInstance};
 use std::collections::BTreeMap;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
@@ -31,21 +31,33 @@ impl Chain {
         }
         self.count += 1;
     }
+}
 
-    fn to_bytes(self) -> Bytes {
-        let mut out = BytesMut::new();
-        out.put_u64(self.count);
-        out.put_u64(self.digest);
-        out.freeze()
-    }
+/// The last number heard of each sender. Part of the group's state, so that a member that was away knows which of its own
+/// messages the others have.
+type Heard = BTreeMap<NodeInstance, u64>;
 
-    fn from_bytes(state: &[u8]) -> Option<Self> {
-        let (count, digest) = state.split_at_checked(8)?;
-        Some(Self {
-            count: u64::from_be_bytes(count.try_into().ok()?),
-            digest: u64::from_be_bytes(digest.try_into().ok()?),
-        })
+fn state_to_bytes(chain: Chain, heard: &Heard) -> Bytes {
+    let mut out = BytesMut::new();
+    out.put_u64(chain.count);
+    out.put_u64(chain.digest);
+    for (sender, number) in heard {
+        out.put_u32(sender.node.raw());
+        out.put_u128(sender.incarnation.raw());
+        out.put_u64(*number);
     }
+    out.freeze()
+}
+
+fn state_from_bytes(mut state: &[u8]) -> Option<(Chain, Heard)> {
+    let chain = Chain { count: state.try_get_u64().ok()?, digest: state.try_get_u64().ok()? };
+    let mut heard = Heard::new();
+    while !state.is_empty() {
+        let node = NodeId::new(state.try_get_u32().ok()?);
+        let incarnation = Incarnation::new(state.try_get_u128().ok()?);
+        heard.insert(NodeInstance::new(node, incarnation), state.try_get_u64().ok()?);
+    }
+    Some((chain, heard))
 }
 
 /// What a member saw.
@@ -53,15 +65,16 @@ impl Chain {
 pub(crate) struct Journal {
     /// The chain after each message.
     pub(crate) after: BTreeMap<Position, Chain>,
-    /// The chain at each view event.
-    pub(crate) views: Vec<(View, Chain)>,
-    /// The state it was given when it joined a running group.
-    pub(crate) given: Option<(Position, Chain)>,
+    /// The chain at each view event; `None` while this member had no state.
+    pub(crate) views: Vec<(View, Option<Chain>)>,
+    /// The states it was given when it joined the running group, at its start or after it was taken for dead.
+    pub(crate) given: Vec<(Position, Chain)>,
     /// What was wrong.
     pub(crate) wrong: Vec<String>,
     chain: Chain,
-    /// The last number heard of each sender.
-    heard: BTreeMap<NodeInstance, u64>,
+    heard: Heard,
+    /// This member has the state of the group.
+    stated: bool,
 }
 
 /// What the main thread asks of a member.
@@ -171,13 +184,13 @@ impl Worker {
             }
             let mut blocked = false;
             for _ in 0..64 {
-                if self.burst == 0 || blocked {
+                if self.burst == 0 || blocked || !self.journal.stated {
                     break;
                 }
                 blocked = !self.send();
                 self.burst -= u64::from(!blocked);
             }
-            if self.trickle && self.burst == 0 {
+            if self.trickle && self.burst == 0 && self.journal.stated {
                 self.send();
             }
             let mut wait = if self.burst > 0 && !blocked { Duration::ZERO } else { Duration::from_millis(1) };
@@ -207,34 +220,53 @@ impl Worker {
         let journal = &mut self.journal;
         match event {
             NodeEvent::Group(Event::Message { sender, position, payload: bytes, .. }) => {
-                let number = journal.heard.get(&sender.instance).map_or(0, |n| n + 1);
-                let expected = bytes.get(..8).and_then(|n| n.try_into().ok()).map_or(0, u64::from_be_bytes);
-                // The first message heard of a sender may have any number: this member may have joined later.
-                if (number > 0 && expected != number) || bytes != payload(sender.instance, expected) {
-                    journal.wrong.push(format!("{position}: not message {number} of {}", sender.instance));
+                let number = journal.heard.get(&sender.instance).map_or(1, |n| n + 1);
+                let sent = bytes.get(..8).and_then(|n| n.try_into().ok()).map_or(0, u64::from_be_bytes);
+                if sent != number || bytes != payload(sender.instance, number) {
+                    journal
+                        .wrong
+                        .push(format!("{position}: {sent} is not message {number} of {}", sender.instance));
                 }
-                journal.heard.insert(sender.instance, expected);
+                journal.heard.insert(sender.instance, sent);
                 journal.chain.append(position, &bytes);
                 journal.after.insert(position, journal.chain);
             }
             NodeEvent::Group(Event::StateWanted { group, joiner, position }) => {
-                let state = journal.chain.to_bytes();
-                if let Err(error) = self.node.offer_state(&group, joiner, position, state) {
-                    journal.wrong.push(format!("state for {joiner:?} was refused: {error}"));
+                let state = state_to_bytes(journal.chain, &journal.heard);
+                match self.node.offer_state(&group, joiner, position, state) {
+                    // The joiner is gone, or is to get a later state.
+                    Ok(()) | Err(RequestError::Refused(OfferError::NotWanted { .. })) => {}
+                    Err(error) => journal.wrong.push(format!("state for {joiner:?} was refused: {error}")),
                 }
             }
-            NodeEvent::Group(Event::State { position, state, .. }) => match Chain::from_bytes(&state) {
-                Some(chain) => {
-                    journal.chain = chain;
-                    journal.given = Some((position, chain));
+            NodeEvent::Group(Event::State { position, state, .. }) => match state_from_bytes(&state) {
+                Some((chain, heard)) => {
+                    // What the others do not have of this member was lost with its membership, and is sent again.
+                    let have = heard.get(&self.node.local()).copied().unwrap_or(0);
+                    self.burst += self.sent.saturating_sub(have);
+                    self.sent = have;
+                    (journal.chain, journal.heard, journal.stated) = (chain, heard, true);
+                    journal.given.push((position, chain));
                     let member = ocf_groups::MemberId { instance: self.node.local(), local: 1 };
                     let state = Event::State { group: GROUP.into(), member, position, state };
                     self.say(at, What::Event(NodeEvent::Group(state)));
                 }
                 None => journal.wrong.push("the state does not parse".to_owned()),
             },
+            NodeEvent::Group(Event::Membership { ref members, .. }) => {
+                // The first member begins the history.
+                journal.stated |= members.len() == 1 && members[0].instance == self.node.local();
+                self.say(at, What::Event(event));
+            }
+            NodeEvent::Group(Event::Reset { .. }) => {
+                // Taken for dead while it was not: the others may have ended that view another way.
+                journal.stated = false;
+                let last = journal.after.last_key_value().map(|(position, _)| position.view);
+                journal.after.retain(|position, _| Some(position.view) != last);
+                self.say(at, What::Event(event));
+            }
             NodeEvent::Group(Event::View(view)) => {
-                journal.views.push((view.clone(), journal.chain));
+                journal.views.push((view.clone(), journal.stated.then_some(journal.chain)));
                 self.say(at, What::Event(NodeEvent::Group(Event::View(view))));
             }
             other => self.say(at, What::Event(other)),
@@ -276,15 +308,18 @@ pub(crate) fn compare(journals: &BTreeMap<NodeInstance, Journal>) -> Vec<String>
         }
         // Who goes from one view to the next together with others has delivered the same before it.
         for pair in journal.views.windows(2) {
-            let key = (pair[0].0.number, pair[1].0.number);
-            let (first, expected) = crossings.entry(key).or_insert((*member, pair[1].1));
-            if *expected != pair[1].1 {
+            let (number, chain) = (pair[1].0.number, pair[1].1);
+            let stayed = pair[1].0.members.iter().any(|m| m.instance == *member && m.joined < number);
+            let Some(chain) = chain.filter(|_| stayed) else { continue };
+            let key = (pair[0].0.number, number);
+            let (first, expected) = crossings.entry(key).or_insert((*member, chain));
+            if *expected != chain {
                 wrong.push(format!("virtual synchrony: {member} and {first} left {} unequal", key.0));
             }
         }
     }
     for (member, journal) in journals {
-        if let Some((position, chain)) = journal.given {
+        for (position, chain) in journal.given.iter().copied() {
             let before = order.range(..position).next_back().map(|(_, (_, chain))| *chain);
             if before.is_some_and(|before| before != chain) {
                 wrong.push(format!(

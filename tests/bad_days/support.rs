@@ -166,6 +166,8 @@ impl Crowd {
         loop {
             self.listen();
             if done(self) {
+                // Also what was said between the last look and now.
+                self.listen();
                 return;
             }
             if Instant::now() > end {
