@@ -304,12 +304,8 @@ impl Show {
             return ExitCode::SUCCESS;
         }
         for node in self.cluster.running() {
-            match node.snapshot() {
-                Ok(snapshot) => {
-                    println!("{}: {}", node.local(), serde_json::to_string(&snapshot).unwrap_or_default())
-                }
-                Err(stopped) => println!("{}: {stopped}", node.local()),
-            }
+            let known = node.snapshot().map(|snapshot| serde_json::to_string(&snapshot).unwrap_or_default());
+            println!("{}: {}", node.local(), known.unwrap_or_else(|stopped| stopped.to_string()));
         }
         println!("\nverdict: FAILED");
         for wrong in self.wrong.iter().take(20) {
