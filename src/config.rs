@@ -9,6 +9,8 @@ use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+mod check;
+
 /// Shortest key of a cluster, in bytes.
 const KEY_MIN: usize = 32;
 
@@ -244,90 +246,6 @@ impl NodeConfig {
             (None, None) => errors.push("key", "(missing)", "the cluster has no key", "give key or key_file"),
         }
         Err(errors)
-    }
-
-    /// Checks everything that can be checked without starting.
-    ///
-    /// # Errors
-    /// Every mistake at once, each with its path, its value and what to do.
-    pub fn check(&self) -> Result<(), ConfigErrors> {
-        let mut errors = ConfigErrors::default();
-        if let Some(key) = &self.key
-            && key.bytes().len() < KEY_MIN
-        {
-            errors.push(
-                "key",
-                format!("({} bytes)", key.bytes().len()),
-                "too short",
-                "give at least 64 hexadecimal digits",
-            );
-        }
-        if self.key.is_none() && self.key_file.is_none() {
-            errors.push("key", "(missing)", "the cluster has no key", "give key or key_file");
-        }
-        if self.entry().is_none() {
-            let known: Vec<String> = self.nodes.iter().map(|n| n.id.raw().to_string()).collect();
-            errors.push(
-                "node",
-                self.node.raw(),
-                format!("not among nodes ({})", known.join(", ")),
-                "name one of them",
-            );
-        }
-        if ocf_membership::policy_by_name(&self.quorum).is_none() {
-            errors.push("quorum", &self.quorum, "unknown policy", "use majority, unanimous or threshold:N");
-        }
-        self.check_nodes(&mut errors);
-        if !self.fence_action.is_fencing() {
-            errors.push("fence_action", self.fence_action, "does not fence", "use reboot or off");
-        }
-        if let Err(nested) = self.fencing.check() {
-            errors.nest("fencing", nested);
-        }
-        let nodes: Vec<NodeId> = self.nodes.iter().map(|n| n.id).collect();
-        if let Err(nested) = self.resources.check(&nodes, |_| Ok(())) {
-            errors.nest("resources", nested);
-        }
-        errors.into_result()
-    }
-
-    fn check_nodes(&self, errors: &mut ConfigErrors) {
-        for (i, entry) in self.nodes.iter().enumerate() {
-            let earlier = &self.nodes[..i];
-            if earlier.iter().any(|e| e.id == entry.id) {
-                errors.push(
-                    format!("nodes[{i}].id"),
-                    entry.id.raw(),
-                    "used twice",
-                    "give each node an id of its own",
-                );
-            }
-            if earlier.iter().any(|e| e.address == entry.address) {
-                errors.push(
-                    format!("nodes[{i}].address"),
-                    entry.address,
-                    "used twice",
-                    "correct one of them",
-                );
-            }
-            if entry.address.port() == 0 || entry.address.ip().is_unspecified() {
-                let fix = "give the address and port at which the other nodes reach it";
-                errors.push(
-                    format!("nodes[{i}].address"),
-                    entry.address,
-                    "not an address one can send to",
-                    fix,
-                );
-            }
-        }
-        if self.nodes.iter().all(|n| n.votes == 0) {
-            errors.push(
-                "nodes",
-                self.nodes.len(),
-                "no node has a vote",
-                "list the nodes, with at least one vote",
-            );
-        }
     }
 
     /// What the layers need to know.

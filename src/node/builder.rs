@@ -17,6 +17,7 @@ use pils::process::Runner;
 use pils::{ConfigErrors, NodeId, NodeInstance, Rng};
 use std::collections::BTreeSet;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Bytes of messages that may wait for the application before deliveries are held.
@@ -30,6 +31,7 @@ pub struct NodeBuilder {
     config: NodeConfig,
     agents: Agents,
     has_ocf: bool,
+    ocf_root: PathBuf,
     devices: Classes,
     store: Option<Box<dyn RecordStore>>,
     ports: Option<Ports>,
@@ -71,6 +73,7 @@ impl NodeBuilder {
             config,
             agents: Agents::new(),
             has_ocf: false,
+            ocf_root: PathBuf::from(OcfClass::ROOT),
             devices: Classes::default(),
             store: None,
             ports: None,
@@ -85,6 +88,13 @@ impl NodeBuilder {
     pub fn agent_class(mut self, name: &str, class: Arc<dyn AgentClass>) -> Self {
         self.has_ocf |= name == "ocf";
         self.agents = self.agents.with(name, class);
+        self
+    }
+
+    /// Looks for the agents of the class `ocf` below another root than [`OcfClass::ROOT`].
+    #[must_use]
+    pub fn ocf_root(mut self, root: impl Into<PathBuf>) -> Self {
+        self.ocf_root = root.into();
         self
     }
 
@@ -136,16 +146,56 @@ impl NodeBuilder {
         self
     }
 
+    fn agents(&self, runner: &Runner) -> Agents {
+        if self.has_ocf {
+            return self.agents.clone();
+        }
+        let ocf = OcfClass::new(runner.clone())
+            .with_root(&self.ocf_root)
+            .with_node_name(self.config.name_of(self.config.node));
+        self.agents.clone().with("ocf", Arc::new(ocf))
+    }
+
+    /// Checks all that can be checked without starting: the configuration, and what it needs of this machine, such as
+    /// the key, the agents and the fence agents.
+    ///
+    /// # Errors
+    /// [`StartError::Config`] with every mistake at once, or [`StartError::Threads`].
+    pub fn check(&self) -> Result<(), StartError> {
+        let runner = Runner::new(CHILDREN).map_err(StartError::Threads)?;
+        Ok(self.check_with(&self.agents(&runner))?)
+    }
+
+    fn check_with(&self, agents: &Agents) -> Result<(), ConfigErrors> {
+        let config = &self.config;
+        let nodes: Vec<NodeId> = config.nodes.iter().map(|n| n.id).collect();
+        let resources = check_resources(config.node, &config.resources, &nodes, agents);
+        let mut errors = config.check_with(self.devices.check(&config.fencing), resources);
+        if (config.key.is_some() || config.key_file.is_some())
+            && let Err(key) = config.read_key()
+        {
+            errors.nest("", key);
+        }
+        if let Some(record) = &config.record
+            && self.store.is_none()
+            && !record.parent().is_some_and(|folder| folder == Path::new("") || folder.is_dir())
+        {
+            let fix = "make the folder, or name a file in another one";
+            errors.push("record", record.display(), "its folder does not exist", fix);
+        }
+        errors.into_result()
+    }
+
     /// Starts the node on a thread of its own, as a fresh incarnation.
     ///
     /// # Errors
     /// See [`StartError`]; nothing runs then.
     pub fn start(self) -> Result<Node, StartError> {
+        let runner = Runner::new(CHILDREN).map_err(StartError::Threads)?;
+        let agents = self.agents(&runner);
+        self.check_with(&agents)?;
         let mut stack_config = self.config.stack()?;
         (self.tune)(&mut stack_config);
-        let runner = Runner::new(CHILDREN).map_err(StartError::Threads)?;
-        let ocf = OcfClass::new(runner.clone()).with_node_name(self.config.name_of(self.config.node));
-        let agents = if self.has_ocf { self.agents } else { self.agents.with("ocf", Arc::new(ocf)) };
         check_here(self.config.node, &stack_config, &agents, &self.devices)?;
         let key = self.config.read_key()?;
         let store = self.store.or_else(|| {
@@ -221,7 +271,8 @@ fn reporter(remote: &Remote<Command>) -> impl Fn(Command) + Send + Sync + 'stati
     }
 }
 
-/// Checks what only this machine can say: are the agents here that may be needed here, and the fence agents?
+/// Checks what only this machine can say, after what a program changed: are the agents here that may be needed here, and
+/// the fence agents?
 fn check_here(
     node: NodeId,
     config: &StackConfig,
@@ -229,19 +280,26 @@ fn check_here(
     devices: &Classes,
 ) -> Result<(), ConfigErrors> {
     let nodes: Vec<NodeId> = config.membership.nodes.iter().map(|n| n.node).collect();
-    let may_run =
-        |group: &GroupConfig| group.nodes.is_empty() || group.elsewhere || group.nodes.contains(&node);
-    let here = config.resources.groups.iter().filter(|g| may_run(g));
-    let needed: BTreeSet<&AgentName> = here.flat_map(|g| g.resources.iter().map(|r| &r.agent)).collect();
-    let find = |agent: &AgentName| {
-        if needed.contains(agent) { agents.find(agent).map(drop) } else { Ok(()) }
-    };
     let mut errors = ConfigErrors::default();
-    if let Err(wrong) = config.resources.check(&nodes, find) {
+    if let Err(wrong) = check_resources(node, &config.resources, &nodes, agents) {
         errors.nest("resources", wrong);
     }
     if let Err(wrong) = devices.check(&config.fencing) {
         errors.nest("fencing", wrong);
     }
     errors.into_result()
+}
+
+/// Checks resources, and looks for the agents of those that may run on `node`.
+fn check_resources(
+    node: NodeId,
+    resources: &ocf_resource::Config,
+    nodes: &[NodeId],
+    agents: &Agents,
+) -> Result<(), ConfigErrors> {
+    let may_run =
+        |group: &GroupConfig| group.nodes.is_empty() || group.elsewhere || group.nodes.contains(&node);
+    let here = resources.groups.iter().filter(|g| may_run(g));
+    let needed: BTreeSet<&AgentName> = here.flat_map(|g| g.resources.iter().map(|r| &r.agent)).collect();
+    resources.check(nodes, |agent| if needed.contains(agent) { agents.find(agent).map(drop) } else { Ok(()) })
 }

@@ -1,0 +1,147 @@
+//! Finding everything that is wrong with a configuration.
+
+use super::{KEY_MIN, NodeConfig};
+use ocf_membership::NodeVotes;
+use ocf_stonith::Targets;
+use pils::{ConfigErrors, NodeId};
+
+/// Longest name of a cluster, in bytes.
+const CLUSTER_MAX: usize = 255;
+
+/// All votes together must be fewer.
+const VOTES_MAX: u32 = 1 << 20;
+
+impl NodeConfig {
+    /// Checks everything that can be checked without starting.
+    ///
+    /// # Errors
+    /// Every mistake at once, each with its path, its value and what to do.
+    pub fn check(&self) -> Result<(), ConfigErrors> {
+        let nodes: Vec<NodeId> = self.nodes.iter().map(|n| n.id).collect();
+        self.check_with(self.fencing.check(), self.resources.check(&nodes, |_| Ok(()))).into_result()
+    }
+
+    /// What is wrong, with what somebody else found wrong with the parts that others own.
+    pub(crate) fn check_with(
+        &self,
+        fencing: Result<(), ConfigErrors>,
+        resources: Result<(), ConfigErrors>,
+    ) -> ConfigErrors {
+        let mut errors = ConfigErrors::default();
+        if self.cluster.is_empty() || self.cluster.len() > CLUSTER_MAX {
+            let fix = format!("give it a name of 1 to {CLUSTER_MAX} bytes");
+            errors.push("cluster", format!("{:?}", self.cluster), "is not a name", fix);
+        }
+        if let Some(key) = &self.key
+            && key.bytes().len() < KEY_MIN
+        {
+            errors.push(
+                "key",
+                format!("({} bytes)", key.bytes().len()),
+                "is too short",
+                "give at least 64 hexadecimal digits",
+            );
+        }
+        if self.key.is_none() && self.key_file.is_none() {
+            errors.push("key", "(missing)", "the cluster has no key", "give key or key_file");
+        }
+        if self.entry().is_none() {
+            let problem = format!("is not among nodes ({})", self.ids());
+            errors.push("node", self.node.raw(), problem, "name one of them");
+        }
+        self.check_nodes(&mut errors);
+        self.check_quorum(&mut errors);
+        if !self.fence_action.is_fencing() {
+            errors.push("fence_action", self.fence_action, "does not fence", "use reboot or off");
+        }
+        if let Err(nested) = fencing {
+            errors.nest("fencing", nested);
+        }
+        self.check_targets(&mut errors);
+        if let Err(nested) = resources {
+            errors.nest("resources", nested);
+        }
+        errors
+    }
+
+    fn check_nodes(&self, errors: &mut ConfigErrors) {
+        for (i, entry) in self.nodes.iter().enumerate() {
+            let earlier = &self.nodes[..i];
+            if earlier.iter().any(|e| e.id == entry.id) {
+                errors.push(
+                    format!("nodes[{i}].id"),
+                    entry.id.raw(),
+                    "is used twice",
+                    "give each node an id of its own",
+                );
+            }
+            if earlier.iter().any(|e| e.address == entry.address) {
+                errors.push(
+                    format!("nodes[{i}].address"),
+                    entry.address,
+                    "is used twice",
+                    "correct one of them",
+                );
+            }
+            if entry.address.port() == 0 || entry.address.ip().is_unspecified() {
+                let fix = "give the address and port at which the other nodes reach it";
+                errors.push(
+                    format!("nodes[{i}].address"),
+                    entry.address,
+                    "is not an address one can send to",
+                    fix,
+                );
+            }
+        }
+    }
+
+    fn check_quorum(&self, errors: &mut ConfigErrors) {
+        let votes: Vec<NodeVotes> = self.nodes.iter().map(|n| NodeVotes::new(n.id, n.votes)).collect();
+        let total = votes.iter().fold(0_u32, |sum, n| sum.saturating_add(n.votes));
+        if total == 0 {
+            let fix = "list the nodes, with at least one vote";
+            errors.push("nodes", self.nodes.len(), "no node has a vote", fix);
+            return;
+        }
+        if total >= VOTES_MAX {
+            errors.push("nodes", "", format!("have {total} votes together"), "give each node 1 vote");
+            return;
+        }
+        let Some(policy) = ocf_membership::policy_by_name(&self.quorum) else {
+            let problem = "is not a known policy";
+            errors.push("quorum", &self.quorum, problem, "use majority, unanimous or threshold:N");
+            return;
+        };
+        // Policies keep within these bounds by themselves; what was asked for may not.
+        let asked = self.quorum.strip_prefix("threshold:").and_then(|votes| votes.parse().ok());
+        let quorum: u32 = asked.unwrap_or_else(|| policy.quorum(&votes));
+        if quorum <= total / 2 {
+            let problem = format!("is {quorum} of {total} votes: two halves could both go on");
+            errors.push("quorum", &self.quorum, problem, format!("ask for at least {}", total / 2 + 1));
+        } else if quorum > total {
+            let problem = format!("is {quorum} of {total} votes: never reached");
+            errors.push("quorum", &self.quorum, problem, format!("ask for at most {total}"));
+        }
+    }
+
+    /// Devices must fence nodes that there are.
+    fn check_targets(&self, errors: &mut ConfigErrors) {
+        for (i, device) in self.fencing.devices.iter().enumerate() {
+            let Targets::List(targets) = &device.nodes else { continue };
+            for (k, target) in targets.iter().enumerate() {
+                if self.nodes.iter().all(|n| n.id != target.node) {
+                    errors.push(
+                        format!("fencing.devices[{i}].nodes[{k}].node"),
+                        target.node.raw(),
+                        format!("is not among nodes ({})", self.ids()),
+                        "name one of them",
+                    );
+                }
+            }
+        }
+    }
+
+    fn ids(&self) -> String {
+        self.nodes.iter().map(|n| n.id.raw().to_string()).collect::<Vec<_>>().join(", ")
+    }
+}
