@@ -1,12 +1,13 @@
 //! One node of a cluster as its own process, from a TOML file: runs real agents, fences through real devices.
 //!
-//! Start one on each machine: `failover --config node.toml`. `failover --example` prints a file to begin with.
+//! `failover --example > node.toml` prints a file to begin with; on each machine, `failover --config node.toml --check`
+//! says what is still wrong with it there, and `failover --config node.toml` runs the node.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for a terminal")]
 
 mod words;
 
 use clap::Parser;
-use ocf::{Node, NodeConfig, NodeEvent};
+use ocf::{Node, NodeBuilder, NodeConfig, NodeEvent};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::fs;
@@ -24,17 +25,20 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Parser)]
 struct Arguments {
     /// The node's configuration, a TOML file.
-    #[arg(long, short, required_unless_present = "example")]
+    #[arg(long, short, value_name = "FILE", required_unless_present = "example")]
     config: Option<PathBuf>,
-    /// Check the configuration and exit.
+    /// Check the configuration, with the key, agents and fence agents it needs of this machine, and exit.
     #[arg(long)]
     check: bool,
     /// Which node of the file this is, instead of the one the file names: one file serves all nodes then.
-    #[arg(long)]
+    #[arg(long, value_name = "ID")]
     node: Option<u32>,
     /// Keep a snapshot of everything this node knows in this file, as JSON, replaced as a whole when something happens.
-    #[arg(long)]
+    #[arg(long, value_name = "FILE")]
     snapshot: Option<PathBuf>,
+    /// Look for resource agents below this folder, as `resource.d/PROVIDER/NAME`, for agents of your own.
+    #[arg(long, value_name = "DIR", default_value = "/usr/lib/ocf")]
+    ocf_root: PathBuf,
     /// Print an example configuration and exit.
     #[arg(long)]
     example: bool,
@@ -46,40 +50,51 @@ fn main() -> ExitCode {
         print!("{}", include_str!("example.toml"));
         return ExitCode::SUCCESS;
     }
-    match configuration(&arguments) {
+    let config = match configuration(&arguments) {
+        Ok(config) => config,
         Err(error) => {
             eprintln!("{error}");
-            ExitCode::from(2)
+            return ExitCode::from(2);
         }
-        Ok(_) if arguments.check => {
-            println!("the configuration is good");
-            ExitCode::SUCCESS
+    };
+    for warning in words::warnings(&config) {
+        eprintln!("warning: {warning}");
+    }
+    if arguments.check {
+        println!("the configuration is good");
+        return ExitCode::SUCCESS;
+    }
+    match run(builder(&arguments, config), arguments.snapshot.as_deref()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
         }
-        Ok(config) => match run(config, arguments.snapshot.as_deref()) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("{error}");
-                ExitCode::FAILURE
-            }
-        },
     }
 }
 
+/// The configuration, with all that it needs of this machine.
 fn configuration(arguments: &Arguments) -> Result<NodeConfig, String> {
     let path = arguments.config.as_deref().unwrap_or_else(|| Path::new("node.toml"));
-    let text = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let text = fs::read_to_string(path).map_err(|error| {
+        format!("{}: {error}; `failover --example` prints a file to begin with", path.display())
+    })?;
     let mut config: NodeConfig = toml::from_str(&text)
         .map_err(|error| format!("{}: {}", path.display(), error.to_string().trim_end()))?;
     if let Some(node) = arguments.node {
         config.node = pils::NodeId::new(node);
     }
-    config.check().map_err(|errors| format!("{}: {errors}", path.display()))?;
+    builder(arguments, config.clone()).check().map_err(|errors| format!("{}: {errors}", path.display()))?;
     Ok(config)
 }
 
-fn run(config: NodeConfig, snapshot: Option<&Path>) -> Result<(), String> {
+fn builder(arguments: &Arguments, config: NodeConfig) -> NodeBuilder {
+    Node::builder(config).ocf_root(&arguments.ocf_root)
+}
+
+fn run(builder: NodeBuilder, snapshot: Option<&Path>) -> Result<(), String> {
     let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(|error| error.to_string())?;
-    let node = Node::builder(config).start().map_err(|error| error.to_string())?;
+    let node = builder.start().map_err(|error| error.to_string())?;
     println!("{} listens at {}", node.local(), words::list(node.addresses()));
     let mut leaving: Option<Instant> = None;
     let mut changed = true;

@@ -3,13 +3,28 @@
 use ocf::{NodeConfig, NodeEvent};
 use ocf_groups::Event as Group;
 use ocf_resource::Event as Resource;
-use ocf_stonith::Event as Fencing;
+use ocf_stonith::{Event as Fencing, Withdrawal};
 use pils::NodeInstance;
 use std::fmt::Display;
 
 /// The items, separated by commas.
 pub(crate) fn list<T: Display>(items: &[T]) -> String {
     items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// What is allowed but probably not meant.
+pub(crate) fn warnings(config: &NodeConfig) -> Vec<String> {
+    let mut found = Vec::new();
+    let bare = config.nodes.iter().filter(|n| config.fencing.devices_of(n.id).next().is_none());
+    let bare: Vec<String> = bare.map(|n| config.name_of(n.id)).collect();
+    if !bare.is_empty() && !config.resources.groups.is_empty() {
+        let names = bare.join(", ");
+        found.push(format!("no fence device for {names}: what runs there is not recovered if it is lost"));
+    }
+    if config.record.is_none() {
+        found.push("no record: after a restart this node has no vote until the others admit it".to_owned());
+    }
+    found
 }
 
 /// What an event says to a person, or `None` if it is of no interest.
@@ -37,7 +52,8 @@ pub(crate) fn tell(config: &NodeConfig, event: &NodeEvent) -> Option<String> {
         }
         NodeEvent::Resource(event) => return resource(event, name),
         NodeEvent::Fencing(event) => fencing(event),
-        _ => return None,
+        // Further events of groups and messages of applications do not concern this program, nor does what is still to come.
+        NodeEvent::Direct { .. } | NodeEvent::Group(_) | _ => return None,
     })
 }
 
@@ -58,7 +74,14 @@ fn resource(event: &Resource, name: impl Fn(NodeInstance) -> String) -> Option<S
         Resource::ConfigurationDiffers => {
             "the cluster runs another configuration than this node's file".to_owned()
         }
-        _ => return None,
+        Resource::StoppingAll { resources } => {
+            format!("outside the primary partition: {} must stop here", list(resources))
+        }
+        Resource::StoppedAlone { resource, result } => {
+            format!("{resource} stopped here: {}", result.explain())
+        }
+        Resource::Malformed { error, .. } => format!("a message of the manager cannot be read: {error}"),
+        Resource::Decided { .. } | _ => return None,
     })
 }
 
@@ -72,6 +95,29 @@ fn fencing(event: &Fencing) -> String {
             format!("fencing: {device} failed for {target}: {failure}")
         }
         Fencing::Finished { target, outcome } => format!("fencing: {target} {outcome}"),
+        Fencing::Unresolved { target, round, outcome, next_round_in } => {
+            let next = next_round_in.map_or_else(String::new, |pause| format!("; tries again in {pause:?}"));
+            format!("fencing: {target} is not known to be off after round {round}: {outcome}{next}")
+        }
+        Fencing::Restarted { target, device } => format!("fencing: {device} switched {target} on again"),
+        Fencing::RestartFailed { target, device, failure } => {
+            format!("fencing: {device} did not switch {target} on again: {failure}")
+        }
+        Fencing::Withdrawn { target, reason } => {
+            let why = match reason {
+                Withdrawal::NotNeeded => "needs no fencing any more",
+                Withdrawal::Operator => "is not to be fenced, says an operator",
+                Withdrawal::AuthorityLost | _ => "is left alone: this node is not in the primary partition",
+            };
+            format!("fencing: {target} {why}")
+        }
+        Fencing::Joined { target, cause } => {
+            format!("fencing: {target} is being fenced already; also {cause}")
+        }
+        Fencing::LateAnswer { target, device, accepted, .. } => {
+            let effect = if *accepted { "it counts" } else { "it changes nothing" };
+            format!("fencing: {device} answered late for {target}: {effect}")
+        }
         other => format!("fencing: {other:?}"),
     }
 }
