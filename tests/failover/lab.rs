@@ -1,10 +1,12 @@
 //! Nodes made of namespaces, on two switches: one for the cluster, one for the management boards.
 
+use crate::program;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -37,8 +39,11 @@ fn works(command: &str) -> bool {
 struct Watcher {
     stop: Arc<AtomicBool>,
     twice: Arc<Mutex<Vec<String>>>,
-    thread: Option<JoinHandle<()>>,
+    thread: JoinHandle<()>,
 }
+
+/// What a node printed, with the moment at which each line came.
+type Lines = Arc<Mutex<Vec<(Instant, String)>>>;
 
 pub(crate) struct Lab {
     dir: PathBuf,
@@ -46,14 +51,35 @@ pub(crate) struct Lab {
     id: String,
     nodes: BTreeMap<usize, Child>,
     boards: BTreeMap<usize, Child>,
-    watcher: Watcher,
+    lines: BTreeMap<usize, Lines>,
+    monitors: BTreeMap<usize, Child>,
+    watcher: Option<Watcher>,
 }
 
 impl Lab {
     pub(crate) fn new(test: &str) -> Self {
-        let id = format!("ocf{test}{}", std::process::id());
+        sweep();
+        let id = format!("ocf-{test}-{}-", std::process::id());
         let dir = std::env::temp_dir().join(&id);
         fs::create_dir_all(&dir).unwrap();
+        // From here on, dropping it cleans up, whatever fails.
+        let (nodes, boards, monitors) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let lines = (1..=NODES).map(|i| (i, Lines::default())).collect();
+        let mut lab = Self { dir, id, nodes, boards, lines, monitors, watcher: None };
+        lab.build_network();
+        lab.watcher = Some(Watcher::start(&lab.id));
+        lab.write_config();
+        for i in 1..=NODES {
+            lab.start_board(i);
+        }
+        for i in 1..=NODES {
+            lab.start(i);
+        }
+        lab
+    }
+
+    fn build_network(&self) {
+        let id = &self.id;
         run(&format!("ip netns add {id}s && ip -n {id}s link set lo up"));
         for bridge in ["data", "mgmt"] {
             run(&format!("ip -n {id}s link add {bridge} type bridge forward_delay 0 mcast_snooping 0"));
@@ -72,16 +98,6 @@ impl Lab {
             }
             run(&format!("ip -n {id}s addr add 10.92.0.10{i}/24 dev mgmt"));
         }
-        let watcher = Watcher::start(&id);
-        let mut lab = Self { dir, id, nodes: BTreeMap::new(), boards: BTreeMap::new(), watcher };
-        lab.write_config();
-        for i in 1..=NODES {
-            lab.start_board(i);
-        }
-        for i in 1..=NODES {
-            lab.start(i);
-        }
-        lab
     }
 
     fn write_config(&self) {
@@ -89,13 +105,13 @@ impl Lab {
             "cluster = \"lab\"\nnode = 1\nfence_action = \"off\"\n\
              key = \"00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff\"\n",
         );
-        text += "[fencing]\nround_pause_ms = 1000\nretry_pause_ms = 200\n";
+        text += "[fencing]\npasses_max = 2\nround_pause_ms = 1000\nretry_pause_ms = 200\n";
         for i in 1..=NODES {
             let name = name(i);
             text += &format!(
                 "[[nodes]]\nid = {i}\nname = \"{name}\"\naddress = \"10.91.0.{i}:5405\"\n\
                  [[fencing.devices]]\nname = \"bmc-{name}\"\nclass = \"fence_agent\"\nnodes = [{{ node = {i} }}]\n\
-                 timeout_ms = 10000\n[fencing.devices.parameters]\nagent = \"fence_ipmilan\"\nip = \"10.92.0.10{i}\"\n\
+                 timeout_ms = 6000\n[fencing.devices.parameters]\nagent = \"fence_ipmilan\"\nip = \"10.92.0.10{i}\"\n\
                  username = \"admin\"\npassword = \"secret\"\npower_wait = \"0\"\nlogin_timeout = \"4\"\n"
             );
         }
@@ -112,9 +128,8 @@ impl Lab {
     /// Starts the process of node `i`, with a /run of its own, as a freshly booted machine has.
     pub(crate) fn start(&mut self, i: usize) {
         let (dir, id) = (self.dir.display(), &self.id);
-        let log = File::options().create(true).append(true).open(self.dir.join(format!("{i}.log"))).unwrap();
-        let program = failover();
-        let child = Command::new("ip")
+        let program = program::failover();
+        let mut child = Command::new("ip")
             .args([
                 "netns",
                 "exec",
@@ -128,14 +143,20 @@ impl Lab {
             ])
             .arg(format!(
                 "mount -t tmpfs tmpfs /run && mkdir -p /run/resource-agents /run/lock && \
-                 exec {} --config {dir}/node.toml --node {i} --snapshot {dir}/{i}.json",
+                 exec {} --config {dir}/node.toml --node {i} --snapshot {dir}/{i}.json 2>&1",
                 program.display()
             ))
             .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
+            .stdout(Stdio::piped())
             .spawn()
             .unwrap();
+        let (printed, lines) = (child.stdout.take().unwrap(), Arc::clone(&self.lines[&i]));
+        // It ends with the node.
+        thread::spawn(move || {
+            for line in BufReader::new(printed).lines().map_while(Result::ok) {
+                lines.lock().unwrap().push((Instant::now(), line));
+            }
+        });
         self.nodes.insert(i, child);
     }
 
@@ -194,8 +215,19 @@ impl Lab {
     }
 
     /// SIGTERM to the process of node `i`.
-    pub(crate) fn terminate(&mut self, i: usize) {
+    pub(crate) fn terminate(&self, i: usize) {
         run(&format!("kill -TERM {}", self.nodes[&i].id()));
+    }
+
+    /// How the process of node `i` ended, if it has.
+    pub(crate) fn exited(&mut self, i: usize) -> Option<ExitStatus> {
+        self.nodes.get_mut(&i).and_then(|node| node.try_wait().unwrap())
+    }
+
+    /// Stops the process of node `i` from running, or lets it go on.
+    pub(crate) fn pause(&self, i: usize, paused: bool) {
+        let signal = if paused { "STOP" } else { "CONT" };
+        run(&format!("kill -{signal} {}", self.nodes[&i].id()));
     }
 
     /// Takes the port of node `i` on the cluster's switch down. Its board stays reachable.
@@ -210,6 +242,21 @@ impl Lab {
         }
         let board = format!("ipmitool -I lan -H 10.92.0.10{i} -U admin -P secret chassis power on");
         run(&format!("ip netns exec {}s {board}", self.id));
+    }
+
+    /// From now on, keeps what happens to the addresses of node `i`.
+    pub(crate) fn watch(&mut self, i: usize) {
+        let kept = File::create(self.dir.join(format!("{i}.addresses"))).unwrap();
+        let namespace = format!("{}{i}", self.id);
+        let monitor =
+            Command::new("ip").args(["-n", &namespace, "-4", "monitor", "address"]).stdout(kept).spawn();
+        self.monitors.insert(i, monitor.unwrap());
+    }
+
+    /// Has the address been taken down on node `i` since it is watched?
+    pub(crate) fn taken_down(&self, i: usize) -> bool {
+        let kept = fs::read_to_string(self.dir.join(format!("{i}.addresses"))).unwrap();
+        kept.lines().any(|line| line.starts_with("Deleted") && line.contains(&format!("{VIRTUAL_IP}/")))
     }
 
     /// Was the node switched off by its board?
@@ -230,11 +277,26 @@ impl Lab {
 
     /// Moments at which the address was up on several nodes.
     pub(crate) fn seen_twice(&self) -> Vec<String> {
-        self.watcher.twice.lock().unwrap().clone()
+        self.watcher.as_ref().map(|w| w.twice.lock().unwrap().clone()).unwrap_or_default()
     }
 
     pub(crate) fn log(&self, i: usize) -> String {
-        fs::read_to_string(self.dir.join(format!("{i}.log"))).unwrap_or_default()
+        self.lines[&i].lock().unwrap().iter().map(|(_, line)| format!("{line}\n")).collect()
+    }
+
+    /// When, since `since`, a node other than `lost` first printed a line that `wanted` accepts.
+    pub(crate) fn said(
+        &self,
+        lost: usize,
+        since: Instant,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Option<Duration> {
+        let others = self.lines.iter().filter(|(i, _)| **i != lost);
+        let first = others.filter_map(|(_, lines)| {
+            let lines = lines.lock().unwrap();
+            lines.iter().find(|(at, line)| *at >= since && wanted(line)).map(|(at, _)| *at)
+        });
+        first.min().map(|at| at - since)
     }
 
     pub(crate) fn logs(&self) -> String {
@@ -249,19 +311,40 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        self.watcher.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.watcher.thread.take() {
-            drop(thread.join());
+        if let Some(watcher) = self.watcher.take() {
+            watcher.stop.store(true, Ordering::Relaxed);
+            drop(watcher.thread.join());
         }
-        for child in self.nodes.values_mut().chain(self.boards.values_mut()) {
+        for child in self.nodes.values_mut().chain(self.boards.values_mut()).chain(self.monitors.values_mut())
+        {
             drop(child.kill());
             drop(child.wait());
         }
-        for i in 1..=NODES {
-            works(&format!("ip netns pids {0}{i} | xargs -r kill -9; ip netns del {0}{i}", self.id));
-        }
-        works(&format!("ip netns del {}s", self.id));
+        remove(&self.id);
         drop(fs::remove_dir_all(&self.dir));
+    }
+}
+
+/// Ends what still runs in the namespaces of a lab, and removes them.
+fn remove(id: &str) {
+    for n in ["1", "2", "3", "s"] {
+        works(&format!("ip netns pids {id}{n} | xargs -r kill -9"));
+        works(&format!("ip netns del {id}{n}"));
+    }
+}
+
+/// Removes labs that were left behind because the test that built them was killed.
+fn sweep() {
+    for name in run("ip netns list").lines().filter_map(|line| line.split_whitespace().next()) {
+        let parts: Vec<&str> = name.split('-').collect();
+        if let ["ocf", test, pid, "s"] = parts.as_slice()
+            && pid.parse::<u32>().is_ok()
+            && !Path::new("/proc").join(pid).exists()
+        {
+            let id = format!("ocf-{test}-{pid}-");
+            remove(&id);
+            drop(fs::remove_dir_all(std::env::temp_dir().join(id)));
+        }
     }
 }
 
@@ -288,17 +371,8 @@ impl Watcher {
                 thread::sleep(Duration::from_millis(20));
             }
         });
-        Self { stop, twice, thread: Some(thread) }
+        Self { stop, twice, thread }
     }
-}
-
-/// The program under test, which cargo builds before it runs this.
-fn failover() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let folder = test.parent().and_then(Path::parent).unwrap();
-    let program = folder.join("examples/failover");
-    assert!(program.exists(), "{} is not built: run `cargo build --examples` first", program.display());
-    program
 }
 
 /// The configuration of a board.

@@ -11,19 +11,19 @@
 )]
 
 mod lab;
+mod program;
 
 use lab::{Lab, VIRTUAL_IP};
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-fn wait_for(what: &str, lab: &Lab, mut done: impl FnMut() -> bool) -> Duration {
+fn wait_for(what: &str, lab: &Lab, mut done: impl FnMut() -> bool) {
     let began = Instant::now();
     while !done() {
         assert!(began.elapsed() < PATIENCE, "waited too long for {what}\n{}", lab.logs());
         std::thread::sleep(Duration::from_millis(20));
     }
-    began.elapsed()
 }
 
 /// A lab in which the address is up and answers.
@@ -41,13 +41,35 @@ fn taken_over(lab: &Lab, lost: usize, since: Instant) {
         lab.owners().iter().any(|o| *o != lost) && lab.ping()
     });
     let owner = lab.owners()[0];
-    eprintln!("{VIRTUAL_IP} is up on node {owner} {:?} after the failure", since.elapsed());
+    eprintln!("{VIRTUAL_IP} answers on node {owner} {:?} after the failure", since.elapsed());
     assert_ne!(owner, lost);
     assert!(lab.switched_off(lost), "node {lost} was not switched off\n{}", lab.logs());
-    wait_for("the survivors to say that the service runs", lab, || {
-        lab.log(owner).contains(&format!("service runs on {}", lab::name(owner)))
+    wait_for("the new owner to say that the address runs", lab, || {
+        lab.log(owner).contains(&format!("address runs on {}", lab::name(owner)))
     });
     assert_eq!(lab.seen_twice(), Vec::<String>::new(), "{}", lab.logs());
+    print_phases(lab, lost, since);
+}
+
+/// Prints how long each phase of the fail-over took, as the survivors told it.
+fn print_phases(lab: &Lab, lost: usize, since: Instant) {
+    let name = lab::name(lost);
+    let said = |wanted: &dyn Fn(&str) -> bool| lab.said(lost, since, wanted);
+    let causes = [format!("}}: {name} "), format!("; {name} ")];
+    let phases = [
+        ("detect", said(&|line| line.contains(&format!("{name} (")) && line.contains("is gone"))),
+        ("agree", said(&|line| line.contains(" view v") && causes.iter().any(|cause| line.contains(cause)))),
+        ("fence", said(&|line| line.contains(&format!("what ran on {name} is free")))),
+        ("start service", said(&|line| line.contains("service runs on"))),
+        ("start address", said(&|line| line.contains("address runs on"))),
+    ];
+    let mut before = Duration::ZERO;
+    for (phase, end) in phases {
+        let end = end.unwrap_or_else(|| panic!("nobody said the end of {phase}\n{}", lab.logs()));
+        eprint!("{phase} {} ms, ", end.saturating_sub(before).as_millis());
+        before = end;
+    }
+    eprintln!("in all {} ms", before.as_millis());
 }
 
 #[test]
@@ -85,6 +107,7 @@ fn an_address_moves_when_the_link_of_its_node_is_cut_and_is_never_up_twice() {
 fn a_dead_board_makes_recovery_wait_and_say_why_until_a_person_repairs_it() {
     let (mut lab, owner) = running("board");
     lab.stop_board(owner);
+    let failed = Instant::now();
     lab.kill(owner);
     let reason = "recovery of what ran on";
     wait_for("a survivor to say why it waits", &lab, || {
@@ -92,7 +115,7 @@ fn a_dead_board_makes_recovery_wait_and_say_why_until_a_person_repairs_it() {
     });
     assert_eq!(lab.owners(), [owner], "nothing may start while the old place is not certainly off");
     lab.start_board(owner);
-    taken_over(&lab, owner, Instant::now());
+    taken_over(&lab, owner, failed);
 }
 
 #[test]
@@ -103,7 +126,50 @@ fn a_node_that_is_told_to_stop_hands_over_without_being_fenced() {
     wait_for("the address to come up elsewhere", &lab, || {
         lab.owners().iter().any(|o| *o != owner) && lab.ping()
     });
-    wait_for("the node to leave", &lab, || lab.log(owner).contains("left"));
+    wait_for("the node to leave", &lab, || lab.log(owner).ends_with("left\n"));
+    let status = lab.exited(owner);
+    assert!(status.is_none_or(|status| status.success()), "{status:?}\n{}", lab.logs());
     assert!(!lab.switched_off(owner), "a clean leave needs no fencing\n{}", lab.logs());
+    assert_eq!(lab.seen_twice(), Vec::<String>::new(), "{}", lab.logs());
+}
+
+#[test]
+#[ignore = "needs root, network namespaces, resource-agents, fence-agents and openipmi"]
+fn a_node_that_is_paused_is_fenced_before_its_address_comes_up_elsewhere() {
+    let (mut lab, owner) = running("pause");
+    let failed = Instant::now();
+    lab.pause(owner, true);
+    taken_over(&lab, owner, failed);
+    // The power-off ended the paused process: it never acts on its old view.
+    while lab.exited(owner).is_none() {
+        assert!(failed.elapsed() < PATIENCE, "the paused process is not dead\n{}", lab.logs());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+#[ignore = "needs root, network namespaces, resource-agents, fence-agents and openipmi"]
+fn a_node_that_was_paused_and_cannot_be_fenced_stops_what_it_runs_when_it_goes_on() {
+    let (mut lab, owner) = running("stall");
+    lab.watch(owner);
+    lab.stop_board(owner);
+    lab.pause(owner, true);
+    std::thread::sleep(Duration::from_secs(5));
+    wait_for("a survivor to say why it waits", &lab, || {
+        (1..=3).any(|i| i != owner && lab.log(i).contains("recovery of what ran on"))
+    });
+    assert_eq!(lab.owners(), [owner], "nothing may start while the old place is not certainly off");
+    assert!(!lab.taken_down(owner));
+
+    let began = Instant::now();
+    lab.pause(owner, false);
+    wait_for("the node to take the address down", &lab, || lab.taken_down(owner));
+    eprintln!("{VIRTUAL_IP} is down {:?} after the pause", began.elapsed());
+    let log = lab.log(owner);
+    assert!(log.contains("this node itself did not run for"), "{log}");
+    assert!(log.contains("the primary lease is in doubt"), "{log}");
+    // All are members again, so that the address needs no fencing to come up once more.
+    wait_for("the address to come up again", &lab, || lab.owners().len() == 1 && lab.ping());
+    assert!(!lab.switched_off(owner), "{}", lab.logs());
     assert_eq!(lab.seen_twice(), Vec::<String>::new(), "{}", lab.logs());
 }
