@@ -56,12 +56,16 @@ fn print_phases(lab: &Lab, lost: usize, since: Instant) {
     let name = lab::name(lost);
     let said = |wanted: &dyn Fn(&str) -> bool| lab.said(lost, since, wanted);
     let causes = [format!("}}: {name} "), format!("; {name} ")];
+    // Where it ran first may still be told after the failure.
+    let elsewhere = |what: &str, line: &str| {
+        line.contains(&format!("{what} runs on ")) && !line.ends_with(&format!(" {name}"))
+    };
     let phases = [
         ("detect", said(&|line| line.contains(&format!("{name} (")) && line.contains("is gone"))),
         ("agree", said(&|line| line.contains(" view v") && causes.iter().any(|cause| line.contains(cause)))),
         ("fence", said(&|line| line.contains(&format!("what ran on {name} is free")))),
-        ("start service", said(&|line| line.contains("service runs on"))),
-        ("start address", said(&|line| line.contains("address runs on"))),
+        ("start service", said(&|line| elsewhere("service", line))),
+        ("start address", said(&|line| elsewhere("address", line))),
     ];
     let mut before = Duration::ZERO;
     for (phase, end) in phases {
