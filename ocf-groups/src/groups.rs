@@ -454,7 +454,7 @@ impl Layer for Groups {
 
     fn poll_output(&mut self) -> Option<Output> {
         loop {
-            if let Some(output) = self.sends.pop_front().or_else(|| self.outputs.pop_front()) {
+            if let Some(output) = self.sends.pop_front().or_else(|| self.next_output()) {
                 return Some(output);
             }
             if !self.dirty {

@@ -73,6 +73,11 @@ impl Groups {
 
     pub(super) fn on_non_primary(&mut self) {
         self.primary = false;
+        // What was not told while the lease was in doubt is not told any more: others have gone on, and the local
+        // members begin anew with the next view.
+        let keep = |o: &Output| !matches!(o, Output::Event(e) if !matches!(e, Event::Writable | Event::Refused { .. }));
+        self.outputs.retain(keep);
+        self.suspended = false;
         self.report_at = None;
     }
 

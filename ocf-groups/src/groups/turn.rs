@@ -94,8 +94,19 @@ impl Groups {
         self.stats.stamped += stream.stamped + 1 - first;
     }
 
+    /// The next output that may leave. Without a confirmed lease no event does: what was ordered waits for
+    /// [`Input::Resumed`](crate::Input::Resumed) or the next view.
+    pub(super) fn next_output(&mut self) -> Option<Output> {
+        if !self.suspended {
+            return self.outputs.pop_front();
+        }
+        let may_leave = |o: &Output| !matches!(o, Output::Event(_));
+        let index = self.outputs.iter().position(may_leave)?;
+        self.outputs.remove(index)
+    }
+
     fn deliver(&mut self) {
-        if self.suspended || self.on_hold || self.sync == Sync::Waiting {
+        if !self.primary || self.suspended || self.on_hold || self.sync == Sync::Waiting {
             return;
         }
         let ignore_quorum = sabotaged!(self, SafeWithoutQuorum);
