@@ -309,6 +309,12 @@ impl Manager {
                 for (resource, (decision, action)) in steps {
                     self.run_step(decision, &resource, action);
                 }
+                // It may have been chosen to ask for a fence before it had the state.
+                let asked = self.state.nodes.iter().filter_map(|(i, n)| Some((*i, n.fence.as_ref()?)));
+                let mine = asked.filter(|(_, fence)| fence.asker == Some(self.me));
+                for (target, cause) in mine.map(|(i, f)| (i, f.cause.clone())).collect::<Vec<_>>() {
+                    self.out.push_back(Output::Fence { target, cause });
+                }
                 self.advance(now, Vec::new());
             }
             Err(error) => {
