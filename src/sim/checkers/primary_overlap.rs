@@ -27,26 +27,54 @@ pub struct PrimaryOverlap {
     newest: Option<Arc<ViewRecord>>,
     excluded: BTreeMap<NodeInstance, ViewNumber>,
     standing: BTreeMap<NodeInstance, Standing>,
-    /// Deliveries of a suspended node, which are right only if it installs a view at the same instant: a view change
-    /// delivers what the old view still owes just before the view.
-    owed: Option<(Instant, NodeInstance, String)>,
+    /// What is right only if something follows at the same instant, before anybody could act on it.
+    owed: Option<Owed>,
     judged: u64,
+}
+
+#[derive(Debug)]
+struct Owed {
+    at: Instant,
+    who: NodeInstance,
+    what: String,
+    until: Until,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Until {
+    /// A suspended node delivers: what its old view still owed, just before it is told of the new one.
+    View,
+    /// An excluded node learns of a view that was agreed before, with what belongs before it: the end of that must follow.
+    End,
 }
 
 impl PrimaryOverlap {
     fn acts(&mut self, now: Instant, who: NodeInstance, what: &str) -> Result<(), String> {
         self.judged += 1;
+        let delivers = what.starts_with("delivered");
         if let Some(view) = self.excluded.get(&who) {
+            if delivers {
+                self.owe(now, who, what, Until::End);
+                return Ok(());
+            }
             return Err(format!("{who} {what} although {view}, which excludes it, is installed"));
         }
         match self.standing.get(&who) {
             Some(Standing::Active) => Ok(()),
-            Some(Standing::Suspended) if what.starts_with("delivered") => {
-                self.owed.get_or_insert_with(|| (now, who, what.to_owned()));
+            Some(Standing::Suspended) if delivers => {
+                self.owe(now, who, what, Until::View);
                 Ok(())
             }
             other => Err(format!("{who} {what} while it is {other:?}")),
         }
+    }
+
+    fn owe(&mut self, at: Instant, who: NodeInstance, what: &str, until: Until) {
+        self.owed.get_or_insert_with(|| Owed { at, who, what: what.to_owned(), until });
+    }
+
+    fn settle(&mut self, who: NodeInstance, until: Until) {
+        self.owed.take_if(|o| o.who == who && o.until == until);
     }
 
     fn installed(&mut self, view: &Arc<ViewRecord>) {
@@ -71,27 +99,33 @@ impl Checker<Record> for PrimaryOverlap {
     }
 
     fn observe(&mut self, entry: &Entry<Record>) -> Result<(), String> {
-        if let Some((at, who, what)) = self.owed.take_if(|(at, ..)| *at < entry.at) {
-            return Err(format!("{who} {what} at {at} while it was suspended"));
+        if let Some(Owed { at, who, what, until }) = self.owed.take_if(|o| o.at < entry.at) {
+            return Err(format!("{who} {what} at {at} without the lease for it ({until:?} did not follow)"));
         }
         match &entry.what {
             What::Stopped { instance, .. } => {
-                self.owed.take_if(|(_, who, _)| who == instance);
+                self.owed.take_if(|o| o.who == *instance);
                 self.standing.remove(instance);
                 Ok(())
             }
             What::Program(Some(who), record) => match record {
                 Record::View(view) => {
                     self.installed(view);
-                    self.owed.take_if(|(_, w, _)| w == who);
+                    self.settle(*who, Until::View);
                     self.standing.insert(*who, Standing::Active);
-                    self.acts(entry.at, *who, "installed a view")
+                    self.judged += 1;
+                    if self.excluded.contains_key(who) {
+                        self.owe(entry.at, *who, &format!("entered {}", view.number), Until::End);
+                    }
+                    Ok(())
                 }
                 Record::NonPrimary(_) => {
+                    self.settle(*who, Until::End);
                     self.standing.insert(*who, Standing::Outside);
                     Ok(())
                 }
                 Record::Suspended => {
+                    self.settle(*who, Until::End);
                     self.standing.insert(*who, Standing::Suspended);
                     Ok(())
                 }

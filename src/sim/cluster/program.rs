@@ -56,6 +56,8 @@ pub struct Cluster {
     agents: Agents,
     cases: Cases,
     quiet: bool,
+    /// Fence devices at work.
+    fences: usize,
     changed: Instant,
     lives: BTreeMap<NodeId, Vec<NodeInstance>>,
     /// Lives that ended with their machine's power.
@@ -74,6 +76,7 @@ impl Cluster {
             agents: Agents::default(),
             cases,
             quiet: false,
+            fences: 0,
             changed: Instant::ZERO,
             lives: BTreeMap::new(),
             dead: BTreeSet::new(),
@@ -327,7 +330,10 @@ impl Program for Cluster {
                 self.agents.begin(ctx.world(), &self.plan, who, (run, operation));
             }
             Output::CancelOperation(run) => self.agents.cancel(ctx.world(), who, run),
-            Output::Fence(run) => fence::ask(ctx.world(), &self.plan, who, &run),
+            Output::Fence(run) => {
+                self.fences += 1;
+                fence::ask(ctx.world(), &self.plan, who, &run);
+            }
             Output::CancelFence(_) => {}
             Output::Event(event) => self.event(ctx, layer, event),
         }
@@ -336,7 +342,10 @@ impl Program for Cluster {
     fn happens(&mut self, world: &mut World<Self>, event: Happening) {
         match event {
             Happening::AgentEnds(who, run) => self.agents.end(world, who, run),
-            Happening::FenceActs(who, run, answer) => fence::act(world, who, &run, answer),
+            Happening::FenceActs(who, run, answer) => {
+                self.fences -= 1;
+                fence::act(world, who, &run, answer);
+            }
             Happening::ResourceFails => {
                 if !world.healed() {
                     let wait = self.plan.resource_failures.mul_f64(0.2 + 1.6 * world.rng().unit());
@@ -388,6 +397,9 @@ impl Program for Cluster {
         }
         if views.windows(2).any(|w| w[0] != w[1]) {
             return Err(format!("nodes are in different views: {views:?}"));
+        }
+        if self.fences > 0 {
+            return Err("a fence device is still at work".to_owned());
         }
         if self.plan.resources > 0 {
             let running = self.agents.running.len();
