@@ -2,6 +2,7 @@
 
 mod builder;
 mod host;
+mod queue;
 mod recorder;
 
 pub use builder::{NodeBuilder, StartError};
@@ -13,14 +14,14 @@ use crate::stack::Stack;
 use bytes::Bytes;
 use core::fmt;
 use core::time::Duration;
-use crossbeam_channel::Receiver;
-use host::{Backlog, NodeHost};
+use host::NodeHost;
 use ocf_comm::Lane;
 use ocf_comm::driver::{Handle, Running, Stopped};
 use ocf_groups::{Guarantee, JoinError, LeaveError, MemberId, OfferError, Position};
 use ocf_membership::View;
 use parking_lot::Mutex;
 use pils::{Instant, NodeInstance};
+use queue::EventQueue;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -36,8 +37,7 @@ pub struct Node {
 struct Inner {
     handle: Handle<Stack, NodeHost>,
     running: Mutex<Option<Running<Stack, NodeHost>>>,
-    events: Receiver<Numbered>,
-    backlog: Arc<Backlog>,
+    events: Arc<EventQueue>,
     local: NodeInstance,
     addresses: Vec<SocketAddr>,
     config: NodeConfig,
@@ -95,16 +95,12 @@ impl Node {
     /// event was taken. Each event is given once, to one of the clones.
     #[must_use]
     pub fn next_event(&self, wait: Duration) -> Option<Numbered> {
-        let event = if wait.is_zero() {
-            self.inner.events.try_recv().ok()
-        } else {
-            self.inner.events.recv_timeout(wait).ok()
-        }?;
-        if self.inner.backlog.taken(&event) {
+        let taken = self.inner.events.take(wait)?;
+        if taken.resume {
             // The stack had stopped handing out messages because nobody took them.
             let _resumed = self.inner.handle.call(|stack, _, now| stack.hold_deliveries(now, false));
         }
-        Some(event)
+        Some(taken.event)
     }
 
     /// Events that wait to be taken.

@@ -1,11 +1,11 @@
-use super::host::{Backlog, Command, NodeHost};
+use super::host::{Command, NodeHost};
+use super::queue::EventQueue;
 use super::recorder::Recorder;
 use super::{Inner, Node};
 use crate::config::NodeConfig;
 use crate::stack::{Birth, Stack, StackConfig, StackError};
 use crate::store::{FileStore, RecordStore};
 use core::fmt;
-use crossbeam_channel::unbounded;
 use ocf_comm::Secrets;
 use ocf_comm::crypto::X25519;
 use ocf_comm::driver::{IoConfig, Ports, Reactor, Remote, SetupError, entropy};
@@ -238,21 +238,19 @@ impl NodeBuilder {
             })
             .transpose()
             .map_err(StartError::Threads)?;
-        let (events, receiver) = unbounded();
-        let backlog = Arc::new(Backlog::new(self.backlog));
+        let events = Arc::new(EventQueue::new(self.backlog));
         let report = reporter(&remote);
         let devices =
             DeviceHost::new(&fencing, &self.devices, &runner, move |device| report(Command::Device(device)))?;
         let report = reporter(&remote);
         let agents = AgentHost::new(agents, move |done| report(Command::Operated(done.run, done.result)));
-        let host = NodeHost::new((events, Arc::clone(&backlog)), remote, recorder, agents, devices);
+        let host = NodeHost::new(Arc::clone(&events), remote, recorder, agents, devices);
         let running = Reactor::new(ports, inbox, stack, host).spawn(&format!("ocf-{}", local.node))?;
         Ok(Node {
             inner: Arc::new(Inner {
                 handle: running.handle(),
                 running: Mutex::new(Some(running)),
-                events: receiver,
-                backlog,
+                events,
                 local,
                 addresses,
                 config: self.config,

@@ -1,9 +1,9 @@
+use super::queue::EventQueue;
 use super::recorder::Recorder;
-use crate::event::{NodeEvent, Numbered};
+use crate::event::Numbered;
 use crate::stack::{Input, Output, Stack};
-use crossbeam_channel::Sender;
 use ocf_comm::Received;
-use ocf_comm::driver::{Host, Io, Remote};
+use ocf_comm::driver::{Host, Io, Remote, Stopped};
 use ocf_membership::PersistToken;
 use ocf_resource::OperationResult;
 use ocf_resource::driver::AgentHost;
@@ -11,8 +11,8 @@ use ocf_resource::executor::RunId;
 use ocf_stonith::DeviceReport;
 use ocf_stonith::driver::DeviceHost;
 use pils::{Instant, Layer as _};
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// What other threads report to the reactor.
 #[derive(Debug)]
@@ -27,60 +27,12 @@ pub(super) enum Command {
     Device(DeviceReport),
 }
 
-/// Counts the bytes of messages that the application has not taken, so that it cannot be buried under them: beyond
-/// the limit the stack stops handing out messages, does not report them as consumed, and so stops all senders.
-#[derive(Debug)]
-pub(super) struct Backlog {
-    bytes: AtomicUsize,
-    limit: usize,
-    held: AtomicBool,
-}
-
-impl Backlog {
-    pub(super) const fn new(limit: usize) -> Self {
-        Self { bytes: AtomicUsize::new(0), limit, held: AtomicBool::new(false) }
-    }
-
-    fn size(event: &NodeEvent) -> usize {
-        if let NodeEvent::Group(ocf_groups::Event::Message { payload, .. }) = event {
-            payload.len() + 128
-        } else {
-            0
-        }
-    }
-
-    /// Counts an event that was queued. True if the limit is reached by it.
-    fn queued(&self, event: &NodeEvent) -> bool {
-        let size = Self::size(event);
-        let before = self.bytes.fetch_add(size, Ordering::SeqCst);
-        before + size > self.limit && !self.held.swap(true, Ordering::SeqCst)
-    }
-
-    /// False if the application has caught up since the limit was reached; then nothing is held.
-    fn still_full(&self) -> bool {
-        let full = self.bytes.load(Ordering::SeqCst) > self.limit / 2;
-        if !full {
-            self.held.store(false, Ordering::SeqCst);
-        }
-        full
-    }
-
-    /// Counts an event that was taken. True if deliveries were held and may go on.
-    pub(super) fn taken(&self, event: &Numbered) -> bool {
-        let size = Self::size(&event.event);
-        let before = self.bytes.fetch_sub(size, Ordering::SeqCst);
-        before - size <= self.limit / 2
-            && self.held.load(Ordering::SeqCst)
-            && self.held.swap(false, Ordering::SeqCst)
-    }
-}
-
 /// Carries out what the stack wants.
 pub(super) struct NodeHost {
-    events: Sender<Numbered>,
+    events: Arc<EventQueue>,
     number: u64,
-    backlog: Arc<Backlog>,
-    hold: bool,
+    /// Events of this turn, not handed over yet.
+    turn: VecDeque<Numbered>,
     remote: Remote<Command>,
     recorder: Option<Recorder>,
     agents: AgentHost,
@@ -89,13 +41,13 @@ pub(super) struct NodeHost {
 
 impl NodeHost {
     pub(super) fn new(
-        (events, backlog): (Sender<Numbered>, Arc<Backlog>),
+        events: Arc<EventQueue>,
         remote: Remote<Command>,
         recorder: Option<Recorder>,
         agents: AgentHost,
         devices: DeviceHost,
     ) -> Self {
-        Self { events, number: 0, backlog, hold: false, remote, recorder, agents, devices }
+        Self { events, number: 0, turn: VecDeque::new(), remote, recorder, agents, devices }
     }
 
     /// Number of the last event.
@@ -131,10 +83,7 @@ impl Host<Stack> for NodeHost {
             Output::CancelFence(attempt) => self.devices.cancel(attempt),
             Output::Event(event) => {
                 self.number += 1;
-                self.hold |= self.backlog.queued(&event);
-                if self.events.send(Numbered { number: self.number, at: now, event }).is_err() {
-                    tracing::debug!("nobody listens to events any more");
-                }
+                self.turn.push_back(Numbered { number: self.number, at: now, event });
             }
         }
     }
@@ -152,7 +101,8 @@ impl Host<Stack> for NodeHost {
     }
 
     fn settled(&mut self, layer: &mut Stack, now: Instant) -> bool {
-        let hold = std::mem::take(&mut self.hold) && self.backlog.still_full();
+        // After the packets of this turn: other nodes wait for those.
+        let hold = self.events.hand_over(&mut self.turn);
         if hold {
             layer.hold_deliveries(now, true);
         }
@@ -170,5 +120,11 @@ impl Host<Stack> for NodeHost {
                 io.transmit(transmit);
             }
         }
+    }
+
+    fn stopped(&mut self, why: &Stopped) {
+        tracing::debug!(%why, "no more events");
+        let _full: bool = self.events.hand_over(&mut self.turn);
+        self.events.close();
     }
 }
