@@ -163,30 +163,24 @@ impl Trio {
 
     /// Time from sending to own delivery, one message at a time, at the second node.
     fn latency(&self, guarantee: Guarantee, count: usize) -> Samples {
-        let done = AtomicBool::new(false);
         let [sequencer, sender, other] = self.nodes();
         let payload = Bytes::from(vec![1; SMALL]);
+        let is_message = |event: &NodeEvent| matches!(event, NodeEvent::Group(Event::Message { .. }));
         thread::scope(|scope| {
             for node in [sequencer, other] {
-                let done = &done;
-                scope.spawn(move || {
-                    while !done.load(Ordering::Relaxed) {
-                        let _message = node.next_event(Duration::from_millis(20));
-                    }
-                });
+                // All of them, so that none is left for the next measurement.
+                scope.spawn(move || (0..count / 10 + count).for_each(|_| until(node, is_message)));
             }
             let round = || {
                 let start = Instant::now();
                 sender.send(GROUP, 0, guarantee, payload.clone()).expect("an empty window");
-                until(sender, |event| matches!(event, NodeEvent::Group(Event::Message { .. })));
+                until(sender, is_message);
                 start.elapsed()
             };
             for _ in 0..count / 10 {
                 round();
             }
-            let samples = Samples::micros((0..count).map(|_| round()));
-            done.store(true, Ordering::Relaxed);
-            samples
+            Samples::micros((0..count).map(|_| round()))
         })
     }
 

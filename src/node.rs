@@ -98,7 +98,13 @@ impl Node {
         let taken = self.inner.events.take(wait)?;
         if taken.resume {
             // The stack had stopped handing out messages because nobody took them.
-            let _resumed = self.inner.handle.call(|stack, _, now| stack.hold_deliveries(now, false));
+            let events = &self.inner.events;
+            let _resumed = self.inner.handle.call(|stack, _, now| {
+                // Unless the limit was exceeded again meanwhile.
+                if !events.is_held() {
+                    stack.hold_deliveries(now, false);
+                }
+            });
         }
         Some(taken.event)
     }

@@ -113,6 +113,11 @@ impl EventQueue {
         Some(Taken { event, resume })
     }
 
+    /// True while deliveries must be held. Steady only for a caller that keeps the reactor from handing over.
+    pub(super) fn is_held(&self) -> bool {
+        self.state.lock().held
+    }
+
     /// Events that wait to be taken.
     pub(super) fn len(&self) -> usize {
         self.state.lock().events.len()
