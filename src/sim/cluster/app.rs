@@ -59,13 +59,14 @@ fn mix(id: MessageId) -> u64 {
 
 /// The only content that a message of this id and size can have.
 pub(crate) fn content(id: MessageId, size: usize) -> Bytes {
-    let mut out = Vec::with_capacity(size.max(HEADER));
+    let size = size.max(HEADER);
+    let mut out = Vec::with_capacity(size);
     out.put_instance(id.sender);
     out.put_u32(id.epoch);
     out.put_u64(id.number);
     out.put_u64(size as u64);
     let start = out.len();
-    out.resize(size.max(HEADER), 0);
+    out.resize(size, 0);
     Rng::new(mix(id)).fill(&mut out[start..]);
     out.into()
 }
@@ -78,7 +79,7 @@ pub(crate) fn check(payload: &Bytes) -> Option<MessageId> {
         Ok((id, r.u64("size")?))
     };
     let (id, size) = parse(&mut Reader::new(payload)).ok()?;
-    let size = usize::try_from(size).ok().filter(|s| (*s).max(HEADER) == payload.len())?;
+    let size = usize::try_from(size).ok().filter(|s| *s == payload.len())?;
     (content(id, size) == payload).then_some(id)
 }
 
