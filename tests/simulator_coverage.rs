@@ -1,20 +1,23 @@
 //! The failure cases that the protocol design names do occur: a simulator that never meets them proves nothing.
 //!
-//! Method: a fixed batch of seeds; the cases are counted by what happened in them.
+//! Method: a fixed batch of seeds; the cases are counted by what happened in them. If a change of the protocol moves a case
+//! out of the first seeds, the following ones are tried too, so that only a case that no longer occurs fails.
 
 use ocf::sim::Verdict;
 use ocf::sim::cluster::{self, EXPECTED, Options};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// Stops as soon as all cases were met; this many runs are the limit.
-const SEEDS: u64 = 300;
+/// Seeds that met every case between them when this was written.
+const FIRST: [u64; 4] = [209, 101, 242, 254];
+/// How many others are tried.
+const MORE: u64 = 300;
 
 #[test]
 fn the_named_failure_cases_occur_in_a_fixed_batch_of_seeds() {
     let mut met = BTreeSet::new();
     let options = Options { safety: Duration::from_secs(20), ..Options::default() };
-    for seed in 1000..1000 + SEEDS {
+    for seed in FIRST.into_iter().chain(0..MORE) {
         let report = cluster::run(seed, &options);
         assert_eq!(report.verdict, Verdict::Passed, "seed {seed}");
         met.extend(report.coverage.into_keys());
@@ -23,5 +26,5 @@ fn the_named_failure_cases_occur_in_a_fixed_batch_of_seeds() {
         }
     }
     let never: Vec<_> = EXPECTED.iter().filter(|case| !met.contains(**case)).collect();
-    panic!("never in {SEEDS} runs: {never:#?}");
+    panic!("never in {MORE} runs: {never:#?}");
 }
