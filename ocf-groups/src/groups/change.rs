@@ -75,7 +75,7 @@ impl Groups {
         self.primary = false;
         // What was not told while the lease was in doubt is not told any more: others have gone on, and the local
         // members begin anew with the next view.
-        let keep = |o: &Output| !matches!(o, Output::Event(e) if !matches!(e, Event::Writable | Event::Refused { .. }));
+        let keep = |o: &Output| !matches!(o, Output::Event(e) if !matches!(e, Event::Writable | Event::Refused { .. } | Event::Reset { .. }));
         self.outputs.retain(keep);
         self.suspended = false;
         self.report_at = None;
