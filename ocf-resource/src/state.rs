@@ -148,9 +148,9 @@ impl State {
         self.nodes.iter().filter(|(_, n)| !n.member).map(|(i, n)| (*i, n))
     }
 
-    /// The member that asks for the fencing of `target`.
+    /// The member that asks for the fencing of `target`: not a later life on the same node, which cannot fence its own.
     pub(crate) fn asker(&self, target: NodeInstance) -> Option<NodeInstance> {
-        self.living().map(|(i, _)| i).find(|i| *i != target)
+        self.living().map(|(i, _)| i).find(|i| i.node != target.node)
     }
 
     /// Enters a view.
