@@ -4,25 +4,17 @@
 
 use crate::sim::cluster::Record;
 use crate::sim::{Checker, Entry, What};
-use core::time::Duration;
 use pils::{Instant, NodeInstance};
 use std::collections::BTreeMap;
 
-/// Nobody installs a new view with a member that has been dead for longer than a ballot can take.
-#[derive(Debug)]
+/// Nobody is proposed who was dead before the proposer lived. A proposal may be completed much later, by others; then it
+/// still lists who was there when it was made.
+#[derive(Debug, Default)]
 pub struct DeadMembers {
-    limit: Duration,
+    began: BTreeMap<NodeInstance, Instant>,
     dead: BTreeMap<NodeInstance, Instant>,
     newest: u64,
     judged: u64,
-}
-
-impl DeadMembers {
-    /// A checker for ballots that take at most `limit`.
-    #[must_use]
-    pub const fn new(limit: Duration) -> Self {
-        Self { limit, dead: BTreeMap::new(), newest: 0, judged: 0 }
-    }
 }
 
 impl Checker<Record> for DeadMembers {
@@ -32,17 +24,21 @@ impl Checker<Record> for DeadMembers {
 
     fn observe(&mut self, entry: &Entry<Record>) -> Result<(), String> {
         match &entry.what {
+            What::Started { instance, .. } => {
+                self.began.insert(*instance, entry.at);
+            }
             What::Stopped { instance, .. } => {
                 self.dead.insert(*instance, entry.at);
             }
             What::Program(Some(_), Record::View(view)) if view.number.0 > self.newest => {
                 self.newest = view.number.0;
                 self.judged += 1;
+                let proposer = view.ballot.proposer;
+                let began = self.began.get(&proposer).copied().unwrap_or_default();
                 for member in &view.members {
-                    if let Some(at) =
-                        self.dead.get(&member.instance).filter(|at| entry.at - **at > self.limit)
-                    {
-                        return Err(format!("{} lists {}, dead since {at}", view.number, member.instance));
+                    if let Some(at) = self.dead.get(&member.instance).filter(|at| **at < began) {
+                        let (number, gone) = (view.number, member.instance);
+                        return Err(format!("{number} of {proposer} lists {gone}, dead since {at}"));
                     }
                 }
             }

@@ -5,6 +5,7 @@
 
 use crate::sim::cluster::Record;
 use crate::sim::{Checker, Entry, What};
+use ocf_stonith::AttemptId;
 use pils::{Incarnation, NodeId, NodeInstance};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +17,7 @@ pub struct FenceTruth {
     lives: BTreeMap<NodeId, Vec<NodeInstance>>,
     off: BTreeSet<NodeId>,
     unknown: BTreeSet<NodeId>,
-    standing: BTreeSet<(NodeInstance, NodeInstance)>,
+    standing: BTreeSet<(NodeInstance, NodeInstance, AttemptId)>,
     known: BTreeSet<(NodeInstance, NodeInstance)>,
     judged: u64,
 }
@@ -49,15 +50,15 @@ impl Checker<Record> for FenceTruth {
                 }
             }
             // Nobody listens to what comes after a withdrawal.
-            What::Program(Some(who), Record::FenceAnswered(target, true))
-                if self.standing.contains(&(*who, *target)) =>
+            What::Program(Some(who), Record::FenceAnswered(target, attempt, true))
+                if self.standing.contains(&(*who, *target, *attempt)) =>
             {
                 self.known.insert((*who, *target));
             }
             What::Program(Some(who), Record::FenceWithdrawn(target)) => {
-                self.standing.remove(&(*who, *target));
+                self.standing.retain(|(w, t, _)| (w, t) != (who, target));
             }
-            What::Program(Some(who), Record::FenceAsked(target)) => {
+            What::Program(Some(who), Record::FenceAsked(target, attempt)) => {
                 self.judged += 1;
                 if target.incarnation.raw() == 0 {
                     self.unknown.insert(target.node);
@@ -65,7 +66,7 @@ impl Checker<Record> for FenceTruth {
                         self.dead.insert(*target);
                     }
                 }
-                self.standing.insert((*who, *target));
+                self.standing.insert((*who, *target, *attempt));
                 if self.known.contains(&(*who, *target)) {
                     return Err(format!("{who} fences {target} again although it knows that it is fenced"));
                 }

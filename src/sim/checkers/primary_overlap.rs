@@ -139,7 +139,7 @@ impl Checker<Record> for PrimaryOverlap {
                 Record::AgentCalled(resource, Action::Start) => {
                     self.acts(entry.at, *who, &format!("started {resource}"))
                 }
-                Record::FenceAsked(target) => self.acts(entry.at, *who, &format!("fences {target}")),
+                Record::FenceAsked(target, _) => self.acts(entry.at, *who, &format!("fences {target}")),
                 _ => Ok(()),
             },
             _ => Ok(()),

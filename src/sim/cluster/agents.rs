@@ -31,7 +31,7 @@ enum Fate {
 
 impl Agents {
     pub(crate) fn idle(&self) -> bool {
-        self.active.values().all(|(operation, _)| operation.action == Action::Monitor)
+        self.active.values().all(|(o, fate)| o.action == Action::Monitor && *fate == Fate::Works)
     }
 
     pub(crate) fn begin(

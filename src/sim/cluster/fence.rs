@@ -37,7 +37,7 @@ pub(crate) fn ask(world: &mut World<Cluster>, plan: &Plan, who: NodeInstance, ru
             .schedule(Duration::from_millis(300), Happening::FenceActs(who, run.clone(), Answer::SwitchesOn));
         return;
     }
-    world.record(Some(who), Record::FenceAsked(run.target));
+    world.record(Some(who), Record::FenceAsked(run.target, run.attempt));
     let bad = !world.healed() && world.rng().chance(plan.fence_failure);
     let answer = if plan.lying_fence {
         Answer::Lies

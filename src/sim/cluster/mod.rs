@@ -49,7 +49,7 @@ fn checkers(plan: &Plan) -> Vec<Box<dyn Checker<Record>>> {
         Box::new(OneView::default()),
         Box::new(QuorumChain::default()),
         Box::new(PrimaryOverlap::default()),
-        Box::new(DeadMembers::new(Duration::from_secs(20))),
+        Box::new(DeadMembers::default()),
         Box::new(Suspicion::new(plan.timers, slack, is_regular(plan))),
         Box::new(TotalOrder::default()),
         Box::new(VirtualSynchrony::default()),

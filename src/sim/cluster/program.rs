@@ -306,7 +306,7 @@ impl Program for Cluster {
             Completion::Send => self.send(ctx, layer),
             Completion::Operated(run, result) => layer.handle(ctx.now(), Input::Operated { run, result }),
             Completion::Device(target, proof, report) => {
-                ctx.record(Record::FenceAnswered(target, proof));
+                ctx.record(Record::FenceAnswered(target, report.attempt, proof));
                 if !proof {
                     self.untold.insert(target);
                 }

@@ -3,6 +3,7 @@ use ocf_comm::DownReason;
 use ocf_groups::{Guarantee, Position};
 use ocf_membership::{Ballot, Member, ViewNumber};
 use ocf_resource::{Action, Decision};
+use ocf_stonith::AttemptId;
 use pils::NodeInstance;
 use std::sync::Arc;
 
@@ -49,10 +50,10 @@ pub enum Record {
     Blocked(String),
     /// An agent was called.
     AgentCalled(Arc<str>, Action),
-    /// A fence device was asked.
-    FenceAsked(NodeInstance),
+    /// A fence device was asked, in this attempt.
+    FenceAsked(NodeInstance, AttemptId),
     /// A fence device gave the node that asked its answer: true if it proves the target's death.
-    FenceAnswered(NodeInstance, bool),
+    FenceAnswered(NodeInstance, AttemptId, bool),
     /// A fence request does not stand any more.
     FenceWithdrawn(NodeInstance),
     /// The group's state was lost with all who had it; the application begins anew.
