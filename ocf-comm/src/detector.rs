@@ -12,13 +12,15 @@ pub(crate) struct Detector {
     mean: u64,
     /// Nanoseconds squared.
     variance: u128,
+    /// Its square root, kept because it is asked for much more often than it changes.
+    deviation: u64,
     /// The next gap says nothing: it spans a silence or a stall.
     skip: bool,
 }
 
 impl Detector {
     pub(crate) const fn new(now: Instant) -> Self {
-        Self { heard_at: now, mean: 0, variance: 0, skip: true }
+        Self { heard_at: now, mean: 0, variance: 0, deviation: 0, skip: true }
     }
 
     /// Something authenticated arrived.
@@ -33,6 +35,7 @@ impl Detector {
         self.mean = eighth(self.mean) + gap;
         let difference = u128::from(self.mean.abs_diff(gap << 3));
         self.variance = self.variance - (self.variance >> 3) + ((difference * difference) >> 3);
+        self.deviation = u64::try_from(self.variance.isqrt()).unwrap_or(u64::MAX);
     }
 
     /// When something was heard last.
@@ -47,8 +50,7 @@ impl Detector {
 
     /// How long the peer may be silent: at least `detection`, at most four times that.
     pub(crate) fn timeout(&self, detection: Duration) -> Duration {
-        let deviation = u64::try_from(self.variance.isqrt()).unwrap_or(u64::MAX);
-        let estimate = Duration::from_nanos(self.mean.saturating_add(deviation.saturating_mul(6)));
+        let estimate = Duration::from_nanos(self.mean.saturating_add(self.deviation.saturating_mul(6)));
         estimate.clamp(detection, detection.saturating_mul(4))
     }
 }
