@@ -128,6 +128,10 @@ impl Stack {
             From::Event(Event::Resumed) => {
                 self.fencer.set_authority(now, Authority::Granted);
                 self.groups.handle(now, ocf_groups::Input::Resumed);
+                // A view that waited for its lease comes first: the lease is of that view.
+                while let Some(output) = self.groups.poll_output() {
+                    self.on_groups(now, output);
+                }
                 self.manager.handle(now, ocf_resource::Input::Resumed);
                 self.emit(NodeEvent::Resumed);
             }
