@@ -115,6 +115,8 @@ pub struct Corosync {
     nodes: Vec<Shell>,
     _switch: Shell,
     program: Program,
+    /// Measurements so far: each has a group of its own.
+    runs: usize,
 }
 
 impl Corosync {
@@ -158,7 +160,7 @@ impl Corosync {
             node.say("start")?;
             node.expect("started")?;
         }
-        let mut corosync = Self { nodes, _switch: switch, program };
+        let mut corosync = Self { nodes, _switch: switch, program, runs: 0 };
         // The cluster has formed when a message has passed.
         corosync.latency(64, 10)?;
         Ok(corosync)
@@ -178,9 +180,11 @@ impl Corosync {
 
     fn run(&mut self, what: &str, size: usize, senders: usize, last: &str) -> Result<Vec<f64>, String> {
         let program = self.program.0.display().to_string();
+        self.runs += 1;
+        let group = format!("bench{}", self.runs);
         for (index, node) in self.nodes.iter_mut().enumerate() {
             let sends = u8::from(index >= NODES - senders);
-            node.say(&format!("{program} {what} {NODES} {size} {sends} {last}"))?;
+            node.say(&format!("{program} {what} {group} {NODES} {size} {sends} {last}"))?;
         }
         let heard: Vec<_> = self.nodes.iter_mut().map(Shell::hear).collect();
         heard.into_iter().map(|line| line?.parse().map_err(|error| format!("cpg_load: {error}"))).collect()

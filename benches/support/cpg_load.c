@@ -1,10 +1,11 @@
 /*
  * Load for corosync's closed process groups, for comparison.
  *
- *   cpg_load rate MEMBERS SIZE SENDS SECONDS    prints messages delivered per second
- *   cpg_load latency MEMBERS SIZE SENDS COUNT   prints the median time to the sender's own delivery in microseconds
+ *   cpg_load rate GROUP MEMBERS SIZE SENDS SECONDS    prints messages delivered per second
+ *   cpg_load latency GROUP MEMBERS SIZE SENDS COUNT   prints the median time to the sender's own delivery in microseconds
  *
- * Starts when MEMBERS processes are in the group. SENDS is 1 for a sender, 0 for a listener.
+ * Starts when MEMBERS processes are in the group. SENDS is 1 for a sender, 0 for a listener. Each run takes a GROUP of
+ * its own: processes of the run before may still be leaving theirs.
  */
 #include <corosync/corotypes.h>
 #include <corosync/cpg.h>
@@ -25,6 +26,7 @@ static int wanted;
 /* Shared by the sending and the delivering thread. */
 static int present, started, finished;
 static uint64_t delivered, own_delivered;
+static double result;
 
 static uint64_t nanoseconds(void)
 {
@@ -102,7 +104,7 @@ static void *sender(void *unused)
 static void rate(int descriptor, int sends, double seconds)
 {
 	const uint64_t warm = nanoseconds() + 200000000u;
-	uint64_t begin, end, before, after;
+	uint64_t begin, end, before, counted;
 	pthread_t thread;
 
 	if (sends)
@@ -114,14 +116,19 @@ static void rate(int descriptor, int sends, double seconds)
 	while (nanoseconds() < begin + (uint64_t)(seconds * 1e9))
 		dispatch(descriptor, 10);
 	end = nanoseconds();
-	after = delivered;
+	counted = delivered - before;
 	/* The others may still be counting. */
 	while (nanoseconds() < end + 100000000u)
 		dispatch(descriptor, 10);
 	__atomic_store_n(&finished, 1, __ATOMIC_RELAXED);
 	if (sends)
 		pthread_join(thread, NULL);
-	printf("%.1f\n", (double)(after - before) / ((double)(end - begin) / 1e9));
+	/* What is on its way, so that the daemon is not left with it. */
+	do {
+		before = delivered;
+		dispatch(descriptor, 100);
+	} while (delivered != before);
+	result = (double)counted / ((double)(end - begin) / 1e9);
 }
 
 static int by_value(const void *a, const void *b)
@@ -138,7 +145,6 @@ static void latency(int descriptor, int sends, size_t count)
 	if (!sends) {
 		while (!finished)
 			dispatch(descriptor, 100);
-		printf("0\n");
 		return;
 	}
 	for (size_t i = 0; i < count; i++) {
@@ -154,21 +160,23 @@ static void latency(int descriptor, int sends, size_t count)
 		rest(100 + (long)(i * 7919 % 400));
 	}
 	qsort(taken, count, sizeof *taken, by_value);
-	printf("%.1f\n", taken[count / 2]);
+	result = taken[count / 2];
 }
 
 int main(int count, char **words)
 {
 	cpg_callbacks_t callbacks = { .cpg_deliver_fn = deliver, .cpg_confchg_fn = members };
-	struct cpg_name group = { .length = 5, .value = "bench" };
+	struct cpg_name group = { 0 };
 	const uint64_t patience = nanoseconds() + 20000000000u;
 	int descriptor;
 	cs_error_t error;
 
-	if (count != 6)
+	if (count != 7 || strlen(words[2]) >= sizeof group.value)
 		return 2;
-	wanted = atoi(words[2]);
-	size = strtoul(words[3], NULL, 10);
+	strcpy(group.value, words[2]);
+	group.length = strlen(words[2]);
+	wanted = atoi(words[3]);
+	size = strtoul(words[4], NULL, 10);
 	contents = calloc(1, size);
 	while ((error = cpg_initialize(&handle, &callbacks)) != CS_OK && nanoseconds() < patience)
 		rest(20000);
@@ -186,11 +194,11 @@ int main(int count, char **words)
 		dispatch(descriptor, 20);
 	}
 	if (strcmp(words[1], "latency") == 0)
-		latency(descriptor, atoi(words[4]), strtoul(words[5], NULL, 10));
+		latency(descriptor, atoi(words[5]), strtoul(words[6], NULL, 10));
 	else
-		rate(descriptor, atoi(words[4]), atof(words[5]));
-	fflush(stdout);
+		rate(descriptor, atoi(words[5]), atof(words[6]));
 	cpg_leave(handle, &group);
 	cpg_finalize(handle);
+	printf("%.1f\n", result);
 	return 0;
 }

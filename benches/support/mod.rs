@@ -23,12 +23,14 @@ pub struct Options {
     pub json: bool,
     /// Few rounds and short durations.
     pub quick: bool,
+    /// Interleaved repeats of each measurement, unless quick.
+    pub full_rounds: usize,
 }
 
 impl Options {
     /// From the command line; words that it does not know (cargo adds `--bench`) are left alone.
     pub fn from_args() -> Self {
-        let mut options = Self { only: None, json: false, quick: false };
+        let mut options = Self { only: None, json: false, quick: false, full_rounds: 7 };
         let mut words = std::env::args().skip(1);
         while let Some(word) = words.next() {
             match word.as_str() {
@@ -43,7 +45,7 @@ impl Options {
 
     /// Interleaved repeats of each measurement.
     pub const fn rounds(&self) -> usize {
-        if self.quick { 3 } else { 7 }
+        if self.quick { 3 } else { self.full_rounds }
     }
 
     /// `full`, or two fifths of it.
