@@ -150,6 +150,8 @@ pub struct Stack {
     /// Joiners of the manager's group that wait for state, by the token the manager was given.
     wanted: BTreeMap<u64, (MemberId, Position)>,
     wanted_last: u64,
+    /// The last thing that the application was told about the primary partition is a view.
+    told_primary: bool,
     outputs: VecDeque<Output>,
 }
 
@@ -184,6 +186,7 @@ impl Stack {
             broadcasts: VecDeque::new(),
             wanted: BTreeMap::new(),
             wanted_last: 0,
+            told_primary: false,
             outputs: VecDeque::new(),
         })
     }

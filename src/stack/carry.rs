@@ -117,23 +117,25 @@ impl Stack {
                 self.manager.handle(now, ocf_resource::Input::NonPrimary);
                 self.broadcasts.clear();
                 self.wanted.clear();
+                self.told_primary = false;
                 self.emit(NodeEvent::NonPrimary(situation));
             }
             From::Event(Event::Suspended) => {
                 self.fencer.set_authority(now, Authority::Suspended);
                 self.groups.handle(now, ocf_groups::Input::Suspended);
                 self.manager.handle(now, ocf_resource::Input::Suspended);
-                self.emit(NodeEvent::Suspended);
+                // Who was told to be outside is told of a view once its lease is confirmed, and of no lease before.
+                if self.told_primary {
+                    self.emit(NodeEvent::Suspended);
+                }
             }
             From::Event(Event::Resumed) => {
                 self.fencer.set_authority(now, Authority::Granted);
                 self.groups.handle(now, ocf_groups::Input::Resumed);
-                // A view that waited for its lease comes first: the lease is of that view.
-                while let Some(output) = self.groups.poll_output() {
-                    self.on_groups(now, output);
-                }
                 self.manager.handle(now, ocf_resource::Input::Resumed);
-                self.emit(NodeEvent::Resumed);
+                if self.told_primary {
+                    self.emit(NodeEvent::Resumed);
+                }
             }
             other => tracing::debug!(?other, "output of membership without a taker"),
         }
@@ -166,6 +168,7 @@ impl Stack {
         match event {
             Event::View(view) => {
                 self.view_for_manager(now, &view);
+                self.told_primary = true;
                 self.emit(NodeEvent::Group(Event::View(view)));
             }
             Event::Message { group, sender, payload, .. } if *group == *MANAGER_GROUP => {
