@@ -560,6 +560,7 @@ proptest! {
             }
             t.input(2, Input::Ordered { sender: instance(1), payload: &message });
         }
+        prop_assert_eq!(t.manager(2).status().groups.len(), 1, "no message takes the configuration away");
     }
 }
 
