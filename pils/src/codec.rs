@@ -1,26 +1,43 @@
 //! How a [`Value`] becomes bytes and comes back.
 //!
 //! ```
-//! use pils::codec::{Binary, Limits, XmlRpc};
+//! use pils::codec::{Binary, LiXml, Limits, NameValue, XmlRpc};
 //! use pils::{Value, ValueCodec};
 //! let value = Value::from([("node", Value::from("alpha")), ("weight", Value::from(3))]);
-//! for codec in [&Binary as &dyn ValueCodec, &XmlRpc] {
+//! for codec in [&Binary as &dyn ValueCodec, &XmlRpc, &LiXml, &NameValue] {
 //!     let bytes = codec.encode(&value)?;
 //!     assert_eq!(codec.decode(&bytes, &Limits::default())?, value);
 //! }
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! | codec | for | bytes |
+//! |---|---|---|
+//! | [`Binary`] | between nodes; compared and hashed | compact, one form for each value |
+//! | [`XmlRpc`] | calls by foreign programs | XML, verbose |
+//! | [`LiXml`] | lists and tables that a person edits | XML, short |
+//! | [`NameValue`] | shell scripts, `grep`, line by line | text, `name=value` |
+//!
+//! [`register_codecs`] makes them plug-ins. [`heartbeat`] reads what the cluster manager of that name wrote.
 
 mod binary;
+pub mod heartbeat;
+mod li;
+mod name_value;
+mod xml;
 pub mod xmlrpc;
 
 pub use binary::Binary;
+pub use li::LiXml;
+pub use name_value::NameValue;
 pub use xmlrpc::XmlRpc;
 
 use crate::Value;
+use crate::plugin::{PluginError, Registry, Universe};
 use crate::value::Kind;
 use crate::wire::Malformed;
 use core::fmt::Debug;
+use std::sync::Arc;
 
 /// Levels of lists and structs within each other that no codec exceeds, in either direction.
 pub const DEPTH_MAX: usize = 128;
@@ -46,6 +63,23 @@ pub trait ValueCodec: Send + Sync + Debug {
     /// # Errors
     /// If the bytes are not one value of this encoding, or exceed a limit.
     fn decode(&self, bytes: &[u8], limits: &Limits) -> Result<Value, DecodeError>;
+}
+
+/// The plug-in type of codecs.
+pub const CODEC: &str = "value codec";
+
+/// Introduces the plug-in type [`CODEC`] and registers the four codecs of this crate.
+///
+/// # Errors
+/// [`PluginError::Duplicate`] if the type has a handler already; nothing changed.
+pub fn register_codecs(universe: &Universe) -> Result<Arc<Registry<dyn ValueCodec>>, PluginError> {
+    let codecs = universe.add_type::<dyn ValueCodec>(CODEC)?;
+    let all: [Arc<dyn ValueCodec>; 4] =
+        [Arc::new(Binary), Arc::new(XmlRpc), Arc::new(LiXml), Arc::new(NameValue)];
+    for codec in all {
+        codecs.register(codec.name(), env!("CARGO_PKG_VERSION"), Arc::clone(&codec))?;
+    }
+    Ok(codecs)
 }
 
 /// What [`ValueCodec::decode`] accepts.

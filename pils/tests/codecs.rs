@@ -2,9 +2,9 @@
 //! proptest, vectors written by Python's implementation of XML-RPC, and that implementation itself where installed.
 
 use pils::codec::xmlrpc::{Call, Fault, Response};
-use pils::codec::{Binary, DecodeReason, Limits, XmlRpc};
+use pils::codec::{Binary, CODEC, DecodeReason, LiXml, Limits, NameValue, XmlRpc, register_codecs};
 use pils::testing::{any_value, check_codec};
-use pils::{Rng, Value, ValueCodec};
+use pils::{Rng, Universe, Value, ValueCodec};
 use proptest::prelude::*;
 
 fn xml(text: &str) -> Result<Value, DecodeReason> {
@@ -23,6 +23,135 @@ fn the_binary_codec_conforms() {
 #[test]
 fn the_xml_rpc_codec_conforms() {
     check_codec(&XmlRpc);
+}
+
+#[test]
+fn the_li_codec_conforms() {
+    check_codec(&LiXml);
+}
+
+#[test]
+fn the_name_value_codec_conforms() {
+    check_codec(&NameValue);
+}
+
+#[test]
+fn the_codecs_are_plug_ins_found_by_name() {
+    let universe = Universe::new();
+    register_codecs(&universe).unwrap();
+    let value = Value::from([("a", Value::from(vec![Value::from(1)]))]);
+    let names: Vec<String> = universe.list(CODEC).unwrap().into_iter().map(|info| info.name).collect();
+    assert_eq!(names, ["binary", "li-xml", "name-value", "xml-rpc"]);
+    for name in names {
+        let codec = universe.get::<dyn ValueCodec>(CODEC, &name).unwrap();
+        assert_eq!(
+            codec.decode(&codec.encode(&value).unwrap(), &Limits::default()),
+            Ok(value.clone()),
+            "{name}"
+        );
+    }
+    assert!(register_codecs(&universe).is_err(), "a second handler for one type is refused");
+}
+
+#[test]
+fn each_form_of_li_xml_has_its_value() {
+    let li = |text: &str| LiXml.decode(text.as_bytes(), &Limits::default());
+    let of = |items: &[&str]| Value::from(items.iter().map(|x| Value::from(*x)).collect::<Vec<_>>());
+    for (text, value) in [
+        (
+            "<list>\n <LI>This one is first</LI>\n <LI>This one is second</LI>\n</list>",
+            of(&["This one is first", "This one is second"]),
+        ),
+        (
+            "<hash> <LI key=\"linux-ha\">value</LI> <LI key=\"failsafe\"></LI> <LI key=\"kimberlite\"/> </hash>",
+            Value::from([
+                ("linux-ha", Value::from("value")),
+                ("failsafe", "".into()),
+                ("kimberlite", "".into()),
+            ]),
+        ),
+        (
+            "<hash>\n <LI key=\"tty\">/dev/ttyS1</LI>\n <LI key=\"ports\">\n  <list>\n   <LI>1</LI>\n  </list>\n </LI>\n</hash>",
+            Value::from([("tty", Value::from("/dev/ttyS1")), ("ports", of(&["1"]))]),
+        ),
+        ("<?xml version=\"1.0\"?><!-- c --><LI> a&lt;b </LI>", " a<b ".into()),
+        ("<LI type=\"int\" color=\"red\">-7</LI>", (-7).into()),
+        ("<LI type='nil'/>", Value::Nil),
+        ("<LI type='string'>x</LI>", "x".into()),
+        ("<hash><LI key='a&#10;&quot;b'>1</LI></hash>", Value::from([("a\n\"b", Value::from("1"))])),
+    ] {
+        assert_eq!(li(text), Ok(value), "{text}");
+    }
+    for text in [
+        "",
+        "<list>",
+        "<set/>",
+        "<LI key='a'>x</LI>",
+        "<list><LI key='a'>x</LI></list>",
+        "<hash><LI>x</LI></hash>",
+        "<list>x</list>",
+        "<list><list/></list>",
+        "<LI><LI>x</LI></LI>",
+        "<LI>x<list/></LI>",
+        "<LI><list/>x</LI>",
+        "<LI><list/><list/></LI>",
+        "<LI type='int'><list/></LI>",
+        "<LI type='int'>1.5</LI>",
+        "<LI type='double'>inf</LI>",
+        "<LI type='nil'>x</LI>",
+        "<LI type='color'>red</LI>",
+        "<list/><list/>",
+        "<!DOCTYPE list [<!ENTITY a \"b\">]><LI>&a;</LI>",
+        "<hash><LI key='&a;'>x</LI></hash>",
+    ] {
+        assert!(matches!(li(text).unwrap_err().reason, DecodeReason::Grammar(_)), "{text}: {:?}", li(text));
+    }
+    let twice = "<hash><LI key='a'>1</LI><LI key='a'>2</LI></hash>";
+    assert_eq!(li(twice).unwrap_err().reason, DecodeReason::DuplicateKey);
+}
+
+#[test]
+fn each_form_of_name_value_has_its_value() {
+    let read = |text: &str| NameValue.decode(text.as_bytes(), &Limits::default());
+    let text = "# who answers\n\nb.c[0]=x=y\nb.c[1].d:int=7\nb.c[1].e:nil=\na=1\\n2\\\\\n\\e:struct=\n\\#\\.:list=\n.\n";
+    let entry = Value::from([("d", Value::from(7)), ("e", Value::Nil)]);
+    let value = Value::from([
+        ("b", Value::from([("c", Value::from(vec!["x=y".into(), entry]))])),
+        ("a", "1\n2\\".into()),
+        ("", Value::empty_struct()),
+        ("#.", Value::List(Vec::new())),
+    ]);
+    assert_eq!(read(text), Ok(value));
+    for bad in [
+        ".\n",
+        "a=1\n",
+        "a=1\n.",
+        "a=1\n.\nb=2\n",
+        "a\n.\n",
+        "a:=1\n.\n",
+        "a:color=red\n.\n",
+        "a:int=one\n.\n",
+        "a:nil=x\n.\n",
+        "a=1\na.b=2\n.\n",
+        "a.b=2\na=1\n.\n",
+        "a:list=\na[0]=1\n.\n",
+        "a[1]=1\n.\n",
+        "a[0]=1\na[2]=1\n.\n",
+        "a[00]=1\n.\n",
+        "a[-1]=1\n.\n",
+        "a[0]b=1\n.\n",
+        ".a=1\n.\n",
+        "a..b=1\n.\n",
+        "\\eb=1\n.\n",
+        "a=1\\\n.\n",
+    ] {
+        assert!(
+            matches!(read(bad).unwrap_err().reason, DecodeReason::Grammar(_)),
+            "{bad:?}: {:?}",
+            read(bad)
+        );
+    }
+    assert_eq!(read("a=1\na=1\n.\n").unwrap_err().reason, DecodeReason::DuplicateKey);
 }
 
 #[test]
@@ -207,6 +336,15 @@ proptest! {
             if let Ok(value) = Binary.decode(&bytes[..end], &Limits::default()) {
                 prop_assert_eq!(Binary.encode(&value), Ok(bytes[..end].to_vec()));
             }
+        }
+    }
+
+    #[test]
+    fn any_lines_are_read_or_refused_without_panic(text in "[a-c.\\[\\]:=#\\\\0-9\n]{0,80}") {
+        let limits = Limits::default();
+        if let Ok(value) = NameValue.decode(text.as_bytes(), &limits) {
+            let bytes = NameValue.encode(&value).unwrap();
+            prop_assert_eq!(NameValue.decode(&bytes, &limits), Ok(value));
         }
     }
 

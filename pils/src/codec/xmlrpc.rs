@@ -18,7 +18,7 @@
 mod emit;
 mod parse;
 
-use super::{Budget, DecodeError, DecodeReason, EncodeError, Limits, ValueCodec};
+use super::{Budget, DecodeError, DecodeReason, EncodeError, Limits, ValueCodec, xml};
 use crate::Value;
 use crate::value::Kind;
 use parse::{Parser, Tag};
@@ -153,8 +153,8 @@ impl From<DecodeError> for Fault {
     fn from(error: DecodeError) -> Self {
         let code = match error.reason {
             DecodeReason::Encoding => Self::ENCODING,
-            DecodeReason::Grammar(parse::BAD_CHARACTER) => Self::CHARACTER,
-            DecodeReason::Grammar(parse::NOT_WELL_FORMED | parse::ENDS) => Self::PARSE,
+            DecodeReason::Grammar(xml::BAD_CHARACTER) => Self::CHARACTER,
+            DecodeReason::Grammar(xml::NOT_WELL_FORMED | xml::ENDS) => Self::PARSE,
             DecodeReason::Grammar(_)
             | DecodeReason::TooLarge(_)
             | DecodeReason::TooDeep(_)
@@ -164,9 +164,4 @@ impl From<DecodeError> for Fault {
         };
         Self { code, text: error.to_string() }
     }
-}
-
-/// True for the characters that an XML 1.0 document may contain.
-const fn is_xml(c: char) -> bool {
-    matches!(c, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..)
 }

@@ -1,5 +1,6 @@
-use super::{NAME, Response, is_xml};
+use super::{NAME, Response};
 use crate::Value;
+use crate::codec::xml::put_text;
 use crate::codec::{EncodeError, deeper};
 use crate::value::Kind;
 use base64::Engine as _;
@@ -88,18 +89,7 @@ fn element(out: &mut String, tag: &str, content: impl core::fmt::Display) {
 }
 
 fn text(x: &str, kind: Kind, out: &mut String) -> Result<(), EncodeError> {
-    for c in x.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            // raw, a reader would take it for a line end
-            '\r' => out.push_str("&#13;"),
-            c if is_xml(c) => out.push(c),
-            _ => return Err(unrepresentable(kind, "a character that xml excludes")),
-        }
-    }
-    Ok(())
+    put_text(x, kind, NAME, out)
 }
 
 const fn unrepresentable(kind: Kind, what: &'static str) -> EncodeError {

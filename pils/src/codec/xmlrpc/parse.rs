@@ -1,16 +1,10 @@
-use super::{Budget, DecodeError, DecodeReason, Fault, Limits, Response, is_method, is_xml};
+use super::{Budget, DecodeError, DecodeReason, Fault, Limits, Response, is_method};
 use crate::Value;
+use crate::codec::xml::{self, Document, ENDS, is_blank};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use quick_xml::Reader;
-use quick_xml::escape::resolve_predefined_entity;
-use quick_xml::events::{BytesDecl, BytesRef, Event};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-
-pub(super) const BAD_CHARACTER: &str = "a character that xml excludes";
-pub(super) const NOT_WELL_FORMED: &str = "not well-formed xml";
-pub(super) const ENDS: &str = "input ends here";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tag {
@@ -74,9 +68,8 @@ enum Node<'a> {
 
 /// Reads a document front to back. Borrows from it; its own memory is the names of the open elements, which are few.
 pub(super) struct Parser<'a> {
-    reader: Reader<&'a [u8]>,
+    document: Document<'a>,
     budget: Budget,
-    started: bool,
 }
 
 type Result<T> = core::result::Result<T, DecodeError>;
@@ -84,69 +77,27 @@ type Result<T> = core::result::Result<T, DecodeError>;
 impl<'a> Parser<'a> {
     pub(super) fn new(bytes: &'a [u8], limits: &Limits) -> Result<Self> {
         let budget = Budget::new(limits, bytes)?;
-        let text = core::str::from_utf8(bytes)
-            .map_err(|error| DecodeError { at: error.valid_up_to(), reason: DecodeReason::Encoding })?;
-        let mut reader = Reader::from_str(text);
-        reader.config_mut().expand_empty_elements = true;
-        Ok(Self { reader, budget, started: false })
+        Ok(Self { document: Document::new(bytes)?, budget })
     }
 
     fn fail(&self, reason: DecodeReason) -> DecodeError {
-        DecodeError { at: usize::try_from(self.reader.buffer_position()).unwrap_or(usize::MAX), reason }
+        self.document.fail(reason)
     }
 
     fn broken(&self, rule: &'static str) -> DecodeError {
-        self.fail(DecodeReason::Grammar(rule))
+        self.document.broken(rule)
     }
 
     fn next(&mut self) -> Result<Node<'a>> {
-        loop {
-            let event = self.reader.read_event().map_err(|_error| self.broken(NOT_WELL_FORMED))?;
-            let first = !core::mem::replace(&mut self.started, true);
-            return Ok(match event {
-                Event::Start(tag) | Event::Empty(tag) => {
-                    let tag = Tag::of(tag.name().as_ref());
-                    Node::Open(tag.ok_or_else(|| self.broken("an element that xml-rpc does not have"))?)
-                }
-                Event::End(_) => Node::Close,
-                Event::Text(text) => Node::Text(self.check(text.xml10_content())?),
-                Event::CData(text) => Node::Text(self.check(text.xml10_content())?),
-                Event::GeneralRef(reference) => Node::Text(self.resolve(&reference)?),
-                Event::Comment(_) => continue,
-                Event::Decl(declaration) if first => {
-                    self.check_declaration(&declaration)?;
-                    continue;
-                }
-                Event::Decl(_) | Event::PI(_) => return Err(self.broken("a processing instruction")),
-                Event::DocType(_) => return Err(self.broken("a document type")),
-                Event::Eof => Node::End,
-            });
-        }
-    }
-
-    fn check(&self, text: Cow<'a, str>) -> Result<Cow<'a, str>> {
-        if text.chars().all(is_xml) { Ok(text) } else { Err(self.broken(BAD_CHARACTER)) }
-    }
-
-    fn resolve(&self, reference: &BytesRef<'_>) -> Result<Cow<'a, str>> {
-        let character = reference.resolve_char_ref().map_err(|_error| self.broken(BAD_CHARACTER))?;
-        match (character, resolve_predefined_entity(reference)) {
-            (Some(c), _) if is_xml(c) => Ok(c.to_string().into()),
-            (Some(_), _) => Err(self.broken(BAD_CHARACTER)),
-            (None, Some(text)) => Ok(text.into()),
-            (None, None) => Err(self.broken("an entity that is not predefined")),
-        }
-    }
-
-    fn check_declaration(&self, declaration: &BytesDecl<'_>) -> Result<()> {
-        match declaration.encoding() {
-            None => Ok(()),
-            Some(Ok(name)) if ["utf-8", "us-ascii"].iter().any(|known| name.eq_ignore_ascii_case(known)) => {
-                Ok(())
+        Ok(match self.document.next()? {
+            xml::Node::Open(tag) => {
+                let tag = Tag::of(tag.name().as_ref());
+                Node::Open(tag.ok_or_else(|| self.broken("an element that xml-rpc does not have"))?)
             }
-            Some(Ok(_)) => Err(self.fail(DecodeReason::Encoding)),
-            Some(Err(_)) => Err(self.broken(NOT_WELL_FORMED)),
-        }
+            xml::Node::Close => Node::Close,
+            xml::Node::Text(text) => Node::Text(text),
+            xml::Node::End => Node::End,
+        })
     }
 
     /// The next tag, or `None` for a closing one; only white space may come before.
@@ -180,30 +131,13 @@ impl<'a> Parser<'a> {
         if self.tag()?.is_none() { Ok(()) } else { Err(self.broken("one element too many")) }
     }
 
-    /// The text up to the end of the element, which must have no other content.
     fn text(&mut self) -> Result<String> {
-        let mut all = String::new();
-        loop {
-            match self.next()? {
-                Node::Text(text) => all.push_str(&text),
-                Node::Close => return Ok(all),
-                Node::Open(_) => return Err(self.broken("an element inside text")),
-                Node::End => return Err(self.broken(ENDS)),
-            }
-        }
+        self.document.text()
     }
 
     /// Checks that the document is over.
     pub(super) fn finish(&mut self) -> Result<()> {
-        loop {
-            match self.next()? {
-                Node::End => return Ok(()),
-                Node::Text(text) if is_blank(&text) => {}
-                Node::Text(_) | Node::Open(_) | Node::Close => {
-                    return Err(self.broken("content after the document"));
-                }
-            }
-        }
+        self.document.finish()
     }
 
     /// The rest of a `<value>` that was entered. Bare text is a string, an empty element is the empty string.
@@ -353,8 +287,4 @@ impl<'a> Parser<'a> {
             _ => Err(self.broken("a fault has faultCode and faultString")),
         }
     }
-}
-
-fn is_blank(text: &str) -> bool {
-    text.bytes().all(|b| b.is_ascii_whitespace())
 }
