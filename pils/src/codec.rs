@@ -30,6 +30,7 @@ pub mod xmlrpc;
 pub use binary::Binary;
 pub use li::LiXml;
 pub use name_value::NameValue;
+pub(crate) use name_value::escape;
 pub use xmlrpc::XmlRpc;
 
 use crate::Value;

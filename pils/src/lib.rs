@@ -5,6 +5,7 @@
 //! * [`Rng`]: the seeded generator that a layer is given.
 //! * [`TimerTable`]: the few named timers of a state machine.
 //! * [`ConfigErrors`]: everything that is wrong with a configuration, at once.
+//! * [`field`]: self-configuration: a plug-in says which parameters it takes; [`form`] asks for them.
 //! * [`Value`] and [`ValueCodec`]: what configuration, control messages and calls are made of, and how it becomes bytes.
 //! * [`plugin`]: named implementations of a trait, found at run time: [`Universe`] and [`Registry`].
 //! * [`topic`]: events by topic, for subscribers that may be slow.
@@ -55,6 +56,8 @@
 
 pub mod codec;
 mod config;
+pub mod field;
+pub mod form;
 mod identity;
 mod instant;
 mod layer;

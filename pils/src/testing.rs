@@ -5,6 +5,7 @@
 //! ```
 
 use crate::codec::{DEPTH_MAX, DecodeReason, EncodeError, Limits};
+use crate::field::{Basic, Choice, Class, Configurable, Count, Field, Fields, Simple};
 use crate::value::{DateTime, Kind};
 use crate::{Rng, Value, ValueCodec};
 
@@ -54,6 +55,89 @@ fn any_date_time(rng: &mut Rng) -> DateTime {
     // every month has 28 days
     let fields = [below(39), below(256), 1 + below(12), 1 + below(28), below(24), below(60), below(61)];
     DateTime::from_bytes(fields).unwrap_or_else(|error| unreachable!("{fields:?}: {error}"))
+}
+
+/// A random description, with structs at most `depth` deep. Its texts hold what must be escaped on a page.
+pub fn any_fields(rng: &mut Rng, depth: usize) -> Fields {
+    let n = rng.below(4);
+    Fields((0..n).map(|i| any_field(rng, depth, i)).collect())
+}
+
+fn any_field(rng: &mut Rng, depth: usize, i: u64) -> Field {
+    let name = format!("f{i}{}", rng.pick(&["", ".x", "[0]", "=", " y"]).unwrap_or(&""));
+    let array = rng.chance(0.3).then(|| {
+        let min = usize::from(rng.chance(0.3));
+        Count { min, max: rng.chance(0.5).then_some(min + 2) }
+    });
+    let class = if depth > 0 && rng.chance(0.3) {
+        Class::Struct(any_fields(rng, depth - 1))
+    } else {
+        Class::Simple(Box::new(any_simple(rng)))
+    };
+    let mut text = |odds: f64| if rng.chance(odds) { "<b>&\"text\"" } else { "" };
+    let (label, short_text, long_text) = (text(0.5).into(), text(0.5).into(), text(0.2).into());
+    Field { name, label, short_text, long_text, required: rng.chance(0.3), array, class }
+}
+
+fn any_simple(rng: &mut Rng) -> Simple {
+    let all = [Basic::String, Basic::Integer, Basic::Float, Basic::Boolean, Basic::Enum];
+    let basic = *rng.pick(&all).expect("there are some");
+    let special = ["IPv4", "hostname", "colour", "password"];
+    let choice = |value: &str| Choice { value: value.to_owned(), label: "<b>".into() };
+    let is = |kind| basic == kind;
+    let special = rng.pick(&special).filter(|_name| is(Basic::String)).map(|name| (*name).to_owned());
+    Simple {
+        basic,
+        secret: rng.chance(0.2) || special.as_deref() == Some("password"),
+        special,
+        length: rng.chance(0.2).then_some(20),
+        regex: (is(Basic::String) && rng.chance(0.2)).then(|| "[a-z<&\"]*".to_owned()),
+        min: (is(Basic::Integer) && rng.chance(0.5)).then_some(-5.0),
+        max: (is(Basic::Float) && rng.chance(0.5)).then_some(2.5),
+        choices: if is(Basic::Enum) { ["a", "b<"].map(choice).to_vec() } else { Vec::new() },
+        default: None,
+        unique: rng.chance(0.1).then(|| "group".to_owned()),
+        read_only: rng.chance(0.1),
+        reloadable: rng.chance(0.1),
+        deprecated: rng.chance(0.1).then(|| vec!["newer".to_owned()]),
+    }
+}
+
+/// Checks that a plug-in keeps the contract of [`Configurable`]. `good` is a configuration that it takes.
+///
+/// # Panics
+/// If it does not.
+pub fn check_configurable(plugin: &dyn Configurable, good: &Value) {
+    let identity = plugin.identity();
+    assert!(!identity.name.is_empty() && !identity.version.is_empty(), "a plug-in has a name and a version");
+    let fields = plugin.fields();
+    assert_eq!(plugin.fields(), fields, "a plug-in says the same each time");
+    assert_eq!(Fields::from_value(&fields.to_value()).as_ref(), Ok(&fields), "its description is valid");
+    let complete = plugin.validate(good).unwrap_or_else(|errors| panic!("it refuses {good}: {errors}"));
+    assert_eq!(plugin.validate(&complete).as_ref(), Ok(&complete), "a complete configuration stays as it is");
+    let before = plugin.current();
+    let mut odd = good.clone();
+    if let Value::Struct(members) = &mut odd {
+        members.insert("\u{1}no such parameter".to_owned(), Value::Nil);
+    }
+    for wrong in [odd, Value::Nil, Value::from("text")] {
+        assert!(plugin.validate(&wrong).is_err(), "{wrong} is no configuration");
+        assert!(plugin.configure(&wrong).is_err(), "{wrong} is not taken");
+        assert_eq!(plugin.current(), before, "what is refused changes nothing");
+    }
+    plugin.configure(good).unwrap_or_else(|errors| panic!("it does not take {good}: {errors}"));
+    assert_eq!(plugin.current(), complete, "it has what it was given, complete");
+    for field in fields.0.iter().filter(|field| field.required) {
+        let mut less = good.clone();
+        if let Value::Struct(members) = &mut less
+            && members.remove(&field.name).is_some()
+            && plugin.validate(&less).is_ok()
+        {
+            let default = matches!(&field.class, Class::Simple(simple) if simple.default.is_some());
+            assert!(default, "{} is required, and is not missed", field.name);
+        }
+    }
+    assert_eq!(plugin.current(), complete, "checking changes nothing");
 }
 
 /// Lists within each other, `depth` of them.

@@ -113,7 +113,8 @@ fn emit(path: &mut String, value: &Value, level: usize, out: &mut String) -> Res
     Ok(())
 }
 
-fn escape(text: &str, is_name: bool) -> String {
+/// A name as a part of a path, or text as the rest of a line.
+pub(crate) fn escape(text: &str, is_name: bool) -> String {
     if is_name && text.is_empty() {
         return "\\e".to_owned();
     }
