@@ -1,6 +1,7 @@
 //! What an agent says about itself: its parameters and actions.
 
 use core::time::Duration;
+use pils::field::{AgentParameter, Field, Fields};
 use quick_xml::XmlVersion;
 use quick_xml::events::{BytesStart, Event};
 use quick_xml::reader::Reader;
@@ -32,8 +33,9 @@ pub struct Metadata {
 pub struct Parameter {
     /// Its name.
     pub name: String,
-    /// No two resources of one agent may have the same value.
-    pub unique: bool,
+    /// If no two resources of one agent may have the same value: the group of parameters that are unique together, the
+    /// parameter's own name if it is unique by itself.
+    pub unique: Option<String>,
     /// Must be given.
     pub required: bool,
     /// A changed value can be applied without a restart.
@@ -153,6 +155,31 @@ impl Metadata {
         self.parameters.iter().find(|p| p.name == name)
     }
 
+    /// The parameters as a description for forms, checks and schemas.
+    ///
+    /// Every parameter becomes a field: one whose name occurs twice only once, one without a name none.
+    #[must_use]
+    pub fn fields(&self) -> Fields {
+        let mut fields = Fields::default();
+        for p in &self.parameters {
+            if !p.name.is_empty() && fields.get(&p.name).is_none() {
+                fields.0.push(Field::from(AgentParameter {
+                    name: &p.name,
+                    kind: &p.kind,
+                    default: p.default.as_deref(),
+                    options: &p.options,
+                    required: p.required,
+                    unique: p.unique.as_deref(),
+                    reloadable: p.reloadable,
+                    deprecated: p.deprecated,
+                    short: &p.summary,
+                    long: &p.description,
+                }));
+            }
+        }
+        fields
+    }
+
     /// True if the agent says that it can be called with `word`.
     #[must_use]
     pub fn supports(&self, word: &str) -> bool {
@@ -174,7 +201,10 @@ impl Metadata {
             }
             (Some("parameters"), "parameter") => self.parameters.push(Parameter {
                 name: text("name")?.unwrap_or_default(),
-                unique: flag("unique")? || text("unique-group")?.is_some(),
+                unique: match text("unique-group")?.filter(|group| !group.is_empty()) {
+                    None if flag("unique")? => text("name")?,
+                    group => group,
+                },
                 required: flag("required")?,
                 reloadable: flag("reloadable")?,
                 kind: "string".to_owned(),
@@ -295,7 +325,8 @@ Mounts &quot;things&quot; &amp; more.
         );
         assert_eq!(m.description, "Mounts \"things\" & more.");
         let device = m.parameter("device").unwrap();
-        assert!(device.unique && device.required && !device.deprecated);
+        assert!(device.required && !device.deprecated);
+        assert_eq!(device.unique.as_deref(), Some("device"));
         assert_eq!(device.default.as_deref(), Some("a<b"));
         assert_eq!(m.parameter("mode").unwrap().options, ["rw", "ro"]);
         assert_eq!(m.actions[0].timeout, Some(Duration::from_secs(60)));
@@ -313,8 +344,23 @@ Mounts &quot;things&quot; &amp; more.
         )
         .unwrap();
         let p = &m.parameters[0];
-        assert!(p.unique && p.reloadable && p.deprecated);
+        assert!(p.reloadable && p.deprecated);
+        assert_eq!(p.unique.as_deref(), Some("address"));
         assert_eq!((p.kind.as_str(), p.default.as_deref()), ("integer", None));
+    }
+
+    #[test]
+    fn the_parameters_become_fields_that_check_a_configuration() {
+        let fields = Metadata::parse(OLD).unwrap().fields();
+        assert_eq!(fields.0.len(), 2);
+        let config = |mode: &str| {
+            pils::Value::from([("device", pils::Value::from("/dev/sda")), ("mode", mode.into())])
+        };
+        assert_eq!(fields.validate(&config("ro")), Ok(config("ro")));
+        assert_eq!(
+            fields.validate(&config("wo")).unwrap_err().to_string(),
+            "mode = wo: is none of the choices; choose rw, ro"
+        );
     }
 
     #[test]

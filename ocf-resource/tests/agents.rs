@@ -9,6 +9,7 @@ use ocf_resource::{
     Action, AgentClass, AgentError, AgentName, Agents, OcfCode, Operation, OperationResult, Outcome,
     ResourceAgent,
 };
+use pils::field::Fields;
 use pils::process::Runner;
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -214,6 +215,10 @@ fn every_installed_agent_describes_itself() {
         match result {
             Ok(metadata) => {
                 parameters += metadata.parameters.len();
+                let fields = metadata.fields();
+                assert_eq!(Fields::from_value(&fields.to_value()).as_ref(), Ok(&fields), "{name}");
+                assert!(metadata.parameters.iter().all(|p| fields.get(&p.name).is_some()), "{name}");
+                pils::testing::check_forms(&fields);
                 if !metadata.supports("start") || metadata.summary.is_empty() {
                     wrong.push(format!("{name}: {metadata:?}"));
                 }

@@ -6,6 +6,7 @@
 
 use ocf_stonith::driver::{Classes, DeviceHost, find_agent, installed_agents, query_metadata};
 use ocf_stonith::{AttemptId, Config, DeviceResult, FenceAction, ReadBack, Run};
+use pils::field::Fields;
 use pils::process::Runner;
 use pils::{Incarnation, NodeId, NodeInstance};
 use std::fs;
@@ -63,7 +64,13 @@ fn the_metadata_of_every_installed_agent_is_understood() {
     for (name, metadata) in told {
         match metadata {
             // Those that are linked to another agent print its name.
-            Ok(m) if !m.name.is_empty() && !m.parameters.is_empty() && !m.actions.is_empty() => good += 1,
+            Ok(m) if !m.name.is_empty() && !m.parameters.is_empty() && !m.actions.is_empty() => {
+                good += 1;
+                let fields = m.fields();
+                assert_eq!(Fields::from_value(&fields.to_value()).as_ref(), Ok(&fields), "{name}");
+                assert!(m.parameters.iter().all(|p| fields.get(&p.name).is_some()), "{name}");
+                pils::testing::check_forms(&fields);
+            }
             Ok(m) => {
                 bad.push(format!("{name}: {} parameters, {} actions", m.parameters.len(), m.actions.len()));
             }

@@ -30,6 +30,8 @@
 //! # Ok::<(), pils::ConfigErrors>(())
 //! ```
 //!
+//! What resource agents and fence agents say of their parameters becomes fields: [`AgentParameter`].
+//!
 //! A plug-in that can be configured implements [`Configurable`]; what tests that it does so well is
 //! `pils::testing::check_configurable` (feature `testing`).
 //!
@@ -37,12 +39,14 @@
 //! of the table is this project's. Regular expressions are anchored at both ends. `shorttext` and `longtext` are read as
 //! `short_text` and `long_text`, which are written.
 
+mod agent;
 mod check;
 mod configurable;
 mod convert;
 mod schema;
 mod special;
 
+pub use agent::AgentParameter;
 pub use configurable::{Configurable, Identity};
 
 use crate::Value;

@@ -140,6 +140,35 @@ pub fn check_configurable(plugin: &dyn Configurable, good: &Value) {
     assert_eq!(plugin.current(), complete, "checking changes nothing");
 }
 
+/// Checks that a description can be shown: both forms have every field, the schema every property, and the empty
+/// configuration is complete or says what it lacks.
+///
+/// # Panics
+/// If something is missing.
+pub fn check_forms(fields: &Fields) {
+    let empty = Value::empty_struct();
+    let page = crate::form::html(fields, &empty, &crate::ConfigErrors::default(), "en");
+    let schema = fields.json_schema("plug-in", "en");
+    for field in &fields.0 {
+        let name = crate::codec::escape(&field.name, true);
+        let shown = page.contains(&format!("name=\"{name}\"")) || page.contains(&format!("name=\"{name}["));
+        let old = matches!(&field.class, Class::Simple(simple) if simple.deprecated.is_some());
+        let is_struct = matches!(field.class, Class::Struct(_));
+        assert!(shown || old || is_struct, "the page has {}", field.name);
+        let property = schema.get("properties").and_then(|all| all.get(&field.name));
+        assert!(property.is_some(), "the schema has {}", field.name);
+    }
+    let no_answers = "\n".repeat(10_000);
+    let mut shown = Vec::new();
+    let asked = crate::form::ask(fields, None, "en", &mut no_answers.as_bytes(), &mut shown);
+    match fields.validate(&empty) {
+        Ok(complete) => assert_eq!(asked.expect("nothing is missing"), Some(complete)),
+        Err(errors) => {
+            assert!(asked.is_err() && !errors.is_empty(), "what is missing is asked for, and missed");
+        }
+    }
+}
+
 /// Lists within each other, `depth` of them.
 fn nest(depth: usize) -> Value {
     (0..depth)

@@ -1,3 +1,4 @@
+use pils::field::{AgentParameter, Field, Fields};
 use quick_xml::Reader;
 use quick_xml::events::{BytesStart, Event};
 use serde::Serialize;
@@ -33,6 +34,10 @@ pub struct Parameter {
     pub kind: String,
     /// Value if it is not given.
     pub default: Option<String>,
+    /// What a `select` offers.
+    pub options: Vec<String>,
+    /// No two devices may have the same value.
+    pub unique: bool,
     /// One line about it.
     pub short: String,
     /// True if a newer name should be used.
@@ -110,6 +115,30 @@ impl Metadata {
         if reading.is_agent { Ok(reading.metadata) } else { Err(MetadataError::NotAnAgent) }
     }
 
+    /// The parameters as a description for forms, checks and schemas.
+    ///
+    /// Every parameter becomes a field: one whose name occurs twice only once, one without a name none.
+    #[must_use]
+    pub fn fields(&self) -> Fields {
+        let mut fields = Fields::default();
+        for p in &self.parameters {
+            if !p.name.is_empty() && fields.get(&p.name).is_none() {
+                fields.0.push(Field::from(AgentParameter {
+                    name: &p.name,
+                    kind: &p.kind,
+                    default: p.default.as_deref(),
+                    options: &p.options,
+                    required: p.required,
+                    unique: p.unique.then_some(p.name.as_str()),
+                    deprecated: p.deprecated,
+                    short: &p.short,
+                    ..AgentParameter::default()
+                }));
+            }
+        }
+        fields
+    }
+
     /// True if the agent has an action of this name.
     #[must_use]
     pub fn has_action(&self, name: &str) -> bool {
@@ -152,6 +181,7 @@ impl Reading {
                 self.metadata.parameters.push(Parameter {
                     name: get("name")?.unwrap_or_default(),
                     required: is_true(get("required")?),
+                    unique: is_true(get("unique")?),
                     deprecated: is_true(get("deprecated")?),
                     ..Parameter::default()
                 });
@@ -160,6 +190,13 @@ impl Reading {
                 if let Some(parameter) = self.metadata.parameters.last_mut() {
                     parameter.kind = get("type")?.unwrap_or_default();
                     parameter.default = get("default")?;
+                }
+            }
+            "option" if self.in_parameter => {
+                if let (Some(parameter), Some(value)) = (self.metadata.parameters.last_mut(), get("value")?)
+                    && parameter.options.len() < ITEMS_MAX
+                {
+                    parameter.options.push(value);
                 }
             }
             "action" if self.metadata.actions.len() < ITEMS_MAX => {
@@ -207,6 +244,7 @@ mod tests {
 <parameters>
   <parameter name="plug" unique="0" required="1"><getopt mixed="-n" /><content type="string"/>
     <shortdesc lang="en">Outlet</shortdesc></parameter>
+  <parameter name="lanplus"><content type="select" default="1"><option value="0"/><option value="1"/></content></parameter>
   <parameter name="power_wait" required="0"><content type="second" default="0" /></parameter>
 </parameters>
 <actions><action name="on" automatic="1" on_target="1"/><action name="off" /></actions>
@@ -217,11 +255,15 @@ mod tests {
         let m = Metadata::parse(EXAMPLE).unwrap();
         assert_eq!((m.name.as_str(), m.short.as_str()), ("fence_x", "Fence agent & more"));
         assert_eq!(m.long, "Long <text> A.");
-        assert_eq!(m.parameters.len(), 2);
+        assert_eq!(m.parameters.len(), 3);
         assert!(m.parameters[0].required && m.parameters[0].short == "Outlet");
         assert_eq!(m.parameter("power-wait").unwrap().default.as_deref(), Some("0"));
         assert!(m.actions[0].automatic && m.actions[0].on_target);
         assert!(m.has_action("off") && !m.has_action("status"));
+        assert_eq!(m.parameter("lanplus").unwrap().options, ["0", "1"]);
+        let config = pils::Value::from([("plug", pils::Value::from("3"))]);
+        let complete = m.fields().validate(&config).unwrap();
+        assert_eq!(complete.to_string(), r#"{"lanplus": "1", "plug": "3", "power_wait": 0}"#);
     }
 
     #[test]
@@ -239,7 +281,7 @@ mod tests {
         fn damaged_metadata_never_panics(at in 0..EXAMPLE.len(), junk in "[<>&;\"'a/ ]{0,6}") {
             let damaged = format!("{}{junk}{}", &EXAMPLE[..at], &EXAMPLE[at..]);
             if let Ok(m) = Metadata::parse(&damaged) {
-                prop_assert!(m.parameters.len() <= 2);
+                prop_assert!(m.parameters.len() <= 3);
             }
         }
     }
