@@ -4,9 +4,11 @@
 //!   Its documentation shows the loop that runs one.
 //! * [`Config`]: its limits and times; [`Config::check`] names every mistake at once.
 //! * [`Event`], [`SendError`]: what the layer above hears. [`Connectivity`]: what it needs, as a trait.
+//! * [`rpc`]: methods by name, and calls between nodes.
 //! * [`crypto`]: the seam for key agreement, and [`Secrets`].
 //!
-//! The wire format, the timers, the invariants and the tests that show them are in `PROTOCOL.md` of this crate.
+//! The wire format, the timers, the invariants and the tests that show them are in `PROTOCOL.md` of this crate; those
+//! of calls and of local programs in `RPC.md`.
 #![forbid(unsafe_code)]
 
 mod circuit;
@@ -19,6 +21,7 @@ pub mod driver;
 mod endpoint;
 mod event;
 mod memory;
+pub mod rpc;
 mod stats;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

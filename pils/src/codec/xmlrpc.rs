@@ -146,6 +146,22 @@ impl Fault {
     pub const SYSTEM: i32 = -32400;
     /// The transport failed.
     pub const TRANSPORT: i32 = -32300;
+    /// The caller may not call this. Of this project: the range of application faults.
+    pub const DENIED: i32 = -32501;
+    /// Too much is asked at once; later it may work.
+    pub const BUSY: i32 = -32502;
+    /// What is asked for is not there: a service, a node.
+    pub const UNAVAILABLE: i32 = -32503;
+
+    /// A fault.
+    pub fn new(code: i32, text: impl Into<String>) -> Self {
+        Self { code, text: text.into() }
+    }
+
+    /// A failure of the application, in words.
+    pub fn application(text: impl Into<String>) -> Self {
+        Self::new(Self::APPLICATION, text)
+    }
 }
 
 impl From<DecodeError> for Fault {
