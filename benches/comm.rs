@@ -154,8 +154,7 @@ fn run<A: Application>(
     application: A,
 ) -> Running<Endpoint, OnReactor<A>> {
     let local = NodeInstance::new(NodeId::new(id), entropy::incarnation());
-    let secrets =
-        Secrets { cluster_key: KEY.to_vec(), seed: entropy::bytes(), agreement: Box::new(X25519::new()) };
+    let secrets = Secrets { keys: KEY.into(), seed: entropy::bytes(), agreement: Box::new(X25519::new()) };
     let endpoint = Endpoint::new(ports.clock().now(), config(peer, address), local, secrets);
     let (_, inbox) = ports.inbox();
     let host = OnReactor { application, events: VecDeque::new() };

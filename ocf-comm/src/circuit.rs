@@ -6,22 +6,29 @@ mod outgoing;
 mod ranges;
 mod received;
 mod recovery;
+mod renewing;
 mod transmit;
 
 pub(crate) use incoming::Batch;
-pub(crate) use keys::{OpenKeys, SealKeys};
+pub(crate) use keys::Renewal;
+use keys::{OpenKeys, SealKeys};
+pub(crate) use renewing::{Answered, Word};
 
+use crate::codec::ENCODE_MIN;
+use crate::crypto::{KeyId, Suite};
 use crate::detector::Detector;
+use crate::suite::Codec;
 use crate::wire::{Frame, HEADER, Header, lane_index, lane_number, to_size};
-use crate::{Channel, Config, DropReason, Event, Lane, PathId, Stats};
+use crate::{Channel, Config, DropReason, Event, Lane, PacketCodec, PathId, Stats};
 use bytes::Bytes;
 use core::time::Duration;
-use incoming::{Incoming, Refused};
+use incoming::{ENCODED_FORM, Incoming, PLAIN_FORM, Refused};
 use outgoing::Outgoing;
-use pils::wire::Reader;
+use pils::wire::{Reader, Writer as _};
 use pils::{Instant, NodeInstance};
 use received::ReceivedPath;
 use recovery::{Content, Recovery};
+use renewing::Renewing;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
@@ -69,7 +76,7 @@ pub(crate) struct Tuning {
     pub(crate) heartbeat: Duration,
     pub(crate) detection: Duration,
     pub(crate) datagram: usize,
-    pub(crate) rekey_after: u64,
+    pub(crate) renewal: Renewal,
     pub(crate) message_max: usize,
     pub(crate) budget: usize,
 }
@@ -121,11 +128,20 @@ pub(crate) struct Circuit {
     turn: u64,
     seal: SealKeys,
     open: OpenKeys,
+    /// The cluster key that the secrets rest on.
+    pub(crate) key: KeyId,
+    renewing: Box<Renewing>,
+    /// A word about fresh secrets must be said.
+    renewal_due: bool,
+    /// The endpoint must look at the circuit: something about fresh secrets was heard.
+    pub(crate) attention: bool,
     paths: Vec<Path>,
     /// Index of the path that carries data.
     active: usize,
     outgoing: [Outgoing; 3],
     incoming: [Incoming; 3],
+    /// How messages of the bulk lane are encoded, if they are.
+    codec: Option<Codec>,
     accept_due: bool,
     /// Lanes whose credit must be told, as bits.
     credit_due: u8,
@@ -146,6 +162,10 @@ pub(crate) struct Start {
     pub(crate) initiator: bool,
     pub(crate) seal: [u8; 32],
     pub(crate) open: [u8; 32],
+    /// The cluster key that the secrets rest on.
+    pub(crate) key: KeyId,
+    pub(crate) suite: Suite,
+    pub(crate) codec: Codec,
 }
 
 impl Circuit {
@@ -165,7 +185,11 @@ impl Circuit {
             good: 0,
             probe_from: None,
         };
-        let window = |lane: Lane| Incoming::new(config.lane(lane).receive_window, config.message_max);
+        let codec = Some(start.codec.clone()).filter(|codec| codec.name() != "none");
+        let window = |lane: Lane| {
+            let codec = codec.clone().filter(|_| lane == Lane::Bulk);
+            Incoming::new(config.lane(lane).receive_window, config.message_max, codec)
+        };
         Self {
             peer: start.peer,
             instance: start.instance,
@@ -180,12 +204,17 @@ impl Circuit {
             fate: None,
             budget: 0,
             turn: 0,
-            seal: SealKeys::new(start.seal),
-            open: OpenKeys::new(start.open),
+            seal: SealKeys::new(now, start.seal, start.suite.clone(), config.datagram),
+            open: OpenKeys::new(start.open, start.suite.clone()),
+            key: start.key,
+            renewing: Box::default(),
+            renewal_due: false,
+            attention: false,
             paths: addresses.iter().map(path).collect(),
             active: 0,
             outgoing: Lane::ALL.map(|lane| Outgoing::new(config.lane(lane).send_queue)),
             incoming: Lane::ALL.map(window),
+            codec,
             accept_due: false,
             credit_due: 0,
             once: Vec::new(),
@@ -244,6 +273,7 @@ impl Circuit {
         let keep = self.paths[path].recovery.pto() * 3;
         let length = self.open.open(now + keep, header, datagram, stats).ok_or(DropReason::BadSeal)?;
         self.paths[path].received.mark(header.number);
+        self.attention |= self.open.generation() != self.seal.generation();
         stats.packets_accepted += 1;
         self.heard = true;
         Ok((length, path))
@@ -257,7 +287,12 @@ impl Circuit {
             match frame {
                 Frame::Accept { .. } | Frame::Data { .. } => outline.accepts = true,
                 Frame::Leave | Frame::LastGasp | Frame::Close | Frame::Refuse => outline.ends = true,
-                Frame::Ping | Frame::Ack(_) | Frame::Credit { .. } => {}
+                Frame::Ping
+                | Frame::Ack(_)
+                | Frame::Credit { .. }
+                | Frame::Offer(_)
+                | Frame::Answer(_)
+                | Frame::Decline { .. } => {}
             }
         }
         outline
@@ -306,6 +341,7 @@ impl Circuit {
             Frame::Ack(ref ack) => self.on_ack(now, ack, sink)?,
             Frame::Credit { lane, limit } => self.outgoing[lane_index(lane)].raise_credit(limit),
             Frame::Accept { message_max } => self.peer_message_max = Some(to_size(message_max)),
+            Frame::Offer(_) | Frame::Answer(_) | Frame::Decline { .. } => self.hear_renewal(frame),
             Frame::Refuse => self.fate = Some(Fate::Refused),
             Frame::Leave => self.fate = Some(Fate::Left),
             Frame::LastGasp => self.fate = Some(Fate::LastGasp),
@@ -392,7 +428,11 @@ impl Circuit {
 
     /// Queues a message; `false` if the lane is full.
     pub(crate) fn push(&mut self, lane: Lane, channel: Channel, message: Bytes) -> bool {
-        self.outgoing[lane_index(lane)].push(channel.0, message)
+        let outgoing = &mut self.outgoing[lane_index(lane)];
+        match &self.codec {
+            Some(codec) if lane == Lane::Bulk => push_encoded(&**codec, outgoing, channel, message),
+            _ => outgoing.push(channel.0, &[], message),
+        }
     }
 
     /// Bytes waiting or unacknowledged in a lane, and the limit.
@@ -406,9 +446,22 @@ impl Circuit {
         self.peer_message_max
     }
 
-    pub(crate) fn consumed(&mut self, lane: Lane, bytes: usize) {
+    /// The layer above has freed memory. What was waiting for it is delivered.
+    pub(crate) fn consumed(
+        &mut self,
+        lane: Lane,
+        bytes: usize,
+        (events, stats): (&mut VecDeque<Event>, &mut Stats),
+    ) {
+        let from = self.instance;
         let incoming = &mut self.incoming[lane_index(lane)];
-        incoming.consumed(bytes);
+        let mut deliver = |channel: Channel, message: Bytes| {
+            stats.messages_delivered += 1;
+            events.push_back(Event::Message { from, lane, channel, message });
+        };
+        if let Err(Refused::Rule(rule)) = incoming.consumed(bytes, &mut deliver) {
+            self.fate = Some(Fate::Misbehaved(rule));
+        }
         if incoming.wants_grant() {
             self.credit_due |= 1 << lane_number(lane);
         }
@@ -433,6 +486,19 @@ impl Circuit {
             "no data before it is open"
         );
     }
+}
+
+/// Queues a message in its encoded form, if that is smaller.
+fn push_encoded(codec: &dyn PacketCodec, outgoing: &mut Outgoing, channel: Channel, message: Bytes) -> bool {
+    if message.len() >= ENCODE_MIN {
+        let mut encoded = Vec::new();
+        if codec.encode(&message, &mut encoded) && encoded.len() < message.len() {
+            let mut prefix = vec![ENCODED_FORM];
+            prefix.put_length(message.len());
+            return outgoing.push(channel.0, &prefix, encoded.into());
+        }
+    }
+    outgoing.push(channel.0, &[PLAIN_FORM], message)
 }
 
 /// Bytes of the clear header, for those who cut datagrams.

@@ -1,3 +1,4 @@
+use crate::crypto::{Cipher, Protection};
 use crate::{Lane, PathId};
 use core::fmt;
 use core::time::Duration;
@@ -28,6 +29,19 @@ pub struct Config {
     /// Packets sealed with one key before the next key is derived; `None` means 2^26 if `datagram` is at most 2048,
     /// 2^23 otherwise. At least 16. Source: RFC 9001, appendix B.
     pub rekey_after_packets: Option<u64>,
+    /// Time after which the next key is derived, however few packets were sealed: 100 ms to 24 h, default 10 min.
+    pub rekey_after_time: Duration,
+    /// What nobody but the nodes may do to packets. Default [`Protection::Encrypt`]; equal at all nodes, or they refuse
+    /// each other.
+    pub protection: Protection,
+    /// Which cipher does it. Default [`Cipher::Auto`].
+    pub cipher: Cipher,
+    /// Names of authenticators, best first, at most 4, in place of those that `protection` and `cipher` stand for. None of
+    /// them may protect less than `protection` asks for. Default none.
+    pub authenticators: Vec<String>,
+    /// Name of the codec for messages of the bulk lane: `none` (the default), `lz4`, or that of a plug-in. Used with peers
+    /// that want it, too. Not for secrets: see [`PacketCodec`](crate::PacketCodec).
+    pub codec: String,
     /// Bytes written to one peer before others, and the readers, get their turn: at least 64 KiB, default 256 KiB.
     pub turn_budget: usize,
 }
@@ -89,7 +103,7 @@ pub struct LaneConfig {
 
 const MIB: usize = 1 << 20;
 /// What the framing of a message may add to its size in a lane.
-pub(crate) const FRAMING_MAX: usize = 9;
+pub(crate) const FRAMING_MAX: usize = 24;
 
 impl Config {
     /// Defaults for a cluster of this name, with no peers yet.
@@ -105,6 +119,11 @@ impl Config {
             bulk: LaneConfig { send_queue: 64 * MIB, receive_window: 32 * MIB },
             datagram: 1400,
             rekey_after_packets: None,
+            rekey_after_time: Duration::from_secs(600),
+            protection: Protection::Encrypt,
+            cipher: Cipher::Auto,
+            authenticators: Vec::new(),
+            codec: "none".to_owned(),
             turn_budget: 256 << 10,
         }
     }
@@ -150,6 +169,10 @@ impl Config {
         errors.range("turn_budget", self.turn_budget, 64 << 10, 1024 * MIB);
         if let Some(n) = self.rekey_after_packets {
             errors.range("rekey_after_packets", usize::try_from(n).unwrap_or(usize::MAX), 16, 1 << 28);
+        }
+        let time = self.rekey_after_time;
+        if time < Duration::from_millis(100) || time > Duration::from_secs(24 * 3600) {
+            errors.add("rekey_after_time", format!("{time:?}"), "choose 100 ms to 24 h");
         }
         for (name, lane) in [("urgent", self.urgent), ("small", self.small), ("bulk", self.bulk)] {
             errors.range(&format!("{name}.send_queue"), lane.send_queue, 4096, 1024 * MIB);

@@ -1,19 +1,23 @@
 //! Keys, seals and strong generators. Every call of the cryptography library is in this module.
 
+mod authenticator;
 mod drbg;
+mod keyring;
 mod seal;
 mod simulated;
 mod x25519;
 
+pub use authenticator::{Authenticator, Cipher, KeyLimits, NONCE, PacketKey, Protection, authenticators};
 pub(crate) use drbg::Drbg;
-pub(crate) use seal::{Direction, Mac, Opener, Sealer, Transcript, circuit_secrets};
+pub use keyring::{ClusterKey, KeyError, KeyId, KeyRing, KeyStatus};
+pub(crate) use seal::{Direction, Mac, Opener, Sealer, Suite, Transcript, circuit_secrets};
 pub use simulated::SimulatedAgreement;
 pub use x25519::X25519;
 
 use core::fmt;
 
 /// Bytes of an authentication tag.
-pub(crate) const TAG: usize = 16;
+pub const TAG: usize = 16;
 
 /// Agreement on a secret that a listener cannot know, with keys that are forgotten afterwards.
 ///
@@ -33,8 +37,8 @@ pub trait EphemeralKey: Send {
 
 /// What an endpoint must keep to itself.
 pub struct Secrets {
-    /// The key that every node of the cluster has, at least 32 bytes. Whoever has it is a member.
-    pub cluster_key: Vec<u8>,
+    /// The keys that every node of the cluster has. Whoever has one is a member. Of plain bytes: `bytes.into()`.
+    pub keys: KeyRing,
     /// Seed of the generator for nonces and circuit ids: 32 bytes, fresh and secret for each life of the node.
     pub seed: [u8; 32],
     /// How fresh secrets are agreed upon.

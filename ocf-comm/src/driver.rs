@@ -20,6 +20,7 @@
     reason = "the driver is where the clock and the sockets are; error kinds of the system are open-ended"
 )]
 
+pub mod cipher;
 mod clock;
 pub mod entropy;
 mod error;

@@ -3,15 +3,17 @@ mod contest;
 mod handshake;
 mod peer;
 mod receive;
+mod renewal;
 mod watch;
 
-use crate::circuit::{Batch, Circuit, Tuning};
-use crate::crypto::{Drbg, KeyAgreement, Mac};
+use crate::circuit::{Batch, Circuit, Renewal, Tuning};
+use crate::crypto::{Drbg, KeyAgreement, KeyRing, Mac};
 use crate::detector::Health;
+use crate::suite::Kit;
 use crate::wire::{CLUSTER_HASH, Frame};
 use crate::{
-    Channel, Config, ConfigError, ConfigErrors, DropReason, Event, Input, Lane, Output, PeerStatus, Refusal,
-    Secrets, SendError, Stats, Transmit,
+    Channel, Config, ConfigError, ConfigErrors, DropReason, Event, Input, Lane, Output, PeerStatus, Plugins,
+    Refusal, Secrets, SendError, Stats, Transmit,
 };
 use bytes::Bytes;
 use core::fmt;
@@ -43,7 +45,7 @@ const CONTROL_MAX: usize = 1024;
 /// let endpoint = |me: u32, other: u32| {
 ///     let config = Config::new("demo", Preset::Lan).with_peer(NodeId::new(other), at(other));
 ///     let agreement = Box::new(SimulatedAgreement::new(u64::from(me))); // a driver uses `X25519::new()`
-///     let secrets = Secrets { cluster_key: vec![7; 32], seed: [me.to_be_bytes()[3]; 32], agreement };
+///     let secrets = Secrets { keys: vec![7; 32].into(), seed: [me.to_be_bytes()[3]; 32], agreement };
 ///     Endpoint::new(Instant::ZERO, config, node(me), secrets)
 /// };
 /// let mut nodes = [endpoint(1, 2)?, endpoint(2, 1)?];
@@ -77,8 +79,8 @@ pub struct Endpoint {
     tuning: Tuning,
     local: NodeInstance,
     cluster: [u8; CLUSTER_HASH],
-    cluster_key: Vec<u8>,
-    mac: Mac,
+    keys: KeyRing,
+    kit: Kit,
     cookies: Mac,
     random: Drbg,
     agreement: Box<dyn KeyAgreement>,
@@ -110,25 +112,40 @@ impl Endpoint {
     /// An endpoint that starts to connect to its peers with the first [`Layer::handle_timeout`], which is due at once.
     ///
     /// # Errors
-    /// Every mistake in `config` and in the length of the cluster key.
+    /// Every mistake in `config` and in the keys.
     pub fn new(
         now: Instant,
         config: Config,
         local: NodeInstance,
         secrets: Secrets,
     ) -> Result<Self, ConfigErrors> {
+        Self::with_plugins(now, config, local, secrets, &Plugins::default())
+    }
+
+    /// As [`Endpoint::new`], with authenticators and codecs of your own beside those that are built in.
+    ///
+    /// # Errors
+    /// Every mistake in `config` and in the keys, and names that no plug-in has.
+    pub fn with_plugins(
+        now: Instant,
+        config: Config,
+        local: NodeInstance,
+        secrets: Secrets,
+        plugins: &Plugins,
+    ) -> Result<Self, ConfigErrors> {
         let mut errors = config.check(local.node).err().unwrap_or(ConfigErrors(Vec::new()));
-        if secrets.cluster_key.len() < 32 {
+        if let Err(error) = secrets.keys.check() {
             errors.0.push(ConfigError {
-                path: "secrets.cluster_key.len".to_owned(),
-                value: secrets.cluster_key.len().to_string(),
-                fix: "make the key of at least 32 random bytes".to_owned(),
+                path: "secrets.keys".to_owned(),
+                value: format!("{:?}", secrets.keys),
+                fix: error.to_string(),
             });
         }
+        let kit = Kit::new(&config, plugins, &mut errors.0);
         if !errors.0.is_empty() {
             return Err(errors);
         }
-        let Secrets { cluster_key, seed, agreement } = secrets;
+        let Secrets { keys, seed, agreement } = secrets;
         let mut random = Drbg::new(&seed);
         let mut cluster = [0; CLUSTER_HASH];
         let name = Mac::new(b"ocf-comm cluster name", "1").sign(config.cluster.as_bytes());
@@ -139,7 +156,7 @@ impl Endpoint {
             heartbeat: config.timers.heartbeat,
             detection: config.timers.detection,
             datagram: config.datagram,
-            rekey_after: config.rekey_after(),
+            renewal: Renewal { packets: config.rekey_after(), time: config.rekey_after_time },
             message_max: config.message_max,
             budget: config.turn_budget,
         };
@@ -147,8 +164,8 @@ impl Endpoint {
             tuning,
             local,
             cluster,
-            mac: Mac::new(&cluster_key, "ocf-comm 1 handshake"),
-            cluster_key,
+            keys,
+            kit,
             cookies: Mac::new(&random.bytes::<32>(), "ocf-comm cookie"),
             random,
             agreement,
@@ -225,8 +242,11 @@ impl Endpoint {
         self.begin(now);
         let current = self.peer_index(from.node).and_then(|i| self.peers[i].current);
         let circuit = current.and_then(|id| self.circuits.get_mut(&id));
-        if let Some(circuit) = circuit.filter(|c| c.instance == from) {
-            circuit.consumed(lane, bytes);
+        let Some(circuit) = circuit.filter(|c| c.instance == from) else { return };
+        circuit.consumed(lane, bytes, (&mut self.events, &mut self.stats));
+        if let Some(fate) = circuit.fate.take() {
+            let id = circuit.local_id;
+            self.on_fate(self.now, id, fate);
         }
     }
 
@@ -409,6 +429,7 @@ impl Layer for Endpoint {
         for circuit in self.circuits.values_mut() {
             circuit.on_timeout(now, &self.tuning, &mut self.stats);
         }
+        self.renew_circuits(now);
         for i in 0..self.peers.len() {
             self.watch_peer(now, i);
             self.settle_contest(now, i);

@@ -1,3 +1,4 @@
+use crate::KeyId;
 use bytes::Bytes;
 use core::time::Duration;
 use pils::{NodeId, NodeInstance};
@@ -133,6 +134,13 @@ pub enum Event {
         /// Why.
         reason: Refusal,
     },
+    /// What goes to this peer is protected by fresh secrets now, agreed upon under this cluster key. Nothing was lost.
+    Renewed {
+        /// Who.
+        peer: NodeInstance,
+        /// The cluster key.
+        key: KeyId,
+    },
     /// A peer that holds the key broke the protocol; its circuit was closed.
     Misbehaved {
         /// Who.
@@ -160,6 +168,10 @@ pub enum DownReason {
     Superseded,
     /// The peer broke the protocol.
     Misbehaved,
+    /// The cluster key that its circuit rested on was revoked.
+    KeyRevoked,
+    /// So many forged packets came for its circuit that its keys cannot be trusted any more.
+    Forged,
 }
 
 impl core::fmt::Display for DownReason {
@@ -170,6 +182,8 @@ impl core::fmt::Display for DownReason {
             Self::LastGasp => f.write_str("said with its last breath that it dies"),
             Self::Superseded => f.write_str("a new incarnation of the node took its place"),
             Self::Misbehaved => f.write_str("broke the protocol"),
+            Self::KeyRevoked => f.write_str("the cluster key it was talked to with was revoked"),
+            Self::Forged => f.write_str("its circuit was flooded with forged packets"),
         }
     }
 }
@@ -202,5 +216,20 @@ pub enum Refusal {
         ours: u8,
         /// The newest version the peer speaks.
         theirs: u8,
+    },
+    /// Both ends have the cluster's key, but no way to protect packets that both allow: compare `protection`, `cipher` and
+    /// `authenticators` in the configurations of the two.
+    NoCommonProtection,
+    /// The peer does not know the cluster key that this node wants to move the circuit to: it stays on the old one, and is
+    /// asked again. Let the peer learn the key.
+    KeyNotKnown {
+        /// Which key.
+        key: KeyId,
+    },
+    /// The peer has another secret under the id of the key that this node wants to move the circuit to: it stays on the
+    /// old one. Give the new key an id that was never used.
+    KeyDiffers {
+        /// Which key.
+        key: KeyId,
     },
 }

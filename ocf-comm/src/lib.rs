@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod circuit;
+mod codec;
 mod config;
 mod connectivity;
 pub mod crypto;
@@ -23,14 +24,17 @@ mod event;
 mod memory;
 pub mod rpc;
 mod stats;
+mod suite;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod wire;
 
+pub use codec::{PacketCodec, codecs};
 pub use config::{Config, ConfigError, ConfigErrors, LaneConfig, PeerConfig, Preset, Timers};
 pub use connectivity::{Connectivity, PeerStatus, SendError};
-pub use crypto::Secrets;
+pub use crypto::{Cipher, ClusterKey, KeyError, KeyId, KeyRing, KeyStatus, Protection, Secrets};
 pub use endpoint::Endpoint;
 pub use event::{Channel, DownReason, Event, Input, Lane, Output, PathId, Received, Refusal, Transmit};
 pub use memory::{AttachError, MemoryHub, MemoryLimits, MemoryNode};
 pub use stats::{DropReason, Stats};
+pub use suite::Plugins;

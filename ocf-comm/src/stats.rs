@@ -55,6 +55,8 @@ pub enum DropReason {
     UnknownKind,
     /// A handshake message of a foreign or wrong cluster key, or altered on the way.
     BadMac,
+    /// A handshake message that names a cluster key this node does not have.
+    UnknownKey,
     /// A sealed packet that does not open: altered, or sealed with a key this node does not have.
     BadSeal,
     /// A packet number seen before.
@@ -85,10 +87,11 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, in the order of the counters.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Length,
         Self::UnknownKind,
         Self::BadMac,
+        Self::UnknownKey,
         Self::BadSeal,
         Self::Replayed,
         Self::TooOld,
@@ -125,6 +128,6 @@ mod tests {
             }
         }
         assert!(DropReason::ALL.iter().enumerate().all(|(i, r)| stats.dropped(*r) == i as u64 + 1));
-        assert_eq!(stats.dropped_total(), 136);
+        assert_eq!(stats.dropped_total(), 153);
     }
 }

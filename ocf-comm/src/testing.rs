@@ -1,4 +1,5 @@
-//! The conformance suite for those who write a [`Connectivity`] provider.
+//! The conformance suites for those who write a [`Connectivity`] provider, an
+//! [`Authenticator`](crate::crypto::Authenticator) or a [`PacketCodec`](crate::PacketCodec).
 //!
 //! ```
 //! use ocf_comm::testing::{Fabric, check_connectivity};
@@ -37,6 +38,9 @@
 )]
 
 mod cases;
+mod plugins;
+
+pub use plugins::{check_authenticator, check_codec};
 
 use crate::{Connectivity, Event, Lane};
 use pils::{NodeId, NodeInstance};

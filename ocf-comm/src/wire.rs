@@ -3,10 +3,14 @@
 mod frame;
 mod handshake;
 mod header;
+mod renewal;
 
-pub(crate) use frame::{Ack, Frame, data_fit, put_ack, put_data_header, put_frame};
-pub(crate) use handshake::{CLUSTER_HASH, Envelope, Handshake, seal_handshake};
+pub(crate) use frame::{ANSWER, Ack, DECLINE, Frame, OFFER, data_fit, put_ack, put_data_header, put_frame};
+pub(crate) use handshake::{
+    CLUSTER_HASH, Envelope, Handshake, REFUSED_DOUBLE, REFUSED_OFFER, seal_handshake,
+};
 pub(crate) use header::{HEADER, Header, Kind, VERSION};
+pub(crate) use renewal::{Declined, RENEWAL, Renewal};
 
 use crate::Lane;
 

@@ -54,7 +54,7 @@ fn a_node_that_comes_back_after_its_silence_was_noticed_connects_at_once() {
 fn run_twin(net: &mut Net, twin: usize, millis: u32) -> Vec<Event> {
     let instance = NodeInstance::new(id(twin), Incarnation::new(0xdead));
     let secrets = Secrets {
-        cluster_key: vec![42; 32],
+        keys: vec![42; 32].into(),
         seed: [99; 32],
         agreement: Box::new(SimulatedAgreement::new(99)),
     };
@@ -110,7 +110,7 @@ fn stranger(cluster: &str, key: u8) -> Endpoint {
     let config = Config::new(cluster, Preset::Lan).with_peer(id(0), address(0, 0));
     let instance = NodeInstance::new(id(1), Incarnation::new(5));
     let secrets = Secrets {
-        cluster_key: vec![key; 32],
+        keys: vec![key; 32].into(),
         seed: [5; 32],
         agreement: Box::new(SimulatedAgreement::new(5)),
     };

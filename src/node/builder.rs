@@ -215,11 +215,8 @@ impl NodeBuilder {
             }
         };
         let local = NodeInstance::new(self.config.node, entropy::incarnation());
-        let secrets = Secrets {
-            cluster_key: key.bytes().to_vec(),
-            seed: entropy::bytes(),
-            agreement: Box::new(X25519::new()),
-        };
+        let secrets =
+            Secrets { keys: key.bytes().into(), seed: entropy::bytes(), agreement: Box::new(X25519::new()) };
         let fencing = stack_config.fencing.clone();
         let birth = Birth { local, secrets, record, rng: Rng::new(entropy::seed()) };
         let stack = Stack::new(ports.clock().now(), stack_config, birth)?;

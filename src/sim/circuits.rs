@@ -185,7 +185,7 @@ impl Program for Circuits {
         let mut seed = [0; 32];
         rng.fill(&mut seed);
         let agreement = Box::new(SimulatedAgreement::new(rng.next_u64()));
-        let secrets = Secrets { cluster_key: vec![0x5a; 32], seed, agreement };
+        let secrets = Secrets { keys: vec![0x5a; 32].into(), seed, agreement };
         ctx.later(self.interval, Completion::Send);
         match Endpoint::new(ctx.now(), config, local, secrets) {
             Ok(endpoint) => endpoint,

@@ -100,7 +100,7 @@ impl Lab {
             let birth = Birth {
                 local: NodeInstance::new(NodeId::new(id), Incarnation::new(u128::from(id) + 100)),
                 secrets: Secrets {
-                    cluster_key: vec![7; 32],
+                    keys: vec![7; 32].into(),
                     seed: [id.to_be_bytes()[3]; 32],
                     agreement: Box::new(SimulatedAgreement::new(seed)),
                 },

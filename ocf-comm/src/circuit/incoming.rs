@@ -1,8 +1,9 @@
-use crate::Channel;
+use crate::suite::Codec;
 use crate::wire::to_size;
+use crate::{Channel, PacketCodec};
 use bytes::{Bytes, BytesMut};
 use pils::wire::{Reader, varint_len};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 /// Pieces that may be kept out of order, so that many tiny ones cannot cost more than their bytes.
 const PARKED_MAX: usize = 16_384;
@@ -59,10 +60,16 @@ pub(crate) struct Incoming {
     granted: u64,
     window: usize,
     message_max: usize,
+    /// Decodes what is delivered; `None` if messages travel as they are.
+    codec: Option<Codec>,
+    /// Complete messages, still encoded, that wait until what was delivered is consumed: decoding makes them larger than the
+    /// window that they came through.
+    waiting: VecDeque<(u8, Bytes)>,
+    waiting_bytes: usize,
 }
 
 impl Incoming {
-    pub(crate) const fn new(window: usize, message_max: usize) -> Self {
+    pub(crate) const fn new(window: usize, message_max: usize, codec: Option<Codec>) -> Self {
         Self {
             next: 0,
             parked: BTreeMap::new(),
@@ -74,17 +81,21 @@ impl Incoming {
             granted: 0,
             window,
             message_max,
+            codec,
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
         }
     }
 
     /// Bytes held: delivered, being assembled, out of order.
     pub(crate) fn memory(&self) -> usize {
-        self.delivered + self.parked_bytes + self.partial.as_ref().map_or(0, |p| p.data.len()) + self.head_len
+        let held = self.delivered + self.waiting_bytes;
+        held + self.parked_bytes + self.partial.as_ref().map_or(0, |p| p.data.len()) + self.head_len
     }
 
     /// The limit to tell now. A message that is being assembled does not count, or one larger than the window would never end.
     fn target(&self) -> u64 {
-        let free = self.window.saturating_sub(self.delivered);
+        let free = self.window.saturating_sub(self.delivered + self.waiting_bytes);
         (self.next + free as u64).max(self.granted)
     }
 
@@ -99,9 +110,54 @@ impl Incoming {
         self.granted
     }
 
-    /// The layer above has freed `bytes` of messages.
-    pub(crate) fn consumed(&mut self, bytes: usize) {
+    /// The layer above has freed `bytes` of messages: those that waited for that are delivered.
+    pub(crate) fn consumed(
+        &mut self,
+        bytes: usize,
+        deliver: &mut impl FnMut(Channel, Bytes),
+    ) -> Result<(), Refused> {
         self.delivered = self.delivered.saturating_sub(bytes);
+        while self.delivered < self.window
+            && let Some((channel, encoded)) = self.waiting.pop_front()
+        {
+            self.waiting_bytes -= encoded.len();
+            self.decode(channel, &encoded, deliver)?;
+        }
+        Ok(())
+    }
+
+    /// A message is whole.
+    fn complete(
+        &mut self,
+        channel: u8,
+        message: Bytes,
+        deliver: &mut impl FnMut(Channel, Bytes),
+    ) -> Result<(), Refused> {
+        if self.codec.is_none() {
+            self.delivered += message.len();
+            deliver(Channel(channel), message);
+            return Ok(());
+        }
+        if self.waiting.is_empty() && self.delivered < self.window {
+            return self.decode(channel, &message, deliver);
+        }
+        self.waiting_bytes += message.len();
+        self.waiting.push_back((channel, message));
+        Ok(())
+    }
+
+    fn decode(
+        &mut self,
+        channel: u8,
+        message: &Bytes,
+        deliver: &mut impl FnMut(Channel, Bytes),
+    ) -> Result<(), Refused> {
+        let Some(codec) = &self.codec else { return Ok(()) };
+        let decoded = decode(&**codec, message, self.message_max);
+        let message = decoded.ok_or(Refused::Rule("messages that decode"))?;
+        self.delivered += message.len();
+        deliver(Channel(channel), message);
+        Ok(())
     }
 
     /// Takes a piece of the stream; calls `deliver` for each message that it completes.
@@ -178,21 +234,24 @@ impl Incoming {
                     return Ok(());
                 }
                 if let Some(Partial { channel, data, .. }) = self.partial.take() {
-                    self.delivered += data.len();
-                    deliver(Channel(channel), Bytes::from(data));
+                    self.complete(channel, Bytes::from(data), deliver)?;
                 }
             }
             let Some((channel, size)) = self.head(&mut input)? else { return Ok(()) };
             if size <= input.len() {
                 let (mine, rest) = input.split_at(size);
                 input = rest;
-                self.delivered += size;
-                deliver(Channel(channel), batch.copy(mine));
+                self.complete(channel, batch.copy(mine), deliver)?;
             } else {
                 let data = Vec::with_capacity(size.min(RESERVE_MAX));
                 self.partial = Some(Partial { channel, size, data });
             }
         }
+    }
+
+    /// The longest message on the wire: with a codec, it has a byte more in front.
+    const fn wire_max(&self) -> usize {
+        self.message_max + if self.codec.is_some() { 1 } else { 0 }
     }
 
     /// Reads the front of the next message: its channel and size, or `None` if it is not all there yet.
@@ -202,7 +261,7 @@ impl Incoming {
             let n = head_size(*first);
             if let Some((head, rest)) = input.split_at_checked(n) {
                 *input = rest;
-                return parse_head(head, self.message_max).map(Some);
+                return parse_head(head, self.wire_max()).map(Some);
             }
         }
         while let Some((first, rest)) = input.split_first() {
@@ -211,7 +270,7 @@ impl Incoming {
             *input = rest;
             if self.head_len == head_size(self.head[0]) {
                 let head = &self.head[..core::mem::take(&mut self.head_len)];
-                return parse_head(head, self.message_max).map(Some);
+                return parse_head(head, self.wire_max()).map(Some);
             }
         }
         Ok(None)
@@ -219,6 +278,9 @@ impl Incoming {
 
     pub(crate) fn check_invariants(&self) {
         let bound = self.window + self.message_max + self.head.len();
+        // What was decoded, and what waits as it came.
+        let bound = if self.codec.is_some() { 2 * bound } else { bound };
+        assert!(self.waiting.is_empty() || self.delivered >= self.window, "nothing waits without a reason");
         assert!(self.memory() <= bound, "{} bytes held, {bound} allowed", self.memory());
         assert!(self.next <= self.granted, "nothing is taken beyond the credit");
         assert_eq!(
@@ -232,6 +294,25 @@ impl Incoming {
             at = start + piece.len() as u64;
         }
     }
+}
+
+/// What a message of a lane with a codec is, from its first byte: 0, as it is; 1, size and encoded form.
+pub(crate) const PLAIN_FORM: u8 = 0;
+pub(crate) const ENCODED_FORM: u8 = 1;
+
+/// The message that an encoded one stands for, if it is no longer than `most`.
+pub(crate) fn decode(codec: &dyn PacketCodec, message: &Bytes, most: usize) -> Option<Bytes> {
+    let mut r = Reader::new(message);
+    let message = match r.u8("form").ok()? {
+        PLAIN_FORM => message.slice(1..),
+        ENCODED_FORM => {
+            let size = r.length("size", most).ok()?;
+            let mut out = vec![0; size];
+            codec.decode(r.rest(), &mut out).then(|| Bytes::from(out))?
+        }
+        _ => return None,
+    };
+    (message.len() <= most).then_some(message)
 }
 
 /// Bytes of the length and the channel in front of a message, told from the first byte.
@@ -260,7 +341,7 @@ mod tests {
     fn stream(messages: &[Vec<u8>]) -> Vec<u8> {
         let mut lane = Outgoing::new(1 << 30);
         for (i, m) in (0_u8..).zip(messages) {
-            assert!(lane.push(i, Bytes::copy_from_slice(m)));
+            assert!(lane.push(i, &[], Bytes::copy_from_slice(m)));
         }
         let mut out = Vec::new();
         lane.copy(0..lane.queued() as u64, &mut out);
@@ -275,7 +356,7 @@ mod tests {
         ) {
             let messages: Vec<Vec<u8>> = sizes.iter().map(|n| vec![u8::try_from(n % 251).unwrap(); *n]).collect();
             let stream = stream(&messages);
-            let mut lane = Incoming::new(1 << 20, 1 << 20);
+            let mut lane = Incoming::new(1 << 20, 1 << 20, None);
             lane.grant();
             let mut got = Vec::new();
             let mut batch = Batch::default();
@@ -295,7 +376,7 @@ mod tests {
 
         #[test]
         fn any_stream_is_cut_or_refused_without_panic(stream in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let mut lane = Incoming::new(1 << 16, 100);
+            let mut lane = Incoming::new(1 << 16, 100, None);
             lane.grant();
             for (at, byte) in (0_u64..).zip(&stream) {
                 if lane.receive(at, &[*byte], &mut Batch::default(), &mut |_, m| assert!(m.len() <= 100)).is_err() {
@@ -309,7 +390,7 @@ mod tests {
     #[test]
     fn a_message_larger_than_the_window_still_ends_and_memory_keeps_its_bound() {
         let stream = stream(&[vec![5; 300_000], vec![6; 300_000]]);
-        let mut lane = Incoming::new(64 << 10, 300_000);
+        let mut lane = Incoming::new(64 << 10, 300_000, None);
         let mut got = Vec::new();
         let mut at = 0;
         let mut limit = lane.grant();
@@ -328,7 +409,7 @@ mod tests {
         }
         assert_eq!(got.len(), 1, "the second waits for the first to be consumed");
         assert!(lane.receive(limit, &[0], &mut Batch::default(), &mut |_, _| {}).is_err());
-        lane.consumed(300_000);
+        lane.consumed(300_000, &mut |_, _| {}).unwrap();
         assert!(lane.wants_grant());
     }
 }

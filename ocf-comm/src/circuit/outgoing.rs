@@ -72,16 +72,17 @@ impl Outgoing {
         self.limit
     }
 
-    /// Appends a message, or remembers that there was no room for it.
-    pub(crate) fn push(&mut self, channel: u8, message: Bytes) -> bool {
+    /// Appends a message, with `prefix` as its first bytes, or remembers that there was no room for it.
+    pub(crate) fn push(&mut self, channel: u8, prefix: &[u8], message: Bytes) -> bool {
         let size = message.len() + FRAMING_MAX;
         if self.queued() + size > self.limit {
             self.refused = Some(self.refused.map_or(size, |r| r.min(size)));
             return false;
         }
         self.open.reserve(if message.len() <= COPY_MAX { size } else { FRAMING_MAX });
-        self.open.put_length(message.len());
+        self.open.put_length(prefix.len() + message.len());
         self.open.put_u8(channel);
+        self.open.extend_from_slice(prefix);
         if message.len() <= COPY_MAX {
             self.open.extend_from_slice(&message);
             if self.open.len() >= CHUNK {
@@ -225,9 +226,9 @@ mod tests {
 
     fn lane() -> Outgoing {
         let mut lane = Outgoing::new(20_000);
-        assert!(lane.push(9, Bytes::from_static(b"abc")));
-        assert!(lane.push(9, Bytes::from(vec![7; 5000])));
-        assert!(lane.push(8, Bytes::from_static(b"xy")));
+        assert!(lane.push(9, &[], Bytes::from_static(b"abc")));
+        assert!(lane.push(9, &[], Bytes::from(vec![7; 5000])));
+        assert!(lane.push(8, &[], Bytes::from_static(b"xy")));
         lane.raise_credit(1 << 20);
         lane
     }
@@ -270,8 +271,10 @@ mod tests {
     #[test]
     fn credit_stops_new_data_and_a_full_queue_says_when_it_has_room() {
         let mut lane = Outgoing::new(10_000);
-        assert!(lane.push(1, Bytes::from(vec![1; 4000])) && lane.push(1, Bytes::from(vec![1; 5900])));
-        assert!(!lane.push(1, Bytes::from(vec![1; 6000])) && !lane.take_writable());
+        assert!(
+            lane.push(1, &[], Bytes::from(vec![1; 4000])) && lane.push(1, &[], Bytes::from(vec![1; 5900]))
+        );
+        assert!(!lane.push(1, &[], Bytes::from(vec![1; 6000])) && !lane.take_writable());
         assert_eq!(lane.take(4000), None);
         lane.raise_credit(500);
         assert_eq!(lane.take(4000), Some(0..500));

@@ -17,7 +17,7 @@ const GOOD_PATH: u32 = 5;
 impl Circuit {
     /// When [`Circuit::on_timeout`] or a packet is due.
     pub(crate) fn deadline(&self, t: &Tuning) -> Option<Instant> {
-        let mut at = self.open.deadline();
+        let mut at = self.open.deadline().into_iter().chain(self.renewal_at()).min();
         let mut sooner = |x: Instant| at = Some(at.map_or(x, |a: Instant| a.min(x)));
         for path in &self.paths {
             path.received.deadline().into_iter().for_each(&mut sooner);
@@ -111,6 +111,7 @@ impl Circuit {
             || path.received.deadline().is_some_and(|at| at <= now)
             || i == self.active
                 && (self.accept_due
+                    || self.renewal_due
                     || self.credit_due != 0
                     || !self.once.is_empty()
                     || Lane::ALL.iter().any(|lane| self.may_send(i, *lane)))
@@ -135,7 +136,7 @@ impl Circuit {
         stats: &mut Stats,
         buffer: &mut Vec<u8>,
     ) -> Option<Transmit> {
-        if self.budget == 0 {
+        if self.budget == 0 || self.seal.is_exhausted() {
             return None;
         }
         let i = core::iter::once(self.active).chain(0..self.paths.len()).find(|i| self.wants(now, *i))?;
@@ -156,7 +157,7 @@ impl Circuit {
             path.sent_at = now;
             stats.packets_sent += 1;
             // What was just sent may have been the last that the window admits.
-            more = more && self.wants(now, i);
+            more = more && self.wants(now, i) && !self.seal.is_exhausted();
         }
         self.budget = self.budget.saturating_sub(buffer.len());
         let path = &self.paths[i];
@@ -167,12 +168,19 @@ impl Circuit {
     /// Writes header and frames of one packet, without the tag.
     fn fill(&mut self, now: Instant, t: &Tuning, i: usize, out: (&mut Vec<u8>, &mut Stats)) -> Content {
         let (buffer, stats) = out;
-        self.seal.renew(t.rekey_after, stats);
+        self.seal.renew(now, t.renewal, stats);
         let start = buffer.len();
         let end = start + t.datagram - TAG;
         let path = &mut self.paths[i];
         let number = path.recovery.next_number();
-        Header { phase: self.seal.phase(), path: path.id.0, circuit: self.remote_id, number }.emit(buffer);
+        Header {
+            phase: self.seal.phase(),
+            generation: self.seal.generation(),
+            path: path.id.0,
+            circuit: self.remote_id,
+            number,
+        }
+        .emit(buffer);
         let mut content = Content::default();
         if path.received.deadline().is_some() {
             let (delay, ranges) = path.received.take_ack(now);
@@ -192,6 +200,10 @@ impl Circuit {
     fn fill_control(&mut self, t: &Tuning, buffer: &mut Vec<u8>, content: &mut Content) {
         for frame in self.once.drain(..) {
             put_frame(buffer, &frame);
+        }
+        if self.renewal_due {
+            self.put_renewal(buffer);
+            content.ping = true;
         }
         if core::mem::take(&mut self.accept_due) {
             put_frame(buffer, &Frame::Accept { message_max: t.message_max as u64 });
@@ -232,7 +244,8 @@ impl Circuit {
             for path in &mut self.paths {
                 let number = path.recovery.next_number();
                 let mut data = Vec::with_capacity(64);
-                Header { phase: self.seal.phase(), path: path.id.0, circuit: self.remote_id, number }
+                let (phase, generation) = (self.seal.phase(), self.seal.generation());
+                Header { phase, generation, path: path.id.0, circuit: self.remote_id, number }
                     .emit(&mut data);
                 put_frame(&mut data, frame);
                 self.seal.seal(path.id.0, number, &mut data, 0);

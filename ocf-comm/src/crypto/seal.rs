@@ -1,8 +1,8 @@
-use super::TAG;
+use super::{Authenticator, KeyId, NONCE, PacketKey, TAG};
 use core::fmt;
 use pils::NodeInstance;
+use pils::plugin::Plugin;
 use pils::wire::Writer as _;
-use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::hkdf::{HKDF_SHA256, KeyType, Prk, Salt};
 use ring::hmac;
 
@@ -36,6 +36,7 @@ impl fmt::Debug for Mac {
 #[derive(Debug)]
 pub(crate) struct Transcript {
     pub(crate) cluster: [u8; 16],
+    pub(crate) key: KeyId,
     pub(crate) initiator: NodeInstance,
     pub(crate) responder: NodeInstance,
     pub(crate) initiator_nonce: [u8; 16],
@@ -44,6 +45,12 @@ pub(crate) struct Transcript {
     pub(crate) responder_public: [u8; 32],
     pub(crate) initiator_circuit: u32,
     pub(crate) responder_circuit: u32,
+    /// What the initiator offered, as it was on the wire.
+    pub(crate) offer: [u8; 32],
+    /// What the responder chose of it, as it was on the wire; for an agreement inside the circuit, the number of the offer.
+    pub(crate) choice: [u8; 8],
+    /// 0 for a handshake; counts the times that fresh secrets were agreed upon inside the circuit.
+    pub(crate) generation: u8,
 }
 
 /// Which way a key seals.
@@ -53,33 +60,52 @@ pub(crate) enum Direction {
     FromResponder,
 }
 
+impl Direction {
+    /// The direction of what the initiator, or the responder, of a circuit sends.
+    pub(crate) const fn from(initiator: bool) -> Self {
+        if initiator { Self::FromInitiator } else { Self::FromResponder }
+    }
+}
+
+impl Transcript {
+    /// All of it, unambiguously: every part has a fixed length.
+    pub(crate) fn content(&self, label: &[u8]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(288);
+        out.extend_from_slice(label);
+        out.extend_from_slice(&self.cluster);
+        out.extend_from_slice(&[self.key.0, self.generation]);
+        out.put_instance(self.initiator);
+        out.put_instance(self.responder);
+        out.extend_from_slice(&self.initiator_nonce);
+        out.extend_from_slice(&self.responder_nonce);
+        out.extend_from_slice(&self.initiator_public);
+        out.extend_from_slice(&self.responder_public);
+        out.extend_from_slice(&self.initiator_circuit.to_be_bytes());
+        out.extend_from_slice(&self.responder_circuit.to_be_bytes());
+        out.extend_from_slice(&self.offer);
+        out.extend_from_slice(&self.choice);
+        out
+    }
+}
+
 /// The first secret of one direction of a circuit.
 ///
-/// HKDF-SHA256: salt is both nonces, key material is the agreed secret and then the cluster key, info is a label, the
-/// direction and the rest of the transcript.
+/// HKDF-SHA256: salt is both nonces, key material is the agreed secret and then the cluster key, info is a label, which
+/// names the direction, and the transcript.
 pub(crate) fn circuit_secrets(
     shared: &[u8; 32],
     cluster_key: &[u8],
     transcript: &Transcript,
     direction: Direction,
 ) -> [u8; 32] {
-    let t = transcript;
     let mut salt = [0; 32];
-    salt[..16].copy_from_slice(&t.initiator_nonce);
-    salt[16..].copy_from_slice(&t.responder_nonce);
+    salt[..16].copy_from_slice(&transcript.initiator_nonce);
+    salt[16..].copy_from_slice(&transcript.responder_nonce);
     let material = [&shared[..], cluster_key].concat();
-    let mut info = Vec::with_capacity(256);
-    info.extend_from_slice(match direction {
+    let info = transcript.content(match direction {
         Direction::FromInitiator => b"ocf-comm 1 from initiator",
         Direction::FromResponder => b"ocf-comm 1 from responder",
     });
-    info.extend_from_slice(&t.cluster);
-    info.put_instance(t.initiator);
-    info.put_instance(t.responder);
-    info.extend_from_slice(&t.initiator_public);
-    info.extend_from_slice(&t.responder_public);
-    info.extend_from_slice(&t.initiator_circuit.to_be_bytes());
-    info.extend_from_slice(&t.responder_circuit.to_be_bytes());
     expand(&Salt::new(HKDF_SHA256, &salt).extract(&material), &info)
 }
 
@@ -99,32 +125,35 @@ fn expand<const N: usize>(prk: &Prk, info: &[u8]) -> [u8; N] {
     out
 }
 
+/// How both ends of a circuit seal.
+pub(crate) type Suite = Plugin<dyn Authenticator>;
+
 struct Keys {
-    key: LessSafeKey,
-    iv: [u8; NONCE_LEN],
+    key: Box<dyn PacketKey>,
+    iv: [u8; NONCE],
     secret: [u8; 32],
+    suite: Suite,
 }
 
 impl Keys {
-    fn new(secret: [u8; 32]) -> Self {
+    fn new(secret: [u8; 32], suite: Suite) -> Self {
         let prk = Prk::new_less_safe(HKDF_SHA256, &secret);
-        let key: [u8; 32] = expand(&prk, b"key");
-        let key = UnboundKey::new(&AES_256_GCM, &key).expect("aes-256 takes 32 bytes");
-        Self { key: LessSafeKey::new(key), iv: expand(&prk, b"iv"), secret }
+        Self { key: suite.key(&expand(&prk, b"key")), iv: expand(&prk, b"iv"), secret, suite }
     }
 
     fn next(&self) -> Self {
-        Self::new(expand(&Prk::new_less_safe(HKDF_SHA256, &self.secret), b"next"))
+        let secret = expand(&Prk::new_less_safe(HKDF_SHA256, &self.secret), b"next");
+        Self::new(secret, self.suite.clone())
     }
 
     /// IV xor (path id, packet number): unique as long as no path repeats a number under this key.
-    fn nonce(&self, path: u8, number: u64) -> Nonce {
+    fn nonce(&self, path: u8, number: u64) -> [u8; NONCE] {
         let mut nonce = self.iv;
         nonce[3] ^= path;
         for (byte, n) in nonce[4..].iter_mut().zip(number.to_be_bytes()) {
             *byte ^= n;
         }
-        Nonce::assume_unique_for_key(nonce)
+        nonce
     }
 }
 
@@ -132,8 +161,8 @@ impl Keys {
 pub(crate) struct Sealer(Keys);
 
 impl Sealer {
-    pub(crate) fn new(secret: [u8; 32]) -> Self {
-        Self(Keys::new(secret))
+    pub(crate) fn new(secret: [u8; 32], suite: Suite) -> Self {
+        Self(Keys::new(secret, suite))
     }
 
     /// Replaces the key by its successor.
@@ -141,18 +170,20 @@ impl Sealer {
         self.0 = self.0.next();
     }
 
+    /// How it seals.
+    pub(crate) const fn suite(&self) -> &Suite {
+        &self.0.suite
+    }
+
     /// Seals `packet[header..]` in place, with `packet[..header]` as additional data.
     pub(crate) fn seal(&self, path: u8, number: u64, packet: &mut [u8], header: usize) -> [u8; TAG] {
-        let (clear, body) = packet.split_at_mut(header);
-        let tag = self.0.key.seal_in_place_separate_tag(self.0.nonce(path, number), Aad::from(&*clear), body);
-        let tag = tag.expect("a packet is far shorter than the cipher allows");
-        tag.as_ref().try_into().expect("the tag has 16 bytes")
+        self.0.key.seal(&self.0.nonce(path, number), packet, header)
     }
 }
 
 impl fmt::Debug for Sealer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sealer").finish_non_exhaustive()
+        f.debug_struct("Sealer").field("suite", &self.0.suite.name()).finish_non_exhaustive()
     }
 }
 
@@ -160,8 +191,8 @@ impl fmt::Debug for Sealer {
 pub(crate) struct Opener(Keys);
 
 impl Opener {
-    pub(crate) fn new(secret: [u8; 32]) -> Self {
-        Self(Keys::new(secret))
+    pub(crate) fn new(secret: [u8; 32], suite: Suite) -> Self {
+        Self(Keys::new(secret, suite))
     }
 
     /// The key after this one.
@@ -172,9 +203,9 @@ impl Opener {
     /// Opens `packet[header..]` in place and returns the length of the content, which starts at `header`; `None` if it
     /// was not sealed by the peer with this key, path and number.
     pub(crate) fn open(&self, path: u8, number: u64, packet: &mut [u8], header: usize) -> Option<usize> {
-        let (clear, body) = packet.split_at_mut(header);
-        let content = self.0.key.open_in_place(self.0.nonce(path, number), Aad::from(&*clear), body).ok()?;
-        Some(content.len())
+        // A plug-in that opens more than there is must not harm the reader.
+        let most = packet.len().checked_sub(header + TAG)?;
+        self.0.key.open(&self.0.nonce(path, number), packet, header).filter(|length| *length <= most)
     }
 }
 
@@ -187,6 +218,7 @@ impl fmt::Debug for Opener {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crypto::{Protection, authenticators};
 
     fn seal(sealer: &Sealer, path: u8, number: u64) -> Vec<u8> {
         let mut packet = b"headertext".to_vec();
@@ -197,20 +229,26 @@ mod tests {
 
     #[test]
     fn only_the_same_key_path_and_number_open_a_packet() {
-        let mut sealer = Sealer::new([1; 32]);
-        let opener = Opener::new([1; 32]);
-        let good = seal(&sealer, 2, 77);
-        assert_eq!(opener.open(2, 77, &mut good.clone(), 6), Some(4));
-        assert_eq!(opener.open(1, 77, &mut good.clone(), 6), None);
-        assert_eq!(opener.open(2, 78, &mut good.clone(), 6), None);
-        assert_eq!(opener.next().open(2, 77, &mut good.clone(), 6), None);
-        for i in 0..good.len() {
-            let mut altered = good.clone();
-            altered[i] ^= 4;
-            assert_eq!(opener.open(2, 77, &mut altered, 6), None);
+        for plugin in authenticators().list() {
+            let suite = authenticators().get(&plugin.name).unwrap();
+            if suite.protection() == Protection::Plain {
+                continue;
+            }
+            let mut sealer = Sealer::new([1; 32], suite.clone());
+            let opener = Opener::new([1; 32], suite);
+            let good = seal(&sealer, 2, 77);
+            assert_eq!(opener.open(2, 77, &mut good.clone(), 6), Some(4));
+            assert_eq!(opener.open(1, 77, &mut good.clone(), 6), None);
+            assert_eq!(opener.open(2, 78, &mut good.clone(), 6), None);
+            assert_eq!(opener.next().open(2, 77, &mut good.clone(), 6), None);
+            for i in 0..good.len() {
+                let mut altered = good.clone();
+                altered[i] ^= 4;
+                assert_eq!(opener.open(2, 77, &mut altered, 6), None);
+            }
+            sealer.advance();
+            assert_eq!(opener.next().open(2, 77, &mut seal(&sealer, 2, 77), 6), Some(4));
         }
-        sealer.advance();
-        assert_eq!(opener.next().open(2, 77, &mut seal(&sealer, 2, 77), 6), Some(4));
     }
 
     #[test]

@@ -1,11 +1,11 @@
 use super::notify::Notify;
 use super::{
-    Handle, Host, Inbox, Io, IoStats, Ports, Reactor, Remote, Running, SetupError, Stopped, entropy,
+    Handle, Host, Inbox, Io, IoStats, Ports, Reactor, Remote, Running, SetupError, Stopped, cipher, entropy,
 };
 use crate::crypto::X25519;
 use crate::{
-    Channel, Config, ConfigErrors, Connectivity, Endpoint, Event, Input, Lane, Output, PeerStatus, Received,
-    Secrets, SendError, Stats,
+    Channel, Config, ConfigErrors, Connectivity, Endpoint, Event, Input, KeyRing, Lane, Output, PeerStatus,
+    Received, Secrets, SendError, Stats,
 };
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
@@ -140,18 +140,21 @@ impl Host<Endpoint> for UdpHost {
 impl UdpNode {
     /// Starts node `node` on bound sockets, as a new incarnation, on a thread of its own.
     ///
-    /// `cluster_key` is the secret that all nodes share, at least 32 random bytes. The addresses of the peers are in
-    /// `config`.
+    /// `keys` are the secrets that all nodes share: at least 32 random bytes, or a [`KeyRing`]. The addresses of the peers
+    /// are in `config`.
     ///
     /// # Errors
     /// Every mistake in `config` and the key at once; or what the system refused.
-    pub fn start(ports: Ports, node: NodeId, config: Config, cluster_key: &[u8]) -> Result<Self, StartError> {
+    pub fn start(
+        ports: Ports,
+        node: NodeId,
+        config: Config,
+        keys: impl Into<KeyRing>,
+    ) -> Result<Self, StartError> {
         let local = NodeInstance::new(node, entropy::incarnation());
-        let secrets = Secrets {
-            cluster_key: cluster_key.to_vec(),
-            seed: entropy::bytes(),
-            agreement: Box::new(X25519::default()),
-        };
+        let secrets =
+            Secrets { keys: keys.into(), seed: entropy::bytes(), agreement: Box::new(X25519::default()) };
+        let config = cipher::for_this_machine(config);
         let endpoint = Endpoint::new(ports.clock().now(), config, local, secrets)?;
         let (remote, inbox): (_, Inbox<Consumed>) = ports.inbox();
         let (sender, events) = unbounded();

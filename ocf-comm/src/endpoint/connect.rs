@@ -5,8 +5,8 @@ use super::peer::{Attempt, Candidate, Peer};
 use super::{CONTROL_MAX, Endpoint};
 use crate::circuit::{Circuit, Start};
 use crate::crypto::{Direction, Transcript, circuit_secrets};
-use crate::wire::{Handshake, seal_handshake};
-use crate::{DropReason, PathId, Refusal, Transmit};
+use crate::wire::{Handshake, REFUSED_DOUBLE, REFUSED_OFFER, seal_handshake};
+use crate::{DropReason, KeyId, PathId, Refusal, Transmit};
 use core::time::Duration;
 use pils::{Incarnation, Instant, NodeInstance};
 use std::net::SocketAddr;
@@ -50,10 +50,10 @@ impl Endpoint {
             Some(attempt) if beside && attempt.tries >= TRIES_BESIDE => self.peers[i].attempt = None,
             Some(attempt) if attempt.tries >= TRIES_MAX => {
                 self.peers[i].attempt = None;
-                self.start_attempt(now, i);
+                self.start_attempt(now, i, self.keys.sends_with());
             }
             Some(_) => self.send_init(now, i),
-            None => self.start_attempt(now, i),
+            None => self.start_attempt(now, i, self.keys.sends_with()),
         }
     }
 
@@ -71,11 +71,12 @@ impl Endpoint {
         peer.next_at = now + wait;
         peer.hello_salt = Some(salt);
         for (path, address) in peer.addresses.clone() {
-            self.send_handshake(i, path, address, &Handshake::Hello { salt });
+            self.send_handshake(i, self.keys.sends_with(), (path, address), &Handshake::Hello { salt });
         }
     }
 
-    pub(super) fn start_attempt(&mut self, now: Instant, i: usize) {
+    /// Starts a handshake, with this one of the cluster's keys.
+    pub(super) fn start_attempt(&mut self, now: Instant, i: usize, cluster_key: KeyId) {
         let wait = self.retry(self.peers[i].tries);
         self.peers[i].tries += 1;
         self.peers[i].next_at = now + wait;
@@ -83,6 +84,7 @@ impl Endpoint {
         let attempt = Attempt {
             nonce: self.random.bytes(),
             circuit: self.fresh_circuit_id(),
+            cluster_key,
             public: key.public(),
             key,
             cookie: None,
@@ -105,28 +107,39 @@ impl Endpoint {
         attempt.tries += 1;
         attempt.cookies = 0;
         (attempt.sent_at, attempt.next_at) = (now, now + wait);
-        let Attempt { nonce, circuit, public, cookie, .. } = *attempt;
+        let Attempt { nonce, circuit, public, cookie, cluster_key, .. } = *attempt;
+        let init = |cookie| Handshake::Init { nonce, circuit, public, cookie, offer: self.kit.offer() };
         match cookie {
             Some((path, address, cookie)) => {
-                self.send_handshake(i, path, address, &Handshake::Init { nonce, circuit, public, cookie });
+                let init = init(cookie);
+                self.send_handshake(i, cluster_key, (path, address), &init);
             }
             None => {
+                let init = init([0; 32]);
                 for (path, address) in peer.addresses.clone() {
-                    let cookie = [0; 32];
-                    self.send_handshake(
-                        i,
-                        path,
-                        address,
-                        &Handshake::Init { nonce, circuit, public, cookie },
-                    );
+                    self.send_handshake(i, cluster_key, (path, address), &init);
                 }
             }
         }
     }
 
-    pub(super) fn send_handshake(&mut self, i: usize, path: PathId, to: SocketAddr, body: &Handshake) {
-        let data = seal_handshake(&self.mac, path.0, self.local, self.peers[i].node, (&self.cluster, body));
+    /// Sends a message with this one of the cluster's keys.
+    pub(super) fn send_handshake(
+        &mut self,
+        i: usize,
+        key: KeyId,
+        (path, to): (PathId, SocketAddr),
+        body: &Handshake,
+    ) {
+        let Some(mac) = self.keys.handshake(key) else { return };
+        let body = (&self.cluster, body);
+        let data = seal_handshake((key, mac), path.0, self.local, self.peers[i].node, body);
         self.send_control(path, to, data);
+    }
+
+    /// Answers a message where it came from and with the key that it came with.
+    pub(super) fn answer_handshake(&mut self, p: Parties, body: &Handshake) {
+        self.send_handshake(p.peer, p.key, (p.path, p.address), body);
     }
 
     pub(super) fn send_control(&mut self, path: PathId, to: SocketAddr, data: Vec<u8>) {
@@ -150,7 +163,7 @@ impl Endpoint {
 
     /// A larger node says that it has no circuit with this one. It may be a replay: nothing that lives is touched.
     pub(super) fn on_hello(&mut self, now: Instant, p: Parties, salt: [u8; 16]) -> Result<(), DropReason> {
-        let Parties { peer: i, from, path, address } = p;
+        let Parties { peer: i, from, address, .. } = p;
         if from.node < self.local.node {
             return Err(DropReason::UnknownPeer);
         }
@@ -164,7 +177,7 @@ impl Endpoint {
             // An INIT would go to the address of the peer that lives, so the double would never hear of it.
             if now >= peer.refuse_gate {
                 self.peers[i].refuse_gate = now + settle;
-                self.send_handshake(i, path, address, &Handshake::Refuse { salt });
+                self.answer_handshake(p, &Handshake::Refuse { salt, reason: REFUSED_DOUBLE });
                 self.tell_refusal(now, from.node, address, Refusal::DuplicateNode);
             }
             return Ok(());
@@ -187,22 +200,35 @@ impl Endpoint {
                 let peer = &mut self.peers[i];
                 peer.tries = 0;
                 peer.hello_gate = now + settle / 2;
-                self.start_attempt(now, i);
+                // The key that the peer certainly has.
+                self.start_attempt(now, i, p.key);
                 Ok(())
             }
         }
     }
 
-    /// The other end says that this node's id is in use by another living node, in answer to the last HELLO.
-    pub(super) fn on_refuse(&mut self, now: Instant, p: Parties, salt: [u8; 16]) -> Result<(), DropReason> {
+    /// The other end says that this node's id is in use by another living node, in answer to the last HELLO; or that there
+    /// is no way of sealing that both take, in answer to an INIT.
+    pub(super) fn on_refuse(
+        &mut self,
+        now: Instant,
+        p: Parties,
+        (salt, reason): ([u8; 16], u8),
+    ) -> Result<(), DropReason> {
         let Parties { peer: i, from, address, .. } = p;
         let peer = &mut self.peers[i];
-        if peer.current.is_some() || peer.hello_salt != Some(salt) {
-            return Err(DropReason::StaleHandshake);
-        }
-        peer.hello_salt = None;
+        let refusal = if reason == REFUSED_OFFER {
+            peer.attempt.take_if(|a| a.nonce == salt).ok_or(DropReason::StaleHandshake)?;
+            Refusal::NoCommonProtection
+        } else {
+            if peer.current.is_some() || peer.hello_salt != Some(salt) {
+                return Err(DropReason::StaleHandshake);
+            }
+            peer.hello_salt = None;
+            Refusal::DuplicateNode
+        };
         peer.next_at = now + Duration::from_secs(1).max(self.tuning.detection * 2);
-        self.tell_refusal(now, from.node, address, Refusal::DuplicateNode);
+        self.tell_refusal(now, from.node, address, refusal);
         Ok(())
     }
 
@@ -214,12 +240,15 @@ impl Endpoint {
         cookie: [u8; 32],
     ) -> Result<(), DropReason> {
         let Parties { peer: i, path, address, .. } = p;
-        let attempt = self.peers[i].attempt.as_mut().filter(|a| a.nonce == nonce && a.cookies < COOKIES_MAX);
+        let offer = self.kit.offer();
+        let attempt = self.peers[i].attempt.as_mut();
+        let attempt =
+            attempt.filter(|a| (a.nonce, a.cluster_key) == (nonce, p.key) && a.cookies < COOKIES_MAX);
         let attempt = attempt.ok_or(DropReason::StaleHandshake)?;
         attempt.cookies += 1;
         attempt.cookie = Some((path, address, cookie));
         let Attempt { circuit, public, .. } = *attempt;
-        self.send_handshake(i, path, address, &Handshake::Init { nonce, circuit, public, cookie });
+        self.answer_handshake(p, &Handshake::Init { nonce, circuit, public, cookie, offer });
         Ok(())
     }
 
@@ -230,8 +259,8 @@ impl Endpoint {
         p: Parties,
         body: &Handshake,
     ) -> Result<(), DropReason> {
-        let Parties { peer: i, from, path, address } = p;
-        let Handshake::Response { nonce, to, own_nonce, circuit, public } = *body else {
+        let Parties { peer: i, from, path, address, key } = p;
+        let Handshake::Response { nonce, to, own_nonce, circuit, public, choice } = *body else {
             return Err(DropReason::UnknownKind);
         };
         let to = NodeInstance::new(self.local.node, Incarnation::new(to));
@@ -240,11 +269,15 @@ impl Endpoint {
         if to != self.local || current.is_some_and(|c| c.instance == from) {
             return Err(DropReason::StaleHandshake);
         }
-        let attempt = peer.attempt.take_if(|a| a.nonce == nonce).ok_or(DropReason::StaleHandshake)?;
+        let (suite, codec) = self.kit.take(choice).ok_or(DropReason::Malformed)?;
+        let cluster_key = self.keys.secret(key).ok_or(DropReason::UnknownKey)?;
+        let attempt = peer.attempt.take_if(|a| (a.nonce, a.cluster_key) == (nonce, key));
+        let attempt = attempt.ok_or(DropReason::StaleHandshake)?;
         let own_public = attempt.public;
         let shared = attempt.key.agree(&public).ok_or(DropReason::StaleHandshake)?;
         let transcript = Transcript {
             cluster: self.cluster,
+            key,
             initiator: self.local,
             responder: from,
             initiator_nonce: nonce,
@@ -253,8 +286,11 @@ impl Endpoint {
             responder_public: public,
             initiator_circuit: attempt.circuit,
             responder_circuit: circuit,
+            offer: self.kit.offer().bytes(),
+            choice: choice.bytes(),
+            generation: 0,
         };
-        let secret = |direction| circuit_secrets(&shared, &self.cluster_key, &transcript, direction);
+        let secret = |direction| circuit_secrets(&shared, cluster_key, &transcript, direction);
         let start = Start {
             peer: i,
             instance: from,
@@ -263,6 +299,9 @@ impl Endpoint {
             initiator: true,
             seal: secret(Direction::FromInitiator),
             open: secret(Direction::FromResponder),
+            key,
+            suite,
+            codec,
         };
         let id = start.local_id;
         self.add_candidate(now, &start, (path, address), (nonce, Vec::new()));

@@ -76,6 +76,10 @@ impl Endpoint {
         let (i, instance) = (circuit.peer, circuit.instance);
         circuit.enter(now, Stage::Open);
         circuit.detector.skip_gap();
+        if circuit.initiator && circuit.key != self.keys.sends_with() {
+            // The handshake began before the key changed, or the peer speaks with another.
+            circuit.want_renewal(now, self.keys.sends_with());
+        }
         if self.peers[i].current.is_some() {
             self.peers[i].contest = None;
             self.end_current(now, i, DownReason::Superseded);

@@ -4,8 +4,9 @@ use super::Endpoint;
 use super::peer::CANDIDATES_MAX;
 use crate::circuit::Start;
 use crate::crypto::{Direction, Transcript, circuit_secrets};
-use crate::wire::{Envelope, Handshake, VERSION};
-use crate::{DropReason, PathId, Refusal};
+use crate::suite::Offer;
+use crate::wire::{Envelope, Handshake, REFUSED_OFFER, VERSION};
+use crate::{DropReason, KeyId, PathId, Refusal};
 use core::time::Duration;
 use pils::wire::Writer as _;
 use pils::{Instant, NodeInstance};
@@ -14,10 +15,15 @@ use std::net::{IpAddr, SocketAddr};
 /// A cookie is good for one to two of these.
 const COOKIE_AGE: Duration = Duration::from_secs(30);
 
+/// What an INIT asks for: nonce, circuit id, public key, offer.
+type Request = ([u8; 16], u32, [u8; 32], Offer);
+
 /// Who sent a handshake message, and how it came.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Parties {
     pub(super) peer: usize,
+    /// The cluster key that it came with, and that the answer goes with.
+    pub(super) key: KeyId,
     pub(super) from: NodeInstance,
     pub(super) path: PathId,
     pub(super) address: SocketAddr,
@@ -31,11 +37,7 @@ impl Endpoint {
         datagram: &[u8],
     ) -> Result<(), DropReason> {
         let (_, address) = came;
-        let (envelope, content) = match Envelope::open(&self.mac, datagram) {
-            None => return Err(DropReason::BadMac),
-            Some(Err(_parse)) => return Err(DropReason::Malformed),
-            Some(Ok(opened)) => opened,
-        };
+        let (envelope, content) = Envelope::open(&self.keys, datagram)?;
         let Envelope { from, to, .. } = envelope;
         if envelope.version != VERSION {
             let reason = Refusal::Incompatible { ours: VERSION, theirs: envelope.newest };
@@ -53,24 +55,20 @@ impl Endpoint {
         }
         let body =
             Handshake::parse(envelope.kind, &datagram[..content]).map_err(|_parse| DropReason::Malformed)?;
-        let p = Parties { peer, from, path: PathId(envelope.path), address };
+        let p = Parties { peer, key: envelope.key, from, path: PathId(envelope.path), address };
         match body {
             Handshake::Hello { salt } => self.on_hello(now, p, salt),
             Handshake::Init { .. } => self.on_init(now, p, &body),
             Handshake::Cookie { nonce, cookie } => self.on_cookie(p, nonce, cookie),
             Handshake::Response { .. } => self.on_response(now, p, &body),
-            Handshake::Refuse { salt } => self.on_refuse(now, p, salt),
+            Handshake::Refuse { salt, reason } => self.on_refuse(now, p, (salt, reason)),
         }
     }
 
     /// What proves that the sender of an INIT receives at its address; a function, so that nothing need be remembered.
-    fn cookie(
-        &self,
-        epoch: u64,
-        p: Parties,
-        (nonce, circuit, public): (&[u8; 16], u32, &[u8; 32]),
-    ) -> [u8; 32] {
-        let mut content = Vec::with_capacity(128);
+    fn cookie(&self, epoch: u64, p: Parties, (nonce, circuit, public, offer): Request) -> [u8; 32] {
+        let mut content = Vec::with_capacity(160);
+        content.push(p.key.0);
         content.extend_from_slice(&epoch.to_be_bytes());
         match p.address.ip() {
             IpAddr::V4(ip) => content.extend_from_slice(&ip.octets()),
@@ -79,28 +77,29 @@ impl Endpoint {
         content.extend_from_slice(&p.address.port().to_be_bytes());
         content.push(p.path.0);
         content.put_instance(p.from);
-        content.extend_from_slice(nonce);
+        content.extend_from_slice(&nonce);
         content.extend_from_slice(&circuit.to_be_bytes());
-        content.extend_from_slice(public);
+        content.extend_from_slice(&public);
+        content.extend_from_slice(&offer.bytes());
         self.cookies.sign(&content)
     }
 
     /// A smaller node wants a circuit. Until a sealed packet proves that the request is fresh, nothing that lives is
     /// touched.
     fn on_init(&mut self, now: Instant, p: Parties, body: &Handshake) -> Result<(), DropReason> {
-        let Parties { peer: i, from, path, address } = p;
-        let Handshake::Init { nonce, circuit, public, cookie } = *body else {
+        let Parties { peer: i, from, path, address, .. } = p;
+        let Handshake::Init { nonce, circuit, public, cookie, offer } = *body else {
             return Err(DropReason::UnknownKind);
         };
         if from.node > self.local.node {
             return Err(DropReason::UnknownPeer);
         }
         let epoch = now.as_nanos() / u64::try_from(COOKIE_AGE.as_nanos()).unwrap_or(u64::MAX);
-        let request = (&nonce, circuit, &public);
+        let request = (nonce, circuit, public, offer);
         let known = |epoch: u64| same_cookie(&self.cookie(epoch, p, request), &cookie);
         if !known(epoch) && !epoch.checked_sub(1).is_some_and(known) {
             let cookie = self.cookie(epoch, p, request);
-            self.send_handshake(i, path, address, &Handshake::Cookie { nonce, cookie });
+            self.answer_handshake(p, &Handshake::Cookie { nonce, cookie });
             return Ok(());
         }
         let peer = &self.peers[i];
@@ -113,16 +112,21 @@ impl Endpoint {
             self.send_control(path, address, response);
             return Ok(());
         }
-        self.respond(now, p, (nonce, circuit, public))
+        self.respond(now, p, request)
     }
 
     fn respond(
         &mut self,
         now: Instant,
         p: Parties,
-        (nonce, circuit, public): ([u8; 16], u32, [u8; 32]),
+        (nonce, circuit, public, offer): Request,
     ) -> Result<(), DropReason> {
-        let Parties { peer: i, from, path, address } = p;
+        let Parties { peer: i, from, path, address, .. } = p;
+        let Some((choice, suite, codec)) = self.kit.choose(&offer) else {
+            self.answer_handshake(p, &Handshake::Refuse { salt: nonce, reason: REFUSED_OFFER });
+            self.tell_refusal(now, from.node, address, Refusal::NoCommonProtection);
+            return Ok(());
+        };
         let key = self.agreement.generate().ok_or(DropReason::NoRoom)?;
         let own_public = key.public();
         let shared = key.agree(&public).ok_or(DropReason::Malformed)?;
@@ -130,6 +134,7 @@ impl Endpoint {
         let local_id = self.fresh_circuit_id();
         let transcript = Transcript {
             cluster: self.cluster,
+            key: p.key,
             initiator: from,
             responder: self.local,
             initiator_nonce: nonce,
@@ -138,8 +143,12 @@ impl Endpoint {
             responder_public: own_public,
             initiator_circuit: circuit,
             responder_circuit: local_id,
+            offer: offer.bytes(),
+            choice: choice.bytes(),
+            generation: 0,
         };
-        let secret = |direction| circuit_secrets(&shared, &self.cluster_key, &transcript, direction);
+        let cluster_key = self.keys.secret(p.key).ok_or(DropReason::UnknownKey)?;
+        let secret = |direction| circuit_secrets(&shared, cluster_key, &transcript, direction);
         let start = Start {
             peer: i,
             instance: from,
@@ -148,15 +157,15 @@ impl Endpoint {
             initiator: false,
             seal: secret(Direction::FromResponder),
             open: secret(Direction::FromInitiator),
+            key: p.key,
+            suite,
+            codec,
         };
         self.evict_candidate(i)?;
         let to = from.incarnation.raw();
-        self.send_handshake(
-            i,
-            path,
-            address,
-            &Handshake::Response { nonce, to, own_nonce, circuit: local_id, public: own_public },
-        );
+        let body =
+            Handshake::Response { nonce, to, own_nonce, circuit: local_id, public: own_public, choice };
+        self.answer_handshake(p, &body);
         let response = self.control.back().map(|t| t.data.clone()).unwrap_or_default();
         self.add_candidate(now, &start, (path, address), (nonce, response));
         Ok(())
@@ -196,15 +205,16 @@ mod tests {
         let config = Config::new("demo", Preset::Lan).with_peer(NodeId::new(2), at);
         let local = NodeInstance::new(NodeId::new(1), Incarnation::new(1));
         let agreement = Box::new(SimulatedAgreement::new(1));
-        let secrets = Secrets { cluster_key: vec![1; 32], seed: [1; 32], agreement };
+        let secrets = Secrets { keys: vec![1; 32].into(), seed: [1; 32], agreement };
         let mut endpoint = Endpoint::new(Instant::ZERO, config, local, secrets).unwrap();
         let from = NodeInstance::new(NodeId::new(2), Incarnation::new(2));
         let hello = Handshake::Hello { salt: [0; 16] };
-        let mut datagram = seal_handshake(&endpoint.mac, 0, from, local.node, (&endpoint.cluster, &hello));
+        let mac = endpoint.keys.handshake(KeyId(0)).unwrap();
+        let mut datagram = seal_handshake((KeyId(0), mac), 0, from, local.node, (&endpoint.cluster, &hello));
         let content = datagram.len() - 32;
         datagram[0] = datagram[0] & 0xf0 | 2;
         datagram[1] = 3;
-        let code = endpoint.mac.sign(&datagram[..content]);
+        let code = mac.sign(&datagram[..content]);
         datagram[content..].copy_from_slice(&code);
         for _ in 0..3 {
             let (segment, data) = (datagram.len(), &mut datagram);

@@ -1,5 +1,5 @@
 use crate::crypto::EphemeralKey;
-use crate::{PathId, PeerConfig};
+use crate::{KeyId, PathId, PeerConfig};
 use core::fmt;
 use pils::{Incarnation, Instant, NodeId};
 use std::collections::VecDeque;
@@ -61,6 +61,8 @@ pub(super) struct Contest {
 pub(super) struct Attempt {
     pub(super) nonce: [u8; 16],
     pub(super) circuit: u32,
+    /// The cluster key that is spoken with.
+    pub(super) cluster_key: KeyId,
     pub(super) key: Box<dyn EphemeralKey>,
     pub(super) public: [u8; 32],
     /// The cookie, and where it is good.

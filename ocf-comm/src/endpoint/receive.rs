@@ -53,7 +53,15 @@ impl Endpoint {
         let id = header.circuit;
         let circuit = self.circuits.get_mut(&id).ok_or(DropReason::UnknownCircuit)?;
         let first = !circuit.heard;
-        let (length, path) = circuit.open(now, header, datagram, &mut self.stats)?;
+        let (length, path) = match circuit.open(now, header, datagram, &mut self.stats) {
+            Ok(opened) => opened,
+            Err(reason) => {
+                if reason == DropReason::BadSeal {
+                    self.on_forged(now, id);
+                }
+                return Err(reason);
+            }
+        };
         let content = &datagram[CONTENT..CONTENT + length];
         circuit.detector.heard(now, self.tuning.heartbeat);
         if circuit.stage != Stage::Open || !self.peers[circuit.peer].up {
@@ -65,8 +73,12 @@ impl Endpoint {
         }
         let mut sink = Sink { events: &mut self.events, stats: &mut self.stats, batch: &mut self.batch };
         circuit.apply(now, (path, header.number), content, &mut sink);
+        let attention = core::mem::take(&mut circuit.attention);
         if let Some(fate) = circuit.fate.take() {
             self.on_fate(now, id, fate);
+        }
+        if attention {
+            self.on_renewal(now, id);
         }
         Ok(id)
     }

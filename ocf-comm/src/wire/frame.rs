@@ -1,3 +1,4 @@
+use super::renewal::{Declined, RENEWAL, take_renewal};
 use super::{lane_number, to_size};
 use crate::Lane;
 use bytes::BufMut as _;
@@ -13,6 +14,9 @@ const LEAVE: u8 = 0x06;
 const LAST_GASP: u8 = 0x07;
 const CLOSE: u8 = 0x08;
 const DATA: u8 = 0x10;
+pub(crate) const OFFER: u8 = 0x20;
+pub(crate) const ANSWER: u8 = 0x21;
+pub(crate) const DECLINE: u8 = 0x22;
 
 /// One frame of a sealed packet. `v` is a variable-length integer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +37,12 @@ pub(crate) enum Frame<'a> {
     LastGasp,
     /// `08`: you broke the protocol.
     Close,
+    /// `20`: fresh secrets for this circuit; see [`Renewal`](super::Renewal).
+    Offer(&'a [u8; RENEWAL]),
+    /// `21`: the answer.
+    Answer(&'a [u8; RENEWAL]),
+    /// `22, serial number of the offer 4, key, reason`: the offer cannot be taken.
+    Decline { serial: u32, key: u8, why: Declined },
     /// `10` + lane, `v offset, v length, bytes`: a piece of a lane's stream.
     Data { lane: Lane, offset: u64, bytes: &'a [u8] },
 }
@@ -112,6 +122,14 @@ impl<'a> Frame<'a> {
             LEAVE => Self::Leave,
             LAST_GASP => Self::LastGasp,
             CLOSE => Self::Close,
+            OFFER => Self::Offer(take_renewal(r)?),
+            ANSWER => Self::Answer(take_renewal(r)?),
+            DECLINE => {
+                let (serial, key) = (r.u32("serial")?, r.u8("key")?);
+                let why = Declined::parse(r.u8("reason")?);
+                let why = why.ok_or_else(|| at.error("reason", Malformed::OutOfRange))?;
+                Self::Decline { serial, key, why }
+            }
             _ => {
                 let lane = kind.checked_sub(DATA).and_then(|i| Lane::ALL.get(usize::from(i)));
                 let lane = *lane.ok_or_else(|| at.error("frame", Malformed::OutOfRange))?;
@@ -126,7 +144,7 @@ impl<'a> Frame<'a> {
     }
 }
 
-/// Writes a frame that is neither DATA nor ACK.
+/// Writes a frame that has no writer of its own.
 pub(crate) fn put_frame(out: &mut Vec<u8>, frame: &Frame<'_>) {
     match *frame {
         Frame::Ping => out.put_u8(PING),
@@ -142,7 +160,9 @@ pub(crate) fn put_frame(out: &mut Vec<u8>, frame: &Frame<'_>) {
         Frame::Leave => out.put_u8(LEAVE),
         Frame::LastGasp => out.put_u8(LAST_GASP),
         Frame::Close => out.put_u8(CLOSE),
-        Frame::Ack(_) | Frame::Data { .. } => unreachable!("these frames have writers of their own"),
+        Frame::Ack(_) | Frame::Data { .. } | Frame::Offer(_) | Frame::Answer(_) | Frame::Decline { .. } => {
+            unreachable!("these frames have writers of their own")
+        }
     }
 }
 

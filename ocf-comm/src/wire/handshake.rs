@@ -1,5 +1,7 @@
 use super::header::{Kind, VERSION};
-use crate::crypto::Mac;
+use crate::DropReason;
+use crate::crypto::{KeyId, KeyRing, Mac};
+use crate::suite::{Choice, Offer};
 use pils::wire::{Malformed, ParseError, Reader, Writer as _};
 use pils::{NodeId, NodeInstance};
 
@@ -11,6 +13,14 @@ pub(crate) const CLUSTER_HASH: usize = 16;
 const MAC: usize = 32;
 /// Bytes of [`Envelope`] on the wire.
 const ENVELOPE: usize = 44;
+/// Where the id of the key is.
+const KEY_AT: usize = 3;
+/// Bytes of an INIT before its padding.
+const INIT_CONTENT: usize = 160;
+/// [`Handshake::Refuse`]: another living node has your id.
+pub(crate) const REFUSED_DOUBLE: u8 = 0;
+/// [`Handshake::Refuse`]: no authenticator in common.
+pub(crate) const REFUSED_OFFER: u8 = 1;
 /// Size of an INIT: padded so that no answer to it is larger.
 pub(crate) const INIT_LEN: usize = 224;
 
@@ -21,7 +31,7 @@ pub(crate) const INIT_LEN: usize = 224;
 /// | 0 | 1 | kind 2 to 6, version |
 /// | 1 | 1 | newest version the sender speaks |
 /// | 2 | 1 | path id |
-/// | 3 | 1 | reserved, 0 |
+/// | 3 | 1 | id of the cluster key that the code is of |
 /// | 4 | 20 | sender: node id, incarnation |
 /// | 24 | 4 | node id of the receiver |
 /// | 28 | 16 | hash of the cluster's name |
@@ -31,6 +41,7 @@ pub(crate) struct Envelope {
     pub(crate) version: u8,
     pub(crate) newest: u8,
     pub(crate) path: u8,
+    pub(crate) key: KeyId,
     pub(crate) from: NodeInstance,
     pub(crate) to: NodeId,
     pub(crate) cluster: [u8; CLUSTER_HASH],
@@ -42,6 +53,7 @@ pub(crate) enum Handshake {
     /// "I am here, and have no circuit with you": from the larger node id to the smaller, which then initiates.
     ///
     /// | 44 | 16 | salt, random |
+    /// | 60 | 1 | 0 |
     Hello { salt: [u8; 16] },
     /// The request, without and then with a cookie.
     ///
@@ -49,8 +61,10 @@ pub(crate) enum Handshake {
     /// | 60 | 4 | circuit id that the responder shall use |
     /// | 64 | 32 | public key |
     /// | 96 | 32 | cookie, zeros if none |
-    /// | 128 | 64 | zeros |
-    Init { nonce: [u8; 16], circuit: u32, public: [u8; 32], cookie: [u8; 32] },
+    /// | 128 | 16 | authenticators offered, 4 bytes each, best first, zeros at the end |
+    /// | 144 | 16 | codecs offered, in the same way |
+    /// | 160 | 32 | zeros |
+    Init { nonce: [u8; 16], circuit: u32, public: [u8; 32], cookie: [u8; 32], offer: Offer },
     /// "Prove that you receive at this address."
     ///
     /// | 44 | 16 | nonce of the INIT |
@@ -63,22 +77,37 @@ pub(crate) enum Handshake {
     /// | 76 | 16 | nonce of the responder |
     /// | 92 | 4 | circuit id that the initiator shall use |
     /// | 96 | 32 | public key |
-    Response { nonce: [u8; 16], to: u128, own_nonce: [u8; 16], circuit: u32, public: [u8; 32] },
-    /// "Another living node has your id": the answer to a HELLO from an address that is not the peer's.
+    /// | 128 | 8 | authenticator, codec |
+    Response {
+        nonce: [u8; 16],
+        to: u128,
+        own_nonce: [u8; 16],
+        circuit: u32,
+        public: [u8; 32],
+        choice: Choice,
+    },
+    /// "Not like this": the answer to a HELLO from an address that is not the peer's, or to an INIT whose offer has
+    /// nothing that the responder takes.
     ///
-    /// | 44 | 16 | salt of the HELLO |
-    Refuse { salt: [u8; 16] },
+    /// | 44 | 16 | salt of the HELLO, nonce of the INIT |
+    /// | 60 | 1 | 0: another living node has your id; 1: no authenticator in common |
+    Refuse { salt: [u8; 16], reason: u8 },
 }
 
 impl Envelope {
-    /// Checks code and form of what comes before the body. `None` if the code is wrong or the message too short to have
-    /// one.
-    pub(crate) fn open(mac: &Mac, datagram: &[u8]) -> Option<Result<(Self, usize), ParseError>> {
-        let content = datagram.len().checked_sub(MAC)?;
-        if content < ENVELOPE || !mac.verify(&datagram[..content], &datagram[content..]) {
-            return None;
+    /// Checks code and form of what comes before the body.
+    ///
+    /// # Errors
+    /// Why the datagram is dropped.
+    pub(crate) fn open(keys: &KeyRing, datagram: &[u8]) -> Result<(Self, usize), DropReason> {
+        let content = datagram.len().checked_sub(MAC).filter(|n| *n >= ENVELOPE).ok_or(DropReason::BadMac)?;
+        let key = KeyId(datagram[KEY_AT]);
+        let mac = keys.handshake(key).ok_or(DropReason::UnknownKey)?;
+        if !mac.verify(&datagram[..content], &datagram[content..]) {
+            return Err(DropReason::BadMac);
         }
-        Some(Self::parse(&datagram[..content]).map(|envelope| (envelope, content)))
+        let envelope = Self::parse(&datagram[..content]).map_err(|_parse| DropReason::Malformed)?;
+        Ok((envelope, content))
     }
 
     fn parse(content: &[u8]) -> Result<Self, ParseError> {
@@ -87,9 +116,9 @@ impl Envelope {
         let (kind, version) = Kind::parse(r.u8("kind")?).ok_or(bad)?;
         let newest = r.u8("newest version")?;
         let path = r.u8("path")?;
-        r.u8("reserved")?;
+        let key = KeyId(r.u8("key")?);
         let (from, to) = (r.instance("sender")?, r.node("receiver")?);
-        Ok(Self { kind, version, newest, path, from, to, cluster: r.array("cluster")? })
+        Ok(Self { kind, version, newest, path, key, from, to, cluster: r.array("cluster")? })
     }
 }
 
@@ -100,24 +129,30 @@ impl Handshake {
         r.take("envelope", ENVELOPE)?;
         let body = match kind {
             Kind::Sealed => return Err(r.error("kind", Malformed::OutOfRange)),
-            Kind::Hello => Self::Hello { salt: r.array("salt")? },
+            Kind::Hello => {
+                let salt = r.array("salt")?;
+                r.u8("reserved")?;
+                Self::Hello { salt }
+            }
             Kind::Init => {
                 let (nonce, circuit) = (r.array("nonce")?, r.u32("circuit")?);
                 let (public, cookie) = (r.array("public key")?, r.array("cookie")?);
+                let offer = Offer::from_bytes(&r.array("offer")?);
                 let at = r.clone();
-                if r.take("padding", INIT_LEN - MAC - 128)?.iter().any(|b| *b != 0) {
+                if r.take("padding", INIT_LEN - MAC - INIT_CONTENT)?.iter().any(|b| *b != 0) {
                     return Err(at.error("padding", Malformed::OutOfRange));
                 }
-                Self::Init { nonce, circuit, public, cookie }
+                Self::Init { nonce, circuit, public, cookie, offer }
             }
             Kind::Cookie => Self::Cookie { nonce: r.array("nonce")?, cookie: r.array("cookie")? },
-            Kind::Refuse => Self::Refuse { salt: r.array("salt")? },
+            Kind::Refuse => Self::Refuse { salt: r.array("salt")?, reason: r.u8("reason")? },
             Kind::Response => Self::Response {
                 nonce: r.array("nonce")?,
                 to: u128::from_be_bytes(r.array("incarnation")?),
                 own_nonce: r.array("own nonce")?,
                 circuit: r.u32("circuit")?,
                 public: r.array("public key")?,
+                choice: Choice::from_bytes(r.array("choice")?),
             },
         };
         r.finish("handshake")?;
@@ -137,7 +172,7 @@ impl Handshake {
 
 /// The datagram of a handshake message: envelope, body, code.
 pub(crate) fn seal_handshake(
-    mac: &Mac,
+    (key, mac): (KeyId, &Mac),
     path: u8,
     from: NodeInstance,
     to: NodeId,
@@ -145,29 +180,38 @@ pub(crate) fn seal_handshake(
 ) -> Vec<u8> {
     let (cluster, body) = body;
     let mut out = Vec::with_capacity(INIT_LEN);
-    out.put_slice(&[body.kind().byte(), VERSION, path, 0]);
+    out.put_slice(&[body.kind().byte(), VERSION, path, key.0]);
     out.put_instance(from);
     out.put_node(to);
     out.put_slice(cluster);
     match body {
-        Handshake::Hello { salt } | Handshake::Refuse { salt } => out.put_slice(salt),
-        Handshake::Init { nonce, circuit, public, cookie } => {
+        Handshake::Hello { salt } => {
+            out.put_slice(salt);
+            out.put_u8(0);
+        }
+        Handshake::Refuse { salt, reason } => {
+            out.put_slice(salt);
+            out.put_u8(*reason);
+        }
+        Handshake::Init { nonce, circuit, public, cookie, offer } => {
             out.put_slice(nonce);
             out.put_u32(*circuit);
             out.put_slice(public);
             out.put_slice(cookie);
-            out.put_bytes(0, INIT_LEN - MAC - 128);
+            out.put_slice(&offer.bytes());
+            out.put_bytes(0, INIT_LEN - MAC - INIT_CONTENT);
         }
         Handshake::Cookie { nonce, cookie } => {
             out.put_slice(nonce);
             out.put_slice(cookie);
         }
-        Handshake::Response { nonce, to, own_nonce, circuit, public } => {
+        Handshake::Response { nonce, to, own_nonce, circuit, public, choice } => {
             out.put_slice(nonce);
             out.put_u128(*to);
             out.put_slice(own_nonce);
             out.put_u32(*circuit);
             out.put_slice(public);
+            out.put_slice(&choice.bytes());
         }
     }
     let code = mac.sign(&out);
@@ -178,26 +222,42 @@ pub(crate) fn seal_handshake(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crypto::ClusterKey;
     use pils::Incarnation;
     use proptest::prelude::*;
 
     fn bodies() -> [Handshake; 5] {
         [
             Handshake::Hello { salt: [1; 16] },
-            Handshake::Init { nonce: [2; 16], circuit: 3, public: [4; 32], cookie: [5; 32] },
+            Handshake::Init { nonce: [2; 16], circuit: 3, public: [4; 32], cookie: [5; 32], offer: OFFER },
             Handshake::Cookie { nonce: [6; 16], cookie: [7; 32] },
-            Handshake::Response { nonce: [8; 16], to: 9, own_nonce: [10; 16], circuit: 11, public: [12; 32] },
-            Handshake::Refuse { salt: [13; 16] },
+            Handshake::Response {
+                nonce: [8; 16],
+                to: 9,
+                own_nonce: [10; 16],
+                circuit: 11,
+                public: [12; 32],
+                choice: Choice { authenticator: 1, codec: 2 },
+            },
+            Handshake::Refuse { salt: [13; 16], reason: 1 },
         ]
     }
 
-    fn mac() -> Mac {
-        Mac::new(&[7; 32], "test")
+    const OFFER: Offer = Offer { authenticators: [1, 2, 3, 4], codecs: [5, 6, 0, 0] };
+
+    fn keys() -> KeyRing {
+        KeyRing::new(ClusterKey::new(KeyId(5), [7; 32]))
     }
 
     fn sealed(body: &Handshake) -> Vec<u8> {
         let from = NodeInstance::new(NodeId::new(1), Incarnation::new(77));
-        seal_handshake(&mac(), 3, from, NodeId::new(2), (&[9; 16], body))
+        seal_handshake(
+            (KeyId(5), keys().handshake(KeyId(5)).unwrap()),
+            3,
+            from,
+            NodeId::new(2),
+            (&[9; 16], body),
+        )
     }
 
     #[test]
@@ -205,7 +265,7 @@ mod tests {
         for body in bodies() {
             let datagram = sealed(&body);
             assert!(datagram.len() <= INIT_LEN);
-            let (envelope, content) = Envelope::open(&mac(), &datagram).unwrap().unwrap();
+            let (envelope, content) = Envelope::open(&keys(), &datagram).unwrap();
             assert_eq!((envelope.path, envelope.to, envelope.cluster), (3, NodeId::new(2), [9; 16]));
             assert_eq!(Handshake::parse(envelope.kind, &datagram[..content]), Ok(body));
         }
@@ -220,8 +280,9 @@ mod tests {
             for i in 0..datagram.len() {
                 let mut altered = datagram.clone();
                 altered[i] ^= 0x20;
-                assert!(Envelope::open(&mac(), &altered).is_none());
-                assert!(Envelope::open(&mac(), &datagram[..i]).is_none());
+                let reason = if i == KEY_AT { DropReason::UnknownKey } else { DropReason::BadMac };
+                assert_eq!(Envelope::open(&keys(), &altered), Err(reason));
+                assert_eq!(Envelope::open(&keys(), &datagram[..i]), Err(DropReason::BadMac));
             }
         }
     }

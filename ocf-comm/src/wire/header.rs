@@ -52,31 +52,32 @@ impl Kind {
 /// | 0 | 1 | kind 1, version 1 |
 /// | 1 | 1 | key phase |
 /// | 2 | 1 | path id |
-/// | 3 | 1 | reserved, 0 |
+/// | 3 | 1 | generation: how often fresh secrets were agreed upon in this circuit, modulo 256 |
 /// | 4 | 4 | circuit id, chosen by the receiver |
 /// | 8 | 8 | packet number, counts per path and direction, below 2^62 |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
     pub(crate) phase: u8,
     pub(crate) path: u8,
+    pub(crate) generation: u8,
     pub(crate) circuit: u32,
     pub(crate) number: u64,
 }
 
 impl Header {
-    /// Reads the header of a datagram of kind [`Kind::Sealed`]; `None` if it is too short or a reserved bit is set.
+    /// Reads the header of a datagram of kind [`Kind::Sealed`]; `None` if it is too short or a bit that must be 0 is set.
     pub(crate) fn parse(datagram: &[u8]) -> Option<Self> {
         let header: &[u8; HEADER] = datagram.first_chunk()?;
-        let [_, phase, path, reserved, c0, c1, c2, c3, number @ ..] = *header;
+        let [_, phase, path, generation, c0, c1, c2, c3, number @ ..] = *header;
         let number = u64::from_be_bytes(number);
-        if reserved != 0 || number >> 62 != 0 {
+        if number >> 62 != 0 {
             return None;
         }
-        Some(Self { phase, path, circuit: u32::from_be_bytes([c0, c1, c2, c3]), number })
+        Some(Self { phase, path, generation, circuit: u32::from_be_bytes([c0, c1, c2, c3]), number })
     }
 
     pub(crate) fn emit(self, out: &mut Vec<u8>) {
-        out.put_slice(&[Kind::Sealed.byte(), self.phase, self.path, 0]);
+        out.put_slice(&[Kind::Sealed.byte(), self.phase, self.path, self.generation]);
         out.put_u32(self.circuit);
         out.put_u64(self.number);
     }
@@ -88,10 +89,10 @@ mod tests {
 
     #[test]
     fn a_header_is_the_documented_bytes() {
-        let header = Header { phase: 3, path: 1, circuit: 0x0102_0304, number: 0x0a0b };
+        let header = Header { phase: 3, path: 1, generation: 5, circuit: 0x0102_0304, number: 0x0a0b };
         let mut out = Vec::new();
         header.emit(&mut out);
-        assert_eq!(out, [0x11, 3, 1, 0, 1, 2, 3, 4, 0, 0, 0, 0, 0, 0, 10, 11]);
+        assert_eq!(out, [0x11, 3, 1, 5, 1, 2, 3, 4, 0, 0, 0, 0, 0, 0, 10, 11]);
         assert_eq!(Header::parse(&out), Some(header));
         assert_eq!(Header::parse(&out[..15]), None);
         out[8] = 0x40;

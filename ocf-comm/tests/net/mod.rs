@@ -14,8 +14,8 @@ use bytes::Bytes;
 use core::time::Duration;
 use ocf_comm::crypto::SimulatedAgreement;
 use ocf_comm::{
-    Channel, Config, DownReason, Endpoint, Event, Input, Lane, Output, PathId, PeerConfig, Preset, Received,
-    Secrets, SendError, Transmit,
+    Channel, ClusterKey, Config, DownReason, Endpoint, Event, Input, KeyId, KeyRing, Lane, Output, PathId,
+    PeerConfig, Preset, Received, Secrets, SendError, Transmit,
 };
 use pils::{Incarnation, Instant, Layer, NodeId, NodeInstance, Rng};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -72,6 +72,8 @@ pub struct Node {
     pub endpoint: Option<Endpoint>,
     pub instance: NodeInstance,
     pub config: Config,
+    /// The cluster keys that its next life begins with; it sends with the first.
+    pub keys: Vec<ClusterKey>,
     pub events: Vec<(Instant, Event)>,
     pub paused_until: Instant,
     waiting: VecDeque<Packet>,
@@ -116,6 +118,11 @@ fn node_of(address: SocketAddr) -> (usize, u8) {
     }
 }
 
+/// A key of the cluster.
+pub fn key(id: u8) -> ClusterKey {
+    ClusterKey::new(KeyId(id), [42 + id; 32])
+}
+
 pub fn id(node: usize) -> NodeId {
     NodeId::new(u32::try_from(node + 1).unwrap())
 }
@@ -158,6 +165,7 @@ impl Net {
                 endpoint: None,
                 instance: NodeInstance::new(id(i), Incarnation::new(0)),
                 config,
+                keys: vec![key(0)],
                 events: Vec::new(),
                 paused_until: Instant::ZERO,
                 waiting: VecDeque::new(),
@@ -193,8 +201,12 @@ impl Net {
         let mut seed = [0; 32];
         self.rng.fill(&mut seed);
         let agreement = Box::new(SimulatedAgreement::new(self.rng.next_u64()));
-        let secrets = Secrets { cluster_key: vec![42; 32], seed, agreement };
         let node = &mut self.nodes[i];
+        let mut ring = KeyRing::new(node.keys[0].clone());
+        for key in &node.keys[1..] {
+            ring = ring.with(key.clone()).unwrap();
+        }
+        let secrets = Secrets { keys: ring, seed, agreement };
         node.instance = NodeInstance::new(id(i), incarnation);
         node.lives += 1;
         node.endpoint = Some(Endpoint::new(self.now, node.config.clone(), node.instance, secrets).unwrap());

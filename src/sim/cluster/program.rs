@@ -276,7 +276,7 @@ impl Program for Cluster {
         let mut seed = [0; 32];
         rng.fill(&mut seed);
         let agreement = Box::new(SimulatedAgreement::new(rng.next_u64()));
-        let secrets = Secrets { cluster_key: vec![0x5a; 32], seed, agreement };
+        let secrets = Secrets { keys: vec![0x5a; 32].into(), seed, agreement };
         let birth = Birth { local, secrets, record: record.map(|r| r.to_vec()), rng: rng.fork() };
         let config = self.plan.stack(local.node);
         let mut stack = match Stack::new(ctx.now(), config, birth) {

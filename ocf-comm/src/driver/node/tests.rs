@@ -300,5 +300,5 @@ fn a_short_key_and_a_wrong_peer_are_reported_together() {
     let ports = cluster.ports(NodeId::new(1));
     let config = cluster.config(NodeId::new(2));
     let error = UdpNode::start(ports, NodeId::new(1), config, b"short").unwrap_err().to_string();
-    assert!(error.contains("cluster_key") && error.contains("32") && error.contains("peers[0]"), "{error}");
+    assert!(error.contains("secrets.keys") && error.contains("32") && error.contains("peers[0]"), "{error}");
 }
