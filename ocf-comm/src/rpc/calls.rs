@@ -281,9 +281,8 @@ impl Calls {
             Event::Message { .. }
             | Event::Stalled { .. }
             | Event::Refused { .. }
+            | Event::Renewed { .. }
             | Event::Misbehaved { .. } => {}
-            #[expect(unreachable_patterns, reason = "events that are added later are not ours either")]
-            _ => {}
         }
         Some(event)
     }
