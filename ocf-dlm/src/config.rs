@@ -28,8 +28,6 @@ pub struct Config {
     /// Most undelivered notifications of one client. Default 65 536. A client with as many is refused new operations
     /// until it takes some.
     pub notices_max: usize,
-    /// Most locks of one client. Default 2^24; beyond it requests are refused.
-    pub locks_per_client_max: u32,
     /// Most clients of one lockspace on this node. Default 65 536; beyond it no client is made.
     pub clients_max: usize,
 }
@@ -43,7 +41,6 @@ impl Default for Config {
             resources_per_shard_max: 1 << 22,
             locks_per_shard_max: 1 << 23,
             notices_max: 1 << 16,
-            locks_per_client_max: 1 << 24,
             clients_max: 1 << 16,
         }
     }
@@ -76,11 +73,7 @@ impl Config {
                 errors.push(path, value, "not between 1 and 2^26 - 1", "use more shards");
             }
         }
-        for (path, value) in [
-            ("notices_max", self.notices_max),
-            ("clients_max", self.clients_max),
-            ("locks_per_client_max", self.locks_per_client_max as usize),
-        ] {
+        for (path, value) in [("notices_max", self.notices_max), ("clients_max", self.clients_max)] {
             if value == 0 {
                 errors.push(path, value, "nothing would ever be allowed", "leave it at its default");
             }

@@ -3,29 +3,59 @@
 //! Six modes ([`Mode`]), conversion between them, a value block that travels with the locks of a resource, notices to
 //! who is in the way, a fencing token with every grant. States, rules, limits and deviations are in `PROTOCOL.md`.
 //!
+//! * [`LocalLocks`] gives [`Lockspace`]s in one process, without any cluster; [`Client`] owns locks; [`LockGuard`] is one.
+//! * Beneath them are the raw calls of VMS ([`Client::enq`], [`Client::deq`]), for programs that are ported.
 //! * [`Shard`] is the sans-IO core: the queues of the resources whose names hash to it, and every rule about them.
+//!
+//! ```
+//! use ocf_dlm::{Config, LocalLocks, LockError, LockManager, Mode};
+//!
+//! let space = LocalLocks::default().open("accounts", Config::default())?;
+//! let (alice, bob) = (space.client()?, space.client()?);
+//! let mut mine = alice.lock("savings", Mode::Ex)?;
+//! assert_eq!(bob.try_lock("savings", Mode::Pr).unwrap_err(), LockError::WouldBlock);
+//! mine.downgrade(Mode::Pr, None)?;
+//! let theirs = bob.lock("savings", Mode::Pr)?;
+//! println!("show this to the bank: {}", theirs.token()?);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 #![forbid(unsafe_code)]
 
+mod client;
 mod config;
+pub mod driver;
 mod flags;
+mod guard;
 mod identity;
+mod inbox;
 mod index;
+mod lockspace;
+mod manager;
 mod mode;
 mod name;
+mod pending;
 mod request;
 mod resource;
 mod shard;
 mod slab;
 mod status;
 mod value;
+mod wait;
 
+pub use client::{Ask, Client, LockError, Wait};
 pub use config::{Config, ConversionOrder};
 pub use flags::{Flags, Remarks};
+pub use guard::{LockGuard, LostLock};
 pub use identity::{ClientId, FencingToken, LockId, NodeSlot, Owner};
+pub use inbox::Notice;
+pub use lockspace::{Clock, Lockspace, OpenError, Outbox};
+pub use manager::{LocalLocks, LockManager};
 pub use mode::{Mode, Transfer};
 pub use name::{NAME_MAX, NameError, ResourceName, hash};
+pub use pending::Pending;
 pub use request::{Answer, Blocking, Completion, Operation, Output, Request, Routed, RoutedOperation, Terms};
 pub use resource::{Home, Queue};
-pub use shard::{Holder, LOCKS_PER_RESOURCE_MAX, LockState, ResourceState, Shard, Verdict};
+pub use shard::{Holder, LOCKS_PER_RESOURCE_MAX, LockState, NumberOp, ResourceState, Shard, Verdict};
 pub use status::{RequestError, Status};
 pub use value::{VALUE_MAX, ValueBlock};
+pub use wait::WaitReason;

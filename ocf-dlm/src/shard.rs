@@ -2,16 +2,18 @@
 
 mod ends;
 mod invariants;
+mod number;
 mod outside;
 mod query;
 mod rules;
 
+pub use number::NumberOp;
 pub use outside::Verdict;
 pub use query::{Holder, LockState, ResourceState};
 
 use crate::config::Config;
 use crate::flags::{Flags, Remarks};
-use crate::identity::{FencingToken, LockId, PLACE_BITS, SHARD_BITS};
+use crate::identity::{FencingToken, LockId, Owner, PLACE_BITS, SHARD_BITS};
 use crate::index::Index;
 use crate::mode::Mode;
 use crate::name::{self, ResourceName};
@@ -49,7 +51,8 @@ pub struct Shard {
     values: Slab<Value>,
     /// What waits, by place of the lock.
     waits: BTreeMap<u32, Wait>,
-    deadlines: BTreeSet<(Instant, u32)>,
+    /// When, the number in the order of queueing, the place.
+    deadlines: BTreeSet<(Instant, u64, u32)>,
     transactions: BTreeMap<u32, u64>,
     /// Value blocks of conversions that are parked.
     carried: BTreeMap<u32, ValueBlock>,
@@ -105,10 +108,24 @@ impl Shard {
         self.outputs.pop_front()
     }
 
+    /// True if [`Shard::poll_output`] has something.
+    #[must_use]
+    pub fn has_output(&self) -> bool {
+        !self.outputs.is_empty()
+    }
+
+    /// Whose a lock is.
+    ///
+    /// # Errors
+    /// If there is no such lock.
+    pub fn owner(&self, lock: LockId) -> Result<Owner, RequestError> {
+        Ok(self.locks[self.place(lock)?].owner)
+    }
+
     /// When to call [`Shard::handle_timeout`].
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.deadlines.first().map(|(at, _)| *at)
+        self.deadlines.first().map(|(at, ..)| *at)
     }
 
     /// How many locks there are, waiting ones included.
@@ -280,7 +297,7 @@ impl Shard {
 
     /// Ends what has waited until its deadline with [`Status::TimedOut`].
     pub fn handle_timeout(&mut self, now: Instant) {
-        while let Some(&(deadline, at)) = self.deadlines.first() {
+        while let Some(&(deadline, _, at)) = self.deadlines.first() {
             if deadline > now {
                 return;
             }
@@ -431,7 +448,7 @@ impl Shard {
     fn wait(&mut self, now: Instant, at: u32, deadline: Option<Instant>) {
         self.waits.insert(at, Wait { since: now, deadline });
         if let Some(deadline) = deadline {
-            self.deadlines.insert((deadline, at));
+            self.deadlines.insert((deadline, self.locks[at].sequence, at));
         }
     }
 
@@ -440,7 +457,7 @@ impl Shard {
             return;
         }
         if let Some(Wait { deadline: Some(deadline), .. }) = self.waits.remove(&at) {
-            self.deadlines.remove(&(deadline, at));
+            self.deadlines.remove(&(deadline, self.locks[at].sequence, at));
         }
     }
 

@@ -109,6 +109,35 @@ impl Shard {
         Ok((before - self.locks.len()) as usize)
     }
 
+    /// This node may not act: what its clients wait for ends with [`Status::Lost`]. What they hold stays on record.
+    pub fn lose_waiting(&mut self) {
+        let ids: Vec<LockId> = self.waits.keys().map(|at| self.id(*at)).collect();
+        for id in ids {
+            // A wait may have ended by the end of another.
+            if let Ok(at) = self.place(id)
+                && self.locks[at].queue != Queue::Granted
+                && self.locks[at].owner.node.is_local()
+            {
+                self.give_up(at, Status::Lost);
+            }
+        }
+    }
+
+    /// From now on the lock's owner is told when it is in the way; at once, if it is.
+    ///
+    /// # Errors
+    /// If there is no such lock.
+    pub fn watch(&mut self, lock: LockId) -> Result<(), RequestError> {
+        let at = self.place(lock)?;
+        self.locks[at].flags |= Flags::NOTIFY;
+        self.locks[at].notified = 0;
+        let resource = self.locks[at].resource;
+        if self.resources[resource].is_open() {
+            self.notify_pending(resource);
+        }
+        Ok(())
+    }
+
     /// Gives an orphan of the resource in exactly the mode to the caller.
     pub(super) fn adopt(
         &mut self,

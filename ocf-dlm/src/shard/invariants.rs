@@ -96,7 +96,11 @@ impl Shard {
             assert!(resource.is_empty(Queue::Outside), "{name}: nothing is outside");
             for queue in [Queue::Converting, Queue::Waiting] {
                 for place in resource.queued(&self.locks, queue) {
-                    assert!(!self.may_grant(place, false), "{name}: {} could be granted", self.id(place));
+                    assert!(
+                        !self.may_grant(place, false),
+                        "{name}: {:?} could be granted",
+                        self.locks[place]
+                    );
                 }
             }
         }

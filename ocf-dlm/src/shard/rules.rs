@@ -31,7 +31,12 @@ impl Shard {
         }
         self.enqueue(now, at, Queue::Waiting, deadline);
         self.notify_blockers(at, &[Queue::Granted]);
-        Answer::Pending(self.id(at))
+        let id = self.id(at);
+        if flags.has(Flags::HEADQUE) {
+            // It may be first now. Deviation: D3.
+            self.settle(resource);
+        }
+        Answer::Pending(id)
     }
 
     /// Ends a request that is in no queue, and forgets it.
@@ -77,10 +82,11 @@ impl Shard {
         self.resources[resource].unlink(&mut self.locks, at);
         self.enqueue(now, at, Queue::Converting, terms.deadline);
         self.notify_blockers(at, &[Queue::Granted]);
-        if self.locks[at].demoted {
+        let id = self.id(at);
+        if self.locks[at].demoted || terms.flags.has_any(Flags::HEADQUE | Flags::NOORDER) {
             self.settle(resource);
         }
-        Answer::Pending(self.id(at))
+        Answer::Pending(id)
     }
 
     fn grant_conversion(&mut self, at: u32, value: Option<&ValueBlock>) -> Answer {
@@ -128,10 +134,8 @@ impl Shard {
         if let Some(held) = lock.held
             && fresh
         {
-            let queues = match self.config.conversions {
-                ConversionOrder::AtOnce => lock.flags.has(Flags::QUECVT),
-                ConversionOrder::Queued => !held.is_down(asked),
-            };
+            let by_policy = self.config.conversions == ConversionOrder::Queued && !held.is_down(asked);
+            let queues = by_policy || lock.flags.has(Flags::QUECVT);
             return !queues || calm;
         }
         if lock.flags.has(Flags::NOORDER) {

@@ -1,0 +1,254 @@
+//! A held lock.
+
+use crate::client::{Client, LockError, Wait};
+use crate::flags::{Flags, Remarks};
+use crate::identity::{FencingToken, LockId};
+use crate::mode::{Mode, Transfer};
+use crate::pending::{Slot, Watch};
+use crate::request::{Answer, Completion, Terms};
+use crate::value::ValueBlock;
+use core::time::Duration;
+use std::sync::Arc;
+
+/// A held lock. Dropping it releases it.
+///
+/// While this node may act, [`LockGuard::check`] and [`LockGuard::token`] succeed. When the node stops being in the primary
+/// partition they fail at once, without asking anybody, and never succeed again: others may have the lock by then. What the
+/// lock protects must be told the token, so that it can refuse what comes too late: see `docs/locks.md`.
+pub struct LockGuard {
+    client: Client,
+    id: LockId,
+    mode: Mode,
+    token: FencingToken,
+    value: Option<ValueBlock>,
+    remarks: Remarks,
+    lease: u64,
+    watch: Option<Watch>,
+    released: bool,
+}
+
+/// The lock of a guard may be another's by now: its node stopped being in the primary partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("lock {lock} is lost: this node was not in the primary partition")]
+pub struct LostLock {
+    /// The lock.
+    pub lock: LockId,
+}
+
+impl From<LostLock> for LockError {
+    fn from(_: LostLock) -> Self {
+        Self::Lost
+    }
+}
+
+impl LockGuard {
+    pub(crate) const fn new(client: Client, completion: &Completion, lease: u64) -> Self {
+        let mode = match completion.held {
+            Some(mode) => mode,
+            None => Mode::Nl,
+        };
+        Self {
+            client,
+            id: completion.lock,
+            mode,
+            token: completion.token,
+            value: completion.value,
+            remarks: completion.remarks,
+            lease,
+            watch: None,
+            released: false,
+        }
+    }
+
+    /// Its id, for queries and as a parent.
+    #[must_use]
+    pub const fn id(&self) -> LockId {
+        self.id
+    }
+
+    /// The mode it is held in.
+    #[must_use]
+    pub const fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Whether the lock is certainly still held. A load of one number.
+    ///
+    /// # Errors
+    /// If this node stopped being in the primary partition since the lock was granted.
+    pub fn check(&self) -> Result<(), LostLock> {
+        if self.client.0.space.lease() == self.lease { Ok(()) } else { Err(LostLock { lock: self.id }) }
+    }
+
+    /// The token to show to what the lock protects.
+    ///
+    /// # Errors
+    /// As [`LockGuard::check`].
+    pub fn token(&self) -> Result<FencingToken, LostLock> {
+        self.check().map(|()| self.token)
+    }
+
+    /// The value block as of the grant, if VALBLK was set and the table of directions has it read.
+    #[must_use]
+    pub const fn value(&self) -> Option<&ValueBlock> {
+        self.value.as_ref()
+    }
+
+    /// What the last grant said beside its status.
+    #[must_use]
+    pub const fn remarks(&self) -> Remarks {
+        self.remarks
+    }
+
+    /// Changes the mode, waiting as long as it takes. On an error the old mode is held.
+    ///
+    /// # Errors
+    /// As [`Client::lock`]; [`LockError::Deadlock`] if two holders want what the other has.
+    pub fn convert(&mut self, mode: Mode) -> Result<(), LockError> {
+        self.convert_with(mode, Flags::NONE, None, Wait::Forever)
+    }
+
+    /// Changes the mode if that is possible now.
+    ///
+    /// # Errors
+    /// [`LockError::WouldBlock`] if it is not; the old mode is held.
+    pub fn try_convert(&mut self, mode: Mode) -> Result<(), LockError> {
+        self.convert_with(mode, Flags::NONE, None, Wait::No)
+    }
+
+    /// Changes the mode, waiting no longer than `wait`.
+    ///
+    /// # Errors
+    /// [`LockError::TimedOut`] if it could not be had; the old mode is held.
+    pub fn convert_timeout(&mut self, mode: Mode, wait: Duration) -> Result<(), LockError> {
+        self.convert_with(mode, Flags::NONE, None, Wait::For(wait))
+    }
+
+    /// Goes down to `mode`, writing the value block if the lock is held in PW or EX and `value` is given. Never waits.
+    ///
+    /// # Errors
+    /// [`LockError::Refused`] if that is not down; [`LockError::Lost`] if the lock is.
+    pub fn downgrade(&mut self, mode: Mode, value: Option<&ValueBlock>) -> Result<(), LockError> {
+        if !self.mode.is_down(mode) {
+            return Err(crate::RequestError::NotQueueable { held: self.mode, asked: mode }.into());
+        }
+        let writes = Mode::transfer(Some(self.mode), mode) == Transfer::Write;
+        let value = value.filter(|_| writes);
+        let flags = if value.is_some() { Flags::VALBLK } else { Flags::NONE };
+        self.convert_with(mode, flags, value, Wait::No)
+    }
+
+    /// Changes the mode as told. `value`: the block that is written, if the table of directions says so.
+    ///
+    /// # Errors
+    /// As [`LockGuard::convert`].
+    pub fn convert_with(
+        &mut self,
+        mode: Mode,
+        flags: Flags,
+        value: Option<&ValueBlock>,
+        wait: Wait,
+    ) -> Result<(), LockError> {
+        self.check()?;
+        let handle = &self.client.0;
+        let deadline = if let Wait::For(wait) = wait { Some(handle.space.after(wait)) } else { None };
+        let waits = if wait == Wait::No { Flags::NOQUEUE } else { Flags::NONE };
+        let terms = Terms { mode, flags: flags | Flags::SYNCSTS | waits, value, deadline, transaction: None };
+        let mut slot = None;
+        let answer = handle.space.convert(self.id, &terms, |lock| {
+            let new = slot.insert(Slot::new());
+            handle.member.inbox.route(lock, new.sink(self.watch.clone()));
+        })?;
+        let completion = match (answer, slot) {
+            (Answer::Done(completion), _) => completion,
+            (Answer::Pending(_), None) => return Err(LockError::Lost),
+            (Answer::Pending(lock), Some(slot)) => {
+                let completion = slot.wait(handle, lock, deadline);
+                self.route_watch();
+                completion
+            }
+        };
+        if let Some(held) = completion.held {
+            self.mode = held;
+        }
+        self.remarks = completion.remarks;
+        match LockError::of(completion.status) {
+            Some(error) => Err(error),
+            None => {
+                self.token = completion.token;
+                self.value = completion.value.or(self.value);
+                self.check()?;
+                Ok(())
+            }
+        }
+    }
+
+    /// Calls `watch` with the wanted mode when the lock is in the way of another request, also of one that waits already.
+    /// At most once for each grant and mode. It is called by the thread that is in the way's other end, with nothing of the
+    /// lock manager locked.
+    ///
+    /// # Errors
+    /// If the lock is lost.
+    pub fn on_blocking(&mut self, watch: impl Fn(Mode) + Send + Sync + 'static) -> Result<(), LockError> {
+        self.check()?;
+        self.watch = Some(Arc::new(watch));
+        self.route_watch();
+        let id = self.id;
+        let told = self.client.0.space.change(id.shard(), |shard| shard.watch(id));
+        Ok(told.ok_or(crate::RequestError::NoSuchLock)??)
+    }
+
+    fn route_watch(&self) {
+        let inbox = &self.client.0.member.inbox;
+        match &self.watch {
+            Some(watch) => inbox.route(self.id, Slot::new().sink(Some(Arc::clone(watch)))),
+            None => inbox.unroute(self.id),
+        }
+    }
+
+    /// An atomic operation on the value block as a number: see [`NumberOp`](crate::NumberOp).
+    ///
+    /// # Errors
+    /// If another lock is in its way, or the lock is lost.
+    pub fn number(&self, operation: crate::NumberOp) -> Result<u64, LockError> {
+        self.check()?;
+        let id = self.id;
+        let result = self.client.0.space.change(id.shard(), |shard| shard.number(id, operation));
+        Ok(result.ok_or(crate::RequestError::NoSuchLock)??)
+    }
+
+    /// Releases it, writing the value block if it is held in PW or EX.
+    ///
+    /// # Errors
+    /// If it has sublocks: then it stays held by its client; or is lost.
+    pub fn release(mut self, value: Option<&ValueBlock>) -> Result<(), LockError> {
+        self.check()?;
+        let flags = if value.is_some() { Flags::VALBLK } else { Flags::NONE };
+        self.released = true;
+        self.unwatch();
+        let (id, space) = (self.id, &self.client.0.space);
+        let done = space.change(id.shard(), |shard| shard.release(id, flags, value));
+        Ok(done.ok_or(crate::RequestError::NoSuchLock)??)
+    }
+
+    fn unwatch(&self) {
+        if self.watch.is_some() {
+            self.client.0.member.inbox.unroute(self.id);
+        }
+    }
+}
+
+impl Drop for LockGuard {
+    fn drop(&mut self) {
+        if !self.released {
+            self.unwatch();
+            self.client.0.forget(self.id, Flags::NONE);
+        }
+    }
+}
+
+impl core::fmt::Debug for LockGuard {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "LockGuard({} {})", self.id, self.mode)
+    }
+}

@@ -1,0 +1,222 @@
+//! A lock that was asked for and is not there yet.
+
+use crate::client::{Client, Handle, LockError};
+use crate::flags::Flags;
+use crate::guard::LockGuard;
+use crate::identity::LockId;
+use crate::inbox::{Notice, Sink};
+use crate::request::{Answer, Completion};
+use core::future::Future;
+use core::pin::Pin;
+use core::task::{Context, Poll, Waker};
+use core::time::Duration;
+use parking_lot::{Condvar, Mutex};
+use pils::Instant;
+use std::sync::Arc;
+
+/// Where one completion is put for one who waits for it.
+#[derive(Clone)]
+pub(crate) struct Slot(Arc<(Mutex<Taken>, Condvar)>);
+
+#[derive(Default)]
+struct Taken {
+    completion: Option<Completion>,
+    waker: Option<Waker>,
+}
+
+/// Called with the mode that another wants.
+pub(crate) type Watch = Arc<dyn Fn(crate::Mode) + Send + Sync>;
+
+impl Slot {
+    pub(crate) fn new() -> Self {
+        Self(Arc::default())
+    }
+
+    /// What puts the completion in here, and gives other notices to `watch`.
+    pub(crate) fn sink(&self, watch: Option<Watch>) -> Box<dyn Sink> {
+        let slot = self.clone();
+        Box::new(move |notice: Notice| match notice {
+            Notice::Completed(completion) => slot.fill(completion),
+            Notice::Blocking(blocking) => {
+                if let Some(watch) = &watch {
+                    watch(blocking.wanted);
+                }
+            }
+        })
+    }
+
+    fn fill(&self, completion: Completion) {
+        let (taken, arrived) = &*self.0;
+        let waker = {
+            let mut taken = taken.lock();
+            taken.completion = Some(completion);
+            taken.waker.take()
+        };
+        arrived.notify_all();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    fn take(&self) -> Option<Completion> {
+        self.0.0.lock().completion.take()
+    }
+
+    /// Waits for the completion of `lock`; at `deadline`, sees to it that the wait ends.
+    pub(crate) fn wait(&self, handle: &Handle, lock: LockId, deadline: Option<Instant>) -> Completion {
+        let mut deadline = deadline;
+        let (taken, arrived) = &*self.0;
+        loop {
+            let mut locked = taken.lock();
+            if let Some(completion) = locked.completion.take() {
+                drop(locked);
+                return completion;
+            }
+            let Some(due) = deadline else {
+                arrived.wait(&mut locked);
+                continue;
+            };
+            let now = handle.space.now();
+            if now < due {
+                // Whether it was woken or waited long enough shows at the top.
+                let _late = arrived.wait_for(&mut locked, due.since(now)).timed_out();
+                continue;
+            }
+            drop(locked);
+            handle.space.change(lock.shard(), |shard| shard.handle_timeout(now));
+            // If it is not over now, the master of the resource decides.
+            deadline = None;
+        }
+    }
+
+    /// The completion, or a promise to wake.
+    fn poll(&self, context: &Context<'_>) -> Poll<Completion> {
+        let mut taken = self.0.0.lock();
+        match taken.completion.take() {
+            Some(completion) => Poll::Ready(completion),
+            None => {
+                taken.waker = Some(context.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+/// A request under way: wait for it, look at it, or await it on any executor.
+///
+/// Dropped before it was taken, the request is cancelled, or the lock released. A deadline needs someone who calls
+/// [`Lockspace::handle_timeout`](crate::Lockspace::handle_timeout) or waits: an executor's own time-out does as well.
+#[must_use = "a request that is dropped is cancelled"]
+pub struct Pending {
+    client: Client,
+    /// `None` once it was taken.
+    state: Option<Under>,
+    deadline: Option<Instant>,
+    lease: u64,
+}
+
+enum Under {
+    Done(Completion),
+    Waits(LockId, Slot),
+}
+
+impl Pending {
+    pub(crate) fn new(
+        client: Client,
+        answer: Answer,
+        slot: Option<Slot>,
+        (lease, deadline): (u64, Option<Instant>),
+    ) -> Self {
+        let state = match (answer, slot) {
+            (Answer::Done(completion), _) => Some(Under::Done(completion)),
+            (Answer::Pending(lock), Some(slot)) => Some(Under::Waits(lock, slot)),
+            (Answer::Pending(_), None) => None,
+        };
+        Self { client, state, deadline, lease }
+    }
+
+    /// The lock, for queries. `None` once it was taken.
+    #[must_use]
+    pub fn lock(&self) -> Option<LockId> {
+        match self.state.as_ref()? {
+            Under::Done(completion) => Some(completion.lock),
+            Under::Waits(lock, _) => Some(*lock),
+        }
+    }
+
+    /// Takes the outcome if there is one.
+    pub fn try_take(&mut self) -> Option<Result<LockGuard, LockError>> {
+        let completion = match self.state.as_ref()? {
+            Under::Done(completion) => *completion,
+            Under::Waits(_, slot) => slot.take()?,
+        };
+        Some(self.finish(&completion))
+    }
+
+    /// Waits for the outcome.
+    ///
+    /// # Errors
+    /// As [`Client::lock`]; [`LockError::Cancelled`] if it was taken before.
+    pub fn wait(mut self) -> Result<LockGuard, LockError> {
+        let completion = match self.state.as_ref().ok_or(LockError::Cancelled)? {
+            Under::Done(completion) => *completion,
+            Under::Waits(lock, slot) => slot.wait(&self.client.0, *lock, self.deadline),
+        };
+        self.finish(&completion)
+    }
+
+    /// Waits for the outcome no longer than `wait`; the request goes on if it is not over. `None`: it is not.
+    pub fn wait_for(&mut self, wait: Duration) -> Option<Result<LockGuard, LockError>> {
+        let space = &self.client.0.space;
+        let end = space.after(wait);
+        if let Some(Under::Waits(_, slot)) = &self.state {
+            let (taken, arrived) = &*slot.0;
+            let mut locked = taken.lock();
+            while locked.completion.is_none() {
+                let now = space.now();
+                if now >= end {
+                    return None;
+                }
+                let _late = arrived.wait_for(&mut locked, end.since(now)).timed_out();
+            }
+        }
+        self.try_take()
+    }
+
+    fn finish(&mut self, completion: &Completion) -> Result<LockGuard, LockError> {
+        self.state = None;
+        self.client.0.member.inbox.unroute(completion.lock);
+        self.client.guard(completion, self.lease)
+    }
+}
+
+impl Future for Pending {
+    type Output = Result<LockGuard, LockError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let completion = match &self.state {
+            None => return Poll::Ready(Err(LockError::Cancelled)),
+            Some(Under::Done(completion)) => *completion,
+            Some(Under::Waits(_, slot)) => match slot.poll(context) {
+                Poll::Ready(completion) => completion,
+                Poll::Pending => return Poll::Pending,
+            },
+        };
+        Poll::Ready(self.finish(&completion))
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        let Some(lock) = self.lock() else { return };
+        // No sink: what comes of it is nobody's business any more.
+        self.client.0.member.inbox.unroute(lock);
+        self.client.0.forget(lock, Flags::FORCEUNLOCK);
+    }
+}
+
+impl core::fmt::Debug for Pending {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Pending({:?})", self.lock())
+    }
+}
