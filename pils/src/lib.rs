@@ -52,7 +52,8 @@
 //! assert_eq!(XmlRpc.encode(&Value::Nil)?, b"<value><nil/></value>");
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
-#![forbid(unsafe_code)]
+#![cfg_attr(not(feature = "dynamic"), forbid(unsafe_code))]
+#![deny(unsafe_code)]
 
 pub mod codec;
 mod config;

@@ -30,16 +30,32 @@
 //! A program that knows its plug-in types at compile time can use a [`Registry`] alone, without a universe.
 //!
 //! # Where plug-ins come from
-//! Every plug-in so far is registered at compile time, by a call. What loads a dynamic module or starts a plug-in in a
-//! process of its own ends in the same call: it makes a `T` that forwards to the module and registers it as a
-//! [`Source`]. [`PluginHandler::register`] takes the plug-in without its type for that purpose, and the only place where
-//! such a loader may be asked for a missing handler is the lookup in [`Universe`] that now ends in
-//! [`PluginError::NoHandler`].
+//! There are three ways, and one registry:
+//!
+//! * compiled in, by [`Registry::register`];
+//! * a dynamic module, a shared object with a stable C interface: [`Loader::load_module`] (feature `dynamic`), and
+//!   [`export_module!`](crate::export_module) to write one;
+//! * a program of its own, in any language, that answers XML-RPC on its standard streams: [`Loader::start_program`] (feature
+//!   `process`), and [`serve`](program::serve) to write one in Rust.
+//!
+//! What comes in by the second and third way is a [`Remote`], called by the names of methods; the program says by a
+//! [`Contract`] what each plug-in of a type must be able to do, and by an adapter how its trait is made of one. A handler
+//! that is missing is looked for in the loader's folders.
 
+#[cfg(feature = "dynamic")]
+pub mod dynamic;
+mod loader;
+#[cfg(feature = "process")]
+pub mod program;
 mod registry;
+mod remote;
 mod universe;
 
+pub use loader::{LoadError, Loader, MODULES_MAX, ModuleInfo, PLUGINS_MAX};
+#[cfg(feature = "process")]
+pub use program::Program;
 pub use registry::{Factory, Plugin, Registry, Source};
+pub use remote::{Adapter, CallError, Callee, Contract, Description, Interface, Remote};
 pub use universe::{HANDLERS, Universe};
 
 use core::any::Any;
@@ -119,13 +135,51 @@ pub enum PluginError {
         /// How often.
         references: usize,
     },
-    /// No handler of this plug-in type is registered.
-    #[error("no handler for plug-ins of type {plugin_type:?}; known types: {}", known_list(known))]
+    /// No handler of this plug-in type is registered, and none could be loaded.
+    #[error(
+        "no handler for plug-ins of type {plugin_type:?}{}; known types: {}",
+        because(reason),
+        known_list(known)
+    )]
     NoHandler {
         /// The type that was asked for.
         plugin_type: String,
         /// The types that have a handler.
         known: Vec<String>,
+        /// Why none could be loaded; empty if there is no loader.
+        reason: String,
+    },
+    /// A loaded plug-in was made for another version of its type's interface.
+    #[error(
+        "{plugin_type} {name:?} was made for interface {theirs}, and this program has {ours}; install one made for it"
+    )]
+    Interface {
+        /// Its type.
+        plugin_type: String,
+        /// Its name.
+        name: String,
+        /// What it was made for.
+        theirs: Interface,
+        /// What there is.
+        ours: Interface,
+    },
+    /// A loaded plug-in lacks what each of its type must have.
+    #[error("{plugin_type} {name:?} lacks {}", missing.join(", "))]
+    Incapable {
+        /// Its type.
+        plugin_type: String,
+        /// Its name.
+        name: String,
+        /// The methods that it does not have.
+        missing: Vec<String>,
+    },
+    /// Plug-ins of this type can only be compiled in: nobody said how one that is loaded becomes its trait.
+    #[error(
+        "plug-ins of type {plugin_type:?} can only be compiled in: the program has no adapter for loaded ones"
+    )]
+    NotLoadable {
+        /// The type.
+        plugin_type: String,
     },
     /// Plug-ins of this type implement another trait than the caller said.
     #[error("plug-ins of type {plugin_type:?} are not what the caller takes them for, {asked}")]
@@ -143,6 +197,10 @@ pub enum PluginError {
         /// The name.
         name: String,
     },
+}
+
+fn because(reason: &str) -> String {
+    if reason.is_empty() { String::new() } else { format!(" ({reason})") }
 }
 
 fn known_list(known: &[String]) -> String {

@@ -1,14 +1,26 @@
 use super::{Plugin, PluginError, PluginHandler, PluginInfo, Registry, Source};
 use core::any::type_name;
+use core::fmt;
+use parking_lot::RwLock;
 use std::sync::Arc;
 
 /// The plug-in type of handlers, whose handler is the only one built in.
 pub const HANDLERS: &str = "PluginHandler";
 
 /// All plug-ins of a program, of any type. Cheap to clone; clones share. Several may exist in one process.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Universe {
     handlers: Arc<Registry<dyn PluginHandler>>,
+    missing: Arc<RwLock<Option<MissingHandler>>>,
+}
+
+/// Asked for the handler of a type that has none: adds it, or says why it cannot.
+type MissingHandler = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
+
+impl fmt::Debug for Universe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Universe").field("handlers", &self.handlers).finish_non_exhaustive()
+    }
 }
 
 impl Default for Universe {
@@ -21,7 +33,13 @@ impl Universe {
     /// A universe with the handler of handlers and nothing else.
     #[must_use]
     pub fn new() -> Self {
-        Self { handlers: Arc::new(Registry::new(HANDLERS)) }
+        Self { handlers: Arc::new(Registry::new(HANDLERS)), missing: Arc::default() }
+    }
+
+    /// Has `load` called with the name of a type that has no handler, before that is an error: it adds the handler, or says
+    /// why it cannot. A [`Loader`](super::Loader) does this.
+    pub fn on_missing_handler(&self, load: impl Fn(&str) -> Result<(), String> + Send + Sync + 'static) {
+        *self.missing.write() = Some(Arc::new(load));
     }
 
     /// Introduces a plug-in type: a [`Registry`] becomes its handler, and is also returned for typed use.
@@ -131,11 +149,21 @@ impl Universe {
         if plugin_type == HANDLERS { Ok(self.types()) } else { Ok(self.handler(plugin_type)?.list()) }
     }
 
-    /// The handler of a type. A loader of handlers would be asked here before giving up.
+    /// The handler of a type, loaded if it is missing and somebody can.
     fn handler(&self, plugin_type: &str) -> Result<Plugin<dyn PluginHandler>, PluginError> {
-        self.handlers.get(plugin_type).map_err(|_unknown| PluginError::NoHandler {
-            plugin_type: plugin_type.to_owned(),
-            known: self.types().into_iter().map(|info| info.name).collect(),
-        })
+        if let Ok(handler) = self.handlers.get(plugin_type) {
+            return Ok(handler);
+        }
+        let load = self.missing.read().clone();
+        let reason = match load.map(|load| load(plugin_type)) {
+            Some(Ok(())) => match self.handlers.get(plugin_type) {
+                Ok(handler) => return Ok(handler),
+                Err(_unknown) => "what was loaded brought no handler".to_owned(),
+            },
+            Some(Err(reason)) => reason,
+            None => String::new(),
+        };
+        let known = self.types().into_iter().map(|info| info.name).collect();
+        Err(PluginError::NoHandler { plugin_type: plugin_type.to_owned(), known, reason })
     }
 }
