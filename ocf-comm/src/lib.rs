@@ -5,6 +5,7 @@
 //! * [`Config`]: its limits and times; [`Config::check`] names every mistake at once.
 //! * [`Event`], [`SendError`]: what the layer above hears. [`Connectivity`]: what it needs, as a trait.
 //! * [`rpc`]: methods by name, and calls between nodes.
+//! * `local` (feature `driver`): other processes on the machine.
 //! * [`crypto`]: the seam for key agreement, and [`Secrets`].
 //!
 //! The wire format, the timers, the invariants and the tests that show them are in `PROTOCOL.md` of this crate; those
@@ -21,6 +22,8 @@ mod detector;
 pub mod driver;
 mod endpoint;
 mod event;
+#[cfg(feature = "driver")]
+pub mod local;
 mod memory;
 pub mod rpc;
 mod stats;

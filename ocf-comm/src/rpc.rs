@@ -41,3 +41,10 @@ pub use dispatcher::{Builder, Dispatcher, Limits};
 pub use method::{Access, Caller, Credentials, Method, Policy};
 pub use pils::codec::xmlrpc::{Call, Fault};
 pub use reply::{Reply, Responder};
+
+/// Reads a message of calls between nodes, for fuzz targets: true if it is one.
+#[cfg(any(test, feature = "testing"))]
+#[must_use]
+pub fn is_message(bytes: &bytes::Bytes) -> bool {
+    wire::Message::parse(bytes, &pils::codec::Limits::default()).is_ok()
+}

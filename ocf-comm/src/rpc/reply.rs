@@ -5,34 +5,36 @@ use pils::codec::xmlrpc::Fault;
 /// What a method returns.
 pub type Reply = Result<Value, Fault>;
 
+type Answer<T> = Box<dyn FnOnce(Result<T, Fault>) + Send>;
+
 /// The way back to who called: used exactly once. Given to methods that answer later, from any thread.
 ///
 /// Dropping it without an answer tells the caller of an internal error, so that nobody waits in vain.
-pub struct Responder {
-    answer: Option<Box<dyn FnOnce(Reply) + Send>>,
+pub struct Responder<T = Value> {
+    answer: Option<Answer<T>>,
 }
 
-impl fmt::Debug for Responder {
+impl<T> fmt::Debug for Responder<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Responder").field("answered", &self.answer.is_none()).finish()
     }
 }
 
-impl Responder {
+impl<T> Responder<T> {
     /// A way back that calls `answer` once.
-    pub fn new(answer: impl FnOnce(Reply) + Send + 'static) -> Self {
+    pub fn new(answer: impl FnOnce(Result<T, Fault>) + Send + 'static) -> Self {
         Self { answer: Some(Box::new(answer)) }
     }
 
     /// Answers.
-    pub fn answer(mut self, reply: Reply) {
+    pub fn answer(mut self, reply: Result<T, Fault>) {
         if let Some(answer) = self.answer.take() {
             answer(reply);
         }
     }
 }
 
-impl Drop for Responder {
+impl<T> Drop for Responder<T> {
     fn drop(&mut self) {
         if let Some(answer) = self.answer.take() {
             answer(Err(Fault::new(Fault::INTERNAL, "the method ended without an answer")));

@@ -1,0 +1,159 @@
+use super::frame::{FRAMING_MAX, HEADER, Response};
+use super::service::SinkError;
+use super::wake::Wake;
+use crate::rpc::{Body, Fault};
+use bytes::Bytes;
+use core::fmt;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+/// What waits to be written to one client. Filled from any thread, emptied by the server's.
+pub(super) struct Outbox {
+    client: u64,
+    wake: Arc<Wake>,
+    bytes_max: usize,
+    frame_max: usize,
+    state: Mutex<State>,
+}
+
+struct State {
+    open: bool,
+    frames: VecDeque<Bytes>,
+    bytes: usize,
+    /// Calls that have not been answered.
+    in_flight: BTreeSet<u64>,
+    /// Events that were dropped, by service, and not told yet.
+    lost: BTreeMap<Arc<str>, u64>,
+    lost_ever: u64,
+}
+
+impl fmt::Debug for Outbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outbox")
+            .field("client", &self.client)
+            .field("bytes", &self.bytes())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Outbox {
+    pub(super) fn new(client: u64, wake: Arc<Wake>, bytes_max: usize, frame_max: usize) -> Self {
+        let state = State {
+            open: true,
+            frames: VecDeque::new(),
+            bytes: 0,
+            in_flight: BTreeSet::new(),
+            lost: BTreeMap::new(),
+            lost_ever: 0,
+        };
+        Self { client, wake, bytes_max, frame_max, state: Mutex::new(state) }
+    }
+
+    /// Queues a frame whatever the quota: answers, and what its sender bounds. False once closed.
+    pub(super) fn push(&self, frame: Bytes) -> bool {
+        let mut state = self.state.lock();
+        if !state.open {
+            return false;
+        }
+        state.bytes += frame.len();
+        state.frames.push_back(frame);
+        drop(state);
+        self.wake.client(self.client);
+        true
+    }
+
+    /// Queues an event if there is room; otherwise it counts as lost.
+    pub(super) fn event(&self, service: &Arc<str>, body: Body) -> Result<(), SinkError> {
+        let mut state = self.state.lock();
+        if !state.open {
+            return Err(SinkError::Gone);
+        }
+        let frame = Response::Stream { service: service.to_string(), body }.emit();
+        if state.bytes + frame.len() > self.bytes_max || frame.len() > self.frame_max {
+            *state.lost.entry(Arc::clone(service)).or_default() += 1;
+            state.lost_ever += 1;
+            return Err(SinkError::Lost);
+        }
+        if let Some(lost) = state.lost.remove(service) {
+            let told = Response::Lost { service: service.to_string(), lost }.emit();
+            state.bytes += told.len();
+            state.frames.push_back(told);
+        }
+        state.bytes += frame.len();
+        state.frames.push_back(frame);
+        drop(state);
+        self.wake.client(self.client);
+        Ok(())
+    }
+
+    /// A call begins. False if its number is in use.
+    pub(super) fn begin(&self, id: u64) -> bool {
+        self.state.lock().in_flight.insert(id)
+    }
+
+    /// A call is answered, unless it was cancelled.
+    pub(super) fn answer(&self, id: u64, result: Result<Body, Fault>) {
+        let mut frame = Response::Answer { id, result }.emit();
+        if frame.len() > self.frame_max + HEADER {
+            let text =
+                format!("the answer takes {} bytes, more than the {} allowed", frame.len(), self.frame_max);
+            frame = Response::Answer { id, result: Err(Fault::new(Fault::INTERNAL, text)) }.emit();
+        }
+        let wanted = self.state.lock().in_flight.remove(&id);
+        if wanted && !self.push(frame) {
+            tracing::trace!(client = self.client, "an answer came after the client had gone");
+        }
+    }
+
+    pub(super) fn cancel(&self, id: u64) {
+        self.state.lock().in_flight.remove(&id);
+    }
+
+    pub(super) fn in_flight(&self) -> usize {
+        self.state.lock().in_flight.len()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.state.lock().bytes
+    }
+
+    /// True while the client must not ask for more: it does not take what it asked for.
+    pub(super) fn is_full(&self) -> bool {
+        self.bytes() + FRAMING_MAX > self.bytes_max
+    }
+
+    /// Moves about `budget` bytes to `out`.
+    pub(super) fn take(&self, out: &mut Vec<u8>, budget: usize) {
+        let mut state = self.state.lock();
+        while out.len() < budget
+            && let Some(frame) = state.frames.pop_front()
+        {
+            state.bytes -= frame.len();
+            out.extend_from_slice(&frame);
+        }
+        // The quota has room again: say what was lost even if no event follows.
+        if state.frames.is_empty() {
+            for (service, lost) in core::mem::take(&mut state.lost) {
+                out.extend_from_slice(&Response::Lost { service: service.to_string(), lost }.emit());
+            }
+        }
+    }
+
+    /// Comes back to this client soon.
+    pub(super) fn touch(&self) {
+        self.wake.client(self.client);
+    }
+
+    pub(super) fn close(&self) {
+        let mut state = self.state.lock();
+        state.open = false;
+        state.frames.clear();
+        state.bytes = 0;
+        state.in_flight.clear();
+    }
+
+    pub(super) fn lost_ever(&self) -> u64 {
+        self.state.lock().lost_ever
+    }
+}
