@@ -1,5 +1,5 @@
 use bytes::Bytes;
-use ocf_comm::{DownReason, Lane, Refusal};
+use ocf_comm::{DownReason, Lane, PathId, PathReason, PathState, Refusal};
 use ocf_membership::NonPrimary;
 use pils::{Instant, NodeId, NodeInstance};
 use std::net::SocketAddr;
@@ -27,6 +27,19 @@ pub enum NodeEvent {
         peer: NodeInstance,
         /// Why.
         reason: DownReason,
+    },
+    /// A path to a peer changed its state. The peer itself is down only once no path is left.
+    Path {
+        /// To whom.
+        peer: NodeInstance,
+        /// Which path.
+        path: PathId,
+        /// The peer's address on it.
+        address: SocketAddr,
+        /// Its state now.
+        state: PathState,
+        /// Why.
+        reason: PathReason,
     },
     /// A peer and this node refuse each other; an operator must mend it.
     Refused {

@@ -32,7 +32,7 @@ pub use cluster::{Cluster, ClusterBuilder};
 pub use config::{Detection, Key, NodeConfig, NodeEntry};
 pub use event::{NodeEvent, Numbered};
 pub use node::{Node, NodeBuilder, RequestError, StartError};
-pub use snapshot::{GroupSnapshot, PeerSnapshot, Snapshot, Standing, ViewSnapshot};
+pub use snapshot::{GroupSnapshot, PathSnapshot, PeerSnapshot, Snapshot, Standing, ViewSnapshot};
 pub use store::{FileStore, RecordStore};
 
 #[cfg(doctest)]

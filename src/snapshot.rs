@@ -1,10 +1,11 @@
 use crate::config::NodeConfig;
 use crate::stack::Stack;
-use ocf_comm::DropReason;
 use ocf_comm::driver::IoStats;
+use ocf_comm::{DropReason, PathState};
 use pils::{Instant, NodeId, NodeInstance};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 /// What every layer of a node knows at one moment, for people and programs. Owned; costs O(what is in it).
 #[derive(Clone, Debug, Serialize)]
@@ -84,6 +85,62 @@ pub struct PeerSnapshot {
     pub silent_nanos: Option<u64>,
     /// Bytes on the way or waiting.
     pub queued: usize,
+    /// How well it is, 0 (down) to 100 (heard in time on every path).
+    pub health: u8,
+    /// Suspicion level phi in hundredths: a diagnostic.
+    pub phi_hundredths: u32,
+    /// Every path to it, best first.
+    pub paths: Vec<PathSnapshot>,
+}
+
+/// A path to a peer.
+#[derive(Clone, Debug, Serialize)]
+pub struct PathSnapshot {
+    /// Its number.
+    pub path: u8,
+    /// The peer's address on it.
+    pub address: SocketAddr,
+    /// `up`, `doubtful` or `down`.
+    pub state: String,
+    /// Why, in words.
+    pub reason: String,
+    /// Nanoseconds in this state.
+    pub since_nanos: u64,
+    /// Does it carry the data now?
+    pub active: bool,
+    /// Smoothed round-trip time in nanoseconds.
+    pub rtt_nanos: Option<u64>,
+    /// Mean deviation of it.
+    pub rtt_variance_nanos: Option<u64>,
+    /// Estimate of lost packets, in parts per million.
+    pub loss_ppm: u32,
+    /// Nanoseconds since something was heard on it.
+    pub silent_nanos: Option<u64>,
+    /// Largest UDP payload sent on it, in bytes.
+    pub mtu: usize,
+}
+
+impl PathSnapshot {
+    fn of(path: ocf_comm::PathStatus) -> Self {
+        let state = match path.state {
+            PathState::Up => "up",
+            PathState::Doubtful => "doubtful",
+            PathState::Down => "down",
+        };
+        Self {
+            path: path.path.0,
+            address: path.address,
+            state: state.to_owned(),
+            reason: path.reason.to_string(),
+            since_nanos: nanos(path.since),
+            active: path.active,
+            rtt_nanos: path.rtt.map(nanos),
+            rtt_variance_nanos: path.rtt_variance.map(nanos),
+            loss_ppm: path.loss_ppm,
+            silent_nanos: path.silent_for.map(nanos),
+            mtu: path.mtu,
+        }
+    }
 }
 
 /// A group.
@@ -131,6 +188,9 @@ impl Snapshot {
                     rtt_nanos: peer.rtt.map(nanos),
                     silent_nanos: peer.silent_for.map(nanos),
                     queued: peer.queued,
+                    health: peer.health,
+                    phi_hundredths: peer.phi_hundredths,
+                    paths: peer.paths.into_iter().map(PathSnapshot::of).collect(),
                 })
                 .collect(),
             groups: stack

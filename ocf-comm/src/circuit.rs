@@ -3,6 +3,8 @@
 mod incoming;
 mod keys;
 mod outgoing;
+mod path;
+mod paths;
 mod ranges;
 mod received;
 mod recovery;
@@ -19,18 +21,21 @@ use crate::crypto::{KeyId, Suite};
 use crate::detector::Detector;
 use crate::suite::Codec;
 use crate::wire::{Frame, HEADER, Header, lane_index, lane_number, to_size};
-use crate::{Channel, Config, DropReason, Event, Lane, PacketCodec, PathId, Stats};
+use crate::{Channel, Config, DropReason, Event, Lane, PacketCodec, PathId, PathPolicy, Stats};
 use bytes::Bytes;
 use core::time::Duration;
 use incoming::{ENCODED_FORM, Incoming, PLAIN_FORM, Refused};
 use outgoing::Outgoing;
+use path::Path;
 use pils::wire::{Reader, Writer as _};
 use pils::{Instant, NodeInstance};
-use received::ReceivedPath;
-use recovery::{Content, Recovery};
+use recovery::Content;
 use renewing::Renewing;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+
+/// Urgent messages up to this size go on every path that is up, with [`PathPolicy::Failover`].
+const URGENT_TWICE: usize = 256;
 
 /// How far a circuit has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,10 +60,20 @@ pub(crate) enum Fate {
     LastGasp,
     /// The peer says that this node broke the protocol.
     Closed,
+    /// The peer was told to talk to this node no more.
+    Removed,
     /// The peer says that another living node has this node's id.
     Refused,
     /// The peer broke this rule.
     Misbehaved(&'static str),
+}
+
+/// A hint of the network that the peer may be gone, since when, when the peer was asked last, and how often it came.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Hint {
+    pub(crate) since: Instant,
+    pub(crate) asked_at: Instant,
+    pub(crate) hits: u32,
 }
 
 /// What decides, in a packet, about the circuit as a whole.
@@ -89,22 +104,6 @@ pub(crate) struct Sink<'a> {
     pub(crate) batch: &'a mut Batch,
 }
 
-#[derive(Debug)]
-struct Path {
-    id: PathId,
-    address: SocketAddr,
-    received: ReceivedPath,
-    recovery: Recovery,
-    /// When something was sent on it last.
-    sent_at: Instant,
-    /// A PING must go out.
-    ping: bool,
-    /// Acknowledgements in a row without a probe timeout.
-    good: u32,
-    /// First packet number whose acknowledgement proves that the peer lives now.
-    probe_from: Option<u64>,
-}
-
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Circuit {
@@ -123,6 +122,8 @@ pub(crate) struct Circuit {
     pub(crate) answered: bool,
     pub(crate) detector: Detector,
     pub(crate) fate: Option<Fate>,
+    /// The network says that nobody receives at the peer's address.
+    pub(crate) hint: Option<Hint>,
     /// Bytes that may still be written in this turn.
     pub(crate) budget: usize,
     turn: u64,
@@ -135,9 +136,13 @@ pub(crate) struct Circuit {
     renewal_due: bool,
     /// The endpoint must look at the circuit: something about fresh secrets was heard.
     pub(crate) attention: bool,
+    /// In the order of the configuration, which is the order of preference.
     paths: Vec<Path>,
+    /// Paths that are not used any more, because their packet numbers must not be used again.
+    retired: Vec<Path>,
     /// Index of the path that carries data.
     active: usize,
+    policy: PathPolicy,
     outgoing: [Outgoing; 3],
     incoming: [Incoming; 3],
     /// How messages of the bulk lane are encoded, if they are.
@@ -175,16 +180,7 @@ impl Circuit {
         addresses: &[(PathId, SocketAddr)],
         start: &Start,
     ) -> Self {
-        let path = |(id, address): &(PathId, SocketAddr)| Path {
-            id: *id,
-            address: *address,
-            received: ReceivedPath::default(),
-            recovery: Recovery::new(config.datagram),
-            sent_at: now,
-            ping: false,
-            good: 0,
-            probe_from: None,
-        };
+        let path = |(id, address): &(PathId, SocketAddr)| Path::new(now, *id, *address, config.datagram);
         let codec = Some(start.codec.clone()).filter(|codec| codec.name() != "none");
         let window = |lane: Lane| {
             let codec = codec.clone().filter(|_| lane == Lane::Bulk);
@@ -202,6 +198,7 @@ impl Circuit {
             answered: false,
             detector: Detector::new(now),
             fate: None,
+            hint: None,
             budget: 0,
             turn: 0,
             seal: SealKeys::new(now, start.seal, start.suite.clone(), config.datagram),
@@ -211,7 +208,9 @@ impl Circuit {
             renewal_due: false,
             attention: false,
             paths: addresses.iter().map(path).collect(),
+            retired: Vec::new(),
             active: 0,
+            policy: config.policy,
             outgoing: Lane::ALL.map(|lane| Outgoing::new(config.lane(lane).send_queue)),
             incoming: Lane::ALL.map(window),
             codec,
@@ -244,14 +243,6 @@ impl Circuit {
         }
     }
 
-    /// Sends on this path, to this address, from now on.
-    pub(crate) fn redirect(&mut self, path: PathId, address: SocketAddr) {
-        if let Some(index) = self.paths.iter().position(|p| p.id == path) {
-            self.paths[index].address = address;
-            self.active = index;
-        }
-    }
-
     /// Sends `frame` once, with the next packet.
     pub(crate) fn say(&mut self, frame: Frame<'static>) {
         if self.once.is_empty() {
@@ -274,6 +265,7 @@ impl Circuit {
         let length = self.open.open(now + keep, header, datagram, stats).ok_or(DropReason::BadSeal)?;
         self.paths[path].received.mark(header.number);
         self.attention |= self.open.generation() != self.seal.generation();
+        self.paths[path].heard_at = Some(now);
         stats.packets_accepted += 1;
         self.heard = true;
         Ok((length, path))
@@ -286,7 +278,9 @@ impl Circuit {
         while let Ok(Some(frame)) = Frame::parse(&mut r) {
             match frame {
                 Frame::Accept { .. } | Frame::Data { .. } => outline.accepts = true,
-                Frame::Leave | Frame::LastGasp | Frame::Close | Frame::Refuse => outline.ends = true,
+                Frame::Leave | Frame::LastGasp | Frame::Close | Frame::Removed | Frame::Refuse => {
+                    outline.ends = true;
+                }
                 Frame::Ping
                 | Frame::Ack(_)
                 | Frame::Credit { .. }
@@ -346,6 +340,7 @@ impl Circuit {
             Frame::Leave => self.fate = Some(Fate::Left),
             Frame::LastGasp => self.fate = Some(Fate::LastGasp),
             Frame::Close => self.fate = Some(Fate::Closed),
+            Frame::Removed => self.fate = Some(Fate::Removed),
             Frame::Data { lane, offset, bytes } => {
                 if self.stage != Stage::Open {
                     return Err(Refused::Rule("no data before the circuit is accepted"));
@@ -373,11 +368,15 @@ impl Circuit {
         sink: &mut Sink<'_>,
     ) -> Result<(), Refused> {
         let Some(i) = self.paths.iter().position(|p| p.id.0 == ack.path) else {
-            return Err(Refused::Rule("acknowledgements of configured paths"));
+            // On its way when the path was removed, or for a path that only the peer knows yet.
+            let known = self.retired.iter().any(|p| p.id.0 == ack.path);
+            return if known { Ok(()) } else { Err(Refused::Rule("acknowledgements of configured paths")) };
         };
         let outgoing = &mut self.outgoing;
         let path = &mut self.paths[i];
+        let mut count = 0;
         let acked = |content: &Content| {
+            count += 1;
             for part in content.parts() {
                 outgoing[usize::from(part.lane)].on_acked(part.start..part.end);
             }
@@ -388,9 +387,10 @@ impl Circuit {
         }
         self.seal.on_acked(ack.path, ack.largest);
         self.answered |= path.probe_from.is_some_and(|n| ack.largest >= n);
-        path.good = path.good.saturating_add(1);
+        path.count(count, 0);
+        path.on_answer(now);
         self.detect_lost(now, i, sink.stats);
-        self.prefer_path();
+        self.choose_path();
         if self.stage == Stage::Open {
             for (lane, outgoing) in Lane::ALL.into_iter().zip(&mut self.outgoing) {
                 if outgoing.take_writable() {
@@ -426,11 +426,19 @@ impl Circuit {
         }
     }
 
+    /// Asks the peer on every path for a sign of life.
+    pub(crate) fn ask(&mut self) {
+        self.paths.iter_mut().for_each(|p| p.ping = true);
+    }
+
     /// Queues a message; `false` if the lane is full.
     pub(crate) fn push(&mut self, lane: Lane, channel: Channel, message: Bytes) -> bool {
         let outgoing = &mut self.outgoing[lane_index(lane)];
         match &self.codec {
             Some(codec) if lane == Lane::Bulk => push_encoded(&**codec, outgoing, channel, message),
+            _ if lane == Lane::Urgent && self.paths.len() > 1 => {
+                outgoing.push_small(channel.0, message, URGENT_TWICE)
+            }
             _ => outgoing.push(channel.0, &[], message),
         }
     }

@@ -1,5 +1,5 @@
 use crate::crypto::{Cipher, Protection};
-use crate::{Lane, PathId};
+use crate::{Lane, PathId, PathPolicy};
 use core::fmt;
 use core::time::Duration;
 use pils::NodeId;
@@ -13,6 +13,8 @@ pub struct Config {
     pub cluster: String,
     /// Every other node, at most 255; an entry for the local node is an error.
     pub peers: Vec<PeerConfig>,
+    /// How the paths to a peer share its messages; default [`PathPolicy::Failover`].
+    pub policy: PathPolicy,
     /// The two times of failure detection, from [`Preset::timers`] or chosen by hand.
     pub timers: Timers,
     /// Largest message, in bytes: 1 to 1 GiB, default 16 MiB. The smaller of both ends' values counts.
@@ -51,7 +53,8 @@ pub struct Config {
 pub struct PeerConfig {
     /// Its id.
     pub node: NodeId,
-    /// Its address on each path, at least one, each path once. Both ends must number the paths alike.
+    /// Its address on each path, best first, 1 to 8, each path once. Both ends must number the paths alike: a path joins
+    /// the local socket of its number and the peer's address here.
     pub addresses: Vec<(PathId, SocketAddr)>,
 }
 
@@ -101,6 +104,11 @@ pub struct LaneConfig {
     pub receive_window: usize,
 }
 
+/// Peers that an endpoint can have.
+pub(crate) const PEERS_MAX: usize = 255;
+/// Paths that a peer can have. Each costs its probes and 1 KiB per circuit; nothing else hangs on the number.
+pub(crate) const PATHS_MAX: usize = 8;
+
 const MIB: usize = 1 << 20;
 /// What the framing of a message may add to its size in a lane.
 pub(crate) const FRAMING_MAX: usize = 24;
@@ -112,6 +120,7 @@ impl Config {
         Self {
             cluster: cluster.into(),
             peers: Vec::new(),
+            policy: PathPolicy::default(),
             timers: preset.timers(),
             message_max: 16 * MIB,
             urgent: LaneConfig { send_queue: 4 * MIB, receive_window: 4 * MIB },
@@ -194,7 +203,7 @@ impl Config {
     }
 
     fn check_peers(&self, local: NodeId, errors: &mut Errors) {
-        errors.range("peers.len", self.peers.len(), 0, 255);
+        errors.range("peers.len", self.peers.len(), 0, PEERS_MAX);
         let mut nodes = BTreeSet::new();
         let mut addresses = BTreeSet::new();
         for (i, peer) in self.peers.iter().enumerate() {
@@ -208,7 +217,7 @@ impl Config {
                     "give each node an id of its own",
                 );
             }
-            errors.range(&format!("peers[{i}].addresses.len"), peer.addresses.len(), 1, 8);
+            errors.range(&format!("peers[{i}].addresses.len"), peer.addresses.len(), 1, PATHS_MAX);
             let mut paths = BTreeSet::new();
             for (k, (path, address)) in peer.addresses.iter().enumerate() {
                 let at = format!("peers[{i}].addresses[{k}]");

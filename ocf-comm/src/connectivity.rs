@@ -1,4 +1,4 @@
-use crate::{Channel, Event, Lane};
+use crate::{Change, ChangeError, Channel, Event, Lane, PathStatus};
 use bytes::Bytes;
 use core::time::Duration;
 use pils::{NodeId, NodeInstance};
@@ -31,6 +31,12 @@ pub trait Connectivity {
 
     /// What is known of every configured peer.
     fn peers(&self) -> Vec<PeerStatus>;
+
+    /// Changes peers, paths or their policy while the node runs.
+    ///
+    /// # Errors
+    /// See [`ChangeError`]; nothing has changed. [`ChangeError::Fixed`] from a provider that has none to configure.
+    fn change(&mut self, change: Change) -> Result<(), ChangeError>;
 }
 
 /// What an endpoint knows of one peer.
@@ -48,6 +54,15 @@ pub struct PeerStatus {
     pub silent_for: Option<Duration>,
     /// Bytes sent and not yet acknowledged, or waiting to be sent.
     pub queued: usize,
+    /// How well it is, 0 to 100: 0 is down, 100 is heard as often as expected on every path. Silence lowers it the more
+    /// the nearer it comes to the detection time, and paths that are not up take up to half. For people and for load
+    /// decisions; whether the peer is [up](Self::up) hangs on the detection time alone.
+    pub health: u8,
+    /// The suspicion level phi of the accrual detector, in hundredths: 100 means that one silence in 10 is as long as
+    /// this one, 300 one in 1000. At most 10,000. A diagnostic: nothing is decided by it.
+    pub phi_hundredths: u32,
+    /// Every path, best first. Empty for providers without paths, and before the first handshake.
+    pub paths: Vec<PathStatus>,
 }
 
 /// Why a message was not accepted for sending. Nothing was queued.

@@ -55,6 +55,33 @@ impl Detector {
     }
 }
 
+impl Detector {
+    /// How unlikely a silence of this length is, as the phi of the accrual detector in hundredths, with the logistic
+    /// approximation of the normal tail. Deviations below a quarter of a heartbeat count as that.
+    pub(crate) fn phi_hundredths(&self, now: Instant, heartbeat: Duration) -> u32 {
+        let nanos = |d: Duration| d.as_secs_f64() * 1e9;
+        #[expect(clippy::cast_precision_loss, reason = "a diagnostic")]
+        let (mean, deviation) = (self.mean as f64, self.deviation as f64);
+        let (mean, deviation) = (mean.max(nanos(heartbeat)), deviation.max(nanos(heartbeat) / 4.0));
+        let y = (nanos(now.since(self.heard_at)) - mean) / deviation;
+        let exponent = y * (1.5976 + 0.070_566 * y * y);
+        // -log10(e^-x / (1 + e^-x)) = log10(1 + e^x)
+        let phi =
+            if exponent > 500.0 { f64::INFINITY } else { exponent.exp().ln_1p() / core::f64::consts::LN_10 };
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 0 to 10,000")]
+        let hundredths = (phi * 100.0).clamp(0.0, 10_000.0) as u32;
+        hundredths
+    }
+
+    /// How well a peer is that is up, 0 to 100: all of it until one expected gap has passed, nothing at the timeout.
+    pub(crate) fn health(&self, now: Instant, timeout: Duration, heartbeat: Duration) -> u8 {
+        let expected = Duration::from_nanos(self.mean).max(heartbeat).saturating_mul(2).min(timeout / 2);
+        let over = now.since(self.heard_at).saturating_sub(expected).as_nanos();
+        let all = timeout.saturating_sub(expected).as_nanos().max(1);
+        u8::try_from(100 - (100 * over / all).min(100)).unwrap_or(100)
+    }
+}
+
 /// How far this node's own lateness discredits its judgement of others: a factor of 1 to 8 on their timeouts.
 #[derive(Clone, Debug)]
 pub(crate) struct Health {
@@ -127,6 +154,22 @@ mod tests {
             d.heard(now, H);
         }
         assert_eq!(d.timeout(T_D), T_D);
+    }
+
+    #[test]
+    fn phi_and_health_follow_the_silence_and_are_calm_without_one() {
+        let mut now = Instant::from_millis(1000);
+        let mut d = Detector::new(now);
+        for _ in 0..50 {
+            now += H;
+            d.heard(now, H);
+        }
+        let at = |silence| (d.phi_hundredths(now + silence, H), d.health(now + silence, T_D, H));
+        assert!(at(H).0 <= 35 && at(H).1 == 100, "{:?}", at(H));
+        let levels: Vec<(u32, u8)> = (1..=6).map(|k| at(H * k)).collect();
+        assert!(levels.windows(2).all(|w| w[0].0 <= w[1].0 && w[0].1 >= w[1].1), "{levels:?}");
+        assert!(levels[2].0 > 300, "three heartbeats are rare: {levels:?}");
+        assert_eq!((at(T_D).1, at(T_D * 1000).0), (0, 10_000));
     }
 
     #[test]

@@ -1,3 +1,4 @@
+mod change;
 mod connect;
 mod contest;
 mod handshake;
@@ -18,7 +19,7 @@ use crate::{
 use bytes::Bytes;
 use core::fmt;
 use peer::Peer;
-use pils::{Instant, Layer, NodeId, NodeInstance};
+use pils::{Incarnation, Instant, Layer, NodeId, NodeInstance};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 
@@ -106,6 +107,8 @@ pub struct Endpoint {
     /// After an own stall, nobody is suspected before this.
     forgiven_until: Instant,
     closed: bool,
+    /// Incarnations that ended, of peers that were removed.
+    removed: VecDeque<(NodeId, VecDeque<Incarnation>)>,
 }
 
 impl Endpoint {
@@ -184,6 +187,7 @@ impl Endpoint {
             armed: None,
             forgiven_until: now,
             closed: false,
+            removed: VecDeque::new(),
             config,
         })
     }
@@ -194,7 +198,7 @@ impl Endpoint {
         self.local
     }
 
-    /// The configuration it was made with.
+    /// The configuration: what it was made with, and what was changed since.
     #[must_use]
     pub const fn config(&self) -> &Config {
         &self.config
@@ -290,6 +294,7 @@ impl Endpoint {
     pub fn peers(&self, now: Instant) -> Vec<PeerStatus> {
         let status = |peer: &Peer| {
             let circuit = peer.current.and_then(|id| self.circuits.get(&id));
+            let paths = circuit.map_or_else(Vec::new, |c| c.path_status(now));
             PeerStatus {
                 node: peer.node,
                 instance: circuit.map(|c| c.instance),
@@ -297,6 +302,9 @@ impl Endpoint {
                 rtt: circuit.and_then(|c| c.rtt()),
                 silent_for: circuit.map(|c| now.since(c.detector.heard_at())),
                 queued: circuit.map_or(0, |c| Lane::ALL.iter().map(|lane| c.queue(*lane).0).sum()),
+                health: circuit.filter(|_| peer.up).map_or(0, |c| self.health_of(now, c, &paths)),
+                phi_hundredths: circuit.map_or(0, |c| c.detector.phi_hundredths(now, self.tuning.heartbeat)),
+                paths,
             }
         };
         self.peers.iter().map(status).collect()
@@ -417,6 +425,8 @@ impl Layer for Endpoint {
         self.begin(now);
         match input {
             Input::Received(received) => self.on_received(self.now, received),
+            Input::Carrier { path, up } => self.on_carrier(self.now, path, up),
+            Input::Unreachable { path, to } => self.on_unreachable(self.now, path, to),
         }
     }
 
@@ -430,6 +440,9 @@ impl Layer for Endpoint {
             circuit.on_timeout(now, &self.tuning, &mut self.stats);
         }
         self.renew_circuits(now);
+        for circuit in self.circuits.values_mut() {
+            circuit.tell_paths(now, self.tuning.heartbeat, &mut self.events);
+        }
         for i in 0..self.peers.len() {
             self.watch_peer(now, i);
             self.settle_contest(now, i);

@@ -1,4 +1,4 @@
-use crate::KeyId;
+use crate::{KeyId, PathReason};
 use bytes::Bytes;
 use core::time::Duration;
 use pils::{NodeId, NodeInstance};
@@ -72,6 +72,23 @@ pub struct Transmit {
 pub enum Input<'a> {
     /// A medium received something.
     Received(Received<'a>),
+    /// The interface under a local address lost (`up` is false) or got its carrier. Data leaves the path at once. It says
+    /// nothing about peers.
+    Carrier {
+        /// The path, that is, the local address.
+        path: PathId,
+        /// Is there a carrier?
+        up: bool,
+    },
+    /// The network says that nobody receives at this address (`ECONNREFUSED`, an ICMP message). Anybody can forge that, so
+    /// it is a hint only: the peer is asked at once on every path, and suspected if it is silent for a tenth of the detection
+    /// time while the network says so again.
+    Unreachable {
+        /// The path it was sent on.
+        path: PathId,
+        /// The address it was sent to.
+        to: SocketAddr,
+    },
 }
 
 /// What an endpoint wants done.
@@ -112,6 +129,37 @@ pub enum Event {
         channel: Channel,
         /// The content.
         message: Bytes,
+    },
+    /// A path to a peer can be used: it is new, or was doubtful or down.
+    PathUp {
+        /// To whom.
+        peer: NodeInstance,
+        /// Which path.
+        path: PathId,
+        /// The peer's address on it.
+        address: SocketAddr,
+    },
+    /// A path does not answer in time: new data takes another, if there is one. Told at most once per heartbeat and path.
+    PathDoubtful {
+        /// To whom.
+        peer: NodeInstance,
+        /// Which path.
+        path: PathId,
+        /// The peer's address on it.
+        address: SocketAddr,
+        /// Why.
+        reason: PathReason,
+    },
+    /// A path cannot be used. The peer is `Down` only once it is heard on none.
+    PathDown {
+        /// To whom.
+        peer: NodeInstance,
+        /// Which path.
+        path: PathId,
+        /// The peer's address on it.
+        address: SocketAddr,
+        /// Why.
+        reason: PathReason,
     },
     /// A send to this peer was refused with [`SendError::Full`](crate::SendError::Full); there is room again.
     Writable {
@@ -159,6 +207,11 @@ pub enum DownReason {
         /// How long nothing was heard.
         for_: Duration,
     },
+    /// The network said that nobody receives at the peer's address, and the peer did not answer when asked. No proof.
+    Unreachable {
+        /// How long nothing was heard.
+        for_: Duration,
+    },
     /// The peer said that it leaves, and will not act as this incarnation again.
     Left,
     /// The peer said with its last breath that it is dying (a panic, an abort, a fatal signal).
@@ -172,18 +225,22 @@ pub enum DownReason {
     KeyRevoked,
     /// So many forged packets came for its circuit that its keys cannot be trusted any more.
     Forged,
+    /// This node, or the peer, was told to talk to the other no more. No proof of death.
+    Removed,
 }
 
 impl core::fmt::Display for DownReason {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             Self::Silent { for_ } => write!(f, "silent for {} ms", for_.as_millis()),
+            Self::Unreachable { for_ } => write!(f, "unreachable, silent for {} ms", for_.as_millis()),
             Self::Left => f.write_str("left"),
             Self::LastGasp => f.write_str("said with its last breath that it dies"),
             Self::Superseded => f.write_str("a new incarnation of the node took its place"),
             Self::Misbehaved => f.write_str("broke the protocol"),
             Self::KeyRevoked => f.write_str("the cluster key it was talked to with was revoked"),
             Self::Forged => f.write_str("its circuit was flooded with forged packets"),
+            Self::Removed => f.write_str("removed from the configuration"),
         }
     }
 }
@@ -198,7 +255,7 @@ impl DownReason {
     /// True if this incarnation will not come up again on this node.
     #[must_use]
     pub const fn is_final(self) -> bool {
-        !matches!(self, Self::Silent { .. })
+        !matches!(self, Self::Silent { .. } | Self::Unreachable { .. })
     }
 }
 

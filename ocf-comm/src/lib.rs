@@ -26,6 +26,7 @@ mod event;
 pub mod local;
 mod memory;
 pub mod rpc;
+mod path;
 mod stats;
 mod suite;
 #[cfg(any(test, feature = "testing"))]
@@ -39,5 +40,6 @@ pub use crypto::{Cipher, ClusterKey, KeyError, KeyId, KeyRing, KeyStatus, Protec
 pub use endpoint::Endpoint;
 pub use event::{Channel, DownReason, Event, Input, Lane, Output, PathId, Received, Refusal, Transmit};
 pub use memory::{AttachError, MemoryHub, MemoryLimits, MemoryNode};
+pub use path::{Change, ChangeError, PathPolicy, PathReason, PathState, PathStatus};
 pub use stats::{DropReason, Stats};
 pub use suite::Plugins;

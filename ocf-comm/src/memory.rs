@@ -1,4 +1,4 @@
-use crate::{Channel, Connectivity, DownReason, Event, Lane, PeerStatus, SendError};
+use crate::{Change, ChangeError, Channel, Connectivity, DownReason, Event, Lane, PeerStatus, SendError};
 use bytes::Bytes;
 use core::time::Duration;
 use pils::{NodeId, NodeInstance};
@@ -287,6 +287,9 @@ impl Hub {
                 rtt: None,
                 silent_for: up.then_some(Duration::ZERO),
                 queued: Lane::ALL.into_iter().map(waiting).sum(),
+                health: if up { 100 } else { 0 },
+                phi_hundredths: 0,
+                paths: Vec::new(),
             }
         };
         others.map(status).collect()
@@ -331,6 +334,10 @@ impl Connectivity for MemoryNode {
 
     fn peers(&self) -> Vec<PeerStatus> {
         self.hub.borrow().peers(self.local)
+    }
+
+    fn change(&mut self, _change: Change) -> Result<(), ChangeError> {
+        Err(ChangeError::Fixed)
     }
 }
 

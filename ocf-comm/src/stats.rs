@@ -24,6 +24,8 @@ pub struct Stats {
     pub rekeys: u64,
     /// Own stalls noticed.
     pub stalls: u64,
+    /// Hints of the network that nobody receives at a peer's address.
+    pub hints: u64,
     drops: [u64; DropReason::ALL.len()],
 }
 

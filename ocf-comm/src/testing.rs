@@ -230,6 +230,10 @@ mod tests {
         fn peers(&self) -> Vec<crate::PeerStatus> {
             self.0.peers()
         }
+
+        fn change(&mut self, change: crate::Change) -> Result<(), crate::ChangeError> {
+            self.0.change(change)
+        }
     }
 
     #[derive(Default)]

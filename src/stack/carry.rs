@@ -56,7 +56,7 @@ impl Stack {
     }
 
     pub(super) fn on_endpoint(&mut self, now: Instant, event: ocf_comm::Event) {
-        use ocf_comm::Event;
+        use ocf_comm::{Event, PathReason, PathState};
         match event {
             Event::Up { peer } => {
                 self.outbox.flush(&mut self.endpoint, now, peer);
@@ -91,6 +91,17 @@ impl Stack {
                 self.emit(NodeEvent::Refused { peer, address, reason });
             }
             Event::Misbehaved { peer, rule } => self.emit(NodeEvent::Misbehaved { peer, rule }),
+            Event::PathUp { peer, path, address } => {
+                let (state, reason) = (PathState::Up, PathReason::Answered);
+                self.emit(NodeEvent::Path { peer, path, address, state, reason });
+            }
+            Event::PathDoubtful { peer, path, address, reason } => {
+                let state = PathState::Doubtful;
+                self.emit(NodeEvent::Path { peer, path, address, state, reason });
+            }
+            Event::PathDown { peer, path, address, reason } => {
+                self.emit(NodeEvent::Path { peer, path, address, state: PathState::Down, reason });
+            }
             other => tracing::debug!(?other, "event of node communication without a taker"),
         }
     }

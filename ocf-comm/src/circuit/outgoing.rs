@@ -41,6 +41,8 @@ pub(crate) struct Outgoing {
     limit: usize,
     /// Bytes for which room was asked in vain.
     refused: Option<usize>,
+    /// Where the messages are that are small enough to be sent twice; empty unless asked for.
+    small: Ranges,
 }
 
 impl Outgoing {
@@ -56,6 +58,7 @@ impl Outgoing {
             credit: 0,
             limit,
             refused: None,
+            small: Ranges::default(),
         }
     }
 
@@ -66,6 +69,11 @@ impl Outgoing {
     /// Bytes waiting or unacknowledged.
     pub(crate) fn queued(&self) -> usize {
         to_size(self.end() - self.base)
+    }
+
+    /// Bytes that can be sent now and were not yet.
+    pub(crate) fn unsent(&self) -> usize {
+        to_size(self.end().min(self.credit).saturating_sub(self.next))
     }
 
     pub(crate) const fn limit(&self) -> usize {
@@ -95,6 +103,30 @@ impl Outgoing {
             self.chunks.push_back(Chunk { start, data: message });
         }
         true
+    }
+
+    /// As [`Outgoing::push`], and remembers where the message is if it has at most `most` bytes.
+    pub(crate) fn push_small(&mut self, channel: u8, message: Bytes, most: usize) -> bool {
+        let (start, is_small) = (self.end(), message.len() <= most);
+        let pushed = self.push(channel, &[], message);
+        if pushed && is_small {
+            self.small.insert(start..self.end());
+        }
+        pushed
+    }
+
+    /// Calls `each` with the parts of `range` that belong to small messages.
+    pub(crate) fn small_in(&self, range: &Range<u64>, mut each: impl FnMut(Range<u64>)) {
+        let all = self.small.iter().as_slice();
+        let first = all.partition_point(|s| s.end <= range.start);
+        for small in all[first..].iter().take_while(|s| s.start < range.end) {
+            each(small.start.max(range.start)..small.end.min(range.end));
+        }
+    }
+
+    /// What of `range` did not arrive yet, as far as that is known without a search.
+    pub(crate) fn unacknowledged(&self, range: Range<u64>) -> Range<u64> {
+        range.start.max(self.base)..range.end.max(self.base)
     }
 
     fn close_chunk(&mut self) {
@@ -183,6 +215,7 @@ impl Outgoing {
         while self.chunks.front().is_some_and(|c| c.end() <= self.base) {
             self.chunks.pop_front();
         }
+        self.small.remove(0..self.base);
         if self.base == self.end() {
             self.open_start = self.base;
             self.open.clear();

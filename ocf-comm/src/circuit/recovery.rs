@@ -1,5 +1,6 @@
 //! Loss recovery and congestion control of one path, in the shape of RFC 9002 with timers for a local network.
 
+use super::outgoing::Outgoing;
 use super::received::ACK_DELAY;
 use crate::wire::Ack;
 use core::time::Duration;
@@ -36,6 +37,8 @@ pub(crate) struct Content {
     pub(crate) credit: u8,
     pub(crate) accept: bool,
     pub(crate) ping: bool,
+    /// Every piece went out on another path first, which sees to its arrival.
+    pub(crate) copied: bool,
 }
 
 impl Content {
@@ -50,6 +53,15 @@ impl Content {
 
     pub(crate) fn parts(&self) -> &[Part] {
         &self.parts[..self.count]
+    }
+
+    /// Its pieces must go out again.
+    pub(crate) fn again(&self, outgoing: &mut [Outgoing; 3]) {
+        if !self.copied {
+            for part in self.parts() {
+                outgoing[usize::from(part.lane)].on_lost(part.start..part.end);
+            }
+        }
     }
 
     /// True if the peer must acknowledge the packet.
@@ -151,6 +163,36 @@ impl Recovery {
         self.rtt.measured.then_some(self.rtt.smoothed)
     }
 
+    /// Mean deviation of the round-trip time, once measured.
+    pub(crate) fn rtt_variance(&self) -> Option<Duration> {
+        self.rtt.measured.then_some(self.rtt.variance)
+    }
+
+    /// What the round trip is taken for, measured or not.
+    pub(crate) const fn rtt_guess(&self) -> Duration {
+        self.rtt.smoothed
+    }
+
+    /// Bytes sent and not acknowledged.
+    pub(crate) const fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// The congestion window in bytes.
+    pub(crate) const fn window(&self) -> usize {
+        self.window
+    }
+
+    /// The packet size that windows are counted in.
+    pub(crate) const fn datagram(&self) -> usize {
+        self.floor / WINDOW_FLOOR
+    }
+
+    /// Forgets what was learnt of the path; the numbers go on.
+    pub(crate) fn renew(&mut self) {
+        *self = Self { next: self.next, ..Self::new(self.datagram()) };
+    }
+
     /// Probe timeouts since the last acknowledgement.
     pub(crate) const fn probes(&self) -> u32 {
         self.probes
@@ -171,7 +213,10 @@ impl Recovery {
         let number = self.next;
         self.next += 1;
         if content.asks() {
-            self.asked_at = now;
+            // Not with each packet: a sender that never rests would never notice that nothing comes back.
+            if self.flying == 0 {
+                self.asked_at = now;
+            }
             self.in_flight += size;
             self.flying += 1;
             self.sent.push_back(Sent { number, at: now, size, flying: true, content });
@@ -226,7 +271,7 @@ impl Recovery {
         if number == ack.largest {
             self.rtt.sample(now.since(at), Duration::from_micros(ack.delay));
         }
-        self.probes = 0;
+        (self.probes, self.asked_at) = (0, self.asked_at.max(now));
         self.grow(bytes);
         self.trim();
         Ok(true)

@@ -3,16 +3,14 @@
 use super::recovery::{Content, Part};
 use super::{Circuit, Stage, Tuning};
 use crate::crypto::TAG;
-use crate::wire::{Frame, Header, lane_index, lane_number, put_ack, put_data_header, put_frame};
-use crate::{Lane, Stats, Transmit};
+use crate::wire::{Frame, Header, data_fit, lane_index, lane_number, put_ack, put_data_header, put_frame};
+use crate::{Lane, PathPolicy, Stats, Transmit};
 use pils::Instant;
 
 /// Bytes of one `Transmit` at most; below what the kernel takes as one segmented send.
 const BURST_MAX: usize = 65_000;
 /// Room below which a packet counts as full.
 const CRUMB: usize = 24;
-/// Acknowledgements in a row after which a path may carry data again.
-const GOOD_PATH: u32 = 5;
 
 impl Circuit {
     /// When [`Circuit::on_timeout`] or a packet is due.
@@ -44,7 +42,7 @@ impl Circuit {
         for i in 0..self.paths.len() {
             match self.paths[i].recovery.deadline(t.heartbeat) {
                 Some((at, false)) if at <= now => self.detect_lost(now, i, stats),
-                Some((at, true)) if at <= now => self.on_probe_timeout(now, i, stats),
+                Some((at, true)) if at <= now => self.on_probe_timeout(now, t, i, stats),
                 _ => {}
             }
             let path = &mut self.paths[i];
@@ -54,54 +52,37 @@ impl Circuit {
 
     pub(super) fn detect_lost(&mut self, now: Instant, i: usize, stats: &mut Stats) {
         let Self { paths, outgoing, credit_due, accept_due, .. } = self;
-        stats.packets_lost += paths[i].recovery.detect_lost(now, |content| {
-            for part in content.parts() {
-                outgoing[usize::from(part.lane)].on_lost(part.start..part.end);
-            }
+        let lost = paths[i].recovery.detect_lost(now, |content| {
+            content.again(outgoing);
             *credit_due |= content.credit;
             *accept_due |= content.accept;
         });
+        paths[i].count(0, lost);
+        stats.packets_lost += lost;
     }
 
     /// Nothing came back on a path: probes every path, and moves the data to one that answers.
-    fn on_probe_timeout(&mut self, now: Instant, i: usize, stats: &mut Stats) {
+    fn on_probe_timeout(&mut self, now: Instant, t: &Tuning, i: usize, stats: &mut Stats) {
         stats.probe_timeouts += 1;
-        self.paths[i].good = 0;
         let first = self.paths[i].recovery.probes() == 0;
-        let other = (0..self.paths.len()).find(|k| *k != i && self.paths[*k].recovery.probes() == 0);
-        let Self { paths, outgoing, credit_due, accept_due, .. } = self;
-        let again = |content: &Content| {
-            for part in content.parts() {
-                outgoing[usize::from(part.lane)].on_lost(part.start..part.end);
-            }
-            *credit_due |= content.credit;
-            *accept_due |= content.accept;
-        };
-        let recovery = &mut paths[i].recovery;
-        match other {
-            Some(other) if i == self.active => {
-                recovery.on_probe_timeout(now, 0, |_| {});
-                recovery.abandon(again);
-                self.active = other;
-                tracing::debug!(peer = %self.instance, to = self.paths[other].id.0, "path");
-            }
-            _ => {
-                recovery.on_probe_timeout(now, 2, again);
-                self.probes = if first { 2 } else { 1 };
-            }
+        if self.move_away(i) {
+            self.paths[i].recovery.on_probe_timeout(now, 0, |_| {});
+        } else {
+            let Self { paths, outgoing, credit_due, accept_due, .. } = self;
+            paths[i].recovery.on_probe_timeout(now, 2, |content| {
+                content.again(outgoing);
+                *credit_due |= content.credit;
+                *accept_due |= content.accept;
+            });
+            self.probes = if first { 2 } else { 1 };
         }
+        let others = (0..self.paths.len()).any(|k| k != i && self.paths[k].is_up());
+        self.paths[i].on_unanswered(now, t.heartbeat, others);
+        self.choose_path();
         if first {
             self.paths.iter_mut().for_each(|p| p.ping = true);
         }
         self.paths[i].ping = true;
-    }
-
-    /// Returns to the first path that proved good.
-    pub(super) fn prefer_path(&mut self) {
-        let better = (0..self.active).find(|k| self.paths[*k].good >= GOOD_PATH);
-        if let Some(better) = better {
-            self.active = better;
-        }
     }
 
     /// True if a packet should go out now on path `i`.
@@ -109,7 +90,8 @@ impl Circuit {
         let path = &self.paths[i];
         path.ping
             || path.received.deadline().is_some_and(|at| at <= now)
-            || i == self.active
+            || !path.copies.is_empty() && path.recovery.has_room(true)
+            || self.carries(i)
                 && (self.accept_due
                     || self.renewal_due
                     || self.credit_due != 0
@@ -120,6 +102,7 @@ impl Circuit {
     fn may_send(&self, i: usize, lane: Lane) -> bool {
         self.stage == Stage::Open
             && self.outgoing[lane_index(lane)].is_ready()
+            && (self.policy != PathPolicy::Balance || self.earliest() == i)
             && (self.probes > 0 || self.paths[i].recovery.has_room(lane == Lane::Urgent))
     }
 
@@ -139,6 +122,7 @@ impl Circuit {
         if self.budget == 0 || self.seal.is_exhausted() {
             return None;
         }
+        self.prune_copies();
         let i = core::iter::once(self.active).chain(0..self.paths.len()).find(|i| self.wants(now, *i))?;
         buffer.clear();
         let mut more = true;
@@ -190,11 +174,35 @@ impl Circuit {
             put_frame(buffer, &Frame::Ping);
             content.ping = true;
         }
-        if i == self.active {
+        if self.carries(i) {
             self.fill_control(t, buffer, &mut content);
             self.fill_data(i, end, buffer, &mut content);
         }
+        self.fill_copies(i, end, buffer, &mut content);
         content
+    }
+
+    /// Sends pieces a second time that go out on another path first. What of them does not fit stays.
+    fn fill_copies(&mut self, i: usize, end: usize, buffer: &mut Vec<u8>, content: &mut Content) {
+        let Self { paths, outgoing, .. } = self;
+        let path = &mut paths[i];
+        content.copied = content.parts().is_empty();
+        while end.saturating_sub(buffer.len()) > CRUMB && !content.is_full() {
+            let Some(part) = path.copies.pop_front() else { break };
+            let lane = Lane::ALL[usize::from(part.lane)];
+            let range = outgoing[lane_index(lane)].unacknowledged(part.start..part.end);
+            if range.is_empty() {
+                continue;
+            }
+            let fit = data_fit(range.start, end - buffer.len()) as u64;
+            let now = range.start..range.end.min(range.start + fit);
+            if now.end < range.end {
+                path.copies.push_front(Part { start: now.end, ..part });
+            }
+            put_data_header(buffer, lane, now.start, crate::wire::to_size(now.end - now.start));
+            outgoing[lane_index(lane)].copy(now.clone(), buffer);
+            content.push(Part { lane: part.lane, start: now.start, end: now.end });
+        }
     }
 
     fn fill_control(&mut self, t: &Tuning, buffer: &mut Vec<u8>, content: &mut Content) {
@@ -230,6 +238,7 @@ impl Circuit {
                 put_data_header(buffer, lane, range.start, length);
                 outgoing.copy(range.clone(), buffer);
                 content.push(Part { lane: lane_number(lane), start: range.start, end: range.end });
+                self.send_copies(i, lane, &range);
             }
         }
         if !within && content.parts().len() > before {

@@ -4,8 +4,8 @@ use super::{
 };
 use crate::crypto::X25519;
 use crate::{
-    Channel, Config, ConfigErrors, Connectivity, Endpoint, Event, Input, KeyRing, Lane, Output, PeerStatus,
-    Received, Secrets, SendError, Stats,
+    Change, ChangeError, Channel, Config, ConfigErrors, Connectivity, Endpoint, Event, Input, KeyRing, Lane, Output,
+    PeerStatus, Received, Secrets, SendError, Stats,
 };
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
@@ -221,6 +221,15 @@ impl UdpNode {
         self.handle().inspect(|endpoint, _, _| endpoint.peers(now)).unwrap_or_default()
     }
 
+    /// Changes peers, paths or their policy while the node runs; see [`Change`].
+    ///
+    /// # Errors
+    /// See [`ChangeError`]; nothing has changed.
+    pub fn change(&self, change: &Change) -> Result<(), ChangeError> {
+        let changed = self.handle().call(|endpoint, _, now| endpoint.change(now, change));
+        changed.unwrap_or(Err(ChangeError::Stopped))
+    }
+
     /// The counters of the protocol and of the sockets.
     ///
     /// # Errors
@@ -302,6 +311,10 @@ impl Connectivity for UdpNode {
 
     fn peers(&self) -> Vec<PeerStatus> {
         Self::peers(self)
+    }
+
+    fn change(&mut self, change: Change) -> Result<(), ChangeError> {
+        Self::change(self, &change)
     }
 }
 

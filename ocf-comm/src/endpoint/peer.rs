@@ -36,6 +36,8 @@ pub(super) struct Peer {
     pub(super) hello_salt: Option<[u8; 16]>,
     /// No HELLO from a foreign address is refused before this.
     pub(super) refuse_gate: Instant,
+    /// No hint of the network is followed before this.
+    pub(super) hint_gate: Instant,
 }
 
 /// A circuit that is not in use yet.
@@ -99,6 +101,7 @@ impl Peer {
             hello_gate: now,
             hello_salt: None,
             refuse_gate: now,
+            hint_gate: now,
         }
     }
 

@@ -42,6 +42,7 @@ impl Endpoint {
     fn end_burst(&mut self, now: Instant, id: Option<u32>) {
         let Some(circuit) = id.and_then(|id| self.circuits.get_mut(&id)) else { return };
         circuit.end_burst(now);
+        circuit.tell_paths(now, self.tuning.heartbeat, &mut self.events);
         let i = circuit.peer;
         if self.peers[i].contest.is_some() {
             self.settle_contest(now, i);

@@ -13,6 +13,7 @@ const REFUSE: u8 = 0x05;
 const LEAVE: u8 = 0x06;
 const LAST_GASP: u8 = 0x07;
 const CLOSE: u8 = 0x08;
+const REMOVED: u8 = 0x0a;
 const DATA: u8 = 0x10;
 pub(crate) const OFFER: u8 = 0x20;
 pub(crate) const ANSWER: u8 = 0x21;
@@ -37,6 +38,8 @@ pub(crate) enum Frame<'a> {
     LastGasp,
     /// `08`: you broke the protocol.
     Close,
+    /// `0a`: I was told to talk to you no more.
+    Removed,
     /// `20`: fresh secrets for this circuit; see [`Renewal`](super::Renewal).
     Offer(&'a [u8; RENEWAL]),
     /// `21`: the answer.
@@ -122,6 +125,7 @@ impl<'a> Frame<'a> {
             LEAVE => Self::Leave,
             LAST_GASP => Self::LastGasp,
             CLOSE => Self::Close,
+            REMOVED => Self::Removed,
             OFFER => Self::Offer(take_renewal(r)?),
             ANSWER => Self::Answer(take_renewal(r)?),
             DECLINE => {
@@ -160,6 +164,7 @@ pub(crate) fn put_frame(out: &mut Vec<u8>, frame: &Frame<'_>) {
         Frame::Leave => out.put_u8(LEAVE),
         Frame::LastGasp => out.put_u8(LAST_GASP),
         Frame::Close => out.put_u8(CLOSE),
+        Frame::Removed => out.put_u8(REMOVED),
         Frame::Ack(_) | Frame::Data { .. } | Frame::Offer(_) | Frame::Answer(_) | Frame::Decline { .. } => {
             unreachable!("these frames have writers of their own")
         }
@@ -247,6 +252,7 @@ mod tests {
             Frame::Leave,
             Frame::LastGasp,
             Frame::Close,
+            Frame::Removed,
         ];
         let mut out = vec![0; 3];
         for frame in &frames {

@@ -14,8 +14,8 @@ use bytes::Bytes;
 use core::time::Duration;
 use ocf_comm::crypto::SimulatedAgreement;
 use ocf_comm::{
-    Channel, ClusterKey, Config, DownReason, Endpoint, Event, Input, KeyId, KeyRing, Lane, Output, PathId,
-    PeerConfig, Preset, Received, Secrets, SendError, Transmit,
+    Change, ChangeError, Channel, ClusterKey, Config, DownReason, Endpoint, Event, Input, KeyId, KeyRing, Lane, Output,
+    PathId, PathState, PathStatus, PeerConfig, Preset, Received, Secrets, SendError, Transmit,
 };
 use pils::{Incarnation, Instant, Layer, NodeId, NodeInstance, Rng};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -97,6 +97,14 @@ pub struct Net {
     pub faults: Faults,
     /// Directed pairs of node numbers, by path, that lose everything.
     pub cut: BTreeSet<(usize, usize, u8)>,
+    /// Directed pairs, by path, that take longer.
+    pub late: BTreeMap<(usize, usize, u8), Duration>,
+    /// Directed pairs, by path, that lose larger datagrams silently.
+    pub mtu: BTreeMap<(usize, usize, u8), usize>,
+    /// Directed pairs, by path, that lose this share in addition.
+    pub lossy: BTreeMap<(usize, usize, u8), f64>,
+    /// Bytes sent, by node and path.
+    pub carried: BTreeMap<(usize, u8), usize>,
     queue: BTreeMap<(Instant, u64), Packet>,
     sequence: u64,
     recorded: Vec<(SocketAddr, SocketAddr, PathId, Vec<u8>)>,
@@ -146,6 +154,10 @@ impl Net {
             nodes: Vec::new(),
             faults: Faults::NONE,
             cut: BTreeSet::new(),
+            late: BTreeMap::new(),
+            mtu: BTreeMap::new(),
+            lossy: BTreeMap::new(),
+            carried: BTreeMap::new(),
             queue: BTreeMap::new(),
             sequence: 0,
             recorded: Vec::new(),
@@ -250,6 +262,25 @@ impl Net {
         }
         self.drain(from);
         true
+    }
+
+    /// Changes peers or paths of a running node.
+    pub fn change(&mut self, i: usize, change: &Change) -> Result<(), ChangeError> {
+        let now = self.now;
+        let changed = self.nodes[i].endpoint.as_mut().unwrap().change(now, change);
+        self.drain(i);
+        changed
+    }
+
+    /// What a node knows of its paths to another.
+    pub fn paths(&self, i: usize, to: usize) -> Vec<PathStatus> {
+        let peers = self.nodes[i].endpoint.as_ref().unwrap().peers(self.now);
+        peers.into_iter().find(|p| p.node == id(to)).unwrap().paths
+    }
+
+    /// The state of one path from one node to another, as that node sees it.
+    pub fn state(&self, i: usize, to: usize, path: u8) -> PathState {
+        self.paths(i, to).into_iter().find(|p| p.path.0 == path).unwrap().state
     }
 
     /// How many numbered messages were accepted, and how many arrived.
@@ -389,7 +420,12 @@ impl Net {
         let instance = self.nodes[from].instance;
         let mut run: Vec<u8> = Vec::new();
         let (low, high) = self.faults.delay;
-        let flight = self.rng.duration(low, high);
+        let way = (from, to, t.path.0);
+        let late = self.late.get(&way).copied().unwrap_or_default();
+        let flight = self.rng.duration(low, high) + late;
+        *self.carried.entry((from, t.path.0)).or_default() += t.data.len();
+        let mtu = self.mtu.get(&way).copied().unwrap_or(usize::MAX);
+        let lossy = self.lossy.get(&way).copied().unwrap_or_default();
         for datagram in t.data.chunks(t.segment) {
             self.datagrams += 1;
             if self.check_numbers && datagram[0] >> 4 == 1 {
@@ -398,7 +434,10 @@ impl Net {
                 let fresh = self.numbers.insert((instance, circuit, datagram[2], number));
                 assert!(fresh, "C3: a nonce is used once");
             }
-            if self.cut.contains(&(from, to, t.path.0)) || self.rng.chance(self.faults.loss) {
+            if self.cut.contains(&way) || self.rng.chance(self.faults.loss) || datagram.len() > mtu {
+                continue;
+            }
+            if lossy > 0.0 && self.rng.chance(lossy) {
                 continue;
             }
             let mut data = datagram.to_vec();
@@ -418,13 +457,13 @@ impl Net {
                 }
             }
             if self.rng.chance(self.faults.duplicate) {
-                let late = self.rng.duration(low, high * 3);
+                let late = late + self.rng.duration(low, high * 3);
                 let copy =
                     Packet { to: t.to, from: source, path: t.path, segment: data.len(), data: data.clone() };
                 self.post(late, copy);
             }
             if self.rng.chance(self.faults.reorder) {
-                let late = self.rng.duration(low, high * 4);
+                let late = late + self.rng.duration(low, high * 4);
                 self.post(late, Packet { to: t.to, from: source, path: t.path, segment: data.len(), data });
             } else if data.len() == t.segment {
                 run.extend(data);

@@ -53,9 +53,13 @@ impl Consensus {
             self.parked.insert(peer, status);
         }
         // In the resolution that travels, so that a cause is the same at every node.
+        let whole = |for_: Duration| {
+            Duration::from_micros(u64::try_from(for_.as_micros()).unwrap_or(u64::MAX).min(VARINT_MAX))
+        };
         let reason = if let DownReason::Silent { for_ } = reason {
-            let whole = u64::try_from(for_.as_micros()).unwrap_or(u64::MAX).min(VARINT_MAX);
-            DownReason::Silent { for_: Duration::from_micros(whole) }
+            DownReason::Silent { for_: whole(for_) }
+        } else if let DownReason::Unreachable { for_ } = reason {
+            DownReason::Unreachable { for_: whole(for_) }
         } else {
             reason
         };

@@ -86,6 +86,11 @@ fn put_reason(out: &mut Vec<u8>, reason: ChangeReason) {
                 out.put_u8(20);
                 out.put_varint(micros(for_));
             }
+            DownReason::Unreachable { for_ } => {
+                out.put_u8(22);
+                out.put_varint(micros(for_));
+            }
+            DownReason::Removed => out.put_u8(23),
             DownReason::KeyRevoked => out.put_u8(24),
             DownReason::Forged => out.put_u8(25),
             // A reason that a later version of node communication adds: its kind is lost, not its meaning.
@@ -104,6 +109,10 @@ fn reason(r: &mut Reader<'_>) -> Result<ChangeReason, ParseError> {
         18 => ChangeReason::Down(DownReason::Superseded),
         19 => ChangeReason::Down(DownReason::Misbehaved),
         20 => ChangeReason::Down(DownReason::Silent { for_: Duration::from_micros(r.varint("silence")?) }),
+        22 => {
+            ChangeReason::Down(DownReason::Unreachable { for_: Duration::from_micros(r.varint("silence")?) })
+        }
+        23 => ChangeReason::Down(DownReason::Removed),
         24 => ChangeReason::Down(DownReason::KeyRevoked),
         25 => ChangeReason::Down(DownReason::Forged),
         _ => return Err(r.error("reason", Malformed::OutOfRange)),

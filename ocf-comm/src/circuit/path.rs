@@ -1,0 +1,225 @@
+//! One path of a circuit: its state, and what moves it.
+
+use super::received::ReceivedPath;
+use super::recovery::{Part, Recovery};
+use crate::{PathId, PathReason, PathState, PathStatus};
+use core::time::Duration;
+use pils::Instant;
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+/// Acknowledgements in a row after which a path that was down carries data again.
+const GOOD_PATH: u32 = 5;
+/// Probes lost in a row that take a doubtful path down.
+const PROBES_LOST: u32 = 3;
+/// Longest time that a flapping path is held back.
+const HELD_MAX: Duration = Duration::from_secs(60);
+/// A path that was up this long does not flap any more.
+const STEADY: Duration = Duration::from_secs(60);
+/// Pieces that wait to be sent a second time on a path; more are left to the first.
+const COPIES_MAX: usize = 256;
+/// Weight of one packet in the estimate of loss: 1 / this.
+const LOSS_WEIGHT: u32 = 64;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Path {
+    pub(super) id: PathId,
+    pub(super) address: SocketAddr,
+    pub(super) received: ReceivedPath,
+    pub(super) recovery: Recovery,
+    /// When something was sent on it last.
+    pub(super) sent_at: Instant,
+    pub(super) heard_at: Option<Instant>,
+    /// A PING must go out.
+    pub(super) ping: bool,
+    /// Acknowledgements in a row without a probe timeout.
+    pub(super) good: u32,
+    /// First packet number whose acknowledgement proves that the peer lives now.
+    pub(super) probe_from: Option<u64>,
+    /// Pieces of streams that go out here a second time.
+    pub(super) copies: VecDeque<Part>,
+    pub(super) state: PathState,
+    pub(super) reason: PathReason,
+    pub(super) since: Instant,
+    carrier: bool,
+    /// The state that the layer above knows, and since when.
+    told: PathState,
+    told_at: Instant,
+    /// Failures that followed one another, and until when they hold the path back.
+    flaps: u32,
+    held_until: Instant,
+    loss_ppm: u32,
+}
+
+impl Path {
+    pub(super) fn new(now: Instant, id: PathId, address: SocketAddr, datagram: usize) -> Self {
+        Self {
+            id,
+            address,
+            received: ReceivedPath::default(),
+            recovery: Recovery::new(datagram),
+            sent_at: now,
+            heard_at: None,
+            ping: false,
+            good: 0,
+            probe_from: None,
+            copies: VecDeque::new(),
+            state: PathState::Down,
+            reason: PathReason::New,
+            since: now,
+            carrier: true,
+            told: PathState::Down,
+            told_at: now,
+            flaps: 0,
+            held_until: now,
+            loss_ppm: 0,
+        }
+    }
+
+    fn enter(&mut self, now: Instant, state: PathState, reason: PathReason) {
+        if state != self.state {
+            self.since = now;
+        }
+        (self.state, self.reason) = (state, reason);
+    }
+
+    pub(super) const fn is_up(&self) -> bool {
+        matches!(self.state, PathState::Up)
+    }
+
+    /// How much better others are: 0 is up, 1 answers, 2 is in doubt, 3 is down; 4 and more has no carrier.
+    pub(super) const fn rank(&self) -> u8 {
+        let rank = match self.state {
+            PathState::Up => 0,
+            _ if self.recovery.probes() == 0 => 1,
+            PathState::Doubtful => 2,
+            PathState::Down => 3,
+        };
+        if self.carrier { rank } else { rank + 4 }
+    }
+
+    /// Starts anew: the path, or its address, was not tried yet. Packet numbers go on, because the keys do.
+    pub(super) fn renew(&mut self, now: Instant, address: SocketAddr) {
+        self.address = address;
+        self.recovery.renew();
+        (self.good, self.flaps, self.held_until, self.loss_ppm) = (0, 0, now, 0);
+        (self.carrier, self.ping, self.heard_at) = (true, true, None);
+        self.copies.clear();
+        self.enter(now, PathState::Down, PathReason::New);
+    }
+
+    /// The peer acknowledged something new that was sent on it.
+    pub(super) fn on_answer(&mut self, now: Instant) {
+        self.good = self.good.saturating_add(1);
+        match self.state {
+            PathState::Up => {}
+            _ if !self.carrier => {}
+            PathState::Doubtful => self.enter(now, PathState::Up, PathReason::Answered),
+            PathState::Down if self.reason == PathReason::New => {
+                self.enter(now, PathState::Up, PathReason::Answered);
+            }
+            PathState::Down if self.good >= GOOD_PATH && now >= self.held_until => {
+                self.enter(now, PathState::Up, PathReason::Answered);
+            }
+            PathState::Down if self.good >= GOOD_PATH => {
+                let held = self.held_until.since(self.since);
+                self.enter(now, PathState::Down, PathReason::Flapping { held });
+            }
+            PathState::Down => {}
+        }
+    }
+
+    /// A probe timeout went by without an answer. `others` says that another path is up, so that it is this one that
+    /// fails and not the peer.
+    pub(super) fn on_unanswered(&mut self, now: Instant, heartbeat: Duration, others: bool) {
+        self.good = 0;
+        let lost = self.recovery.probes() >= PROBES_LOST && self.since + heartbeat / 2 <= now;
+        match self.state {
+            PathState::Up => {
+                if now.since(self.since) >= STEADY {
+                    self.flaps = 0;
+                }
+                self.enter(now, PathState::Doubtful, PathReason::Unanswered);
+            }
+            PathState::Doubtful if lost => {
+                self.enter(now, PathState::Down, PathReason::ProbesLost);
+                self.hold_back(now, heartbeat, others);
+            }
+            PathState::Down if matches!(self.reason, PathReason::Flapping { .. }) => {
+                self.enter(now, PathState::Down, PathReason::ProbesLost);
+                self.hold_back(now, heartbeat, others);
+            }
+            PathState::Doubtful | PathState::Down => {}
+        }
+    }
+
+    fn hold_back(&mut self, now: Instant, heartbeat: Duration, others: bool) {
+        if others {
+            let held = heartbeat.saturating_mul(GOOD_PATH).saturating_mul(1 << self.flaps.min(16));
+            self.flaps += 1;
+            self.held_until = now + held.min(HELD_MAX.max(heartbeat));
+        }
+    }
+
+    /// The interface under the path lost or got its carrier. True if that is news.
+    pub(super) fn on_carrier(&mut self, now: Instant, carrier: bool) -> bool {
+        if carrier == self.carrier {
+            return false;
+        }
+        self.carrier = carrier;
+        self.good = 0;
+        self.ping = true;
+        self.enter(
+            now,
+            PathState::Down,
+            if carrier { PathReason::ProbesLost } else { PathReason::NoCarrier },
+        );
+        true
+    }
+
+    /// Counts what became of packets, for the estimate of loss.
+    pub(super) fn count(&mut self, acked: u32, lost: u64) {
+        for _ in 0..lost.min(u64::from(LOSS_WEIGHT)) {
+            self.loss_ppm += (1_000_000 - self.loss_ppm) / LOSS_WEIGHT;
+        }
+        for _ in 0..acked.min(4 * LOSS_WEIGHT) {
+            self.loss_ppm -= self.loss_ppm.div_ceil(LOSS_WEIGHT);
+        }
+    }
+
+    /// Sends a piece here a second time, if there is room for it to wait.
+    pub(super) fn copy(&mut self, part: Part) {
+        if self.copies.len() < COPIES_MAX {
+            self.copies.push_back(part);
+        }
+    }
+
+    /// The state, if the layer above does not know it yet. A doubt is told at most once per heartbeat, because on a busy
+    /// machine doubts come and go.
+    pub(super) fn take_news(&mut self, now: Instant, heartbeat: Duration) -> Option<PathState> {
+        let often = self.state == PathState::Doubtful && now < self.told_at + heartbeat;
+        if self.state == self.told || often {
+            return None;
+        }
+        (self.told, self.told_at) = (self.state, now);
+        Some(self.state)
+    }
+
+    pub(super) fn status(&self, now: Instant, active: bool) -> PathStatus {
+        PathStatus {
+            path: self.id,
+            address: self.address,
+            state: self.state,
+            reason: self.reason,
+            since: now.since(self.since),
+            active,
+            rtt: self.recovery.rtt(),
+            rtt_variance: self.recovery.rtt_variance(),
+            loss_ppm: self.loss_ppm,
+            silent_for: self.heard_at.map(|at| now.since(at)),
+            mtu: self.recovery.datagram(),
+            in_flight: self.recovery.in_flight(),
+        }
+    }
+}
