@@ -6,8 +6,8 @@ mod net;
 
 use core::time::Duration;
 use net::{Faults, MS, Net};
-use ocf_comm::{DownReason, Event, Lane};
-use pils::Rng;
+use ocf_comm::{DownReason, Event, Input, Lane, PathId};
+use pils::{Layer as _, Rng};
 
 #[test]
 fn a_dead_node_is_suspected_by_all_within_a_quarter_more_than_the_detection_time() {
@@ -155,4 +155,79 @@ fn an_obituary_of_an_earlier_life_says_nothing_about_this_one() {
     }
     net.run(Duration::from_secs(1));
     assert!(net.all_up());
+}
+
+/// The network says that nobody receives at the first address of node 1.
+fn hint(net: &mut Net) {
+    let now = net.now;
+    let to = net::address(1, 0);
+    let unreachable = Input::Unreachable { path: PathId(0), to };
+    net.nodes[0].endpoint.as_mut().unwrap().handle(now, unreachable);
+    net.drain(0);
+}
+
+#[test]
+fn a_dead_process_whose_machine_says_so_is_suspected_in_a_tenth_of_the_detection_time() {
+    for seed in 0..20 {
+        let mut net = Net::connected(seed, 2, 1);
+        net.run(500 * MS);
+        let (at, dead) = (net.now, net.nodes[1].instance);
+        net.kill(1);
+        for _ in 0..80 {
+            hint(&mut net);
+            net.run(MS);
+        }
+        let downs = net.downs(0);
+        let [(when, peer, DownReason::Unreachable { .. })] = downs[..] else { panic!("{downs:?}") };
+        assert!(
+            peer == dead && when.since(at) >= 50 * MS && when.since(at) <= 55 * MS,
+            "{:?}",
+            when.since(at)
+        );
+        assert!(!downs[0].2.is_proof_of_death() && !downs[0].2.is_final());
+    }
+}
+
+#[test]
+fn forged_hints_about_a_living_peer_do_nothing_but_cost_a_few_probes() {
+    let mut net = Net::connected(3, 2, 2);
+    net.faults = Faults { loss: 0.05, ..Faults::NONE };
+    net.run(500 * MS);
+    let before = net.datagrams;
+    for _ in 0..5000 {
+        hint(&mut net);
+        net.run(MS);
+    }
+    assert!(net.downs(0).is_empty());
+    let each = (net.datagrams - before) / 50;
+    assert!(each <= 20, "{each} datagrams per heartbeat");
+}
+
+#[test]
+fn a_single_hint_is_not_enough() {
+    let mut net = Net::connected(4, 2, 1);
+    net.run(500 * MS);
+    net.kill(1);
+    hint(&mut net);
+    net.run(300 * MS);
+    assert!(net.downs(0).is_empty());
+    net.run(400 * MS);
+    assert!(matches!(net.downs(0)[..], [(_, _, DownReason::Silent { .. })]));
+}
+
+#[test]
+fn health_falls_with_silence_and_with_each_path_that_fails() {
+    let mut net = Net::connected(5, 2, 2);
+    net.run(1000 * MS);
+    let look = |net: &Net| net.nodes[0].endpoint.as_ref().unwrap().peers(net.now)[0].clone();
+    assert_eq!(look(&net).health, 100);
+    net.cut_both(0, 1, 0);
+    net.run(1000 * MS);
+    assert!((70..=75).contains(&look(&net).health), "one of two paths: {:?}", look(&net));
+    net.cut_both(0, 1, 1);
+    net.run(400 * MS);
+    let peer = look(&net);
+    assert!(peer.up && peer.health < 40 && peer.phi_hundredths > 500, "{peer:?}");
+    net.run(1000 * MS);
+    assert_eq!((look(&net).up, look(&net).health), (false, 0));
 }
