@@ -32,11 +32,14 @@ pub trait Connectivity {
     /// What is known of every configured peer.
     fn peers(&self) -> Vec<PeerStatus>;
 
-    /// Changes peers, paths or their policy while the node runs.
+    /// Changes peers, paths or their policy while the node runs. As it stands here, for a provider that has none to
+    /// configure.
     ///
     /// # Errors
-    /// See [`ChangeError`]; nothing has changed. [`ChangeError::Fixed`] from a provider that has none to configure.
-    fn change(&mut self, change: Change) -> Result<(), ChangeError>;
+    /// See [`ChangeError`]; nothing has changed.
+    fn change(&mut self, _change: Change) -> Result<(), ChangeError> {
+        Err(ChangeError::Fixed)
+    }
 }
 
 /// What an endpoint knows of one peer.

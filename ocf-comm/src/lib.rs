@@ -25,8 +25,8 @@ mod event;
 #[cfg(feature = "driver")]
 pub mod local;
 mod memory;
-pub mod rpc;
 mod path;
+pub mod rpc;
 mod stats;
 mod suite;
 #[cfg(any(test, feature = "testing"))]

@@ -1,4 +1,4 @@
-use crate::{Change, ChangeError, Channel, Connectivity, DownReason, Event, Lane, PeerStatus, SendError};
+use crate::{Channel, Connectivity, DownReason, Event, Lane, PeerStatus, SendError};
 use bytes::Bytes;
 use core::time::Duration;
 use pils::{NodeId, NodeInstance};
@@ -334,10 +334,6 @@ impl Connectivity for MemoryNode {
 
     fn peers(&self) -> Vec<PeerStatus> {
         self.hub.borrow().peers(self.local)
-    }
-
-    fn change(&mut self, _change: Change) -> Result<(), ChangeError> {
-        Err(ChangeError::Fixed)
     }
 }
 

@@ -231,6 +231,7 @@ impl Circuit {
             | Frame::Leave
             | Frame::LastGasp
             | Frame::Close
+            | Frame::Removed
             | Frame::Data { .. } => return,
         };
         self.attention = true;

@@ -4,8 +4,8 @@ use super::{
 };
 use crate::crypto::X25519;
 use crate::{
-    Change, ChangeError, Channel, Config, ConfigErrors, Connectivity, Endpoint, Event, Input, KeyRing, Lane, Output,
-    PeerStatus, Received, Secrets, SendError, Stats,
+    Change, ChangeError, Channel, Config, ConfigErrors, Connectivity, Endpoint, Event, Input, KeyRing, Lane,
+    Output, PeerStatus, Received, Secrets, SendError, Stats,
 };
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};

@@ -282,6 +282,9 @@ impl Calls {
             | Event::Stalled { .. }
             | Event::Refused { .. }
             | Event::Renewed { .. }
+            | Event::PathUp { .. }
+            | Event::PathDoubtful { .. }
+            | Event::PathDown { .. }
             | Event::Misbehaved { .. } => {}
         }
         Some(event)

@@ -14,8 +14,8 @@ use bytes::Bytes;
 use core::time::Duration;
 use ocf_comm::crypto::SimulatedAgreement;
 use ocf_comm::{
-    Change, ChangeError, Channel, ClusterKey, Config, DownReason, Endpoint, Event, Input, KeyId, KeyRing, Lane, Output,
-    PathId, PathState, PathStatus, PeerConfig, Preset, Received, Secrets, SendError, Transmit,
+    Change, ChangeError, Channel, ClusterKey, Config, DownReason, Endpoint, Event, Input, KeyId, KeyRing,
+    Lane, Output, PathId, PathState, PathStatus, PeerConfig, Preset, Received, Secrets, SendError, Transmit,
 };
 use pils::{Incarnation, Instant, Layer, NodeId, NodeInstance, Rng};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
