@@ -503,6 +503,8 @@ fn emit_peers(peers: &[PeerStatus]) -> Bytes {
         out.put_varint(peer.rtt.map_or(0, nanos));
         out.put_varint(peer.silent_for.map_or(0, nanos));
         out.put_length(peer.queued);
+        out.push(peer.health);
+        out.put_varint(peer.phi_hundredths.into());
     }
     out.into()
 }
@@ -520,7 +522,13 @@ pub fn parse_peers(bytes: &Bytes) -> Result<Vec<PeerStatus>, ParseError> {
         let incarnation = Incarnation::new(u128::from_be_bytes(r.array("incarnation")?));
         let (rtt, silent_for) = (r.varint("rtt")?, r.varint("silent for")?);
         let queued = usize::try_from(r.varint("queued")?).unwrap_or(usize::MAX);
+        let health = r.u8("health")?.min(100);
+        let phi = u32::try_from(r.varint("phi")?).unwrap_or(u32::MAX);
         peers.push(PeerStatus {
+            health,
+            phi_hundredths: phi,
+            // The server keeps them to itself.
+            paths: Vec::new(),
             node,
             instance: (flags & 2 != 0).then(|| NodeInstance::new(node, incarnation)),
             up: flags & 1 != 0,
