@@ -5,6 +5,7 @@
 //!
 //! * [`LocalLocks`] gives [`Lockspace`]s in one process, without any cluster; [`Client`] owns locks; [`LockGuard`] is one.
 //! * Beneath them are the raw calls of VMS ([`Client::enq`], [`Client::deq`]), for programs that are ported.
+//! * [`range`] has byte ranges as `fcntl` locks them; [`saf`] the lock service of the Service Availability Forum.
 //! * [`Shard`] is the sans-IO core: the queues of the resources whose names hash to it, and every rule about them.
 //!
 //! ```
@@ -23,6 +24,7 @@
 
 mod client;
 mod config;
+mod domain;
 pub mod driver;
 mod flags;
 mod guard;
@@ -34,8 +36,10 @@ mod manager;
 mod mode;
 mod name;
 mod pending;
+pub mod range;
 mod request;
 mod resource;
+pub mod saf;
 mod shard;
 mod slab;
 mod status;
@@ -44,6 +48,7 @@ mod wait;
 
 pub use client::{Ask, Client, LockError, Wait};
 pub use config::{Config, ConversionOrder};
+pub use domain::{Collecting, Collection, RecoveryDomain};
 pub use flags::{Flags, Remarks};
 pub use guard::{LockGuard, LostLock};
 pub use identity::{ClientId, FencingToken, LockId, NodeSlot, Owner};

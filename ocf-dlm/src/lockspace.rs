@@ -43,6 +43,7 @@ pub(crate) struct Space {
     shards: Box<[Mutex<Shard>]>,
     clients: RwLock<BTreeMap<ClientId, Arc<Member>>>,
     groups: Mutex<BTreeMap<String, std::sync::Weak<crate::client::Handle>>>,
+    pub(crate) domain: Mutex<crate::domain::DomainState>,
     next_client: AtomicU32,
     /// Even: this node may act. Grows by one with every change.
     lease: AtomicU64,
@@ -104,6 +105,7 @@ impl Lockspace {
             shards: shards.collect(),
             clients: RwLock::new(BTreeMap::new()),
             groups: Mutex::new(BTreeMap::new()),
+            domain: Mutex::default(),
             next_client: AtomicU32::new(1),
             lease: AtomicU64::new(0),
             clock,
@@ -341,7 +343,7 @@ impl Lockspace {
         Some(work(&self.0.shards.get(shard)?.lock()))
     }
 
-    fn each<R>(&self, mut work: impl FnMut(&mut Shard) -> R) -> Vec<R> {
+    pub(crate) fn each<R>(&self, mut work: impl FnMut(&mut Shard) -> R) -> Vec<R> {
         (0..self.0.shards.len()).filter_map(|shard| self.change(shard, &mut work)).collect()
     }
 

@@ -1,5 +1,6 @@
 //! A part of a lockspace's resources and their locks: the queues, and every rule about them.
 
+mod domain;
 mod ends;
 mod invariants;
 mod number;
@@ -56,6 +57,9 @@ pub struct Shard {
     transactions: BTreeMap<u32, u64>,
     /// Value blocks of conversions that are parked.
     carried: BTreeMap<u32, ValueBlock>,
+    /// Invalid root resources are kept without locks.
+    keeps_invalid: bool,
+    kept: BTreeSet<u32>,
     outputs: VecDeque<Output>,
 }
 
@@ -93,6 +97,8 @@ impl Shard {
             deadlines: BTreeSet::new(),
             transactions: BTreeMap::new(),
             carried: BTreeMap::new(),
+            keeps_invalid: false,
+            kept: BTreeSet::new(),
             outputs: VecDeque::new(),
         }
     }
@@ -426,7 +432,7 @@ impl Shard {
     }
 
     fn free_if_idle(&mut self, resource: u32) {
-        if self.resources[resource].is_idle() {
+        if self.resources[resource].is_idle() && !self.kept.contains(&resource) {
             let Resource { tag, value, .. } = self.resources.remove(resource);
             self.index.remove(tag, resource);
             if value != NONE {

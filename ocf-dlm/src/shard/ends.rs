@@ -103,7 +103,7 @@ impl Shard {
             if shard.locks[at].queue != Queue::Granted {
                 shard.finish(at, Status::Unlocked, None);
             }
-            shard.write_on_release(at, Flags::IVVALBLK, None);
+            shard.fail_value(at);
             shard.remove(at);
         });
         Ok((before - self.locks.len()) as usize)
@@ -200,7 +200,7 @@ impl Shard {
                 shard.locks[at].orphan = true;
                 return;
             }
-            shard.write_on_release(at, Flags::IVVALBLK, None);
+            shard.fail_value(at);
             shard.remove(at);
         });
     }
