@@ -1,4 +1,5 @@
 use crate::value::VALUE_MAX;
+use core::time::Duration;
 use pils::ConfigErrors;
 
 /// In which order a conversion that could be granted at once is granted while others wait.
@@ -28,6 +29,9 @@ pub struct Config {
     /// Most undelivered notifications of one client. Default 65 536. A client with as many is refused new operations
     /// until it takes some.
     pub notices_max: usize,
+    /// Who waits in a call looks for deadlocks across resources when it has waited so long, and again after each such time.
+    /// Default 1 s, from 1 ms. Short: all shards stand still often. Long: deadlocks last.
+    pub deadlock_after: Duration,
     /// Most clients of one lockspace on this node. Default 65 536; beyond it no client is made.
     pub clients_max: usize,
 }
@@ -41,6 +45,7 @@ impl Default for Config {
             resources_per_shard_max: 1 << 22,
             locks_per_shard_max: 1 << 23,
             notices_max: 1 << 16,
+            deadlock_after: Duration::from_secs(1),
             clients_max: 1 << 16,
         }
     }

@@ -24,6 +24,7 @@
 
 mod client;
 mod config;
+pub mod cycle;
 mod domain;
 pub mod driver;
 mod flags;

@@ -2,6 +2,7 @@
 
 use crate::client::Client;
 use crate::config::Config;
+use crate::cycle::{Policy, YoungestWait};
 use crate::identity::{ClientId, FencingToken, LockId, NodeSlot};
 use crate::inbox::{Inbox, Notice, Plain, Put, State};
 use crate::request::{Answer, Output, Request, Terms};
@@ -11,7 +12,7 @@ use crate::status::RequestError;
 use crate::wait::WaitReason;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use core::time::Duration;
-use parking_lot::{Condvar, Mutex, RwLock};
+use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 use pils::{ConfigErrors, Instant};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -49,6 +50,7 @@ pub(crate) struct Space {
     lease: AtomicU64,
     clock: Arc<dyn Clock>,
     outbox: Option<Arc<dyn Outbox>>,
+    victims: Mutex<Arc<dyn Policy>>,
 }
 
 /// A client, as the lockspace sees it.
@@ -110,6 +112,7 @@ impl Lockspace {
             lease: AtomicU64::new(0),
             clock,
             outbox,
+            victims: Mutex::new(Arc::new(YoungestWait)),
         };
         Ok(Self(Arc::new(space)))
     }
@@ -425,6 +428,30 @@ impl Lockspace {
             }
         }
         told
+    }
+
+    /// Who is denied when waits form a cycle. By default, who has waited for the shortest time.
+    pub fn set_victim_policy(&self, policy: Arc<dyn Policy>) {
+        *self.0.victims.lock() = policy;
+    }
+
+    pub(crate) fn victim_policy(&self) -> Arc<dyn Policy> {
+        Arc::clone(&self.0.victims.lock())
+    }
+
+    /// Looks at and changes all shards at once; then tells what came of it.
+    pub(crate) fn with_all<R>(&self, work: impl FnOnce(&mut [MutexGuard<'_, Shard>], Instant) -> R) -> R {
+        let now = self.now();
+        // In order of numbers; whoever else locks a shard locks only that one.
+        let mut locked: Vec<_> = self.0.shards.iter().map(Mutex::lock).collect();
+        let result = work(&mut locked, now);
+        let told: Vec<Told> =
+            locked.iter_mut().enumerate().map(|(at, shard)| self.deliver(at, shard)).collect();
+        drop(locked);
+        for told in told {
+            told.tell(self);
+        }
+        result
     }
 
     fn put_out(&self, number: usize, output: Output, told: &mut Told) {

@@ -64,7 +64,9 @@ impl Slot {
 
     /// Waits for the completion of `lock`; at `deadline`, sees to it that the wait ends.
     pub(crate) fn wait(&self, handle: &Handle, lock: LockId, deadline: Option<Instant>) -> Completion {
+        let space = &handle.space;
         let mut deadline = deadline;
+        let mut look = None;
         let (taken, arrived) = &*self.0;
         loop {
             let mut locked = taken.lock();
@@ -72,20 +74,23 @@ impl Slot {
                 drop(locked);
                 return completion;
             }
-            let Some(due) = deadline else {
-                arrived.wait(&mut locked);
-                continue;
-            };
-            let now = handle.space.now();
-            if now < due {
+            let now = space.now();
+            let look_at = *look.get_or_insert_with(|| now + space.config().deadlock_after);
+            let until = deadline.map_or(look_at, |due| due.min(look_at));
+            if now < until {
                 // Whether it was woken or waited long enough shows at the top.
-                let _late = arrived.wait_for(&mut locked, due.since(now)).timed_out();
+                let _late = arrived.wait_for(&mut locked, until.since(now)).timed_out();
                 continue;
             }
             drop(locked);
-            handle.space.change(lock.shard(), |shard| shard.handle_timeout(now));
-            // If it is not over now, the master of the resource decides.
-            deadline = None;
+            if deadline.is_some_and(|due| due <= now) {
+                space.change(lock.shard(), |shard| shard.handle_timeout(now));
+                // If it is not over now, the master of the resource decides.
+                deadline = None;
+            } else {
+                space.resolve_deadlocks();
+                look = None;
+            }
         }
     }
 

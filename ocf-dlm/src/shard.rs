@@ -301,6 +301,19 @@ impl Shard {
         Ok(())
     }
 
+    /// Ends an operation that waits here with `status`: the victim of a deadlock, say.
+    ///
+    /// # Errors
+    /// If the lock is not there, or nothing waits; nothing changes.
+    pub fn end_wait(&mut self, lock: LockId, status: Status) -> Result<(), RequestError> {
+        let at = self.place(lock)?;
+        if self.locks[at].queue == Queue::Granted {
+            return Err(RequestError::Busy);
+        }
+        self.give_up(at, status);
+        Ok(())
+    }
+
     /// Ends what has waited until its deadline with [`Status::TimedOut`].
     pub fn handle_timeout(&mut self, now: Instant) {
         while let Some(&(deadline, _, at)) = self.deadlines.first() {
