@@ -108,10 +108,11 @@ impl<'de> Deserializer<'de> for FromValue {
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(
         self,
-        _: &'static str,
+        name: &'static str,
         visitor: V,
     ) -> Result<V::Value, Mismatch> {
-        visitor.visit_newtype_struct(self)
+        let value = if name == super::serde::NAME { super::serde::escape(self.0) } else { self.0 };
+        visitor.visit_newtype_struct(Self(value))
     }
 
     fn deserialize_enum<V: Visitor<'de>>(

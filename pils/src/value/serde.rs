@@ -12,6 +12,9 @@ use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
 use std::collections::BTreeMap;
 
+/// The name under which a value passes through serde, so that [`to_value`](super::to_value) and
+/// [`from_value`](super::from_value) know it for one: formats take no notice.
+pub(super) const NAME: &str = "$pils::Value";
 const BYTES: &str = "$bytes";
 pub(super) const DATE_TIME: &str = "$dateTime";
 /// Levels of lists and structs that are read; a format may have a lower limit of its own.
@@ -19,21 +22,30 @@ const DEPTH_MAX: usize = crate::codec::DEPTH_MAX;
 
 impl Serialize for Value {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_newtype_struct(NAME, &Marked(self))
+    }
+}
+
+/// A value with what formats cannot say marked.
+struct Marked<'a>(&'a Value);
+
+impl Serialize for Marked<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let one = |serializer: S, name: &str, text: &str| {
             let mut map = serializer.serialize_map(Some(1))?;
             map.serialize_entry(name, text)?;
             map.end()
         };
-        match self {
-            Self::Nil => serializer.serialize_unit(),
-            Self::Bool(x) => serializer.serialize_bool(*x),
-            Self::Int(x) => serializer.serialize_i64(*x),
-            Self::Double(x) => serializer.serialize_f64(*x),
-            Self::Text(x) => serializer.serialize_str(x),
-            Self::Bytes(x) => one(serializer, BYTES, &STANDARD.encode(x)),
-            Self::DateTime(x) => one(serializer, DATE_TIME, &x.to_string()),
-            Self::List(items) => items.serialize(serializer),
-            Self::Struct(members) => match members.first_key_value() {
+        match self.0 {
+            Value::Nil => serializer.serialize_unit(),
+            Value::Bool(x) => serializer.serialize_bool(*x),
+            Value::Int(x) => serializer.serialize_i64(*x),
+            Value::Double(x) => serializer.serialize_f64(*x),
+            Value::Text(x) => serializer.serialize_str(x),
+            Value::Bytes(x) => one(serializer, BYTES, &STANDARD.encode(x)),
+            Value::DateTime(x) => one(serializer, DATE_TIME, &x.to_string()),
+            Value::List(items) => items.serialize(serializer),
+            Value::Struct(members) => match members.first_key_value() {
                 Some((name, value)) if members.len() == 1 && name.starts_with('$') => {
                     let mut map = serializer.serialize_map(Some(1))?;
                     map.serialize_entry(&format!("${name}"), value)?;
@@ -68,12 +80,16 @@ impl<'de> de::DeserializeSeed<'de> for Level {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        deserializer.deserialize_any(self)
+        deserializer.deserialize_newtype_struct(NAME, self)
     }
 }
 
 impl<'de> Visitor<'de> for Level {
     type Value = Value;
+
+    fn visit_newtype_struct<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a value")
@@ -140,11 +156,32 @@ impl<'de> Visitor<'de> for Level {
             let value = members.next_value_seed(below)?;
             map.insert(name, value);
         }
-        match map.first_key_value() {
-            Some((name, value)) if map.len() == 1 && name.starts_with('$') => marked(name, value),
-            _ => Ok(Value::Struct(map)),
-        }
+        unmark(Value::Struct(map))
     }
+}
+
+/// Takes the mark off a value that was written with one; leaves every other as it is.
+pub(super) fn unmark<E: de::Error>(value: Value) -> Result<Value, E> {
+    if let Value::Struct(members) = &value
+        && members.len() == 1
+        && let Some((name, content)) = members.first_key_value()
+        && name.starts_with('$')
+    {
+        return marked(name, content);
+    }
+    Ok(value)
+}
+
+/// Escapes a struct that would be taken for a mark.
+pub(super) fn escape(value: Value) -> Value {
+    let Value::Struct(mut members) = value else { return value };
+    if members.len() == 1
+        && let Some((name, content)) = members.pop_first()
+    {
+        let name = if name.starts_with('$') { format!("${name}") } else { name };
+        members.insert(name, content);
+    }
+    Value::Struct(members)
 }
 
 fn marked<E: de::Error>(name: &str, value: &Value) -> Result<Value, E> {
@@ -181,6 +218,29 @@ mod tests {
             let json = serde_json::to_string(&value).unwrap();
             assert_eq!(serde_json::from_str::<Value>(&json).unwrap(), value, "{json}");
         }
+    }
+
+    #[test]
+    fn a_value_within_a_type_is_that_value() {
+        use crate::value::{from_value, to_value};
+        let values = vec![
+            Value::from(b"hello".to_vec()),
+            Value::DateTime("19980717T14:08:55".parse().unwrap()),
+            Value::from([("$bytes", Value::from("aGVsbG8="))]),
+            Value::from([("$$x", Value::from([("$dateTime", Value::from(b"".to_vec()))]))]),
+            Value::from([("$other", Value::Nil)]),
+            Value::from([("a", Value::from(vec![Value::Nil, Value::from([("$", Value::Nil)])]))]),
+            Value::Nil,
+            Value::Double(f64::INFINITY),
+        ];
+        for value in &values {
+            assert_eq!(to_value(value).unwrap(), *value);
+            assert_eq!(from_value::<Value>(value.clone()).unwrap(), *value);
+        }
+        let pair = ("name", values.clone());
+        let written = to_value(&pair).unwrap();
+        assert_eq!(written, Value::List(vec!["name".into(), Value::List(values.clone())]));
+        assert_eq!(from_value::<(String, Vec<Value>)>(written).unwrap().1, values);
     }
 
     #[test]

@@ -135,10 +135,11 @@ impl Serializer for ToValue {
 
     fn serialize_newtype_struct<T: Serialize + ?Sized>(
         self,
-        _: &'static str,
+        name: &'static str,
         x: &T,
     ) -> Result<Value, Mismatch> {
-        x.serialize(self)
+        let value = x.serialize(self)?;
+        if name == super::serde::NAME { super::serde::unmark(value) } else { Ok(value) }
     }
 
     fn serialize_newtype_variant<T: Serialize + ?Sized>(
