@@ -6,6 +6,7 @@
 //! * [`Event`], [`SendError`]: what the layer above hears. [`Connectivity`]: what it needs, as a trait.
 //! * [`rpc`]: methods by name, and calls between nodes.
 //! * `local` (feature `driver`): other processes on the machine.
+//! * `http` (feature `http`): XML-RPC for administration tools. `tokio` (feature `tokio`): streams and futures.
 //! * [`crypto`]: the seam for key agreement, and [`Secrets`].
 //!
 //! The wire format, the timers, the invariants and the tests that show them are in `PROTOCOL.md` of this crate; those
@@ -22,6 +23,8 @@ mod detector;
 pub mod driver;
 mod endpoint;
 mod event;
+#[cfg(feature = "http")]
+pub mod http;
 #[cfg(feature = "driver")]
 pub mod local;
 mod memory;
@@ -31,6 +34,8 @@ mod stats;
 mod suite;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+#[cfg(feature = "tokio")]
+pub mod tokio;
 mod wire;
 
 pub use codec::{PacketCodec, codecs};

@@ -422,7 +422,8 @@ impl Client {
 }
 
 impl AsFd for Client {
-    /// Readable when [`Client::process`] has something to do.
+    /// Readable when [`Client::process`] has something to do. Watch the level, or after an edge process until no event comes:
+    /// a client stops reading while thousands of events wait to be taken.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
     }
