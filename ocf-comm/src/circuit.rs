@@ -2,6 +2,7 @@
 
 mod incoming;
 mod keys;
+mod mtu;
 mod outgoing;
 mod path;
 mod paths;
@@ -90,7 +91,6 @@ pub(crate) struct Outline {
 pub(crate) struct Tuning {
     pub(crate) heartbeat: Duration,
     pub(crate) detection: Duration,
-    pub(crate) datagram: usize,
     pub(crate) renewal: Renewal,
     pub(crate) message_max: usize,
     pub(crate) budget: usize,
@@ -180,7 +180,7 @@ impl Circuit {
         addresses: &[(PathId, SocketAddr)],
         start: &Start,
     ) -> Self {
-        let path = |(id, address): &(PathId, SocketAddr)| Path::new(now, *id, *address, config.datagram);
+        let path = |(id, address): &(PathId, SocketAddr)| Path::new(now, *id, *address, config);
         let codec = Some(start.codec.clone()).filter(|codec| codec.name() != "none");
         let window = |lane: Lane| {
             let codec = codec.clone().filter(|_| lane == Lane::Bulk);
@@ -201,7 +201,7 @@ impl Circuit {
             hint: None,
             budget: 0,
             turn: 0,
-            seal: SealKeys::new(now, start.seal, start.suite.clone(), config.datagram),
+            seal: SealKeys::new(now, start.seal, start.suite.clone(), config.datagram_max()),
             open: OpenKeys::new(start.open, start.suite.clone()),
             key: start.key,
             renewing: Box::default(),
@@ -374,9 +374,19 @@ impl Circuit {
         };
         let outgoing = &mut self.outgoing;
         let path = &mut self.paths[i];
+        if let Some(number) = path.mtu.awaited()
+            && ack.largest >= number
+            && ack.largest < path.recovery.next_number()
+            && ack.ranges().any(|(low, high)| (low..=high).contains(&number))
+        {
+            let size = path.mtu.on_probe_acked(now);
+            path.recovery.set_datagram(size);
+        }
         let mut count = 0;
+        let mtu = &mut path.mtu;
         let acked = |content: &Content| {
             count += 1;
+            mtu.on_arrived(content.large);
             for part in content.parts() {
                 outgoing[usize::from(part.lane)].on_acked(part.start..part.end);
             }

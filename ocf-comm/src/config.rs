@@ -25,9 +25,12 @@ pub struct Config {
     pub small: LaneConfig,
     /// Queue and window of [`Lane::Bulk`].
     pub bulk: LaneConfig,
-    /// Payload bytes of the largest UDP datagram sent: 1200 to 65000, default 1400. Too high for the network: nothing but
-    /// the handshake arrives. 8972 fits jumbo frames, more only loopback.
+    /// Payload bytes of the largest UDP datagram sent at first: 1200 to 65000, default 1400. If the network turns out not to
+    /// carry it, 1200 is used, and larger sizes are searched from there.
     pub datagram: usize,
+    /// Sizes beyond it that are tried, ascending, at most 16 of 1200 to 65000; the largest that passes is used. Default
+    /// 1200, 1400, 1472, 4072, 8972. Empty: `datagram` is the largest. Each path is searched on its own.
+    pub mtu_ladder: Vec<usize>,
     /// Packets sealed with one key before the next key is derived; `None` means 2^26 if `datagram` is at most 2048,
     /// 2^23 otherwise. At least 16. Source: RFC 9001, appendix B.
     pub rekey_after_packets: Option<u64>,
@@ -127,6 +130,7 @@ impl Config {
             small: LaneConfig { send_queue: 32 * MIB, receive_window: 16 * MIB },
             bulk: LaneConfig { send_queue: 64 * MIB, receive_window: 32 * MIB },
             datagram: 1400,
+            mtu_ladder: vec![1200, 1400, 1472, 4072, 8972],
             rekey_after_packets: None,
             rekey_after_time: Duration::from_secs(600),
             protection: Protection::Encrypt,
@@ -160,10 +164,16 @@ impl Config {
         self.message_max.min(self.lane(lane).send_queue.saturating_sub(FRAMING_MAX))
     }
 
+    /// The largest datagram that may be sent on any path.
+    #[must_use]
+    pub fn datagram_max(&self) -> usize {
+        self.mtu_ladder.iter().copied().max().unwrap_or(0).max(self.datagram)
+    }
+
     /// Packets sealed with one key, with the default filled in.
     #[must_use]
     pub fn rekey_after(&self) -> u64 {
-        self.rekey_after_packets.unwrap_or(if self.datagram <= 2048 { 1 << 26 } else { 1 << 23 })
+        self.rekey_after_packets.unwrap_or(if self.datagram_max() <= 2048 { 1 << 26 } else { 1 << 23 })
     }
 
     /// Checks every field, for the node `local`.
@@ -175,6 +185,13 @@ impl Config {
         errors.range("cluster.len", self.cluster.len(), 1, 255);
         errors.range("message_max", self.message_max, 1, 1024 * MIB);
         errors.range("datagram", self.datagram, 1200, 65_000);
+        errors.range("mtu_ladder.len", self.mtu_ladder.len(), 0, 16);
+        for (i, size) in self.mtu_ladder.iter().enumerate() {
+            errors.range(&format!("mtu_ladder[{i}]"), *size, 1200, 65_000);
+        }
+        if !self.mtu_ladder.is_sorted() {
+            errors.add("mtu_ladder", format!("{:?}", self.mtu_ladder), "give the sizes in ascending order");
+        }
         errors.range("turn_budget", self.turn_budget, 64 << 10, 1024 * MIB);
         if let Some(n) = self.rekey_after_packets {
             errors.range("rekey_after_packets", usize::try_from(n).unwrap_or(usize::MAX), 16, 1 << 28);

@@ -158,7 +158,6 @@ impl Endpoint {
         let tuning = Tuning {
             heartbeat: config.timers.heartbeat,
             detection: config.timers.detection,
-            datagram: config.datagram,
             renewal: Renewal { packets: config.rekey_after(), time: config.rekey_after_time },
             message_max: config.message_max,
             budget: config.turn_budget,
@@ -426,6 +425,10 @@ impl Layer for Endpoint {
         match input {
             Input::Received(received) => self.on_received(self.now, received),
             Input::Carrier { path, up } => self.on_carrier(self.now, path, up),
+            Input::TooLarge { path, to, size } => {
+                let now = self.now;
+                self.circuits.values_mut().for_each(|c| c.on_too_large(now, (path, to), size));
+            }
             Input::Unreachable { path, to } => self.on_unreachable(self.now, path, to),
         }
     }

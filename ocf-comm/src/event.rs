@@ -80,6 +80,16 @@ pub enum Input<'a> {
         /// Is there a carrier?
         up: bool,
     },
+    /// This machine did not send a datagram because it is too large for the interface or the route (`EMSGSIZE`). The path
+    /// uses smaller ones at once.
+    TooLarge {
+        /// The path.
+        path: PathId,
+        /// The address it was to go to.
+        to: SocketAddr,
+        /// Its size in bytes.
+        size: usize,
+    },
     /// The network says that nobody receives at this address (`ECONNREFUSED`, an ICMP message). Anybody can forge that, so
     /// it is a hint only: the peer is asked at once on every path, and suspected if it is silent for a tenth of the detection
     /// time while the network says so again.

@@ -392,3 +392,75 @@ fn a_wrong_change_says_why_and_changes_nothing() {
     net.nodes[0].endpoint.as_mut().unwrap().leave(now);
     assert_eq!(net.change(0, &Change::SetPolicy(PathPolicy::Balance)), Err(ChangeError::Stopped));
 }
+
+fn mtu(net: &Net, path: u8) -> usize {
+    net.paths(0, 1).into_iter().find(|p| p.path.0 == path).unwrap().mtu
+}
+
+#[test]
+fn each_path_finds_the_largest_datagram_that_passes() {
+    let mut net = Net::new(20, 2, 3);
+    for (path, size) in [(0, 1480), (1, 1300), (2, 65_000)] {
+        net.mtu.extend([((0, 1, path), size), ((1, 0, path), size)]);
+    }
+    net.start_all();
+    net.run(1500 * MS);
+    assert_eq!([mtu(&net, 0), mtu(&net, 1), mtu(&net, 2)], [1472, 1400, 8972]);
+    for _ in 0..100 {
+        assert!(net.send(0, 1, Lane::Small, 5000));
+    }
+    assert!(net.run_until(1000 * MS, Net::all_arrived));
+    assert_eq!(net.state(0, 1, 0), PathState::Up);
+}
+
+#[test]
+fn a_size_that_passes_no_more_is_given_up_while_small_packets_pass() {
+    for paths in [1, 2] {
+        for seed in 0..10 {
+            let mut net = Net::connected(seed, 2, paths);
+            net.run(500 * MS);
+            assert_eq!(mtu(&net, 0), 8972);
+            net.mtu.extend([((0, 1, 0), 1300), ((1, 0, 0), 1300)]);
+            let start = net.now;
+            for _ in 0..50 {
+                assert!(net.send(0, 1, Lane::Small, 4000) && net.send(1, 0, Lane::Bulk, 4000));
+                net.run(MS);
+            }
+            assert!(net.run_until(2000 * MS, Net::all_arrived), "seed {seed}, {paths} paths");
+            assert!(net.now.since(start) < 600 * MS, "seed {seed}: {:?}", net.now.since(start));
+            net.run(2000 * MS);
+            assert!(net.downs(0).is_empty() && net.downs(1).is_empty());
+            assert_eq!((mtu(&net, 0), net.state(0, 1, 0)), (1200, PathState::Up), "seed {seed}, {paths} paths");
+        }
+    }
+}
+
+#[test]
+fn a_configured_size_that_the_network_does_not_carry_is_given_up() {
+    let mut net = Net::with(21, 2, 1, |c| c.datagram = 8000);
+    net.mtu.extend([((0, 1, 0), 1450), ((1, 0, 0), 1450)]);
+    net.start_all();
+    assert!(net.run_until(2000 * MS, Net::all_up));
+    assert!(net.send(0, 1, Lane::Bulk, 300_000));
+    assert!(net.run_until(3000 * MS, Net::all_arrived));
+    net.run(1000 * MS);
+    assert_eq!(mtu(&net, 0), 1400);
+    assert!(net.downs(0).is_empty());
+}
+
+#[test]
+fn a_datagram_that_the_machine_refuses_as_too_large_goes_in_smaller_ones_at_once() {
+    let mut net = Net::connected(22, 2, 1);
+    net.run(500 * MS);
+    net.mtu.insert((0, 1, 0), 1472);
+    assert!(net.send(0, 1, Lane::Small, 20_000));
+    let (now, to) = (net.now, address(1, 0));
+    let refused = Input::TooLarge { path: PathId(0), to, size: 8972 };
+    net.nodes[0].endpoint.as_mut().unwrap().handle(now, refused);
+    net.drain(0);
+    let refused = Input::TooLarge { path: PathId(0), to, size: 4072 };
+    net.nodes[0].endpoint.as_mut().unwrap().handle(now, refused);
+    net.drain(0);
+    assert_eq!(mtu(&net, 0), 1472);
+    assert!(net.run_until(3 * MS, Net::all_arrived), "without a probe timeout");
+}

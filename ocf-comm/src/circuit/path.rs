@@ -1,8 +1,9 @@
 //! One path of a circuit: its state, and what moves it.
 
+use super::mtu::Mtu;
 use super::received::ReceivedPath;
 use super::recovery::{Part, Recovery};
-use crate::{PathId, PathReason, PathState, PathStatus};
+use crate::{Config, PathId, PathReason, PathState, PathStatus};
 use core::time::Duration;
 use pils::Instant;
 use std::collections::VecDeque;
@@ -31,8 +32,11 @@ pub(super) struct Path {
     /// When something was sent on it last.
     pub(super) sent_at: Instant,
     pub(super) heard_at: Option<Instant>,
+    pub(super) mtu: Mtu,
     /// A PING must go out.
     pub(super) ping: bool,
+    /// The next packet carries no data, so that it arrives where only small ones do.
+    pub(super) alone: bool,
     /// Acknowledgements in a row without a probe timeout.
     pub(super) good: u32,
     /// First packet number whose acknowledgement proves that the peer lives now.
@@ -53,15 +57,17 @@ pub(super) struct Path {
 }
 
 impl Path {
-    pub(super) fn new(now: Instant, id: PathId, address: SocketAddr, datagram: usize) -> Self {
+    pub(super) fn new(now: Instant, id: PathId, address: SocketAddr, config: &Config) -> Self {
         Self {
             id,
             address,
             received: ReceivedPath::default(),
-            recovery: Recovery::new(datagram),
+            recovery: Recovery::new(config.datagram),
             sent_at: now,
             heard_at: None,
+            mtu: Mtu::new(now, config.datagram, &config.mtu_ladder),
             ping: false,
+            alone: false,
             good: 0,
             probe_from: None,
             copies: VecDeque::new(),
@@ -100,8 +106,10 @@ impl Path {
     }
 
     /// Starts anew: the path, or its address, was not tried yet. Packet numbers go on, because the keys do.
-    pub(super) fn renew(&mut self, now: Instant, address: SocketAddr) {
+    pub(super) fn renew(&mut self, now: Instant, address: SocketAddr, datagram: usize) {
         self.address = address;
+        self.mtu.renew(now, datagram);
+        self.recovery.set_datagram(datagram);
         self.recovery.renew();
         (self.good, self.flaps, self.held_until, self.loss_ppm) = (0, 0, now, 0);
         (self.carrier, self.ping, self.heard_at) = (true, true, None);
@@ -178,6 +186,21 @@ impl Path {
         true
     }
 
+    /// Datagrams of this size do not pass, says this machine.
+    pub(super) fn on_too_large(&mut self, now: Instant, size: usize) {
+        if self.mtu.on_too_large(now, size) {
+            self.recovery.set_datagram(self.mtu.size());
+        }
+    }
+
+    /// Packets were lost, or not answered in time; `large` if one was larger than what every network carries.
+    pub(super) fn on_large_lost(&mut self, now: Instant, large: bool) {
+        if large && self.mtu.on_large_lost(now) {
+            tracing::debug!(path = self.id.0, "only small datagrams pass");
+            self.recovery.set_datagram(self.mtu.size());
+        }
+    }
+
     /// Counts what became of packets, for the estimate of loss.
     pub(super) fn count(&mut self, acked: u32, lost: u64) {
         for _ in 0..lost.min(u64::from(LOSS_WEIGHT)) {
@@ -218,7 +241,7 @@ impl Path {
             rtt_variance: self.recovery.rtt_variance(),
             loss_ppm: self.loss_ppm,
             silent_for: self.heard_at.map(|at| now.since(at)),
-            mtu: self.recovery.datagram(),
+            mtu: self.mtu.size(),
             in_flight: self.recovery.in_flight(),
         }
     }

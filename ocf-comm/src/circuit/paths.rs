@@ -4,7 +4,7 @@ use super::path::Path;
 use super::recovery::{Content, Part};
 use super::{Circuit, Stage};
 use crate::wire::{lane_index, lane_number};
-use crate::{Event, Lane, PathId, PathPolicy, PathState, PathStatus};
+use crate::{Config, Event, Lane, PathId, PathPolicy, PathState, PathStatus};
 use core::ops::Range;
 use core::time::Duration;
 use pils::Instant;
@@ -106,10 +106,10 @@ impl Circuit {
     }
 
     /// Uses one more path from now on.
-    pub(crate) fn add_path(&mut self, now: Instant, id: PathId, address: SocketAddr, datagram: usize) {
+    pub(crate) fn add_path(&mut self, now: Instant, id: PathId, address: SocketAddr, config: &Config) {
         let earlier = self.retired.iter().position(|p| p.id == id).map(|at| self.retired.swap_remove(at));
-        let mut path = earlier.unwrap_or_else(|| Path::new(now, id, address, datagram));
-        path.renew(now, address);
+        let mut path = earlier.unwrap_or_else(|| Path::new(now, id, address, config));
+        path.renew(now, address, config.datagram);
         self.paths.push(path);
         self.choose_path();
     }
@@ -127,10 +127,10 @@ impl Circuit {
     }
 
     /// The peer has another address on this path, which it must prove.
-    pub(crate) fn set_address(&mut self, now: Instant, id: PathId, address: SocketAddr) {
+    pub(crate) fn set_address(&mut self, now: Instant, id: PathId, address: SocketAddr, config: &Config) {
         if let Some(i) = self.paths.iter().position(|p| p.id == id) {
             self.abandon(i);
-            self.paths[i].renew(now, address);
+            self.paths[i].renew(now, address, config.datagram);
             self.choose_path();
         }
     }
@@ -147,6 +147,19 @@ impl Circuit {
             self.paths[index].address = address;
             self.active = index;
         }
+    }
+
+    /// This machine says that datagrams of this size do not pass to this address. What was under way goes again.
+    pub(crate) fn on_too_large(&mut self, now: Instant, (id, to): (PathId, SocketAddr), size: usize) {
+        let at = self.paths.iter().position(|p| p.id == id && p.address == to);
+        let Some(i) = at.filter(|i| size <= self.paths[*i].mtu.size()) else {
+            if let Some(i) = at {
+                self.paths[i].on_too_large(now, size);
+            }
+            return;
+        };
+        self.paths[i].on_too_large(now, size);
+        self.abandon(i);
     }
 
     /// The interface under a path lost or got its carrier.

@@ -39,6 +39,8 @@ pub(crate) struct Content {
     pub(crate) ping: bool,
     /// Every piece went out on another path first, which sees to its arrival.
     pub(crate) copied: bool,
+    /// It is larger than what every network carries.
+    pub(crate) large: bool,
 }
 
 impl Content {
@@ -188,6 +190,12 @@ impl Recovery {
         self.floor / WINDOW_FLOOR
     }
 
+    /// Counts windows in packets of this size from now on.
+    pub(crate) fn set_datagram(&mut self, datagram: usize) {
+        self.floor = WINDOW_FLOOR * datagram;
+        self.window = self.window.max(self.floor);
+    }
+
     /// Forgets what was learnt of the path; the numbers go on.
     pub(crate) fn renew(&mut self) {
         *self = Self { next: self.next, ..Self::new(self.datagram()) };
@@ -334,6 +342,11 @@ impl Recovery {
         self.probes += 1;
         self.asked_at = now;
         self.sent.iter().filter(|s| s.flying).take(most).map(|s| &s.content).for_each(again);
+    }
+
+    /// True if the oldest packet in flight is larger than what every network carries.
+    pub(crate) fn is_large_oldest(&self) -> bool {
+        self.sent.iter().find(|s| s.flying).is_some_and(|s| s.content.large)
     }
 
     /// Gives up everything in flight, because another path takes over.

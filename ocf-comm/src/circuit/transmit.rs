@@ -1,5 +1,7 @@
 //! Timers and the building of packets.
 
+use super::mtu::BASE;
+use super::path::Path;
 use super::recovery::{Content, Part};
 use super::{Circuit, Stage, Tuning};
 use crate::crypto::TAG;
@@ -24,6 +26,9 @@ impl Circuit {
                 if let Some((x, _)) = path.recovery.deadline(t.heartbeat) {
                     sooner(x);
                 }
+                if self.stage == Stage::Open && path.is_up() {
+                    path.mtu.deadline().into_iter().for_each(&mut sooner);
+                }
             }
         }
         at
@@ -46,18 +51,22 @@ impl Circuit {
                 _ => {}
             }
             let path = &mut self.paths[i];
+            path.mtu.on_timeout(now);
             path.ping |= path.sent_at + t.heartbeat <= now;
         }
     }
 
     pub(super) fn detect_lost(&mut self, now: Instant, i: usize, stats: &mut Stats) {
         let Self { paths, outgoing, credit_due, accept_due, .. } = self;
+        let mut large = false;
         let lost = paths[i].recovery.detect_lost(now, |content| {
+            large |= content.large;
             content.again(outgoing);
             *credit_due |= content.credit;
             *accept_due |= content.accept;
         });
         paths[i].count(0, lost);
+        paths[i].on_large_lost(now, large);
         stats.packets_lost += lost;
     }
 
@@ -65,6 +74,9 @@ impl Circuit {
     fn on_probe_timeout(&mut self, now: Instant, t: &Tuning, i: usize, stats: &mut Stats) {
         stats.probe_timeouts += 1;
         let first = self.paths[i].recovery.probes() == 0;
+        let large = self.paths[i].recovery.is_large_oldest();
+        self.paths[i].on_large_lost(now, large);
+        self.paths[i].alone = true;
         if self.move_away(i) {
             self.paths[i].recovery.on_probe_timeout(now, 0, |_| {});
         } else {
@@ -123,20 +135,24 @@ impl Circuit {
             return None;
         }
         self.prune_copies();
+        if let Some(probe) = self.build_mtu_probe(now, t, stats, buffer) {
+            return Some(probe);
+        }
         let i = core::iter::once(self.active).chain(0..self.paths.len()).find(|i| self.wants(now, *i))?;
         buffer.clear();
+        let (size, alone) = (self.paths[i].mtu.size(), self.paths[i].alone);
         let mut more = true;
         while more {
             let start = buffer.len();
-            let content = self.fill(now, t, i, (buffer, stats));
-            let full = start + t.datagram;
-            more =
-                full + t.datagram <= BURST_MAX.max(t.datagram) && full <= self.budget && self.wants(now, i);
+            let mut content = self.fill(now, t, i, (buffer, stats));
+            let full = start + size;
+            more = !alone && full + size <= BURST_MAX.max(size) && full <= self.budget && self.wants(now, i);
             if more {
                 buffer.resize(full - TAG, 0);
             }
             let path = &mut self.paths[i];
             self.seal.seal(path.id.0, path.recovery.next_number(), buffer, start);
+            content.large = buffer.len() - start > BASE;
             path.recovery.on_sent(now, buffer.len() - start, content);
             path.sent_at = now;
             stats.packets_sent += 1;
@@ -145,7 +161,7 @@ impl Circuit {
         }
         self.budget = self.budget.saturating_sub(buffer.len());
         let path = &self.paths[i];
-        let segment = t.datagram.min(buffer.len());
+        let segment = size.min(buffer.len());
         Some(Transmit { path: path.id, to: path.address, segment, data: core::mem::take(buffer) })
     }
 
@@ -154,7 +170,7 @@ impl Circuit {
         let (buffer, stats) = out;
         self.seal.renew(now, t.renewal, stats);
         let start = buffer.len();
-        let end = start + t.datagram - TAG;
+        let end = start + self.paths[i].mtu.size() - TAG;
         let path = &mut self.paths[i];
         let number = path.recovery.next_number();
         Header {
@@ -174,12 +190,47 @@ impl Circuit {
             put_frame(buffer, &Frame::Ping);
             content.ping = true;
         }
+        let alone = core::mem::take(&mut path.alone);
         if self.carries(i) {
             self.fill_control(t, buffer, &mut content);
+        }
+        if alone {
+            return content;
+        }
+        if self.carries(i) {
             self.fill_data(i, end, buffer, &mut content);
         }
         self.fill_copies(i, end, buffer, &mut content);
         content
+    }
+
+    /// A packet of nothing but PING and padding, to see whether its size passes. It takes part in no loss recovery.
+    fn build_mtu_probe(
+        &mut self,
+        now: Instant,
+        t: &Tuning,
+        stats: &mut Stats,
+        buffer: &mut Vec<u8>,
+    ) -> Option<Transmit> {
+        if self.stage != Stage::Open {
+            return None;
+        }
+        let due = |(i, p): (usize, &Path)| p.mtu.due(now).filter(|_| p.is_up()).map(|size| (i, size));
+        let (i, size) = self.paths.iter().enumerate().find_map(due)?;
+        self.seal.renew(now, t.renewal, stats);
+        buffer.clear();
+        let path = &mut self.paths[i];
+        let number = path.recovery.next_number();
+        let (phase, generation) = (self.seal.phase(), self.seal.generation());
+        Header { phase, generation, path: path.id.0, circuit: self.remote_id, number }.emit(buffer);
+        put_frame(buffer, &Frame::Ping);
+        buffer.resize(size - TAG, 0);
+        self.seal.seal(path.id.0, number, buffer, 0);
+        path.recovery.on_sent(now, size, Content::default());
+        path.mtu.on_probe_sent(now, number, size, path.recovery.pto());
+        stats.packets_sent += 1;
+        self.budget = self.budget.saturating_sub(size);
+        Some(Transmit { path: path.id, to: path.address, segment: size, data: core::mem::take(buffer) })
     }
 
     /// Sends pieces a second time that go out on another path first. What of them does not fit stays.

@@ -119,9 +119,9 @@ impl Endpoint {
         self.config =
             self.altered(|c| Self::addresses_of(c, node).into_iter().for_each(|a| a.push((path, address))))?;
         self.peers[i].addresses.push((path, address));
-        let (now, datagram) = (self.now, self.tuning.datagram);
+        let now = self.now;
         for circuit in self.circuits.values_mut().filter(|c| c.peer == i) {
-            circuit.add_path(now, path, address, datagram);
+            circuit.add_path(now, path, address, &self.config);
         }
         Ok(())
     }
@@ -178,7 +178,7 @@ impl Endpoint {
         }
         let now = self.now;
         for circuit in self.circuits.values_mut().filter(|c| c.peer == i) {
-            circuit.set_address(now, path, address);
+            circuit.set_address(now, path, address, &self.config);
         }
         Ok(())
     }
