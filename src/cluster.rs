@@ -1,4 +1,4 @@
-use crate::config::{Detection, Key, NodeConfig, NodeEntry};
+use crate::config::{Detection, Key, NodeConfig, NodeEntry, Paths};
 use crate::node::{Node, NodeBuilder, StartError};
 use ocf_comm::driver::{IoConfig, Ports};
 use ocf_stonith::FenceAction;
@@ -90,7 +90,14 @@ impl ClusterBuilder {
         for id in 1..=nodes {
             let bound = Ports::bind(&IoConfig::new([any]))?;
             for address in bound.local_addresses()? {
-                entries.push(NodeEntry { id: NodeId::new(id), name: None, address, bind: None, votes: 1 });
+                entries.push(NodeEntry {
+                    id: NodeId::new(id),
+                    name: None,
+                    address,
+                    more_addresses: Vec::new(),
+                    bind: None,
+                    votes: 1,
+                });
             }
             ports.push(bound);
         }
@@ -129,6 +136,7 @@ impl Cluster {
             key: Some(self.key.clone()),
             key_file: None,
             nodes: self.entries.clone(),
+            paths: Paths::default(),
             detection: self.builder.detection,
             quorum: "majority".to_owned(),
             record: None,

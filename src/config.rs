@@ -1,7 +1,7 @@
 use crate::stack::StackConfig;
 use core::fmt;
 use core::time::Duration;
-use ocf_comm::Preset;
+use ocf_comm::{PathId, PathPolicy, PeerConfig, Preset};
 use ocf_membership::{BlankRecord, Durability, NodeVotes};
 use ocf_stonith::FenceAction;
 use pils::{ConfigErrors, NodeId};
@@ -49,6 +49,10 @@ pub struct NodeConfig {
     /// How fast the death of a node is noticed: `rt` (100 ms), `lan` (500 ms, the default), `cloud` (2 s).
     #[serde(default)]
     pub detection: Detection,
+    /// How the paths to a peer share its messages, if nodes have several addresses: `failover` (the default), `balance` or
+    /// `redundant`.
+    #[serde(default)]
+    pub paths: Paths,
     /// Votes that a primary needs: `majority` (the default), `unanimous`, or `threshold:N`.
     #[serde(default = "majority")]
     pub quorum: String,
@@ -82,6 +86,10 @@ pub struct NodeEntry {
     pub name: Option<String>,
     /// Where the others reach it.
     pub address: SocketAddr,
+    /// Its addresses on further networks, in the same order on every node, at most 7. A path joins the addresses of two nodes
+    /// that have the same place; the first, `address`, is preferred.
+    #[serde(default)]
+    pub more_addresses: Vec<SocketAddr>,
     /// Where it listens, if that differs (a translated address). Default: `address`.
     #[serde(default)]
     pub bind: Option<SocketAddr>,
@@ -112,6 +120,39 @@ impl Detection {
             Self::Lan => Preset::Lan,
             Self::Cloud => Preset::Cloud,
         }
+    }
+}
+
+/// Names of the path policies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Paths {
+    /// The first path that is up carries everything, small urgent messages go on all.
+    #[default]
+    Failover,
+    /// Every path that is up carries its part.
+    Balance,
+    /// Every path that is up carries everything.
+    Redundant,
+}
+
+impl Paths {
+    /// The policy of node communication.
+    #[must_use]
+    pub const fn policy(self) -> PathPolicy {
+        match self {
+            Self::Failover => PathPolicy::Failover,
+            Self::Balance => PathPolicy::Balance,
+            Self::Redundant => PathPolicy::Redundant,
+        }
+    }
+}
+
+impl NodeEntry {
+    /// Its addresses with the numbers of their paths.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = (PathId, SocketAddr)> {
+        let all = core::iter::once(&self.address).chain(&self.more_addresses);
+        (0..=u8::MAX).map(PathId).zip(all.copied())
     }
 }
 
@@ -255,8 +296,11 @@ impl NodeConfig {
     pub fn stack(&self) -> Result<StackConfig, ConfigErrors> {
         self.check()?;
         let mut comm = ocf_comm::Config::new(&self.cluster, self.detection.preset());
+        comm.policy = self.paths.policy();
+        let own = self.entry().map_or(1, |e| e.addresses().count());
         for entry in self.nodes.iter().filter(|n| n.id != self.node) {
-            comm = comm.with_peer(entry.id, entry.address);
+            let addresses = entry.addresses().take(own).collect();
+            comm.peers.push(PeerConfig { node: entry.id, addresses });
         }
         let votes = self.nodes.iter().map(|n| NodeVotes::new(n.id, n.votes));
         let mut membership = ocf_membership::Config::new(votes);
@@ -285,5 +329,43 @@ impl NodeConfig {
     #[must_use]
     pub const fn detection_time(&self) -> Duration {
         self.detection.preset().timers().detection
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TWO_NETWORKS: &str = r#"
+        cluster = "demo"
+        node = 1
+        key = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
+        paths = "balance"
+        [[nodes]]
+        id = 1
+        address = "192.0.2.1:5405"
+        more_addresses = ["198.51.100.1:5405"]
+        [[nodes]]
+        id = 2
+        address = "192.0.2.2:5405"
+        more_addresses = ["198.51.100.2:5405", "203.0.113.2:5405"]
+    "#;
+
+    #[test]
+    fn a_path_joins_the_addresses_that_have_the_same_place() {
+        let comm = NodeConfig::from_toml(TWO_NETWORKS).unwrap().stack().unwrap().comm;
+        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let paths = [(PathId(0), at("192.0.2.2:5405")), (PathId(1), at("198.51.100.2:5405"))];
+        assert_eq!((comm.policy, &comm.peers[0].addresses[..]), (PathPolicy::Balance, &paths[..]));
+    }
+
+    #[test]
+    fn wrong_further_addresses_are_all_named() {
+        let wrong = TWO_NETWORKS
+            .replace("198.51.100.2:5405", "198.51.100.1:5405")
+            .replace("203.0.113.2:5405", "0.0.0.0:0");
+        let errors = NodeConfig::from_toml(&wrong).unwrap_err().to_string();
+        assert!(errors.contains("nodes[1].more_addresses[0]"), "{errors}");
+        assert!(errors.contains("nodes[1].more_addresses[1]"), "{errors}");
     }
 }

@@ -29,7 +29,7 @@ pub mod stack;
 mod store;
 
 pub use cluster::{Cluster, ClusterBuilder};
-pub use config::{Detection, Key, NodeConfig, NodeEntry};
+pub use config::{Detection, Key, NodeConfig, NodeEntry, Paths};
 pub use event::{NodeEvent, Numbered};
 pub use node::{Node, NodeBuilder, RequestError, StartError};
 pub use snapshot::{GroupSnapshot, PathSnapshot, PeerSnapshot, Snapshot, Standing, ViewSnapshot};

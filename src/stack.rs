@@ -80,6 +80,8 @@ pub enum StackError {
 pub enum Input<'a> {
     /// A medium received something.
     Received(Received<'a>),
+    /// Something else for node communication: what a medium reports about a path.
+    Network(ocf_comm::Input<'a>),
     /// The record of [`Output::Persist`] is on stable storage.
     Persisted(PersistToken),
     /// It could not be written.
@@ -379,6 +381,7 @@ impl Layer for Stack {
         // A node that was stopped may find messages before its timers: whether it may still act is asked first.
         self.consensus.handle_timeout(now);
         match input {
+            Input::Network(input) => self.endpoint.handle(now, input),
             Input::Received(received) => self.endpoint.handle(now, ocf_comm::Input::Received(received)),
             Input::Persisted(token) => {
                 self.consensus.handle(now, ocf_membership::Input::Persisted(token));

@@ -173,7 +173,8 @@ impl Config {
     /// Packets sealed with one key, with the default filled in.
     #[must_use]
     pub fn rekey_after(&self) -> u64 {
-        self.rekey_after_packets.unwrap_or(if self.datagram_max() <= 2048 { 1 << 26 } else { 1 << 23 })
+        self.rekey_after_packets
+            .unwrap_or_else(|| if self.datagram_max() <= 2048 { 1 << 26 } else { 1 << 23 })
     }
 
     /// Checks every field, for the node `local`.

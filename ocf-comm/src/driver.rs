@@ -38,7 +38,7 @@ mod timer;
 pub use clock::Clock;
 pub use error::{SetupError, Stopped};
 pub use inbox::{Inbox, Remote};
-pub use io::{Io, IoConfig, IoStats, Ports};
+pub use io::{Io, IoConfig, IoStats, Ports, Report};
 pub use node::{RecvError, StartError, UdpNode};
 pub use reactor::{Handle, Host, Reactor};
 pub use thread::Running;

@@ -159,6 +159,7 @@ fn small_urgent_messages_do_not_notice_that_a_path_dies() {
 #[test]
 fn large_urgent_and_ordinary_messages_are_not_doubled() {
     let mut net = pair(3, 2, PathPolicy::Failover);
+    net.run(500 * MS);
     let before = net.carried[&(0, 1)];
     for _ in 0..100 {
         assert!(net.send(0, 1, Lane::Urgent, 300) && net.send(0, 1, Lane::Small, 100));
@@ -430,7 +431,11 @@ fn a_size_that_passes_no_more_is_given_up_while_small_packets_pass() {
             assert!(net.now.since(start) < 600 * MS, "seed {seed}: {:?}", net.now.since(start));
             net.run(2000 * MS);
             assert!(net.downs(0).is_empty() && net.downs(1).is_empty());
-            assert_eq!((mtu(&net, 0), net.state(0, 1, 0)), (1200, PathState::Up), "seed {seed}, {paths} paths");
+            assert_eq!(
+                (mtu(&net, 0), net.state(0, 1, 0)),
+                (1200, PathState::Up),
+                "seed {seed}, {paths} paths"
+            );
         }
     }
 }

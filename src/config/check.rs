@@ -8,6 +8,9 @@ use pils::{ConfigErrors, NodeId};
 /// Longest name of a cluster, in bytes.
 const CLUSTER_MAX: usize = 255;
 
+/// Addresses of a node beside the first.
+const MORE_MAX: usize = 7;
+
 /// All votes together must be fewer.
 const VOTES_MAX: u32 = 1 << 20;
 
@@ -82,6 +85,25 @@ impl NodeConfig {
                     "is used twice",
                     "correct one of them",
                 );
+            }
+            if entry.more_addresses.len() > MORE_MAX {
+                errors.push(
+                    format!("nodes[{i}].more_addresses.len"),
+                    entry.more_addresses.len(),
+                    "is too many",
+                    format!("give at most {MORE_MAX}"),
+                );
+            }
+            for (k, address) in entry.more_addresses.iter().enumerate() {
+                let taken = earlier.iter().any(|e| e.more_addresses.get(k) == Some(address));
+                if taken || address.port() == 0 || address.ip().is_unspecified() {
+                    errors.push(
+                        format!("nodes[{i}].more_addresses[{k}]"),
+                        address,
+                        if taken { "is the address of another node" } else { "is no address to reach it at" },
+                        "give the address and port the others reach it at",
+                    );
+                }
             }
             if entry.address.port() == 0 || entry.address.ip().is_unspecified() {
                 let fix = "give the address and port at which the other nodes reach it";

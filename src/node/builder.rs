@@ -6,9 +6,9 @@ use crate::config::NodeConfig;
 use crate::stack::{Birth, Stack, StackConfig, StackError};
 use crate::store::{FileStore, RecordStore};
 use core::fmt;
-use ocf_comm::Secrets;
 use ocf_comm::crypto::X25519;
 use ocf_comm::driver::{IoConfig, Ports, Reactor, Remote, SetupError, entropy};
+use ocf_comm::{PathId, Secrets};
 use ocf_resource::driver::{AgentHost, OcfClass};
 use ocf_resource::{AgentClass, AgentName, Agents, GroupConfig};
 use ocf_stonith::driver::{Classes, DeviceClass, DeviceHost};
@@ -208,7 +208,9 @@ impl NodeBuilder {
         let ports = match self.ports {
             Some(ports) => ports,
             None => {
-                let bind = self.config.entry().map(|e| e.bind.unwrap_or(e.address));
+                let bind = self.config.entry().into_iter().flat_map(|e| {
+                    e.addresses().map(|(path, at)| e.bind.filter(|_| path == PathId(0)).unwrap_or(at))
+                });
                 let mut io = IoConfig::new(bind);
                 io.offload = self.offload;
                 Ports::bind(&io)?

@@ -3,7 +3,7 @@ use super::recorder::Recorder;
 use crate::event::Numbered;
 use crate::stack::{Input, Output, Stack};
 use ocf_comm::Received;
-use ocf_comm::driver::{Host, Io, Remote, Stopped};
+use ocf_comm::driver::{Host, Io, Remote, Report, Stopped};
 use ocf_membership::PersistToken;
 use ocf_resource::OperationResult;
 use ocf_resource::driver::AgentHost;
@@ -67,6 +67,10 @@ impl Host<Stack> for NodeHost {
 
     fn input<'a>(&mut self, received: Received<'a>) -> Input<'a> {
         Input::Received(received)
+    }
+
+    fn report(&mut self, layer: &mut Stack, now: Instant, report: Report) {
+        layer.handle(now, Input::Network(report.into()));
     }
 
     fn carry_out(&mut self, now: Instant, output: Output, io: &mut Io) {

@@ -79,6 +79,7 @@ impl Lab {
                 id: NodeId::new(id),
                 name: None,
                 address: address(id),
+                more_addresses: Vec::new(),
                 bind: None,
                 votes: 1,
             };
@@ -88,6 +89,7 @@ impl Lab {
                 key: Some(Key::new(vec![7; 32])),
                 key_file: None,
                 nodes: (1..=3).map(entry).collect(),
+                paths: ocf::Paths::default(),
                 detection: Detection::Lan,
                 quorum: "majority".to_owned(),
                 record: None,

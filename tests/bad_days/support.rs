@@ -123,8 +123,14 @@ impl Crowd {
         let configs: Vec<NodeConfig> = ids()
             .map(|(id, index)| {
                 let address = |other| if other == index { addresses[index] } else { relays[&(index, other)] };
-                let entry =
-                    |(id, other)| NodeEntry { id, name: None, address: address(other), bind: None, votes: 1 };
+                let entry = |(id, other)| NodeEntry {
+                    id,
+                    name: None,
+                    address: address(other),
+                    more_addresses: Vec::new(),
+                    bind: None,
+                    votes: 1,
+                };
                 config(id, key.clone(), ids().map(entry).collect(), plan)
             })
             .collect();
@@ -258,6 +264,7 @@ fn config(id: NodeId, key: Key, nodes: Vec<NodeEntry>, plan: &Plan) -> NodeConfi
         key: Some(key),
         key_file: None,
         nodes,
+        paths: ocf::Paths::default(),
         detection: Detection::Lan,
         quorum: "majority".to_owned(),
         record: None,

@@ -44,7 +44,13 @@ impl Mtu {
     pub(super) fn new(now: Instant, size: usize, ladder: &[usize]) -> Self {
         Self {
             size,
-            ladder: [BASE, size].iter().chain(ladder).copied().collect::<std::collections::BTreeSet<_>>().into_iter().collect(),
+            ladder: [BASE, size]
+                .iter()
+                .chain(ladder)
+                .copied()
+                .collect::<std::collections::BTreeSet<_>>()
+                .into_iter()
+                .collect(),
             limit: usize::MAX,
             next_at: now,
             probe: None,
@@ -134,7 +140,7 @@ impl Mtu {
         }
         let falls = size <= self.size;
         if falls {
-            let fits = self.ladder.iter().copied().filter(|s| *s < size).next_back();
+            let fits = self.ladder.iter().copied().rfind(|s| *s < size);
             self.size = fits.unwrap_or(BASE);
             self.losses = 0;
         }

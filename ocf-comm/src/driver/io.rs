@@ -2,9 +2,10 @@ use super::inbox::{Inbox, Remote, Wake, inbox};
 use super::socket::{BATCH, BUFFER, PathSocket};
 use super::timer::Timer;
 use super::{Clock, SetupError};
-use crate::{PathId, Received, Transmit};
+use crate::{Input, PathId, Received, Transmit};
 use mio::{Poll, Registry, Token, Waker};
 use pils::Instant;
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,6 +82,45 @@ pub struct IoStats {
     pub unknown_path: u64,
 }
 
+/// What the sockets have to say about what was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Report {
+    /// A datagram was not sent, because it is too large for the interface or the route.
+    TooLarge {
+        /// The path.
+        path: PathId,
+        /// Where it was to go.
+        to: SocketAddr,
+        /// Its size in bytes.
+        size: usize,
+    },
+}
+
+impl From<Report> for Input<'_> {
+    fn from(report: Report) -> Self {
+        let Report::TooLarge { path, to, size } = report;
+        Self::TooLarge { path, to, size }
+    }
+}
+
+/// Reports that wait for the layer.
+#[derive(Debug, Default)]
+struct Reports(VecDeque<Report>);
+
+impl Reports {
+    /// Reports that wait at most; more are dropped, and come again with the next datagram.
+    const MAX: usize = 64;
+
+    fn note(&mut self, path: PathId, socket: &mut PathSocket) {
+        if let Some((to, size)) = socket.too_large.take()
+            && self.0.len() < Self::MAX
+        {
+            self.0.push_back(Report::TooLarge { path, to, size });
+        }
+    }
+}
+
 /// The sockets of a node, as a [`Host`](super::Host) sees them.
 #[derive(Debug)]
 pub struct Io {
@@ -89,6 +129,7 @@ pub struct Io {
     registry: Registry,
     stats: IoStats,
     buffer: Vec<u8>,
+    reports: Reports,
     pub(crate) spent: Vec<Vec<u8>>,
     pub(crate) timer: Timer,
 }
@@ -97,9 +138,18 @@ impl Io {
     /// Sends datagrams, or queues them if the kernel takes no more. They may be lost. In order per path.
     pub fn transmit(&mut self, transmit: Transmit) {
         match self.sockets.get_mut(usize::from(transmit.path.0)) {
-            Some(socket) => socket.send(transmit, &self.registry, &mut self.stats, &mut self.spent),
+            Some(socket) => {
+                let path = transmit.path;
+                socket.send(transmit, &self.registry, &mut self.stats, &mut self.spent);
+                self.reports.note(path, socket);
+            }
             None => self.stats.unknown_path += 1,
         }
+    }
+
+    /// The next report about what was sent, if there is one.
+    pub(crate) fn take_report(&mut self) -> Option<Report> {
+        self.reports.0.pop_front()
     }
 
     /// The clock of this reactor.
@@ -129,6 +179,7 @@ impl Io {
     pub(crate) fn writable(&mut self, token: Token) {
         if let Some(socket) = self.sockets.get_mut(token.0) {
             socket.flush(&self.registry, &mut self.stats, &mut self.spent);
+            self.reports.note(PathId(u8::try_from(token.0).unwrap_or(u8::MAX)), socket);
         }
     }
 
@@ -190,6 +241,7 @@ impl Ports {
             registry,
             stats: IoStats::default(),
             buffer: vec![0; BATCH * BUFFER],
+            reports: Reports::default(),
             spent: Vec::new(),
             timer,
         };

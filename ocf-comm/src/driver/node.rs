@@ -1,6 +1,7 @@
 use super::notify::Notify;
 use super::{
-    Handle, Host, Inbox, Io, IoStats, Ports, Reactor, Remote, Running, SetupError, Stopped, cipher, entropy,
+    Handle, Host, Inbox, Io, IoStats, Ports, Reactor, Remote, Report, Running, SetupError, Stopped, cipher,
+    entropy,
 };
 use crate::crypto::X25519;
 use crate::{
@@ -92,6 +93,10 @@ impl Host<Endpoint> for UdpHost {
 
     fn input<'a>(&mut self, received: Received<'a>) -> Input<'a> {
         Input::Received(received)
+    }
+
+    fn report(&mut self, layer: &mut Endpoint, now: Instant, report: Report) {
+        layer.handle(now, report.into());
     }
 
     fn carry_out(&mut self, _now: Instant, output: Output, io: &mut Io) {

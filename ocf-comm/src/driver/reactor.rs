@@ -1,5 +1,5 @@
 use super::inbox::{Inbox, Wake};
-use super::io::{Io, Ports, TIMER, WAKER};
+use super::io::{Io, Ports, Report, TIMER, WAKER};
 use super::{Clock, Stopped};
 use crate::Received;
 use mio::{Events, Poll};
@@ -31,6 +31,11 @@ pub trait Host<L: Layer> {
 
     /// Makes an input of received datagrams.
     fn input<'a>(&mut self, received: Received<'a>) -> L::Input<'a>;
+
+    /// The sockets have something to say about what was sent. A host whose layer does not care leaves this as it is.
+    fn report(&mut self, layer: &mut L, now: Instant, report: Report) {
+        let _: (&mut L, Instant, Report) = (layer, now, report);
+    }
 
     /// Everything that arrived in this turn was handled, and no output was asked for yet. An application that lives on
     /// the reactor's thread answers here: what it sends shares packets with what the layer sends anyway.
@@ -108,7 +113,12 @@ impl<L: Layer, H: Host<L>> Engine<L, H> {
                 self.host.carry_out(now, output, &mut self.io);
                 self.recycle();
             }
-            let called = self.host.settled(&mut self.layer, now);
+            let mut reported = false;
+            while let Some(report) = self.io.take_report() {
+                self.host.report(&mut self.layer, now, report);
+                reported = true;
+            }
+            let called = self.host.settled(&mut self.layer, now) | reported;
             if !called {
                 self.deadline = self.layer.poll_timeout();
             }

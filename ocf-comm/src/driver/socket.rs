@@ -29,6 +29,8 @@ pub(crate) struct PathSocket {
     waiting_max: usize,
     /// The kernel said that there may be something to read.
     pub(crate) readable: bool,
+    /// The last datagram that the kernel refused as too large: where it was to go, and its size.
+    pub(crate) too_large: Option<(SocketAddr, usize)>,
 }
 
 /// What became of one attempt to send.
@@ -78,6 +80,7 @@ impl PathSocket {
             sent_of_first: 0,
             waiting_max: config.send_queue_bytes_max,
             readable: true,
+            too_large: None,
         })
     }
 
@@ -189,7 +192,7 @@ impl PathSocket {
     }
 
     /// Sends the datagrams from offset `from` on, in as few calls as the kernel allows.
-    fn attempt(&self, transmit: &Transmit, mut from: usize, stats: &mut IoStats) -> Sent {
+    fn attempt(&mut self, transmit: &Transmit, mut from: usize, stats: &mut IoStats) -> Sent {
         let segment = transmit.segment.clamp(1, PAYLOAD_MAX);
         let mut joined = if self.offload { usize::MAX } else { 1 };
         while from < transmit.data.len() {
@@ -228,6 +231,7 @@ impl PathSocket {
                 Err(error) => {
                     if is_msg_size_err(&error) {
                         stats.too_large += 1;
+                        self.too_large = Some((transmit.to, end - from));
                     } else {
                         stats.send_errors += 1;
                     }
