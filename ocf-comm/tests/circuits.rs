@@ -243,7 +243,7 @@ fn garbage_is_counted_by_reason_and_answered_with_nothing() {
 fn a_replayed_packet_is_counted_and_changes_nothing() {
     let mut net = Net::connected(11, 2, 1);
     net.run(10 * MS);
-    assert!(net.send(0, 1, Lane::Small, 3000));
+    assert!(net.send(0, 1, Lane::Small, 30_000));
     let copies = net.overhear(1);
     assert!(copies.len() >= 3);
     assert!(net.run_until(100 * MS, Net::all_arrived));
