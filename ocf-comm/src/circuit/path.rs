@@ -3,7 +3,8 @@
 use super::mtu::Mtu;
 use super::received::ReceivedPath;
 use super::recovery::{Part, Recovery};
-use crate::{Config, PathId, PathReason, PathState, PathStatus};
+use crate::wire::lane_number;
+use crate::{Config, Lane, PathId, PathReason, PathState, PathStatus};
 use core::time::Duration;
 use pils::Instant;
 use std::collections::VecDeque;
@@ -211,9 +212,16 @@ impl Path {
         }
     }
 
-    /// Sends a piece here a second time, if there is room for it to wait.
+    /// Sends a piece here a second time, if there is room for it to wait. Those of the urgent lane go first, and in place of
+    /// others if there is none.
     pub(super) fn copy(&mut self, part: Part) {
-        if self.copies.len() < COPIES_MAX {
+        let (urgent, full) = (part.lane == lane_number(Lane::Urgent), self.copies.len() >= COPIES_MAX);
+        if urgent {
+            if full {
+                self.copies.pop_back();
+            }
+            self.copies.push_front(part);
+        } else if !full {
             self.copies.push_back(part);
         }
     }
