@@ -21,6 +21,21 @@ fn fixed_seeds_of_the_whole_stack_keep_every_property() {
     }
 }
 
+/// Seeds, with the length of their faults, that found a bug once.
+const ONCE_FAILED: [(u64, u64); 1] = [
+    // All founders of a cluster waited for the state of one that died: what it had ordered was passed over.
+    (585_461_874, 20),
+];
+
+#[test]
+fn seeds_that_found_a_bug_once_pass() {
+    for (seed, seconds) in ONCE_FAILED {
+        let options = Options { safety: Duration::from_secs(seconds), ..Options::default() };
+        let report = cluster::run(seed, &options);
+        assert_eq!(report.verdict, Verdict::Passed, "seed {seed}: {:#?}", report.history.last());
+    }
+}
+
 #[test]
 fn fixed_seeds_of_circuits_keep_every_property() {
     for seed in 0..SEEDS * 2 {

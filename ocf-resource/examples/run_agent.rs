@@ -1,15 +1,31 @@
 //! Runs one action of one resource agent, with no cluster: `run_agent list`, `run_agent ocf:heartbeat:Dummy meta-data`,
 //! `run_agent ocf:heartbeat:IPaddr2 start ip=10.0.0.7 --timeout 20`.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for people")]
+#![expect(clippy::print_stderr, reason = "a program for people")]
 
 use ocf_resource::driver::{OcfClass, RustClass, Stateful};
 use ocf_resource::{Action, AgentName, Agents, Metadata, OcfCode, Operation, Outcome};
 use pils::process::Runner;
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
+
+/// Prints a line. Nobody reads any more if the pipe is closed: that changes neither what is done nor the exit status.
+fn say(line: std::fmt::Arguments<'_>) {
+    if let Err(error) = writeln!(std::io::stdout(), "{line}")
+        && error.kind() != std::io::ErrorKind::BrokenPipe
+    {
+        eprintln!("standard output: {error}");
+    }
+}
+
+macro_rules! say {
+    ($($text:tt)*) => {
+        say(format_args!($($text)*))
+    };
+}
 
 const USAGE: &str = "\
 run_agent list
@@ -53,7 +69,7 @@ fn run(args: &[String]) -> Result<ExitCode, Box<dyn Error>> {
     match *words {
         ["list"] => {
             for agent in agents.list() {
-                println!("{agent}");
+                say!("{agent}");
             }
             Ok(ExitCode::SUCCESS)
         }
@@ -78,18 +94,18 @@ fn describe(agents: &Agents, name: &AgentName) -> Result<ExitCode, Box<dyn Error
     let (say, said) = mpsc::channel();
     agents.find(name)?.metadata(Box::new(move |result| say.send(result).unwrap_or_default()));
     let Metadata { summary, description, parameters, actions, version, .. } = said.recv()??;
-    println!("{name} {}: {summary}\n\n{description}", version.unwrap_or_default());
-    println!("\nparameters");
+    say!("{name} {}: {summary}\n\n{description}", version.unwrap_or_default());
+    say!("\nparameters");
     for p in &parameters {
         let note = |on: bool, word: &'static str| if on { word } else { "" };
         let notes = format!("{}{}", note(p.required, ", required"), note(p.deprecated, ", deprecated"));
         let default = p.default.as_ref().map(|d| format!(", default {d:?}")).unwrap_or_default();
-        println!("  {:<24} {} ({}{notes}{default})", p.name, p.summary, p.kind);
+        say!("  {:<24} {} ({}{notes}{default})", p.name, p.summary, p.kind);
     }
-    println!("\nactions");
+    say!("\nactions");
     for a in &actions {
         let time = |word: &str, t: Option<Duration>| t.map(|t| format!(" {word} {t:?}")).unwrap_or_default();
-        println!("  {:<24}{}{}", a.name, time("timeout", a.timeout), time("interval", a.interval));
+        say!("  {:<24}{}{}", a.name, time("timeout", a.timeout), time("interval", a.interval));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -105,12 +121,12 @@ fn act(agents: &Agents, operation: &Operation) -> Result<ExitCode, Box<dyn Error
         (Outcome::Failed { code: OcfCode::NotRunning }, Action::Monitor) => "not running".to_owned(),
         (outcome, _) => outcome.to_string(),
     };
-    println!("{action} of {resource} ({agent}): {word}, in {:.0?}", result.took);
+    say!("{action} of {resource} ({agent}): {word}, in {:.0?}", result.took);
     if let Some(reason) = &result.reason {
-        println!("  the agent's reason: {reason}");
+        say!("  the agent's reason: {reason}");
     }
     for line in result.output.lines() {
-        println!("  | {line}");
+        say!("  | {line}");
     }
     let code = match &result.outcome {
         Outcome::Ok => 0,

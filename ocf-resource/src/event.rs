@@ -85,6 +85,10 @@ pub enum Input<'a> {
     /// This node joined as the first of the stream: there is nobody who could give it a state. Changes nothing for a
     /// node that does not wait for one.
     First,
+    /// Those who had the state are gone, and this node is the one that goes on without it. What was ordered since it
+    /// joined was not delivered to it. A node that waits takes it like [`Input::First`]; a founder, to whom nothing was
+    /// delivered yet, founds the cluster once more.
+    StateLost,
     /// This node joined, and this is the state as of the point of the stream at which it stands.
     State(&'a [u8]),
     /// This node is outside the primary partition.

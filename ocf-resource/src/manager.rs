@@ -36,6 +36,9 @@ pub struct Manager {
     /// The cluster was founded with this node in it, and nothing was ordered here since: another founder, which was
     /// first in the stream, may still hand over what it has seen.
     unwritten: bool,
+    /// What this node said of the time before when the cluster was founded: said again when it turns out that the
+    /// saying was passed over.
+    remembered: Vec<NodeInstance>,
     /// What this node knows while it waits for the state.
     awaiting: Option<Awaiting>,
     rules: Rules,
@@ -100,6 +103,7 @@ impl Manager {
             nodes: Vec::new(),
             state: State::default(),
             unwritten: false,
+            remembered: Vec::new(),
             awaiting: None,
             rules: Rules::default(),
             out: VecDeque::new(),
@@ -201,7 +205,7 @@ impl Manager {
         }
         let founding = members.iter().all(|m| joined.contains(m));
         if founding {
-            self.found(view);
+            self.found(view, members.first() == Some(&self.me));
         } else if joined.contains(&self.me) || !self.is_member() {
             if self.is_member() {
                 self.running.clear();
@@ -230,19 +234,24 @@ impl Manager {
         self.advance(now, Vec::new());
     }
 
-    /// Begins anew: nobody has a state.
-    fn found(&mut self, view: &Entered<'_>) {
+    /// Begins anew: nobody has a state. `first`: this node speaks for those of whom nobody remembers a life.
+    fn found(&mut self, view: &Entered<'_>, first: bool) {
         let nodes = self.state.nodes.iter();
         let mut remembered: Vec<NodeInstance> =
             nodes.filter(|(i, n)| !n.dead && !view.members.contains(i)).map(|(i, _)| *i).collect();
-        if view.members.first() == Some(&self.me) {
+        if first {
             remembered.extend(self.unknown_lives(view, &remembered));
         }
         self.begin(State::found(view));
         self.unwritten = true;
-        if !remembered.is_empty() {
-            // Ordered before this node's probe results, so before anything can start.
-            self.broadcast(&Message::Remember(remembered));
+        self.remembered = remembered;
+        self.say_remembered();
+    }
+
+    /// Ordered before this node's probe results, so before anything can start.
+    fn say_remembered(&mut self) {
+        if !self.remembered.is_empty() {
+            self.broadcast(&Message::Remember(self.remembered.clone()));
         }
     }
 
@@ -261,8 +270,24 @@ impl Manager {
         if self.phase != LocalStatus::Joining {
             return;
         }
-        self.found(&Entered { number, members: &members, joined: &members, departed: &departed });
+        self.found(&Entered { number, members: &members, joined: &members, departed: &departed }, true);
         self.resume();
+        self.broadcast(&Message::Found(Config::clone(&self.config)));
+        self.advance(now, Vec::new());
+    }
+
+    /// Those who had the state are gone, and this node goes on without it. What was ordered so far was for those who
+    /// have the state, and was not delivered here: a founder says again what it said then.
+    fn on_state_lost(&mut self, now: Instant) {
+        if !self.is_member() || !self.unwritten {
+            return self.on_first(now);
+        }
+        let members = self.state.members.clone();
+        let view = Entered { number: self.state.view, members: &members, joined: &members, departed: &[] };
+        let mut known: Vec<NodeInstance> = self.state.nodes.keys().copied().collect();
+        known.extend(&self.remembered);
+        self.remembered.extend(self.unknown_lives(&view, &known));
+        self.say_remembered();
         self.broadcast(&Message::Found(Config::clone(&self.config)));
         self.advance(now, Vec::new());
     }
@@ -298,8 +323,14 @@ impl Manager {
         }
         match State::parse(bytes) {
             Ok(state) => {
+                let remembered = core::mem::take(&mut self.remembered);
+                let unwritten = self.unwritten;
                 self.begin(state);
                 self.resume();
+                if unwritten && remembered.iter().any(|i| !self.state.nodes.contains_key(i)) {
+                    // The giver may have begun anew after what this node said was ordered.
+                    self.broadcast(&Message::Remember(remembered));
+                }
                 let mine: Vec<_> =
                     self.state.nodes.get(&self.me).into_iter().flat_map(|n| &n.spots).collect();
                 let steps: Vec<_> = mine
@@ -329,6 +360,7 @@ impl Manager {
             return;
         }
         self.unwritten = false;
+        self.remembered.clear();
         match Message::parse(payload) {
             Ok(message) => {
                 let mut events = Vec::new();
@@ -571,6 +603,7 @@ impl Layer for Manager {
                 }
             }
             Input::First => self.on_first(now),
+            Input::StateLost => self.on_state_lost(now),
             Input::State(bytes) => self.on_state(now, bytes),
             Input::NonPrimary => self.on_non_primary(),
             Input::Suspended => self.on_suspended(),

@@ -439,6 +439,48 @@ fn a_joiner_gets_the_state_and_the_cluster_s_configuration() {
 }
 
 #[test]
+fn founders_whose_state_is_lost_before_it_came_found_the_cluster_once_more() {
+    // n1 and n2 found the cluster; n2 waits for n1's state, so that what n1 orders is not delivered to it. n1 dies.
+    let configured = [1, 2, 9].map(NodeId::new);
+    let founder = |n| Manager::new(instance(n), config()).with_nodes(configured);
+    let mut t = Table::founded_of(&[], &[]);
+    t.number = 1;
+    let (one, two, three) = (instance(1), instance(2), instance(3));
+    for node in [2, 3] {
+        let mut waiting = founder(node);
+        let view = [one, two, three];
+        waiting.handle(t.now, Input::View { number: 1, members: &view, joined: &view, departed: &[] });
+        while waiting.poll_output().is_some() {}
+        t.managers.push((instance(node), waiting));
+    }
+    let departed = Departed { instance: one, proof_of_death: false, why: "silent".into() };
+    // What they say now is ordered before it is clear that nobody has the state, and so is not delivered either.
+    t.number = 2;
+    t.view = vec![two, three];
+    for (_, manager) in &mut t.managers {
+        let members = [two, three];
+        manager.handle(
+            t.now,
+            Input::View {
+                number: 2,
+                members: &members,
+                joined: &[],
+                departed: std::slice::from_ref(&departed),
+            },
+        );
+        while manager.poll_output().is_some() {}
+    }
+    t.input(2, Input::StateLost);
+    let state = t.manager(2).state().emit();
+    t.input(3, Input::State(&state));
+    assert!(!t.asked().is_empty(), "the cluster has its configuration and looks at its members");
+    let targets: Vec<_> = t.fences.iter().map(|(_, target, _)| *target).collect();
+    assert_eq!(targets, [one, NodeInstance::new(NodeId::new(9), Incarnation::new(0))], "and at the absent");
+    let given = t.manager(3).state().clone();
+    assert_eq!(t.manager(2).state(), &given);
+}
+
+#[test]
 fn an_instance_that_comes_back_is_looked_at_instead_of_fenced() {
     let mut t = Table::running(&[1, 2, 3]);
     t.without(1);

@@ -7,7 +7,7 @@
 //! cargo run -p ocf-stonith --example fence -- off 2 --config fencing.toml
 //! ```
 //! Exit status: 0 confirmed (or the state was read), 2 not known, 1 wrong use. Only 0 means fenced.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "it is a program for a terminal")]
+#![expect(clippy::print_stderr, reason = "it is a program for a terminal")]
 
 use clap::{Parser, Subcommand};
 use ocf_stonith::driver::{Classes, DeviceHost, find_agent, installed_agents, query_metadata};
@@ -15,11 +15,27 @@ use ocf_stonith::{AttemptId, Config, DeviceConfig, DeviceResult, FenceAction, Op
 use pils::{NodeId, process::Runner};
 use serde_json::json;
 use std::error::Error;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
+
+/// Prints a line. Nobody reads any more if the pipe is closed: that changes neither what is done nor the exit status.
+fn say(line: std::fmt::Arguments<'_>) {
+    if let Err(error) = writeln!(std::io::stdout(), "{line}")
+        && error.kind() != std::io::ErrorKind::BrokenPipe
+    {
+        eprintln!("standard output: {error}");
+    }
+}
+
+macro_rules! say {
+    ($($text:tt)*) => {
+        say(format_args!($($text)*))
+    };
+}
 
 /// Fence devices from the command line.
 #[derive(Parser)]
@@ -93,24 +109,24 @@ fn read_config(path: &Path) -> Result<Config, Box<dyn Error>> {
 fn list(config: Option<&Path>, json: bool) -> Result<ExitCode, Box<dyn Error>> {
     for class in Classes::default().iter() {
         if json {
-            println!("{}", json!({ "class": class.name(), "about": class.describe() }));
+            say!("{}", json!({ "class": class.name(), "about": class.describe() }));
         } else {
-            println!("class   {:<12} {}", class.name(), class.describe());
+            say!("class   {:<12} {}", class.name(), class.describe());
         }
     }
     for agent in installed_agents() {
         if json {
-            println!("{}", json!({ "agent": agent }));
+            say!("{}", json!({ "agent": agent }));
         } else {
-            println!("agent   {agent}");
+            say!("agent   {agent}");
         }
     }
     let config = config.map(read_config).transpose()?.unwrap_or_default();
     for device in &config.devices {
         if json {
-            println!("{}", json!({ "device": device.name, "class": device.class }));
+            say!("{}", json!({ "device": device.name, "class": device.class }));
         } else {
-            println!("device  {:<12} {} {:?}", device.name, device.class, device.parameters);
+            say!("device  {:<12} {} {:?}", device.name, device.class, device.parameters);
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -123,16 +139,16 @@ fn metadata(agent: &str, json: bool) -> Result<ExitCode, Box<dyn Error>> {
     query_metadata(&runner, program, Duration::from_secs(30), move |m| tell.send(m).unwrap_or(()));
     let metadata = told.recv()??;
     if json {
-        println!("{}", serde_json::to_string(&metadata)?);
+        say!("{}", serde_json::to_string(&metadata)?);
         return Ok(ExitCode::SUCCESS);
     }
-    println!("{}: {}", metadata.name, metadata.short);
+    say!("{}: {}", metadata.name, metadata.short);
     let actions: Vec<_> = metadata.actions.iter().map(|a| a.name.as_str()).collect();
-    println!("actions: {}", actions.join(" "));
+    say!("actions: {}", actions.join(" "));
     for p in metadata.parameters.iter().filter(|p| !p.deprecated) {
         let required = if p.required { "required" } else { "" };
         let default = p.default.as_deref().unwrap_or_default();
-        println!("  {:<24} {:<8} {required:<8} {default:<10} {}", p.name, p.kind, p.short);
+        say!("  {:<24} {:<8} {required:<8} {default:<10} {}", p.name, p.kind, p.short);
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -151,13 +167,13 @@ fn switch(target: &Target, action: FenceAction, json: bool) -> Result<ExitCode, 
         let known = is_known(&result, action);
         if json {
             let (node, device) = (target.node, &device.name);
-            println!(
+            say!(
                 "{}",
                 json!({ "node": node, "device": device, "action": action, "known": known, "result": result })
             );
         } else {
             let word = if known { "confirmed" } else { "NOT CONFIRMED" };
-            println!("node {} {action} by {}: {word}: {}", target.node, device.name, text(&result));
+            say!("node {} {action} by {}: {word}: {}", target.node, device.name, text(&result));
         }
         if known {
             return Ok(ExitCode::SUCCESS);

@@ -203,7 +203,7 @@ impl Stack {
                 }
             }
             Event::StateLost { ref group, .. } if **group == *MANAGER_GROUP => {
-                self.manager.handle(now, ocf_resource::Input::First);
+                self.manager.handle(now, ocf_resource::Input::StateLost);
             }
             Event::Reset { ref group, .. } if **group == *MANAGER_GROUP => {}
             other => self.emit(NodeEvent::Group(other)),
