@@ -158,3 +158,147 @@ pub(crate) enum Put {
     /// It is behind others: who waits was woken.
     More,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ClientId, Mode, Owner};
+    use loom::sync::atomic::{AtomicBool, Ordering};
+    use loom::sync::{Arc, Condvar, Mutex};
+    use loom::thread;
+
+    /// A lock that the thread checker sees.
+    struct Checked<T>(Mutex<T>);
+
+    impl<T> Guarded<T> for Checked<T> {
+        fn new(value: T) -> Self {
+            Self(Mutex::new(value))
+        }
+
+        fn with<R>(&self, work: impl FnOnce(&mut T) -> R) -> R {
+            work(&mut self.0.lock().unwrap())
+        }
+    }
+
+    fn notice(lock: LockId, number: u64) -> Notice {
+        let owner = Owner::local(ClientId::new(1), number);
+        Notice::Blocking(Blocking { lock, owner, held: Mode::Pr, wanted: Mode::Ex })
+    }
+
+    fn number(notice: &Notice) -> u64 {
+        let (Notice::Completed(Completion { owner, .. }) | Notice::Blocking(Blocking { owner, .. })) = notice;
+        owner.tag
+    }
+
+    /// Every order in which threads can run, with at most three switches that no thread asked for.
+    fn in_every_order(run: impl Fn() + Sync + Send + 'static) {
+        let mut checker = loom::model::Builder::new();
+        checker.preemption_bound = Some(3);
+        checker.check(run);
+    }
+
+    const ONE: LockId = LockId::from_raw(1 << 40);
+    const TWO: LockId = LockId::from_raw(2 << 40);
+
+    #[test]
+    fn every_notice_is_called_once_in_order_and_by_one_thread_at_a_time() {
+        in_every_order(|| {
+            let inbox = Arc::new(Inbox::<Checked<State>>::new());
+            // What a shard's lock is: the order of notices is decided while it is held.
+            let order = Arc::new(Mutex::new(0));
+            let (calling, called) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
+            for lock in [ONE, TWO] {
+                let (calling, called) = (Arc::clone(&calling), Arc::clone(&called));
+                inbox.route(
+                    lock,
+                    Box::new(move |notice: Notice| {
+                        assert!(!calling.swap(true, Ordering::SeqCst), "two threads call at once");
+                        called.lock().unwrap().push(number(&notice));
+                        calling.store(false, Ordering::SeqCst);
+                    }),
+                );
+            }
+            let threads: Vec<_> = [(ONE, 2), (TWO, 1)]
+                .into_iter()
+                .map(|(lock, times)| {
+                    let (inbox, order) = (Arc::clone(&inbox), Arc::clone(&order));
+                    thread::spawn(move || {
+                        for _ in 0..times {
+                            let mut next = order.lock().unwrap();
+                            assert_eq!(inbox.put(notice(lock, *next)), Put::Call);
+                            *next += 1;
+                            drop(next);
+                            inbox.dispatch();
+                        }
+                    })
+                })
+                .collect();
+            threads.into_iter().for_each(|thread| thread.join().unwrap());
+            assert_eq!(*called.lock().unwrap(), [0, 1, 2]);
+            assert_eq!(inbox.len(), 0);
+        });
+    }
+
+    #[test]
+    fn a_sink_that_is_taken_off_is_dropped_and_not_called_for_what_comes_later() {
+        in_every_order(|| {
+            let inbox = Arc::new(Inbox::<Checked<State>>::new());
+            let alive = std::sync::Arc::new(());
+            let kept = std::sync::Arc::clone(&alive);
+            let sink = move |notice: Notice| {
+                assert_eq!(
+                    (number(&notice), std::sync::Arc::strong_count(&kept)),
+                    (0, 2),
+                    "what came before"
+                );
+            };
+            inbox.route(ONE, Box::new(sink));
+            let other = Arc::clone(&inbox);
+            let early = thread::spawn(move || {
+                let _whither = other.put(notice(ONE, 0));
+                other.dispatch();
+            });
+            inbox.unroute(ONE);
+            assert_ne!(inbox.put(notice(ONE, 1)), Put::Call);
+            inbox.dispatch();
+            early.join().unwrap();
+            assert_eq!(std::sync::Arc::strong_count(&alive), 1, "the sink is dropped");
+            let left: Vec<u64> = core::iter::from_fn(|| inbox.next()).map(|notice| number(&notice)).collect();
+            assert!(left.contains(&1), "{left:?}");
+            assert_eq!(inbox.len(), 0);
+        });
+    }
+
+    #[test]
+    fn who_sleeps_until_something_arrives_is_woken_for_the_first() {
+        in_every_order(|| {
+            let inbox = Arc::new(Inbox::<Checked<State>>::new());
+            let (gate, arrived) = (Arc::new(Mutex::new(())), Arc::new(Condvar::new()));
+            let putters: Vec<_> = (0..2)
+                .map(|number_of| {
+                    let (inbox, gate, arrived) =
+                        (Arc::clone(&inbox), Arc::clone(&gate), Arc::clone(&arrived));
+                    thread::spawn(move || {
+                        if inbox.put(notice(ONE, number_of)) == Put::First {
+                            // As in `Told::tell`: whoever is between looking and sleeping holds the gate.
+                            drop(gate.lock().unwrap());
+                            arrived.notify_all();
+                        }
+                    })
+                })
+                .collect();
+            let mut taken = 0;
+            while taken < 2 {
+                if inbox.next().is_some() {
+                    taken += 1;
+                    continue;
+                }
+                let locked = gate.lock().unwrap();
+                if inbox.is_empty() {
+                    drop(arrived.wait(locked).unwrap());
+                }
+            }
+            putters.into_iter().for_each(|putter| putter.join().unwrap());
+        });
+    }
+}

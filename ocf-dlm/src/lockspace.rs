@@ -129,7 +129,8 @@ impl Lockspace {
         &self.0.config
     }
 
-    /// A new client: the owner of locks. They are released when its last handle is dropped.
+    /// A new client: the owner of locks. They are released when its last handle is dropped, which looks at every lock of
+    /// the lockspace: keep clients, and make guards.
     ///
     /// # Errors
     /// If there are `clients_max`.

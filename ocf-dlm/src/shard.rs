@@ -209,7 +209,12 @@ impl Shard {
         if let Some(transaction) = terms.transaction {
             self.transactions.insert(at, transaction);
         }
-        if !self.resources[resource].is_open() {
+        let found = &self.resources[resource];
+        if !found.is_open() {
+            if found.home() == Home::Local && terms.flags.has(Flags::NOQUEUE) {
+                // Whether it could be granted shows when the resource is thawed; until then it would have to wait.
+                return Ok(self.refuse_request(at, Status::NotQueued));
+            }
             return Ok(self.send_request(now, at, &terms));
         }
         Ok(self.decide_request(now, at, terms.deadline))

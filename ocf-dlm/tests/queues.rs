@@ -210,8 +210,9 @@ fn what_waits_outside_is_decided_in_order_when_the_resource_comes_home() {
     let late = world.lock(Mode::Cr);
     assert_eq!(world.outputs(), [] as [&str; 0]);
     assert_eq!(world.shard.cancel(late), Ok(()));
+    world.ask(Terms::new(Mode::Cr).flags(Flags::NOQUEUE));
     assert!(world.shard.thaw(world.now, b"r"));
-    assert_eq!(world.outputs(), ["Cancelled 3 -"]);
+    assert_eq!(world.outputs(), ["Cancelled 3 -", "NotQueued 4 -"]);
 }
 
 #[test]

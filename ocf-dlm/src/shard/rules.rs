@@ -40,7 +40,7 @@ impl Shard {
     }
 
     /// Ends a request that is in no queue, and forgets it.
-    fn refuse_request(&mut self, at: u32, status: Status) -> Answer {
+    pub(super) fn refuse_request(&mut self, at: u32, status: Status) -> Answer {
         let Lock { resource, flags, .. } = self.locks[at];
         let completion = self.completion(at, Operation::Request, status);
         let answer = self.report(at, completion);
