@@ -1,4 +1,4 @@
-use crate::config::{Detection, Key, NodeConfig, NodeEntry, Paths};
+use crate::config::{CipherName, Detection, Key, NodeConfig, NodeEntry, Paths, ProtectionName};
 use crate::node::{Node, NodeBuilder, StartError};
 use ocf_comm::driver::{IoConfig, Ports};
 use ocf_stonith::FenceAction;
@@ -135,6 +135,10 @@ impl Cluster {
             node: self.entries[index].id,
             key: Some(self.key.clone()),
             key_file: None,
+            keys: Vec::new(),
+            protection: ProtectionName::Encrypt,
+            cipher: CipherName::Auto,
+            compression: "none".to_owned(),
             nodes: self.entries.clone(),
             paths: Paths::default(),
             detection: self.builder.detection,

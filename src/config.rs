@@ -1,7 +1,7 @@
 use crate::stack::StackConfig;
 use core::fmt;
 use core::time::Duration;
-use ocf_comm::{PathId, PathPolicy, PeerConfig, Preset};
+use ocf_comm::{Cipher, PathId, PathPolicy, PeerConfig, Preset, Protection};
 use ocf_membership::{BlankRecord, Durability, NodeVotes};
 use ocf_stonith::FenceAction;
 use pils::{ConfigErrors, NodeId};
@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 mod check;
+mod keys;
 
 /// Shortest key of a cluster, in bytes.
 const KEY_MIN: usize = 32;
@@ -44,6 +45,22 @@ pub struct NodeConfig {
     /// A file with the key in hexadecimal, so that the configuration itself is no secret.
     #[serde(default)]
     pub key_file: Option<PathBuf>,
+    /// Several keys, in place of `key` or `key_file`: all are accepted, one is sent with. To change the cluster's key
+    /// without a pause, see `docs/security.md`.
+    #[serde(default)]
+    pub keys: Vec<KeyEntry>,
+    /// What nobody but the nodes may do to packets: `encrypt` (the default), `integrity` (everybody may read them), `plain`
+    /// (**everybody may read and forge them**). Equal at all nodes, or they refuse each other.
+    #[serde(default)]
+    pub protection: ProtectionName,
+    /// Which cipher does that: `auto` (the default: AES-256-GCM, or ChaCha20-Poly1305 where a processor has no instructions
+    /// for AES), `aes-256-gcm`, `chacha20-poly1305`.
+    #[serde(default)]
+    pub cipher: CipherName,
+    /// How bulk messages, such as state transfer, are compressed: `none` (the default), `lz4`. Used between nodes that both
+    /// ask for it. Not for secrets.
+    #[serde(default = "none")]
+    pub compression: String,
     /// Every node of the cluster, this one included.
     pub nodes: Vec<NodeEntry>,
     /// How fast the death of a node is noticed: `rt` (100 ms), `lan` (500 ms, the default), `cloud` (2 s).
@@ -73,6 +90,51 @@ pub struct NodeConfig {
     /// What to keep running.
     #[serde(default)]
     pub resources: ocf_resource::Config,
+}
+
+/// One of several keys of the cluster.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyEntry {
+    /// Its id, 0 to 255, the same at every node and never used for another secret.
+    pub id: u8,
+    /// The key: at least 32 bytes in hexadecimal. Or give `file`.
+    #[serde(default)]
+    pub key: Option<Key>,
+    /// A file with the key in hexadecimal.
+    #[serde(default)]
+    pub file: Option<PathBuf>,
+    /// True for the key that this node sends with. One of them must be, if there are several.
+    #[serde(default)]
+    pub send: bool,
+}
+
+/// Names of the kinds of protection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProtectionName {
+    /// Nobody else can read or forge packets.
+    #[default]
+    Encrypt,
+    /// Nobody else can forge packets.
+    Integrity,
+    /// No protection, for measurements only.
+    Plain,
+}
+
+/// Names of the ciphers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub enum CipherName {
+    /// The one that suits the processors of both ends.
+    #[default]
+    #[serde(rename = "auto")]
+    Auto,
+    /// AES-256-GCM.
+    #[serde(rename = "aes-256-gcm")]
+    Aes256Gcm,
+    /// ChaCha20-Poly1305.
+    #[serde(rename = "chacha20-poly1305")]
+    ChaCha20Poly1305,
 }
 
 /// A node in the list of nodes.
@@ -208,6 +270,10 @@ impl<'de> Deserialize<'de> for Key {
     }
 }
 
+fn none() -> String {
+    "none".to_owned()
+}
+
 fn majority() -> String {
     "majority".to_owned()
 }
@@ -256,39 +322,6 @@ impl NodeConfig {
         entry.and_then(|e| e.name.clone()).unwrap_or_else(|| node.to_string())
     }
 
-    /// The key, from the configuration or its file.
-    ///
-    /// # Errors
-    /// There is none, or the file cannot be read, or it holds no key.
-    pub fn read_key(&self) -> Result<Key, ConfigErrors> {
-        let mut errors = ConfigErrors::default();
-        match (&self.key, &self.key_file) {
-            (Some(key), None) => return Ok(key.clone()),
-            (None, Some(file)) => match std::fs::read_to_string(file).map(|text| Key::from_hex(&text)) {
-                Ok(Some(key)) if key.bytes().len() >= KEY_MIN => return Ok(key),
-                Ok(_) => errors.push(
-                    "key_file",
-                    file.display(),
-                    "it does not hold at least 64 hexadecimal digits",
-                    "make one: head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \\n'",
-                ),
-                Err(error) => {
-                    errors.push(
-                        "key_file",
-                        file.display(),
-                        error.to_string(),
-                        "give a file that this process can read",
-                    );
-                }
-            },
-            (Some(_), Some(_)) => {
-                errors.push("key", "(set)", "key and key_file are both given", "remove one of them");
-            }
-            (None, None) => errors.push("key", "(missing)", "the cluster has no key", "give key or key_file"),
-        }
-        Err(errors)
-    }
-
     /// What the layers need to know.
     ///
     /// # Errors
@@ -298,6 +331,17 @@ impl NodeConfig {
         let mut comm = ocf_comm::Config::new(&self.cluster, self.detection.preset());
         comm.policy = self.paths.policy();
         let own = self.entry().map_or(1, |e| e.addresses().count());
+        comm.protection = match self.protection {
+            ProtectionName::Encrypt => Protection::Encrypt,
+            ProtectionName::Integrity => Protection::Integrity,
+            ProtectionName::Plain => Protection::Plain,
+        };
+        comm.cipher = match self.cipher {
+            CipherName::Auto => Cipher::Auto,
+            CipherName::Aes256Gcm => Cipher::Aes256Gcm,
+            CipherName::ChaCha20Poly1305 => Cipher::ChaCha20Poly1305,
+        };
+        comm.codec.clone_from(&self.compression);
         for entry in self.nodes.iter().filter(|n| n.id != self.node) {
             let addresses = entry.addresses().take(own).collect();
             comm.peers.push(PeerConfig { node: entry.id, addresses });

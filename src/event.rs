@@ -1,5 +1,5 @@
 use bytes::Bytes;
-use ocf_comm::{DownReason, Lane, PathId, PathReason, PathState, Refusal};
+use ocf_comm::{DownReason, KeyId, Lane, PathId, PathReason, PathState, Refusal};
 use ocf_membership::NonPrimary;
 use pils::{Instant, NodeId, NodeInstance};
 use std::net::SocketAddr;
@@ -49,6 +49,13 @@ pub enum NodeEvent {
         address: SocketAddr,
         /// Why.
         reason: Refusal,
+    },
+    /// What goes to a peer is protected by fresh secrets under this cluster key.
+    Renewed {
+        /// Who.
+        peer: NodeInstance,
+        /// The cluster key.
+        key: KeyId,
     },
     /// A peer that holds the key broke the protocol.
     Misbehaved {

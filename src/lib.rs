@@ -29,9 +29,9 @@ pub mod stack;
 mod store;
 
 pub use cluster::{Cluster, ClusterBuilder};
-pub use config::{Detection, Key, NodeConfig, NodeEntry, Paths};
+pub use config::{CipherName, Detection, Key, KeyEntry, NodeConfig, NodeEntry, Paths, ProtectionName};
 pub use event::{NodeEvent, Numbered};
-pub use node::{Node, NodeBuilder, RequestError, StartError};
+pub use node::{Node, NodeBuilder, ReloadError, RequestError, StartError};
 pub use snapshot::{GroupSnapshot, PathSnapshot, PeerSnapshot, Snapshot, Standing, ViewSnapshot};
 pub use store::{FileStore, RecordStore};
 

@@ -15,12 +15,12 @@ use bytes::Bytes;
 use core::fmt;
 use core::time::Duration;
 use host::NodeHost;
-use ocf_comm::Lane;
 use ocf_comm::driver::{Handle, Running, Stopped};
+use ocf_comm::{ClusterKey, KeyError, KeyId, KeyStatus, Lane};
 use ocf_groups::{Guarantee, JoinError, LeaveError, MemberId, OfferError, Position};
 use ocf_membership::View;
 use parking_lot::Mutex;
-use pils::{Instant, NodeInstance};
+use pils::{ConfigErrors, Instant, NodeInstance};
 use queue::EventQueue;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -58,6 +58,18 @@ pub enum RequestError<E> {
     /// Refused; nothing changed.
     #[error(transparent)]
     Refused(#[from] E),
+}
+
+/// Why the keys of a changed configuration were not taken over.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReloadError {
+    /// They cannot be read.
+    #[error(transparent)]
+    Config(#[from] ConfigErrors),
+    /// The node refused one of the steps.
+    #[error(transparent)]
+    Key(#[from] RequestError<KeyError>),
 }
 
 impl Node {
@@ -181,6 +193,67 @@ impl Node {
         message: Bytes,
     ) -> Result<(), RequestError<ocf_comm::SendError>> {
         self.request(|stack, now| stack.send_to(now, to, lane, message))
+    }
+
+    /// Learns one more key of the cluster: it is accepted from now on. First of three steps to change the key without a
+    /// pause; each is taken at every node before the next. An ordered message for each step does that, as
+    /// `docs/security.md` shows.
+    ///
+    /// # Errors
+    /// See [`KeyError`].
+    pub fn learn_key(&self, key: ClusterKey) -> Result<(), RequestError<KeyError>> {
+        self.request(|stack, now| stack.learn_key(now, key))
+    }
+
+    /// Sends with this key from now on and moves every circuit to it, while messages flow. Second of three steps.
+    ///
+    /// # Errors
+    /// See [`KeyError`].
+    pub fn use_key(&self, id: KeyId) -> Result<(), RequestError<KeyError>> {
+        self.request(|stack, now| stack.use_key(now, id))
+    }
+
+    /// Does not accept this key any more. Last of three steps; [`Node::keys`] tells when nothing needs it.
+    ///
+    /// # Errors
+    /// See [`KeyError`], among others if this node would lock itself or a peer out.
+    pub fn forget_key(&self, id: KeyId) -> Result<(), RequestError<KeyError>> {
+        self.request(|stack, now| stack.forget_key(now, id))
+    }
+
+    /// Does not accept this key any more, whatever rests on it: those peers are gone for good and have to start again with
+    /// another key.
+    ///
+    /// # Errors
+    /// See [`KeyError`].
+    pub fn revoke_key(&self, id: KeyId) -> Result<Vec<NodeInstance>, RequestError<KeyError>> {
+        self.request(|stack, now| stack.revoke_key(now, id))
+    }
+
+    /// Every key of the cluster that this node knows, and whose circuits rest on it. Empty if the node has stopped.
+    #[must_use]
+    pub fn keys(&self) -> Vec<KeyStatus> {
+        self.inner.handle.inspect(|stack, _, _| stack.keys()).unwrap_or_default()
+    }
+
+    /// Takes over the keys of a changed configuration: learns those that are new, then sends with the one that the
+    /// configuration says, then forgets those that are not in it any more. Of a configuration that was changed in three
+    /// steps, each is one of the three steps of [`Node::learn_key`].
+    ///
+    /// # Errors
+    /// [`ReloadError`], at the first step that is refused; those before it are done.
+    pub fn reload_keys(&self, config: &NodeConfig) -> Result<(), ReloadError> {
+        let ring = config.read_keys()?;
+        for key in ring.keys() {
+            self.learn_key(key.clone())?;
+        }
+        self.use_key(ring.sends_with())?;
+        for known in self.keys() {
+            if !ring.ids().any(|id| id == known.id) {
+                self.forget_key(known.id)?;
+            }
+        }
+        Ok(())
     }
 
     /// Asks something of the resource manager.

@@ -10,7 +10,9 @@ mod outbox;
 
 use crate::event::NodeEvent;
 use bytes::Bytes;
-use ocf_comm::{Channel, Endpoint, Lane, PeerStatus, Received, Secrets, Transmit};
+use ocf_comm::{
+    Channel, ClusterKey, Endpoint, KeyError, KeyId, KeyStatus, Lane, PeerStatus, Received, Secrets, Transmit,
+};
 use ocf_groups::{Groups, Guarantee, JoinError, LeaveError, MemberId, OfferError, Position};
 use ocf_membership::{Consensus, PersistToken, View};
 use ocf_resource::executor::{self, Executor, RunId};
@@ -284,6 +286,48 @@ impl Stack {
     ) -> Result<(), ocf_comm::SendError> {
         self.now = now;
         self.endpoint.send(now, to, lane, Channel::APPLICATION, message)
+    }
+
+    /// Learns one more key of the cluster. See [`Endpoint::learn_key`].
+    ///
+    /// # Errors
+    /// See [`KeyError`]; nothing changed.
+    pub fn learn_key(&mut self, now: Instant, key: ClusterKey) -> Result<(), KeyError> {
+        self.now = now;
+        self.endpoint.learn_key(now, key)
+    }
+
+    /// Sends with this key from now on and moves the circuits to it. See [`Endpoint::use_key`].
+    ///
+    /// # Errors
+    /// See [`KeyError`]; nothing changed.
+    pub fn use_key(&mut self, now: Instant, id: KeyId) -> Result<(), KeyError> {
+        self.now = now;
+        self.endpoint.use_key(now, id)
+    }
+
+    /// Does not accept this key any more. See [`Endpoint::forget_key`].
+    ///
+    /// # Errors
+    /// See [`KeyError`]; nothing changed.
+    pub fn forget_key(&mut self, now: Instant, id: KeyId) -> Result<(), KeyError> {
+        self.now = now;
+        self.endpoint.forget_key(now, id)
+    }
+
+    /// Does not accept this key any more and ends the circuits that rest on it. See [`Endpoint::revoke_key`].
+    ///
+    /// # Errors
+    /// See [`KeyError`]; nothing changed.
+    pub fn revoke_key(&mut self, now: Instant, id: KeyId) -> Result<Vec<NodeInstance>, KeyError> {
+        self.now = now;
+        self.endpoint.revoke_key(now, id)
+    }
+
+    /// Every key of the cluster that this node knows, and whose circuits rest on it.
+    #[must_use]
+    pub fn keys(&self) -> Vec<KeyStatus> {
+        self.endpoint.keys()
     }
 
     /// Asks something of the resource manager. See [`Manager::request`].

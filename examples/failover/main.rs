@@ -8,7 +8,7 @@ mod words;
 
 use clap::Parser;
 use ocf::{Node, NodeBuilder, NodeConfig, NodeEvent};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,8 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs one node of a high-availability cluster.
 ///
-/// Prints what happens, one line each. SIGTERM or SIGINT hands over what runs here and leaves; a second one leaves at
-/// once. Exit status: 0 after a clean leave, 1 if the node failed, 2 for a wrong configuration.
+/// Prints what happens, one line each. SIGHUP reads the cluster's keys from the file again: add the new one, then send with
+/// it, then remove the old one, each at every node before the next. SIGTERM or SIGINT hands over what runs here and leaves;
+/// a second one leaves at once. Exit status: 0 after a clean leave, 1 if the node failed, 2 for a wrong configuration.
 #[derive(Parser)]
 struct Arguments {
     /// The node's configuration, a TOML file.
@@ -64,7 +65,7 @@ fn main() -> ExitCode {
         println!("the configuration is good");
         return ExitCode::SUCCESS;
     }
-    match run(builder(&arguments, config), arguments.snapshot.as_deref()) {
+    match run(builder(&arguments, config), &arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
@@ -92,8 +93,9 @@ fn builder(arguments: &Arguments, config: NodeConfig) -> NodeBuilder {
     Node::builder(config).ocf_root(&arguments.ocf_root)
 }
 
-fn run(builder: NodeBuilder, snapshot: Option<&Path>) -> Result<(), String> {
-    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(|error| error.to_string())?;
+fn run(builder: NodeBuilder, arguments: &Arguments) -> Result<(), String> {
+    let snapshot = arguments.snapshot.as_deref();
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|error| error.to_string())?;
     let node = builder.start().map_err(|error| error.to_string())?;
     println!("{} listens at {}", node.local(), words::list(node.addresses()));
     let mut leaving: Option<Instant> = None;
@@ -113,6 +115,10 @@ fn run(builder: NodeBuilder, snapshot: Option<&Path>) -> Result<(), String> {
             return Err(format!("the node stopped: {why}"));
         }
         for signal in signals.pending() {
+            if signal == SIGHUP {
+                reload_keys(&node, arguments);
+                continue;
+            }
             if leaving.is_some() {
                 println!("signal {signal} again: leaves at once");
                 node.leave();
@@ -138,6 +144,22 @@ fn run(builder: NodeBuilder, snapshot: Option<&Path>) -> Result<(), String> {
     node.leave();
     println!("left");
     Ok(())
+}
+
+/// Takes over the keys of the changed file. What is wrong with it is said, and the node goes on as it was.
+fn reload_keys(node: &Node, arguments: &Arguments) {
+    let reloaded = configuration(arguments)
+        .and_then(|config| node.reload_keys(&config).map_err(|error| error.to_string()));
+    match reloaded {
+        Ok(()) => {
+            let state = |k: &ocf_comm::KeyStatus| {
+                if k.sends { format!("{} (sends)", k.id) } else { k.id.to_string() }
+            };
+            let keys: Vec<String> = node.keys().iter().map(state).collect();
+            println!("keys: {}", words::list(&keys));
+        }
+        Err(error) => eprintln!("the keys were not taken over: {error}"),
+    }
 }
 
 /// Replaces the snapshot file as a whole, so that a reader never sees half of one.

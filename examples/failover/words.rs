@@ -21,6 +21,11 @@ pub(crate) fn warnings(config: &NodeConfig) -> Vec<String> {
         let names = bare.join(", ");
         found.push(format!("no fence device for {names}: what runs there is not recovered if it is lost"));
     }
+    if config.protection == ocf::ProtectionName::Plain {
+        found.push(
+            "protection = \"plain\": whoever reaches the port can read and forge everything".to_owned(),
+        );
+    }
     if config.record.is_none() {
         found.push("no record: after a restart this node has no vote until the others admit it".to_owned());
     }
@@ -36,6 +41,7 @@ pub(crate) fn tell(config: &NodeConfig, event: &NodeEvent) -> Option<String> {
         NodeEvent::Refused { peer, address, reason } => {
             format!("no talk with {peer} at {address}: {reason:?}")
         }
+        NodeEvent::Renewed { peer, key } => format!("{} moved to key {key}", name(*peer)),
         NodeEvent::Misbehaved { peer, rule } => format!("{peer} broke the protocol: {rule}"),
         NodeEvent::Stalled { late } => format!("this node itself did not run for {late:?}"),
         NodeEvent::NonPrimary(situation) => format!(

@@ -45,8 +45,16 @@ impl NodeConfig {
                 "give at least 64 hexadecimal digits",
             );
         }
-        if self.key.is_none() && self.key_file.is_none() {
-            errors.push("key", "(missing)", "the cluster has no key", "give key or key_file");
+        self.check_keys(&mut errors);
+        for (i, entry) in self.keys.iter().enumerate() {
+            if let Some(key) = entry.key.as_ref().filter(|key| key.bytes().len() < KEY_MIN) {
+                let fix = "give at least 64 hexadecimal digits";
+                let value = format!("({} bytes)", key.bytes().len());
+                errors.push(format!("keys[{i}].key"), value, "is too short", fix);
+            }
+        }
+        if !["none", "lz4"].contains(&self.compression.as_str()) {
+            errors.push("compression", &self.compression, "is not known", "use none or lz4");
         }
         if self.entry().is_none() {
             let problem = format!("is not among nodes ({})", self.ids());

@@ -7,7 +7,7 @@ use crate::stack::{Birth, Stack, StackConfig, StackError};
 use crate::store::{FileStore, RecordStore};
 use core::fmt;
 use ocf_comm::crypto::X25519;
-use ocf_comm::driver::{IoConfig, Ports, Reactor, Remote, SetupError, entropy};
+use ocf_comm::driver::{IoConfig, Ports, Reactor, Remote, SetupError, cipher, entropy};
 use ocf_comm::{PathId, Secrets};
 use ocf_resource::driver::{AgentHost, OcfClass};
 use ocf_resource::{AgentClass, AgentName, Agents, GroupConfig};
@@ -171,10 +171,15 @@ impl NodeBuilder {
         let nodes: Vec<NodeId> = config.nodes.iter().map(|n| n.id).collect();
         let resources = check_resources(config.node, &config.resources, &nodes, agents);
         let mut errors = config.check_with(self.devices.check(&config.fencing), resources);
-        if (config.key.is_some() || config.key_file.is_some())
-            && let Err(key) = config.read_key()
+        // What is wrong with the list itself was said above; what is in files only the machine can tell.
+        let mut listed = ConfigErrors::default();
+        config.check_keys(&mut listed);
+        let from_files = config.key_file.is_some() || config.keys.iter().any(|entry| entry.file.is_some());
+        if from_files
+            && listed.into_result().is_ok()
+            && let Err(wrong) = config.read_keys()
         {
-            errors.nest("", key);
+            errors.nest("", wrong);
         }
         if let Some(record) = &config.record
             && self.store.is_none()
@@ -196,8 +201,9 @@ impl NodeBuilder {
         self.check_with(&agents)?;
         let mut stack_config = self.config.stack()?;
         (self.tune)(&mut stack_config);
+        stack_config.comm = cipher::for_this_machine(stack_config.comm);
         check_here(self.config.node, &stack_config, &agents, &self.devices)?;
-        let key = self.config.read_key()?;
+        let keys = self.config.read_keys()?;
         let store = self.store.or_else(|| {
             self.config.record.as_ref().map(|path| Box::new(FileStore::new(path)) as Box<dyn RecordStore>)
         });
@@ -217,8 +223,7 @@ impl NodeBuilder {
             }
         };
         let local = NodeInstance::new(self.config.node, entropy::incarnation());
-        let secrets =
-            Secrets { keys: key.bytes().into(), seed: entropy::bytes(), agreement: Box::new(X25519::new()) };
+        let secrets = Secrets { keys, seed: entropy::bytes(), agreement: Box::new(X25519::new()) };
         let fencing = stack_config.fencing.clone();
         let birth = Birth { local, secrets, record, rng: Rng::new(entropy::seed()) };
         let stack = Stack::new(ports.clock().now(), stack_config, birth)?;

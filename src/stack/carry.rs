@@ -90,6 +90,7 @@ impl Stack {
             Event::Refused { peer, address, reason } => {
                 self.emit(NodeEvent::Refused { peer, address, reason });
             }
+            Event::Renewed { peer, key } => self.emit(NodeEvent::Renewed { peer, key }),
             Event::Misbehaved { peer, rule } => self.emit(NodeEvent::Misbehaved { peer, rule }),
             Event::PathUp { peer, path, address } => {
                 let (state, reason) = (PathState::Up, PathReason::Answered);

@@ -7,6 +7,7 @@ mod back_pressure;
 mod configuration;
 mod datagrams;
 mod fencing;
+mod keys;
 mod paused;
 mod same_id;
 mod support;

@@ -99,6 +99,9 @@ pub enum KeyError {
         /// Which id.
         id: KeyId,
     },
+    /// The node does not run any more.
+    #[error("the node has stopped")]
+    Stopped,
     /// Circuits to these peers still rest on this key. Use the new key at those nodes, too, and wait until they have moved;
     /// or, if they will never come back or must not, revoke the key.
     #[error(
@@ -180,6 +183,11 @@ impl KeyRing {
     /// The ids of all keys, in order.
     pub fn ids(&self) -> impl Iterator<Item = KeyId> {
         self.keys.iter().map(|held| held.key.id)
+    }
+
+    /// All keys, in order of their ids.
+    pub fn keys(&self) -> impl Iterator<Item = &ClusterKey> {
+        self.keys.iter().map(|held| &held.key)
     }
 
     /// Checks the secrets that the ring was made of.

@@ -5,8 +5,8 @@ use super::{
 };
 use crate::crypto::X25519;
 use crate::{
-    Change, ChangeError, Channel, Config, ConfigErrors, Connectivity, Endpoint, Event, Input, KeyRing, Lane,
-    Output, PeerStatus, Received, Secrets, SendError, Stats,
+    Change, ChangeError, Channel, ClusterKey, Config, ConfigErrors, Connectivity, Endpoint, Event, Input,
+    KeyError, KeyId, KeyRing, KeyStatus, Lane, Output, PeerStatus, Received, Secrets, SendError, Stats,
 };
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
@@ -241,6 +241,52 @@ impl UdpNode {
     /// After a panic.
     pub fn stats(&self) -> Result<(Stats, IoStats), Stopped> {
         self.handle().inspect(|endpoint, _, io| (*endpoint.stats(), io.stats()))
+    }
+
+    /// Learns one more key of the cluster; see [`Endpoint::learn_key`].
+    ///
+    /// # Errors
+    /// [`KeyError`]; nothing has changed.
+    pub fn learn_key(&self, key: ClusterKey) -> Result<(), KeyError> {
+        self.on_keys(|endpoint, now| endpoint.learn_key(now, key))
+    }
+
+    /// Sends with this key from now on and moves the circuits to it; see [`Endpoint::use_key`].
+    ///
+    /// # Errors
+    /// [`KeyError`]; nothing has changed.
+    pub fn use_key(&self, id: KeyId) -> Result<(), KeyError> {
+        self.on_keys(|endpoint, now| endpoint.use_key(now, id))
+    }
+
+    /// Does not accept this key any more; see [`Endpoint::forget_key`].
+    ///
+    /// # Errors
+    /// [`KeyError`]; nothing has changed.
+    pub fn forget_key(&self, id: KeyId) -> Result<(), KeyError> {
+        self.on_keys(|endpoint, now| endpoint.forget_key(now, id))
+    }
+
+    /// Does not accept this key any more and ends the circuits that rest on it; see [`Endpoint::revoke_key`].
+    ///
+    /// # Errors
+    /// [`KeyError`]; nothing has changed.
+    pub fn revoke_key(&self, id: KeyId) -> Result<Vec<NodeInstance>, KeyError> {
+        self.on_keys(|endpoint, now| endpoint.revoke_key(now, id))
+    }
+
+    /// Every key that this node knows, and whose circuits rest on it.
+    #[must_use]
+    pub fn keys(&self) -> Vec<KeyStatus> {
+        self.handle().inspect(|endpoint, _, _| endpoint.keys()).unwrap_or_default()
+    }
+
+    fn on_keys<R>(
+        &self,
+        ask: impl FnOnce(&mut Endpoint, Instant) -> Result<R, KeyError>,
+    ) -> Result<R, KeyError> {
+        let answer = self.handle().call(|endpoint, _, now| ask(endpoint, now));
+        answer.unwrap_or(Err(KeyError::Stopped))
     }
 
     /// Why the node no longer runs, or `None` while it does.
