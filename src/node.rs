@@ -1,6 +1,7 @@
 //! A node on real sockets, real agents and real fence devices.
 
 mod builder;
+mod gate;
 mod host;
 mod queue;
 mod recorder;
@@ -14,6 +15,7 @@ use crate::stack::Stack;
 use bytes::Bytes;
 use core::fmt;
 use core::time::Duration;
+use gate::{Accepted, Gate, Refused};
 use host::NodeHost;
 use ocf_comm::driver::{Handle, Running, Stopped};
 use ocf_comm::{ClusterKey, KeyError, KeyId, KeyStatus, Lane};
@@ -22,6 +24,7 @@ use ocf_membership::View;
 use parking_lot::Mutex;
 use pils::{ConfigErrors, Instant, NodeInstance};
 use queue::EventQueue;
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -38,6 +41,7 @@ struct Inner {
     handle: Handle<Stack, NodeHost>,
     running: Mutex<Option<Running<Stack, NodeHost>>>,
     events: Arc<EventQueue>,
+    gate: Arc<Gate>,
     local: NodeInstance,
     addresses: Vec<SocketAddr>,
     config: NodeConfig,
@@ -109,16 +113,30 @@ impl Node {
     pub fn next_event(&self, wait: Duration) -> Option<Numbered> {
         let taken = self.inner.events.take(wait)?;
         if taken.resume {
-            // The stack had stopped handing out messages because nobody took them.
-            let events = &self.inner.events;
-            let _resumed = self.inner.handle.call(|stack, _, now| {
-                // Unless the limit was exceeded again meanwhile.
-                if !events.is_held() {
-                    stack.hold_deliveries(now, false);
-                }
-            });
+            self.resume();
         }
         Some(taken.event)
+    }
+
+    /// Appends every event that waits to `events`, waiting for the first at most so long, and tells how many there were:
+    /// one lock for all of them, where [`Node::next_event`] takes one for each.
+    pub fn next_events(&self, wait: Duration, events: &mut VecDeque<Numbered>) -> usize {
+        let (count, resume) = self.inner.events.take_all(wait, events);
+        if resume {
+            self.resume();
+        }
+        count
+    }
+
+    /// The stack had stopped handing out messages because nobody took them.
+    fn resume(&self) {
+        let events = &self.inner.events;
+        let _resumed = self.inner.handle.call(|stack, _, now| {
+            // Unless the limit was exceeded again meanwhile.
+            if !events.is_held() {
+                stack.hold_deliveries(now, false);
+            }
+        });
     }
 
     /// Events that wait to be taken.
@@ -131,7 +149,13 @@ impl Node {
         &self,
         ask: impl FnOnce(&mut Stack, Instant) -> Result<R, E>,
     ) -> Result<R, RequestError<E>> {
-        match self.inner.handle.call(|stack, _, now| ask(stack, now)) {
+        let called = self.inner.handle.call(|stack, host, now| {
+            host.hand_in(stack, now);
+            let answer = ask(stack, now);
+            host.publish(stack, now);
+            answer
+        });
+        match called {
             Ok(answer) => answer.map_err(RequestError::Refused),
             Err(stopped) => Err(RequestError::Stopped(stopped)),
         }
@@ -156,6 +180,9 @@ impl Node {
     /// Sends to all members of a group, this one included. Never waits: a full window is an error, and a `Writable`
     /// event follows when there is room.
     ///
+    /// The message leaves in the caller's thread if nothing else of this node is under way, else with others on the
+    /// node's thread.
+    ///
     /// # Errors
     /// See [`ocf_groups::SendError`].
     pub fn send(
@@ -165,7 +192,46 @@ impl Node {
         guarantee: Guarantee,
         payload: Bytes,
     ) -> Result<(), RequestError<ocf_groups::SendError>> {
-        self.request(|stack, now| stack.send(now, (group, local), guarantee, payload))
+        let offered = self.inner.gate.offer((group, local), guarantee, payload);
+        self.after_offer(offered)
+    }
+
+    /// As [`Node::send`], for many messages at the cost of one: takes them from the front of `payloads` as far as the
+    /// window goes, and leaves the rest. On success at least one was taken, if there was one.
+    ///
+    /// # Errors
+    /// As [`Node::send`], if not even the first is accepted.
+    pub fn send_all(
+        &self,
+        group: &str,
+        local: u32,
+        guarantee: Guarantee,
+        payloads: &mut VecDeque<Bytes>,
+    ) -> Result<(), RequestError<ocf_groups::SendError>> {
+        let offered = self.inner.gate.offer_all((group, local), guarantee, payloads);
+        self.after_offer(offered)
+    }
+
+    fn after_offer(
+        &self,
+        offered: Result<Accepted, Refused>,
+    ) -> Result<(), RequestError<ocf_groups::SendError>> {
+        let handle = &self.inner.handle;
+        match offered {
+            Ok(Accepted::First) => handle.try_flush().map_err(RequestError::Stopped),
+            Ok(Accepted::Behind) => {
+                handle.wake();
+                Ok(())
+            }
+            Err(Refused::Stopped(stopped)) => Err(RequestError::Stopped(stopped)),
+            Err(Refused::Send(error)) => {
+                if matches!(error, ocf_groups::SendError::Full { .. }) {
+                    // The core must know, to say when there is room.
+                    handle.wake();
+                }
+                Err(RequestError::Refused(error))
+            }
+        }
     }
 
     /// Answers a `StateWanted` event.

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use ocf_comm::{
     Channel, ClusterKey, Endpoint, KeyError, KeyId, KeyStatus, Lane, PeerStatus, Received, Secrets, Transmit,
 };
-use ocf_groups::{Groups, Guarantee, JoinError, LeaveError, MemberId, OfferError, Position};
+use ocf_groups::{Groups, Guarantee, JoinError, LeaveError, MemberId, OfferError, Position, Sending};
 use ocf_membership::{Consensus, PersistToken, View};
 use ocf_resource::executor::{self, Executor, RunId};
 use ocf_resource::{Manager, Operation, OperationResult};
@@ -250,6 +250,29 @@ impl Stack {
     ) -> Result<(), ocf_groups::SendError> {
         self.now = now;
         self.groups.send(now, from.0, from.1, guarantee, payload)
+    }
+
+    /// What decides whether a message to a group may be sent. See [`Groups::sending`].
+    #[must_use]
+    pub fn sending(&self) -> Sending {
+        self.groups.sending()
+    }
+
+    /// The members of this node that may send to their groups. See [`Groups::senders`].
+    pub fn senders(&self) -> impl Iterator<Item = (&Arc<str>, u32)> {
+        self.groups.senders()
+    }
+
+    /// Takes a message to a group that was accepted on the word of [`Stack::sending`]. See [`Groups::admit`].
+    pub fn admit(&mut self, now: Instant, from: (&str, u32), guarantee: Guarantee, payload: Bytes) -> bool {
+        self.now = now;
+        self.groups.admit(now, from.0, from.1, guarantee, payload)
+    }
+
+    /// A message was refused because the window is full. See [`Groups::note_full`].
+    pub const fn note_full(&mut self, now: Instant) {
+        self.now = now;
+        self.groups.note_full(now);
     }
 
     /// Stops or resumes handing out ordered messages. While stopped, they do not count as consumed, so that every

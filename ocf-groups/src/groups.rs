@@ -1,5 +1,5 @@
 use crate::flush::Plan;
-use crate::stats::{Stats, Window};
+use crate::stats::{Sending, Stats, Window};
 use crate::stream::Stream;
 use crate::table::Table;
 use crate::wire::Item;
@@ -83,6 +83,8 @@ pub struct Groups {
     ledger: VecDeque<(u64, usize)>,
     /// A send was refused.
     full: bool,
+    /// Counts what happened to the members that live here.
+    locals_version: u64,
     /// Items here without gap that have no stamp yet, in order of arrival (sequencer only).
     to_stamp: VecDeque<(u32, u64)>,
     batch: BytesMut,
@@ -159,6 +161,7 @@ impl Groups {
             own_bytes: 0,
             ledger: VecDeque::new(),
             full: false,
+            locals_version: 0,
             to_stamp: VecDeque::new(),
             batch: BytesMut::with_capacity(batch),
             reported: (0, 0),
@@ -252,15 +255,67 @@ impl Groups {
         if payload.len() > self.config.message_max {
             return Err(SendError::TooLarge { size: payload.len(), limit: self.config.message_max });
         }
-        let item = Item::Data { group: number, local, guarantee, payload };
-        let limit = self.config.window;
-        if self.own_bytes.saturating_add(item.cost()) > limit && self.own_bytes > limit / 2 {
+        let window = self.window();
+        if !window.admits(payload.len()) {
             self.full = true;
-            return Err(SendError::Full { queued: self.own_bytes, limit });
+            return Err(SendError::Full { queued: window.used, limit: window.limit });
         }
         self.now = now;
-        self.enqueue(item);
+        self.enqueue(Item::Data { group: number, local, guarantee, payload });
         Ok(())
+    }
+
+    /// What a caller on another thread must know to decide, without this core at hand, whether a message may be sent:
+    /// then it keeps the message and gives it to [`Groups::admit`] soon.
+    #[must_use]
+    pub fn sending(&self) -> Sending {
+        let placed = self.stream.as_ref().map_or(0, |s| s.own_undelivered());
+        let undelivered = self.queue.len().saturating_add(usize::try_from(placed).unwrap_or(usize::MAX));
+        Sending {
+            primary: self.primary,
+            window: self.window(),
+            message_max: self.config.message_max,
+            undelivered,
+            version: self.locals_version,
+        }
+    }
+
+    /// The members of this node that may send: group and local number, sorted. Changes only if
+    /// [`Sending::version`] does.
+    pub fn senders(&self) -> impl Iterator<Item = (&Arc<str>, u32)> {
+        let is_member = |phase: &Phase| matches!(phase, Phase::Member { .. });
+        self.locals.iter().flat_map(move |(name, members)| {
+            members.iter().filter(move |(_, phase)| is_member(phase)).map(move |(local, _)| (name, *local))
+        })
+    }
+
+    /// Takes a message that was accepted on the word of [`Groups::sending`] a moment ago, so that it is not refused
+    /// because something changed since: outside the primary partition it waits for the next view as any queued message
+    /// does. False if the member is in the group no more; the message is dropped, as if sent before the member left.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the contract of the request: time, from whom, to whom, what"
+    )]
+    pub fn admit(
+        &mut self,
+        now: Instant,
+        group: &str,
+        local: u32,
+        guarantee: Guarantee,
+        payload: Bytes,
+    ) -> bool {
+        let Some(Phase::Member { group: number }) = self.phase(group, local) else { return false };
+        self.now = now;
+        self.enqueue(Item::Data { group: number, local, guarantee, payload });
+        true
+    }
+
+    /// A message was refused on the word of [`Groups::sending`] because the window is full:
+    /// [`Event::Writable`](crate::Event::Writable) will say when half of it is free.
+    pub const fn note_full(&mut self, now: Instant) {
+        self.now = now;
+        self.full = true;
+        self.dirty = true;
     }
 
     /// Stops or resumes handing out messages, for an application that cannot keep up. What is not handed out does not

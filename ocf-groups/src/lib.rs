@@ -28,4 +28,4 @@ pub use event::{Event, Guarantee, Input, MemberId, Output, Position, SendError};
 pub use groups::Groups;
 #[cfg(feature = "testing")]
 pub use groups::Sabotage;
-pub use stats::{Drops, Stats, Window};
+pub use stats::{Drops, MESSAGE_COST, Sending, Stats, Window};

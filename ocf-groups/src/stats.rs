@@ -50,3 +50,35 @@ pub struct Window {
     /// The limit.
     pub limit: usize,
 }
+
+/// What decides whether a message may be sent; see [`Groups::sending`](crate::Groups::sending).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sending {
+    /// Inside the primary partition, as far as membership said.
+    pub primary: bool,
+    /// How full the window is.
+    pub window: Window,
+    /// Largest payload in bytes.
+    pub message_max: usize,
+    /// Own messages, joins and the like that were not delivered here yet.
+    pub undelivered: usize,
+    /// Grows when what [`Groups::senders`](crate::Groups::senders) says may have changed.
+    pub version: u64,
+}
+
+impl Window {
+    /// Bytes that a message counts: its payload and [`MESSAGE_COST`].
+    #[must_use]
+    pub const fn cost(payload: usize) -> usize {
+        payload.saturating_add(MESSAGE_COST)
+    }
+
+    /// True if a message with this much payload may be sent: it fits, or half of the window is free.
+    #[must_use]
+    pub const fn admits(self, payload: usize) -> bool {
+        self.used.saturating_add(Self::cost(payload)) <= self.limit || self.used <= self.limit / 2
+    }
+}
+
+/// Bytes that each message counts against the window beside its payload.
+pub const MESSAGE_COST: usize = 64;

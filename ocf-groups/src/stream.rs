@@ -186,6 +186,12 @@ impl Stream {
         lseq
     }
 
+    /// Own items in their place that were not delivered here.
+    pub(crate) fn own_undelivered(&self) -> u64 {
+        let own = self.inbox(self.me);
+        own.contiguous - own.deliver
+    }
+
     /// Takes in stamps from place `first` on. False if they do not join what is known.
     pub(crate) fn stamp(&mut self, first: u64, runs: &[(u32, u64)]) -> bool {
         let members = self.inboxes.len();

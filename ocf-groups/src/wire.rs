@@ -1,6 +1,6 @@
 //! Layout of the messages between groups cores. See `PROTOCOL.md`, section 2.
 
-use crate::{GROUP_NAME_MAX, Guarantee, MemberId, Position};
+use crate::{GROUP_NAME_MAX, Guarantee, MESSAGE_COST, MemberId, Position};
 use bytes::{BufMut, Bytes, BytesMut};
 use ocf_membership::ViewNumber;
 use pils::wire::{Malformed, ParseError, Reader, VARINT_MAX, Writer, varint_len};
@@ -38,11 +38,12 @@ pub(crate) enum Item {
 impl Item {
     /// Bytes that count against the sender's window.
     pub(crate) fn cost(&self) -> usize {
-        64 + match self {
-            Self::Data { payload, .. } => payload.len(),
-            Self::Join { name, .. } | Self::Leave { name, .. } => name.len(),
-            Self::Stated { .. } | Self::Denied { .. } => 0,
-        }
+        MESSAGE_COST
+            + match self {
+                Self::Data { payload, .. } => payload.len(),
+                Self::Join { name, .. } | Self::Leave { name, .. } => name.len(),
+                Self::Stated { .. } | Self::Denied { .. } => 0,
+            }
     }
 
     /// Upper bound of the encoded size.

@@ -1,3 +1,4 @@
+use super::gate::Gate;
 use super::host::{Command, NodeHost};
 use super::queue::EventQueue;
 use super::recorder::Recorder;
@@ -243,18 +244,25 @@ impl NodeBuilder {
             .transpose()
             .map_err(StartError::Threads)?;
         let events = Arc::new(EventQueue::new(self.backlog));
+        let gate = Arc::new(Gate::new(stack.sending()));
         let report = reporter(&remote);
         let devices =
             DeviceHost::new(&fencing, &self.devices, &runner, move |device| report(Command::Device(device)))?;
         let report = reporter(&remote);
         let agents = AgentHost::new(agents, move |done| report(Command::Operated(done.run, done.result)));
-        let host = NodeHost::new(Arc::clone(&events), remote, recorder, agents, devices);
+        let host = NodeHost::new(
+            (Arc::clone(&events), Arc::clone(&gate)),
+            remote,
+            recorder,
+            agents, devices,
+        );
         let running = Reactor::new(ports, inbox, stack, host).spawn(&format!("ocf-{}", local.node))?;
         Ok(Node {
             inner: Arc::new(Inner {
                 handle: running.handle(),
                 running: Mutex::new(Some(running)),
                 events,
+                gate,
                 local,
                 addresses,
                 config: self.config,

@@ -1,3 +1,4 @@
+use super::gate::{Gate, Offers};
 use super::queue::EventQueue;
 use super::recorder::Recorder;
 use crate::event::Numbered;
@@ -30,6 +31,8 @@ pub(super) enum Command {
 /// Carries out what the stack wants.
 pub(super) struct NodeHost {
     events: Arc<EventQueue>,
+    gate: Arc<Gate>,
+    offers: Offers,
     number: u64,
     /// Events of this turn, not handed over yet.
     turn: VecDeque<Numbered>,
@@ -41,18 +44,38 @@ pub(super) struct NodeHost {
 
 impl NodeHost {
     pub(super) fn new(
-        events: Arc<EventQueue>,
+        (events, gate): (Arc<EventQueue>, Arc<Gate>),
         remote: Remote<Command>,
         recorder: Option<Recorder>,
         agents: AgentHost,
         devices: DeviceHost,
     ) -> Self {
-        Self { events, number: 0, turn: VecDeque::new(), remote, recorder, agents, devices }
+        Self {
+            events,
+            gate,
+            offers: Offers::default(),
+            number: 0,
+            turn: VecDeque::new(),
+            remote,
+            recorder,
+            agents,
+            devices,
+        }
     }
 
     /// Number of the last event.
     pub(super) const fn number(&self) -> u64 {
         self.number
+    }
+
+    /// Hands in what was sent to groups so far: before anything that must not overtake it.
+    pub(super) fn hand_in(&mut self, stack: &mut Stack, now: Instant) {
+        self.gate.hand_in(stack, now, &mut self.offers);
+    }
+
+    /// Tells senders what changed. True if the stack was called.
+    pub(super) fn publish(&self, stack: &mut Stack, now: Instant) -> bool {
+        self.gate.publish(stack, now)
     }
 
     fn post(&self, command: Command) {
@@ -104,13 +127,19 @@ impl Host<Stack> for NodeHost {
         );
     }
 
+    fn answer(&mut self, layer: &mut Stack, now: Instant) {
+        self.hand_in(layer, now);
+    }
+
     fn settled(&mut self, layer: &mut Stack, now: Instant) -> bool {
+        // Before the events: who reads that it is a member may send.
+        let handed_in = self.publish(layer, now);
         // After the packets of this turn: other nodes wait for those.
         let hold = self.events.hand_over(&mut self.turn);
         if hold {
             layer.hold_deliveries(now, true);
         }
-        hold
+        hold || handed_in
     }
 
     fn recycle(&mut self, layer: &mut Stack, buffer: Vec<u8>) {
@@ -128,6 +157,7 @@ impl Host<Stack> for NodeHost {
 
     fn stopped(&mut self, why: &Stopped) {
         tracing::debug!(%why, "no more events");
+        self.gate.close(why);
         let _full: bool = self.events.hand_over(&mut self.turn);
         self.events.close();
     }

@@ -1,6 +1,6 @@
 use crate::event::{NodeEvent, Numbered};
 use core::time::Duration;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::VecDeque;
 use std::time::Instant;
 
@@ -44,6 +44,15 @@ fn size(event: &NodeEvent) -> usize {
     }
 }
 
+impl State {
+    /// True once, when deliveries were held and so much was taken that they may go on.
+    const fn may_resume(&mut self, limit: usize) -> bool {
+        let resume = self.held && self.bytes <= limit / 2;
+        self.held &= !resume;
+        resume
+    }
+}
+
 impl EventQueue {
     /// An empty queue that has deliveries held beyond `limit` bytes.
     pub(super) const fn new(limit: usize) -> Self {
@@ -81,8 +90,8 @@ impl EventQueue {
         self.ready.notify_all();
     }
 
-    /// The next event, waiting for it at most so long; not at all once the queue was closed.
-    pub(super) fn take(&self, wait: Duration) -> Option<Taken> {
+    /// Waits until there is an event, at most so long; not at all once the queue was closed.
+    fn wait(&self, wait: Duration) -> MutexGuard<'_, State> {
         let mut state = self.state.lock();
         if state.events.is_empty() && !wait.is_zero() {
             let deadline = Instant::now().checked_add(wait);
@@ -101,16 +110,36 @@ impl EventQueue {
                 }
             }
         }
+        state
+    }
+
+    /// The next event, waiting for it at most so long; not at all once the queue was closed.
+    pub(super) fn take(&self, wait: Duration) -> Option<Taken> {
+        let mut state = self.wait(wait);
         let event = state.events.pop_front()?;
         state.bytes -= size(&event.event);
-        let resume = state.held && state.bytes <= self.limit / 2;
-        state.held &= !resume;
+        let resume = state.may_resume(self.limit);
         let more = state.sleeping > 0 && !state.events.is_empty();
         drop(state);
         if more {
             self.ready.notify_one();
         }
         Some(Taken { event, resume })
+    }
+
+    /// Appends all events to `into`, waiting as [`EventQueue::take`] does. How many, and whether the stack must be told
+    /// that deliveries may go on.
+    pub(super) fn take_all(&self, wait: Duration, into: &mut VecDeque<Numbered>) -> (usize, bool) {
+        let mut state = self.wait(wait);
+        let count = state.events.len();
+        if into.is_empty() {
+            core::mem::swap(&mut state.events, into);
+        } else {
+            into.append(&mut state.events);
+        }
+        state.bytes = 0;
+        let resume = state.may_resume(self.limit);
+        (count, resume)
     }
 
     /// True while deliveries must be held. Steady only for a caller that keeps the reactor from handing over.
@@ -184,6 +213,18 @@ mod tests {
         assert!(!queue.hand_over(&mut turn(1..2, 0)));
         assert_eq!(queue.take(Duration::MAX).map(|taken| taken.event.number), Some(1));
         assert!(queue.take(Duration::MAX).is_none());
+    }
+
+    #[test]
+    fn all_are_taken_at_once_behind_what_is_there() {
+        let queue = EventQueue::new(4 * 1128);
+        assert!(queue.hand_over(&mut turn(1..6, 1000)), "the fifth exceeds the limit");
+        let mut taken = VecDeque::new();
+        assert_eq!(queue.take_all(Duration::ZERO, &mut taken), (5, true));
+        assert!(!queue.hand_over(&mut turn(6..8, 1000)));
+        assert_eq!(queue.take_all(Duration::MAX, &mut taken), (2, false));
+        assert!(taken.iter().map(|event| event.number).eq(1..8));
+        assert_eq!(queue.take_all(Duration::ZERO, &mut taken), (0, false));
     }
 
     #[test]

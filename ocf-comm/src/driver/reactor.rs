@@ -270,6 +270,29 @@ impl<L: Layer, H: Host<L>> Handle<L, H> {
         Ok(())
     }
 
+    /// As [`Handle::flush`], but never waits: if another thread is inside, has the reactor run a turn soon instead.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub fn try_flush(&self) -> Result<(), Stopped> {
+        let busy = match self.shared.engine.try_lock() {
+            Some(mut engine) => {
+                let now = self.shared.clock.now();
+                engine.guard(|engine| engine.settle(now))?
+            }
+            None => true,
+        };
+        if busy {
+            self.shared.wake.wake();
+        }
+        Ok(())
+    }
+
+    /// Has the reactor run a turn soon. One system call, or none if a turn is due already.
+    pub fn wake(&self) {
+        self.shared.wake.wake();
+    }
+
     /// Looks at the layer, the host and the sockets, and changes nothing.
     ///
     /// # Errors

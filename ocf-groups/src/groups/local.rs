@@ -69,11 +69,13 @@ impl Groups {
     pub(super) fn set_phase(&mut self, group: &str, local: u32, phase: Phase) {
         if let Some(slot) = self.locals.get_mut(group).and_then(|m| m.get_mut(&local)) {
             *slot = phase;
+            self.locals_version += 1;
         }
     }
 
     pub(super) fn forget_local(&mut self, group: &str, local: u32) {
         if let Some(members) = self.locals.get_mut(group) {
+            self.locals_version += 1;
             members.remove(&local);
             if members.is_empty() {
                 self.locals.remove(group);
@@ -117,6 +119,7 @@ impl Groups {
     pub(super) fn reset_locals(&mut self) {
         self.gates.clear();
         self.unstated.clear();
+        self.locals_version += 1;
         for (name, members) in &mut self.locals {
             for (local, phase) in members.iter() {
                 if matches!(phase, Phase::Member { .. } | Phase::Leaving) {

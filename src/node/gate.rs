@@ -1,0 +1,208 @@
+use bytes::Bytes;
+use ocf_comm::driver::Stopped;
+use ocf_groups::{Guarantee, SendError, Sending, Window};
+use parking_lot::Mutex;
+use pils::Instant;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::stack::Stack;
+
+/// Takes messages for groups from any thread without the reactor's lock, which the reactor holds for a turn: it knows
+/// what the groups core would answer, and keeps what was accepted until the reactor's thread, or the caller if the
+/// reactor sleeps, hands it in.
+///
+/// What the core says of itself is [told](Gate::publish) after every turn, and everything accepted on the word of one
+/// turn is handed in before the next word is given.
+#[derive(Debug)]
+pub(super) struct Gate {
+    state: Mutex<State>,
+}
+
+/// Group and local number.
+type Senders = Arc<[(Arc<str>, u32)]>;
+
+#[derive(Debug)]
+struct State {
+    sending: Sending,
+    /// Sorted.
+    senders: Senders,
+    offers: Vec<Offer>,
+    /// Cost of the messages among `offers`, and of those taken whose effect was not told yet.
+    offered: usize,
+    taken: usize,
+    refused: bool,
+    stopped: Option<Stopped>,
+}
+
+/// An accepted message: from this one of the senders.
+#[derive(Debug)]
+struct Offer {
+    sender: usize,
+    guarantee: Guarantee,
+    payload: Bytes,
+}
+
+/// What became of an offer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Accepted {
+    /// Nothing is under way: hand it in at once.
+    First,
+    /// Earlier messages are: the reactor runs soon anyway, and takes this one with others.
+    Behind,
+}
+
+impl Accepted {
+    const fn of(first: bool) -> Self {
+        if first { Self::First } else { Self::Behind }
+    }
+}
+
+/// Why an offer was not accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    Stopped(Stopped),
+    Send(SendError),
+}
+
+impl Gate {
+    pub(super) fn new(sending: Sending) -> Self {
+        let state = State {
+            sending,
+            senders: Arc::from([]),
+            offers: Vec::new(),
+            offered: 0,
+            taken: 0,
+            refused: false,
+            stopped: None,
+        };
+        Self { state: Mutex::new(state) }
+    }
+
+    /// Accepts a message, or says why not.
+    pub(super) fn offer(
+        &self,
+        (group, local): (&str, u32),
+        guarantee: Guarantee,
+        payload: Bytes,
+    ) -> Result<Accepted, Refused> {
+        let mut state = self.state.lock();
+        let sender = state.sender(group, local)?;
+        let first = state.is_idle();
+        state.admit(payload.len())?;
+        state.offers.push(Offer { sender, guarantee, payload });
+        Ok(Accepted::of(first))
+    }
+
+    /// Accepts from the front of `payloads` as many as fit; at least one, or says why not.
+    pub(super) fn offer_all(
+        &self,
+        (group, local): (&str, u32),
+        guarantee: Guarantee,
+        payloads: &mut VecDeque<Bytes>,
+    ) -> Result<Accepted, Refused> {
+        let mut state = self.state.lock();
+        let sender = state.sender(group, local)?;
+        let idle = state.is_idle();
+        let mut first = true;
+        while let Some(payload) = payloads.front() {
+            match state.admit(payload.len()) {
+                Ok(()) => {}
+                Err(refused) if first => return Err(refused),
+                Err(_) => break,
+            }
+            first = false;
+            if let Some(payload) = payloads.pop_front() {
+                state.offers.push(Offer { sender, guarantee, payload });
+            }
+        }
+        Ok(Accepted::of(idle))
+    }
+
+    /// Hands what was accepted to the core. `spare` is empty before and after; its memory is used again.
+    pub(super) fn hand_in(&self, stack: &mut Stack, now: Instant, spare: &mut Offers) {
+        let mut state = self.state.lock();
+        if state.refused {
+            state.refused = false;
+            stack.note_full(now);
+        }
+        if state.offers.is_empty() {
+            return;
+        }
+        core::mem::swap(&mut state.offers, &mut spare.0);
+        state.taken += core::mem::take(&mut state.offered);
+        let senders = Arc::clone(&state.senders);
+        drop(state);
+        admit_all(stack, now, &senders, &mut spare.0);
+    }
+
+    /// Tells what the core says of itself now. True if messages had to be handed in, because the meaning of their
+    /// senders changes.
+    pub(super) fn publish(&self, stack: &mut Stack, now: Instant) -> bool {
+        let mut state = self.state.lock();
+        let mut handed_in = false;
+        let version = stack.sending().version;
+        if state.sending.version != version {
+            let State { offers, senders, .. } = &mut *state;
+            handed_in = !offers.is_empty();
+            admit_all(stack, now, senders, offers);
+            *senders = stack.senders().map(|(group, local)| (Arc::clone(group), local)).collect();
+            state.offered = 0;
+        }
+        state.sending = stack.sending();
+        state.taken = 0;
+        handed_in
+    }
+
+    /// Refuses everything from now on.
+    pub(super) fn close(&self, why: &Stopped) {
+        let mut state = self.state.lock();
+        state.offers.clear();
+        state.stopped = Some(why.clone());
+    }
+}
+
+fn admit_all(stack: &mut Stack, now: Instant, senders: &Senders, offers: &mut Vec<Offer>) {
+    for Offer { sender, guarantee, payload } in offers.drain(..) {
+        let (group, local) = &senders[sender];
+        if !stack.admit(now, (group, *local), guarantee, payload) {
+            tracing::debug!(%group, local, "message dropped: its sender left the group");
+        }
+    }
+}
+
+impl State {
+    fn sender(&self, group: &str, local: u32) -> Result<usize, Refused> {
+        if let Some(stopped) = &self.stopped {
+            return Err(Refused::Stopped(stopped.clone()));
+        }
+        if !self.sending.primary {
+            return Err(Refused::Send(SendError::NotPrimary));
+        }
+        let found = self.senders.binary_search_by(|(name, number)| (&**name, *number).cmp(&(group, local)));
+        found.map_err(|_at| Refused::Send(SendError::NotMember(Arc::from(group))))
+    }
+
+    const fn is_idle(&self) -> bool {
+        self.sending.undelivered == 0 && self.taken == 0 && self.offers.is_empty()
+    }
+
+    /// Counts a message with this much payload, if it may be sent.
+    fn admit(&mut self, payload: usize) -> Result<(), Refused> {
+        let Sending { window, message_max, .. } = self.sending;
+        if payload > message_max {
+            return Err(Refused::Send(SendError::TooLarge { size: payload, limit: message_max }));
+        }
+        let used = window.used + self.offered + self.taken;
+        if !(Window { used, ..window }).admits(payload) {
+            self.refused = true;
+            return Err(Refused::Send(SendError::Full { queued: used, limit: window.limit }));
+        }
+        self.offered += Window::cost(payload);
+        Ok(())
+    }
+}
+
+/// Memory for [`Gate::hand_in`].
+#[derive(Debug, Default)]
+pub(super) struct Offers(Vec<Offer>);
