@@ -250,12 +250,7 @@ impl NodeBuilder {
             DeviceHost::new(&fencing, &self.devices, &runner, move |device| report(Command::Device(device)))?;
         let report = reporter(&remote);
         let agents = AgentHost::new(agents, move |done| report(Command::Operated(done.run, done.result)));
-        let host = NodeHost::new(
-            (Arc::clone(&events), Arc::clone(&gate)),
-            remote,
-            recorder,
-            agents, devices,
-        );
+        let host = NodeHost::new((Arc::clone(&events), Arc::clone(&gate)), remote, recorder, agents, devices);
         let running = Reactor::new(ports, inbox, stack, host).spawn(&format!("ocf-{}", local.node))?;
         Ok(Node {
             inner: Arc::new(Inner {
