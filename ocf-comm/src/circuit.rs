@@ -59,6 +59,10 @@ pub(crate) enum Stage {
 pub(crate) enum Fate {
     Left,
     LastGasp,
+    /// The peer's sentinel says that it is dead.
+    Obituary {
+        resources: bool,
+    },
     /// The peer says that this node broke the protocol.
     Closed,
     /// The peer was told to talk to this node no more.
@@ -94,6 +98,8 @@ pub(crate) struct Tuning {
     pub(crate) renewal: Renewal,
     pub(crate) message_max: usize,
     pub(crate) budget: usize,
+    /// What this node's sentinel can prove with.
+    pub(crate) commitment: Option<[u8; 32]>,
 }
 
 /// Where the results of received packets go.
@@ -155,6 +161,8 @@ pub(crate) struct Circuit {
     /// Packets that may go out although the congestion window is full.
     probes: u32,
     peer_message_max: Option<usize>,
+    /// What the peer's sentinel can prove with.
+    pub(crate) commitment: Option<[u8; 32]>,
 }
 
 /// What is needed to start a circuit.
@@ -219,6 +227,7 @@ impl Circuit {
             once: Vec::new(),
             probes: 0,
             peer_message_max: None,
+            commitment: None,
         }
     }
 
@@ -286,7 +295,8 @@ impl Circuit {
                 | Frame::Credit { .. }
                 | Frame::Offer(_)
                 | Frame::Answer(_)
-                | Frame::Decline { .. } => {}
+                | Frame::Decline { .. }
+                | Frame::Commitment(_) => {}
             }
         }
         outline
@@ -341,6 +351,8 @@ impl Circuit {
             Frame::LastGasp => self.fate = Some(Fate::LastGasp),
             Frame::Close => self.fate = Some(Fate::Closed),
             Frame::Removed => self.fate = Some(Fate::Removed),
+            // The first one counts: an incarnation has one sentinel.
+            Frame::Commitment(hash) => self.commitment = self.commitment.or(Some(*hash)),
             Frame::Data { lane, offset, bytes } => {
                 if self.stage != Stage::Open {
                     return Err(Refused::Rule("no data before the circuit is accepted"));

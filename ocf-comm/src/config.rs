@@ -4,7 +4,7 @@ use core::fmt;
 use core::time::Duration;
 use pils::NodeId;
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// How an [`Endpoint`](crate::Endpoint) behaves. All fields are public; [`Config::check`] names every mistake at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +49,9 @@ pub struct Config {
     pub codec: String,
     /// Bytes written to one peer before others, and the readers, get their turn: at least 64 KiB, default 256 KiB.
     pub turn_budget: usize,
+    /// What peers are told so that they believe this node's sentinel; `None`, the default, without one. The driver sets it
+    /// when it starts the sentinel.
+    pub obituary: Option<[u8; 32]>,
 }
 
 /// One other node.
@@ -138,6 +141,7 @@ impl Config {
             authenticators: Vec::new(),
             codec: "none".to_owned(),
             turn_budget: 256 << 10,
+            obituary: None,
         }
     }
 
@@ -244,7 +248,7 @@ impl Config {
                 }
                 if address.port() == 0 || address.ip().is_unspecified() {
                     errors.add(&at, address.to_string(), "give the address and port the peer receives at");
-                } else if !addresses.insert((*path, *address)) {
+                } else if !addresses.insert((*path, *address)) && !reaches_many(address) {
                     errors.add(
                         &at,
                         address.to_string(),
@@ -253,6 +257,14 @@ impl Config {
                 }
             }
         }
+    }
+}
+
+/// True for an address that all nodes of a network share: the circuit and the node id tell who is meant.
+fn reaches_many(address: &SocketAddr) -> bool {
+    match address.ip() {
+        IpAddr::V4(ip) => ip.is_multicast() || ip.is_broadcast() || ip.octets()[3] == 255,
+        IpAddr::V6(ip) => ip.is_multicast(),
     }
 }
 

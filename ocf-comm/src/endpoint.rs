@@ -161,6 +161,7 @@ impl Endpoint {
             renewal: Renewal { packets: config.rekey_after(), time: config.rekey_after_time },
             message_max: config.message_max,
             budget: config.turn_budget,
+            commitment: config.obituary,
         };
         Ok(Self {
             tuning,

@@ -226,6 +226,11 @@ pub enum DownReason {
     Left,
     /// The peer said with its last breath that it is dying (a panic, an abort, a fatal signal).
     LastGasp,
+    /// The peer's sentinel saw its process end.
+    Obituary {
+        /// True if the processes of its resources are dead, too; otherwise they may live on.
+        resources: bool,
+    },
     /// A new incarnation of the same node completed a handshake while the old one was silent. No proof that the old
     /// one is dead: it may be paused.
     Superseded,
@@ -246,6 +251,10 @@ impl core::fmt::Display for DownReason {
             Self::Unreachable { for_ } => write!(f, "unreachable, silent for {} ms", for_.as_millis()),
             Self::Left => f.write_str("left"),
             Self::LastGasp => f.write_str("said with its last breath that it dies"),
+            Self::Obituary { resources: false } => f.write_str("its process died, as its sentinel saw"),
+            Self::Obituary { resources: true } => {
+                f.write_str("its process and its resources died, as its sentinel saw")
+            }
             Self::Superseded => f.write_str("a new incarnation of the node took its place"),
             Self::Misbehaved => f.write_str("broke the protocol"),
             Self::KeyRevoked => f.write_str("the cluster key it was talked to with was revoked"),
@@ -256,10 +265,10 @@ impl core::fmt::Display for DownReason {
 }
 
 impl DownReason {
-    /// True if the incarnation itself declared its end: it will never act again.
+    /// True if the incarnation itself, or the kernel through its sentinel, declared its end: it will never act again.
     #[must_use]
     pub const fn is_proof_of_death(self) -> bool {
-        matches!(self, Self::Left | Self::LastGasp)
+        matches!(self, Self::Left | Self::LastGasp | Self::Obituary { .. })
     }
 
     /// True if this incarnation will not come up again on this node.

@@ -7,6 +7,8 @@
 //! * [`rpc`]: methods by name, and calls between nodes.
 //! * `local` (feature `driver`): other processes on the machine.
 //! * `http` (feature `http`): XML-RPC for administration tools. `tokio` (feature `tokio`): streams and futures.
+//! * `medium` (feature `driver`): what carries the datagrams, as a seam, with UDP unicast, multicast, broadcast, serial lines
+//!   and memory behind it.
 //! * [`crypto`]: the seam for key agreement, and [`Secrets`].
 //!
 //! The wire format, the timers, the invariants and the tests that show them are in `PROTOCOL.md` of this crate; those
@@ -27,6 +29,8 @@ mod event;
 pub mod http;
 #[cfg(feature = "driver")]
 pub mod local;
+#[cfg(feature = "driver")]
+pub mod medium;
 mod memory;
 mod path;
 pub mod rpc;

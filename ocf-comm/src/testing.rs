@@ -1,5 +1,5 @@
 //! The conformance suites for those who write a [`Connectivity`] provider, an
-//! [`Authenticator`](crate::crypto::Authenticator) or a [`PacketCodec`](crate::PacketCodec).
+//! [`Authenticator`](crate::crypto::Authenticator), a [`PacketCodec`](crate::PacketCodec) or a medium.
 //!
 //! ```
 //! use ocf_comm::testing::{Fabric, check_connectivity};
@@ -38,8 +38,12 @@
 )]
 
 mod cases;
+#[cfg(feature = "driver")]
+mod medium;
 mod plugins;
 
+#[cfg(feature = "driver")]
+pub use medium::{MediumPair, check_medium};
 pub use plugins::{check_authenticator, check_codec};
 
 use crate::{Connectivity, Event, Lane};

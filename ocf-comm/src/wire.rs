@@ -3,6 +3,7 @@
 mod frame;
 mod handshake;
 mod header;
+mod obituary;
 mod renewal;
 
 pub(crate) use frame::{ANSWER, Ack, DECLINE, Frame, OFFER, data_fit, put_ack, put_data_header, put_frame};
@@ -10,6 +11,7 @@ pub(crate) use handshake::{
     CLUSTER_HASH, Envelope, Handshake, REFUSED_DOUBLE, REFUSED_OFFER, seal_handshake,
 };
 pub(crate) use header::{HEADER, Header, Kind, VERSION};
+pub(crate) use obituary::{Obituary, hash};
 pub(crate) use renewal::{Declined, RENEWAL, Renewal};
 
 use crate::Lane;

@@ -232,6 +232,7 @@ impl Circuit {
             | Frame::LastGasp
             | Frame::Close
             | Frame::Removed
+            | Frame::Commitment(_)
             | Frame::Data { .. } => return,
         };
         self.attention = true;

@@ -266,6 +266,9 @@ impl Circuit {
         }
         if core::mem::take(&mut self.accept_due) {
             put_frame(buffer, &Frame::Accept { message_max: t.message_max as u64 });
+            if let Some(hash) = &t.commitment {
+                put_frame(buffer, &Frame::Commitment(hash));
+            }
             content.accept = true;
         }
         if self.credit_due != 0 && self.stage == Stage::Open {

@@ -1,3 +1,4 @@
+use pils::plugin::PluginError;
 use std::io;
 use std::net::SocketAddr;
 
@@ -38,6 +39,29 @@ pub enum SetupError {
         /// The address.
         address: SocketAddr,
     },
+    /// A parameter of a medium does not fit this machine.
+    #[error("{medium}, {name} = {value}: {fix}")]
+    Setting {
+        /// The kind of medium.
+        medium: String,
+        /// The parameter.
+        name: &'static str,
+        /// Its value.
+        value: String,
+        /// What to do.
+        fix: &'static str,
+    },
+    /// The parameters of a medium are not those that its kind takes.
+    #[error("the medium {medium}: {errors}")]
+    Parameters {
+        /// The kind of medium.
+        medium: String,
+        /// Every mistake.
+        errors: pils::ConfigErrors,
+    },
+    /// There is no such kind of medium.
+    #[error(transparent)]
+    Kind(#[from] PluginError),
     /// Anything else that the system refused.
     #[error("{what}: {source}")]
     System {

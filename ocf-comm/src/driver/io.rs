@@ -1,26 +1,32 @@
 use super::inbox::{Inbox, Remote, Wake, inbox};
+use super::netlink::LinkWatch;
 use super::socket::{BATCH, BUFFER, PathSocket};
 use super::timer::Timer;
-use super::{Clock, SetupError};
+use super::{Clock, SetupError, interfaces};
+use crate::medium::{Limits, Link, MediumKind, MediumSpec, Opening, media};
 use crate::{Input, PathId, Received, Transmit};
-use mio::{Poll, Registry, Token, Waker};
+use mio::unix::SourceFd;
+use mio::{Interest, Poll, Registry, Token, Waker};
 use pils::Instant;
+use pils::plugin::Registry as Plugins;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Event tokens beyond those of the paths.
 pub(crate) const TIMER: Token = Token(1 << 16);
 pub(crate) const WAKER: Token = Token((1 << 16) + 1);
+pub(crate) const LINKS: Token = Token((1 << 16) + 2);
 /// Paths that a node can have.
 const PATHS_MAX: usize = 256;
 
 /// How a reactor uses sockets.
 #[derive(Clone, Debug)]
 pub struct IoConfig {
-    /// Local addresses, one per path: the first is path 0. Port 0 takes any free port.
-    pub paths: Vec<SocketAddr>,
+    /// The media, one per path: the first is path 0.
+    pub paths: Vec<MediumSpec>,
     /// Send bursts to one peer in one system call where the kernel can. Default true. Without it each datagram costs
     /// about 4 µs; with it a burst of 40 costs about 6.
     pub offload: bool,
@@ -38,11 +44,17 @@ pub struct IoConfig {
 }
 
 impl IoConfig {
-    /// Defaults for these local addresses.
+    /// Defaults for UDP at these local addresses, a path for each. Port 0 takes any free port.
     #[must_use]
     pub fn new(paths: impl IntoIterator<Item = SocketAddr>) -> Self {
+        Self::over(paths.into_iter().map(MediumSpec::udp))
+    }
+
+    /// Defaults for these media, a path for each.
+    #[must_use]
+    pub fn over(media: impl IntoIterator<Item = MediumSpec>) -> Self {
         Self {
-            paths: paths.into_iter().collect(),
+            paths: media.into_iter().collect(),
             offload: true,
             receive_buffer: 8 << 20,
             send_buffer: 4 << 20,
@@ -132,6 +144,24 @@ pub struct Io {
     reports: Reports,
     pub(crate) spent: Vec<Vec<u8>>,
     pub(crate) timer: Timer,
+    /// `None` where the system has no routing socket; media are then not bound again.
+    links: Option<LinkWatch>,
+}
+
+/// What is known of the medium of one path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MediumStatus {
+    /// The path.
+    pub path: PathId,
+    /// What it is and where: `udp 192.0.2.1:5405`.
+    pub name: String,
+    /// The address of this end, if the system tells.
+    pub address: Option<SocketAddr>,
+    /// Whether its hardware works.
+    pub link: Link,
+    /// What it can do.
+    pub limits: Limits,
 }
 
 impl Io {
@@ -183,6 +213,36 @@ impl Io {
         }
     }
 
+    /// What is known of the medium of each path, in their order.
+    #[must_use]
+    pub fn media(&self) -> Vec<MediumStatus> {
+        (0..=u8::MAX).zip(&self.sockets).map(|(path, socket)| socket.status(PathId(path))).collect()
+    }
+
+    /// The interfaces of this machine changed: binds again what must be. Gives the paths that changed.
+    pub(crate) fn interfaces_changed(&mut self) -> Vec<MediumStatus> {
+        if !self.links.as_ref().is_some_and(LinkWatch::drain) {
+            return Vec::new();
+        }
+        self.look_at_interfaces()
+    }
+
+    /// Tells each medium of the interfaces of this machine. Gives the paths that changed.
+    pub(crate) fn look_at_interfaces(&mut self) -> Vec<MediumStatus> {
+        let now = match interfaces() {
+            Ok(now) => now,
+            Err(error) => {
+                tracing::warn!(%error, "cannot list the interfaces");
+                return Vec::new();
+            }
+        };
+        let Self { sockets, registry, .. } = self;
+        let paths = (0..=u8::MAX).zip(sockets);
+        paths
+            .filter_map(|(path, socket)| socket.refresh(&now, registry).then(|| socket.status(PathId(path))))
+            .collect()
+    }
+
     /// Reads up to `budget` buffers, fairly over the paths. True if there may be more.
     pub(crate) fn receive(&mut self, budget: usize, mut take: impl FnMut(Instant, Received<'_>)) -> bool {
         let mut left = budget;
@@ -204,6 +264,14 @@ impl Io {
     }
 }
 
+fn watch_links(registry: &Registry) -> Option<LinkWatch> {
+    let watched = LinkWatch::new().and_then(|links| {
+        registry.register(&mut SourceFd(&links.as_fd().as_raw_fd()), LINKS, Interest::READABLE)?;
+        Ok(links)
+    });
+    watched.inspect_err(|error| tracing::warn!(%error, "changes of interfaces are not noticed")).ok()
+}
+
 /// Bound sockets that no reactor drives yet. What is received meanwhile waits in the kernel.
 #[derive(Debug)]
 pub struct Ports {
@@ -214,11 +282,19 @@ pub struct Ports {
 }
 
 impl Ports {
-    /// Binds one UDP socket per path.
+    /// Opens the medium of each path, of the kinds of this crate.
     ///
     /// # Errors
     /// [`SetupError`]: says which address and what to do.
     pub fn bind(config: &IoConfig) -> Result<Self, SetupError> {
+        Self::bind_with(config, &media())
+    }
+
+    /// As [`Ports::bind`], with the kinds that are in `media`.
+    ///
+    /// # Errors
+    /// [`SetupError`]: says which address and what to do.
+    pub fn bind_with(config: &IoConfig, media: &Plugins<dyn MediumKind>) -> Result<Self, SetupError> {
         if config.paths.is_empty() {
             return Err(SetupError::NoPath);
         }
@@ -228,14 +304,22 @@ impl Ports {
         let poll = Poll::new().map_err(SetupError::system("cannot make an event queue"))?;
         let registry =
             poll.registry().try_clone().map_err(SetupError::system("cannot share an event queue"))?;
+        let opening = Opening {
+            offload: config.offload,
+            receive_buffer: config.receive_buffer,
+            send_buffer: config.send_buffer,
+        };
         let sockets = (0..=u8::MAX)
             .zip(&config.paths)
-            .map(|(path, address)| PathSocket::bind(PathId(path), *address, config, &registry))
+            .map(|(path, spec)| {
+                PathSocket::open(PathId(path), spec.open(media, &opening)?, config, &registry)
+            })
             .collect::<Result<_, _>>()?;
         let waker =
             Waker::new(&registry, WAKER).map_err(SetupError::system("cannot make a wake-up event"))?;
         let timer = Timer::new(&registry, TIMER)?;
-        let io = Io {
+        let links = watch_links(&registry);
+        let mut io = Io {
             clock: Clock::start(),
             sockets,
             registry,
@@ -244,7 +328,9 @@ impl Ports {
             reports: Reports::default(),
             spent: Vec::new(),
             timer,
+            links,
         };
+        io.look_at_interfaces();
         Ok(Self { io, poll, wake: Arc::new(Wake::new(waker)), spin: config.spin })
     }
 

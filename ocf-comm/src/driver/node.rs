@@ -1,4 +1,5 @@
 use super::notify::Notify;
+use super::sentinel::{Sentinel, SentinelConfig};
 use super::{
     Handle, Host, Inbox, Io, IoStats, Ports, Reactor, Remote, Report, Running, SetupError, Stopped, cipher,
     entropy,
@@ -86,6 +87,7 @@ struct UdpHost {
     events: Option<Sender<Event>>,
     notify: Arc<Notify>,
     news: bool,
+    sentinel: Option<Sentinel>,
 }
 
 impl Host<Endpoint> for UdpHost {
@@ -118,7 +120,10 @@ impl Host<Endpoint> for UdpHost {
         layer.consumed(now, command.from, command.lane, command.bytes);
     }
 
-    fn settled(&mut self, _layer: &mut Endpoint, _now: Instant) -> bool {
+    fn settled(&mut self, layer: &mut Endpoint, now: Instant) -> bool {
+        if let Some(sentinel) = &mut self.sentinel {
+            sentinel.tell(now, layer.config());
+        }
         if std::mem::take(&mut self.news) {
             self.notify.raise();
         }
@@ -137,6 +142,7 @@ impl Host<Endpoint> for UdpHost {
     }
 
     fn stopped(&mut self, _why: &Stopped) {
+        self.sentinel = None;
         self.events = None;
         self.notify.raise();
     }
@@ -156,7 +162,24 @@ impl UdpNode {
         config: Config,
         keys: impl Into<KeyRing>,
     ) -> Result<Self, StartError> {
+        Self::start_guarded(ports, node, config, keys, None)
+    }
+
+    /// As [`UdpNode::start`], with a [`sentinel`](super::sentinel) if one is given: a process that tells the peers within milliseconds when
+    /// this one is killed.
+    ///
+    /// # Errors
+    /// As [`UdpNode::start`]; or the sentinel could not be started.
+    pub fn start_guarded(
+        ports: Ports,
+        node: NodeId,
+        mut config: Config,
+        keys: impl Into<KeyRing>,
+        guard: Option<&SentinelConfig>,
+    ) -> Result<Self, StartError> {
         let local = NodeInstance::new(node, entropy::incarnation());
+        let sentinel = guard.map(|guard| Sentinel::start(guard, local)).transpose()?;
+        config.obituary = sentinel.as_ref().map(Sentinel::commitment);
         let secrets =
             Secrets { keys: keys.into(), seed: entropy::bytes(), agreement: Box::new(X25519::default()) };
         let config = cipher::for_this_machine(config);
@@ -164,7 +187,7 @@ impl UdpNode {
         let (remote, inbox): (_, Inbox<Consumed>) = ports.inbox();
         let (sender, events) = unbounded();
         let notify = Arc::new(Notify::new()?);
-        let host = UdpHost { events: Some(sender), notify: Arc::clone(&notify), news: false };
+        let host = UdpHost { events: Some(sender), notify: Arc::clone(&notify), news: false, sentinel };
         let running = Reactor::new(ports, inbox, endpoint, host).spawn(&format!("ocf-comm-{node}"))?;
         Ok(Self { inner: Arc::new(Inner { local, events, notify, remote, running }) })
     }
@@ -173,6 +196,12 @@ impl UdpNode {
     #[must_use]
     pub fn local(&self) -> NodeInstance {
         self.inner.local
+    }
+
+    /// The process id of the sentinel, if there is one.
+    #[must_use]
+    pub fn sentinel(&self) -> Option<u32> {
+        self.handle().inspect(|_, host, _| host.sentinel.as_ref().map(Sentinel::process_id)).ok().flatten()
     }
 
     /// Queues a message for one peer; see [`Connectivity::send`].

@@ -1,5 +1,5 @@
 use super::inbox::{Inbox, Wake};
-use super::io::{Io, Ports, Report, TIMER, WAKER};
+use super::io::{Io, LINKS, MediumStatus, Ports, Report, TIMER, WAKER};
 use super::{Clock, Stopped};
 use crate::Received;
 use mio::{Events, Poll};
@@ -62,6 +62,11 @@ pub trait Host<L: Layer> {
         let _: &mut L = layer;
     }
 
+    /// The medium of a path has another address, or its link went up or down.
+    fn medium_changed(&mut self, layer: &mut L, now: Instant, changed: &MediumStatus) {
+        let _: (&mut L, Instant, &MediumStatus) = (layer, now, changed);
+    }
+
     /// The layer or this host panicked and will not be called again after this: the last chance to send something.
     fn last_words(&mut self, layer: &mut L, now: Instant, io: &mut Io) {
         let _: (&mut L, Instant, &mut Io) = (layer, now, io);
@@ -95,6 +100,15 @@ impl<L: Layer, H: Host<L>> Engine<L, H> {
         });
         let now = self.io.clock().now();
         self.settle(now) | more
+    }
+
+    /// Binds again what the change of an interface took away, and tells the host.
+    fn interfaces_changed(&mut self) {
+        let now = self.io.clock().now();
+        for changed in self.io.interfaces_changed() {
+            tracing::info!(path = changed.path.0, medium = changed.name, link = ?changed.link, "medium");
+            self.host.medium_changed(&mut self.layer, now, &changed);
+        }
     }
 
     /// Runs commands, fires the timer, carries out outputs until there are none, arms the timer. True if it gave up
@@ -393,10 +407,12 @@ impl<L: Layer, H: Host<L>> Reactor<L, H> {
             return Err(stopped);
         }
         let mut engine = self.shared.engine.lock();
+        let mut links = false;
         for event in &self.events {
             match event.token() {
                 WAKER => self.shared.wake.clear(),
                 TIMER => {}
+                LINKS => links = true,
                 path => {
                     if event.is_writable() {
                         engine.io.writable(path);
@@ -407,7 +423,12 @@ impl<L: Layer, H: Host<L>> Reactor<L, H> {
                 }
             }
         }
-        let turned = engine.guard(Engine::turn);
+        let turned = engine.guard(|engine| {
+            if links {
+                engine.interfaces_changed();
+            }
+            engine.turn()
+        });
         drop(engine);
         if turned? {
             self.shared.wake.wake();

@@ -1,84 +1,58 @@
-use super::{IoConfig, IoStats, SetupError};
+use super::{IoConfig, IoStats, MediumStatus, SetupError};
+use crate::medium::{Burst, Interfaces, Limits, Medium, PIECE, PIECES, Refresh, Sent};
 use crate::{PathId, Received, Transmit};
-use mio::net::UdpSocket;
+use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
-use quinn_udp::{RecvMeta, UdpSocketState, is_msg_size_err};
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind, IoSliceMut};
+use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd as _;
 
 /// Buffers given to the kernel in one read.
-pub(crate) const BATCH: usize = 16;
+pub(crate) const BATCH: usize = PIECES;
 /// Size of one buffer: the largest thing the kernel joins.
-pub(crate) const BUFFER: usize = 1 << 16;
-/// Largest UDP payload over IPv4.
-const PAYLOAD_MAX: usize = 65_507;
+pub(crate) const BUFFER: usize = PIECE;
 
-/// The socket of one path, with what waits to be sent on it.
+/// The medium of one path, with what waits to be sent on it.
 #[derive(Debug)]
 pub(crate) struct PathSocket {
     path: PathId,
-    socket: UdpSocket,
-    state: UdpSocketState,
-    offload: bool,
-    /// What the kernel did not take yet, and how much of the first it took.
+    medium: Box<dyn Medium>,
+    limits: Limits,
+    /// What the medium did not take yet, and how much of the first it took.
     waiting: VecDeque<Transmit>,
     waiting_bytes: usize,
     sent_of_first: usize,
     waiting_max: usize,
-    /// The kernel said that there may be something to read.
+    /// The medium keeps something of what it took, or something waits: watch for room.
+    watching: bool,
+    /// There may be something to read.
     pub(crate) readable: bool,
     /// The last datagram that the kernel refused as too large: where it was to go, and its size.
     pub(crate) too_large: Option<(SocketAddr, usize)>,
 }
 
-/// What became of one attempt to send.
-enum Sent {
-    /// Taken by the kernel, or dropped for good.
-    Done,
-    /// The kernel's buffer is full after this many bytes.
-    Blocked(usize),
-}
-
 impl PathSocket {
-    pub(crate) fn bind(
+    pub(crate) fn open(
         path: PathId,
-        address: SocketAddr,
+        medium: Box<dyn Medium>,
         config: &IoConfig,
         registry: &Registry,
     ) -> Result<Self, SetupError> {
-        let socket =
-            Socket::new(Domain::for_address(address), Type::DGRAM.nonblocking(), Some(Protocol::UDP))
-                .map_err(SetupError::system("cannot make a udp socket"))?;
-        if address.is_ipv6() {
-            socket.set_only_v6(true).map_err(SetupError::system("cannot make an ipv6 socket"))?;
-        }
-        grow_buffers(&socket, config).map_err(SetupError::system("cannot size the socket buffers"))?;
-        socket.bind(&address.into()).map_err(|e| SetupError::bind(address, e))?;
-        let mut socket = UdpSocket::from_std(socket.into());
-        let state = UdpSocketState::new((&socket).into())
-            .map_err(SetupError::system("cannot set the options of a udp socket"))?;
-        // Nobody here reads the type of service of received packets, and reporting it costs time on each.
-        let options = SockRef::from(&socket);
-        let quiet = if address.is_ipv4() {
-            options.set_recv_tos_v4(false)
-        } else {
-            options.set_recv_tclass_v6(false)
-        };
-        quiet.map_err(SetupError::system("cannot set the options of a udp socket"))?;
+        let limits = medium.limits();
+        let waiting_max = limits.queue_max.unwrap_or(usize::MAX).min(config.send_queue_bytes_max);
         registry
-            .register(&mut socket, Self::token(path), Interest::READABLE)
-            .map_err(SetupError::system("cannot watch a udp socket"))?;
+            .register(&mut SourceFd(&medium.fd().as_raw_fd()), Self::token(path), Interest::READABLE)
+            .map_err(SetupError::system("cannot watch a medium"))?;
         Ok(Self {
             path,
-            socket,
-            state,
-            offload: config.offload,
+            medium,
+            limits,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             sent_of_first: 0,
-            waiting_max: config.send_queue_bytes_max,
+            waiting_max,
+            watching: false,
             readable: true,
             too_large: None,
         })
@@ -89,12 +63,22 @@ impl PathSocket {
     }
 
     pub(crate) fn local_address(&self) -> io::Result<SocketAddr> {
-        self.socket.local_addr()
+        self.medium.local()
     }
 
     /// True if bursts leave in one system call.
     pub(crate) fn offloads(&self) -> bool {
-        self.offload && self.state.max_gso_segments() > 1
+        self.limits.bursts && self.medium.limits().bursts
+    }
+
+    pub(crate) fn status(&self, path: PathId) -> MediumStatus {
+        MediumStatus {
+            path,
+            name: self.medium.name(),
+            address: self.medium.local().ok(),
+            link: self.medium.link(),
+            limits: self.limits,
+        }
     }
 
     /// Reads up to [`BATCH`] buffers and hands each to `take`. Returns how many; clears `readable` at the end.
@@ -104,33 +88,20 @@ impl PathSocket {
         stats: &mut IoStats,
         mut take: impl FnMut(Received<'_>),
     ) -> usize {
-        let mut chunks = buffer.chunks_exact_mut(BUFFER);
-        let mut slices: [IoSliceMut<'_>; BATCH] = std::array::from_fn(|_| {
-            IoSliceMut::new(chunks.next().expect("the read buffer is BATCH times BUFFER long"))
+        let path = self.path;
+        let (mut reads, mut datagrams, mut bytes) = (0, 0, 0);
+        let reading = self.medium.receive(buffer, stats, &mut |arrival| {
+            let segment = arrival.segment.max(1);
+            reads += 1;
+            datagrams += arrival.data.len().div_ceil(segment).max(1) as u64;
+            bytes += arrival.data.len() as u64;
+            take(Received { path, from: arrival.from, segment, data: arrival.data });
         });
-        let mut metas = [RecvMeta::default(); BATCH];
-        let count = match self.state.recv((&self.socket).into(), &mut slices, &mut metas) {
-            Ok(count) => count,
-            Err(error) => {
-                // An error report of an earlier packet ends up here too; the next read goes on after it.
-                if error.kind() == ErrorKind::WouldBlock {
-                    self.readable = false;
-                } else {
-                    stats.receive_errors += 1;
-                }
-                return 0;
-            }
-        };
-        // A short batch means that the queue was empty; what comes later rings again.
-        self.readable = count == BATCH;
-        for (slice, meta) in slices.iter_mut().zip(&metas).take(count) {
-            let segment = meta.stride.clamp(1, meta.len.max(1));
-            stats.reads += 1;
-            stats.datagrams_in += meta.len.div_ceil(segment).max(1) as u64;
-            stats.bytes_in += meta.len as u64;
-            take(Received { path: self.path, from: meta.addr, segment, data: &mut slice[..meta.len] });
-        }
-        count
+        stats.reads += reads;
+        stats.datagrams_in += datagrams;
+        stats.bytes_in += bytes;
+        self.readable = reading.more;
+        reading.arrivals
     }
 
     /// Sends `transmit` now if nothing waits before it, or queues it. Gives the buffer back when it is done with.
@@ -143,10 +114,13 @@ impl PathSocket {
     ) {
         if self.waiting.is_empty() {
             match self.attempt(&transmit, 0, stats) {
-                Sent::Done => return spent.push(transmit.data),
+                Sent::All => return spent.push(transmit.data),
                 Sent::Blocked(sent) => {
+                    self.watch(registry, true);
+                    if sent >= transmit.data.len() {
+                        return spent.push(transmit.data);
+                    }
                     self.sent_of_first = sent;
-                    self.watch(registry, Interest::READABLE | Interest::WRITABLE);
                 }
             }
         }
@@ -162,96 +136,76 @@ impl PathSocket {
         }
     }
 
-    /// The kernel has room again: sends what waits.
+    /// The medium has room again: sends what waits.
     pub(crate) fn flush(&mut self, registry: &Registry, stats: &mut IoStats, spent: &mut Vec<Vec<u8>>) {
-        if self.waiting.is_empty() {
+        if !self.watching || !self.medium.flush() {
             return;
         }
         while let Some(first) = self.waiting.pop_front() {
             match self.attempt(&first, self.sent_of_first, stats) {
-                Sent::Done => {
-                    self.waiting_bytes -= first.data.len();
-                    self.sent_of_first = 0;
-                    spent.push(first.data);
-                }
-                Sent::Blocked(sent) => {
+                Sent::Blocked(sent) if sent < first.data.len() => {
                     self.sent_of_first = sent;
                     self.waiting.push_front(first);
                     return;
                 }
+                taken => {
+                    self.waiting_bytes -= first.data.len();
+                    self.sent_of_first = 0;
+                    spent.push(first.data);
+                    if taken != Sent::All {
+                        return;
+                    }
+                }
             }
         }
         // Watching for room while none is needed would wake the reactor after every packet.
-        self.watch(registry, Interest::READABLE);
+        self.watch(registry, false);
     }
 
-    fn watch(&mut self, registry: &Registry, interest: Interest) {
-        registry
-            .reregister(&mut self.socket, Self::token(self.path), interest)
-            .expect("a registered socket can be registered again");
-    }
-
-    /// Sends the datagrams from offset `from` on, in as few calls as the kernel allows.
-    fn attempt(&mut self, transmit: &Transmit, mut from: usize, stats: &mut IoStats) -> Sent {
-        let segment = transmit.segment.clamp(1, PAYLOAD_MAX);
-        let mut joined = if self.offload { usize::MAX } else { 1 };
-        while from < transmit.data.len() {
-            let count = joined.min(self.state.max_gso_segments()).min(PAYLOAD_MAX / segment).max(1);
-            let end = transmit.data.len().min(from + count * segment);
-            let datagrams = (end - from).div_ceil(segment);
-            let contents = &transmit.data[from..end];
-            let sent = if datagrams > 1 {
-                let segment_size = Some(segment);
-                let part = quinn_udp::Transmit {
-                    destination: transmit.to,
-                    ecn: None,
-                    contents,
-                    segment_size,
-                    src_ip: None,
-                };
-                self.state.try_send((&self.socket).into(), &part)
-            } else {
-                // Cheaper, and keeps the type of service that somebody set on the socket.
-                self.socket.send_to(contents, transmit.to).map(|_all| ())
-            };
-            match sent {
-                Ok(()) => {
-                    stats.sends += 1;
-                    stats.datagrams_out += datagrams as u64;
-                    stats.bytes_out += (end - from) as u64;
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Sent::Blocked(from),
-                Err(error) if datagrams > 1 => {
-                    // The kernel or the card refuses bursts, or some of this one: go on with one at a time.
-                    tracing::debug!(%error, to = %transmit.to, datagrams, "burst refused, sending singly");
-                    stats.bursts_refused += 1;
-                    joined = 1;
-                    continue;
-                }
-                Err(error) => {
-                    if is_msg_size_err(&error) {
-                        stats.too_large += 1;
-                        self.too_large = Some((transmit.to, end - from));
-                    } else {
-                        stats.send_errors += 1;
-                    }
-                    tracing::trace!(%error, to = %transmit.to, "datagram not sent");
-                }
-            }
-            from = end;
+    fn watch(&mut self, registry: &Registry, writable: bool) {
+        if self.watching != writable {
+            self.watching = writable;
+            let interest =
+                if writable { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+            registry
+                .reregister(&mut SourceFd(&self.medium.fd().as_raw_fd()), Self::token(self.path), interest)
+                .expect("a registered medium can be registered again");
         }
-        Sent::Done
     }
-}
 
-/// Asks for large buffers; beyond the system's limit where this process may, else as far as the limit goes.
-fn grow_buffers(socket: &Socket, config: &IoConfig) -> io::Result<()> {
-    use rustix::net::sockopt;
-    if sockopt::set_socket_recv_buffer_size_force(socket, config.receive_buffer).is_err() {
-        socket.set_recv_buffer_size(config.receive_buffer)?;
+    /// Hands the datagrams from offset `from` on to the medium. What `Blocked` counts is from the start of `transmit`.
+    fn attempt(&mut self, transmit: &Transmit, from: usize, stats: &mut IoStats) -> Sent {
+        let Some(data) = transmit.data.get(from..).filter(|data| !data.is_empty()) else { return Sent::All };
+        let burst = Burst { to: transmit.to, segment: transmit.segment.max(1), data };
+        let before = stats.too_large;
+        let sent = self.medium.send(burst, stats);
+        if stats.too_large > before {
+            self.too_large = Some((transmit.to, burst.segment.min(data.len())));
+        }
+        match sent {
+            Sent::All => Sent::All,
+            Sent::Blocked(taken) => Sent::Blocked(from + taken),
+        }
     }
-    if sockopt::set_socket_send_buffer_size_force(socket, config.send_buffer).is_err() {
-        socket.set_send_buffer_size(config.send_buffer)?;
+
+    /// The interfaces are these now. True if the address or the state of the link is another one.
+    pub(crate) fn refresh(&mut self, interfaces: &Interfaces, registry: &Registry) -> bool {
+        let before = (self.medium.local().ok(), self.medium.link());
+        if self.medium.refresh(interfaces) == Refresh::Reopened {
+            tracing::info!(path = self.path.0, medium = self.medium.name(), "bound again");
+            // Closing the old descriptor took it out of the event queue.
+            let interest = Interest::READABLE | Interest::WRITABLE;
+            self.watching = true;
+            if let Err(error) = registry.register(
+                &mut SourceFd(&self.medium.fd().as_raw_fd()),
+                Self::token(self.path),
+                interest,
+            ) {
+                tracing::error!(%error, "cannot watch the medium");
+            }
+            self.limits = self.medium.limits();
+            self.readable = true;
+        }
+        before != (self.medium.local().ok(), self.medium.link())
     }
-    Ok(())
 }

@@ -138,6 +138,9 @@ impl Endpoint {
             Fate::Left if current => self.end_current(now, i, DownReason::Left),
             Fate::LastGasp if current => self.end_current(now, i, DownReason::LastGasp),
             Fate::Removed if current => self.end_current(now, i, DownReason::Removed),
+            Fate::Obituary { resources } if current => {
+                self.end_current(now, i, DownReason::Obituary { resources });
+            }
             Fate::Misbehaved(_) | Fate::Closed if current => {
                 let rule = if let Fate::Misbehaved(rule) = fate {
                     rule
@@ -147,7 +150,12 @@ impl Endpoint {
                 self.events.push_back(Event::Misbehaved { peer, rule });
                 self.end_current(now, i, DownReason::Misbehaved);
             }
-            Fate::Left | Fate::LastGasp | Fate::Removed | Fate::Misbehaved(_) | Fate::Closed => {
+            Fate::Left
+            | Fate::LastGasp
+            | Fate::Removed
+            | Fate::Obituary { .. }
+            | Fate::Misbehaved(_)
+            | Fate::Closed => {
                 self.discard(i, id);
                 self.peers[i].bury(peer.incarnation);
                 let circuits = &self.circuits;

@@ -14,6 +14,7 @@ const LEAVE: u8 = 0x06;
 const LAST_GASP: u8 = 0x07;
 const CLOSE: u8 = 0x08;
 const REMOVED: u8 = 0x0a;
+const COMMITMENT: u8 = 0x09;
 const DATA: u8 = 0x10;
 pub(crate) const OFFER: u8 = 0x20;
 pub(crate) const ANSWER: u8 = 0x21;
@@ -46,6 +47,8 @@ pub(crate) enum Frame<'a> {
     Answer(&'a [u8; RENEWAL]),
     /// `22, serial number of the offer 4, key, reason`: the offer cannot be taken.
     Decline { serial: u32, key: u8, why: Declined },
+    /// `09, 32 bytes`: who shows what this is the hash of may say that this incarnation is dead.
+    Commitment(&'a [u8; 32]),
     /// `10` + lane, `v offset, v length, bytes`: a piece of a lane's stream.
     Data { lane: Lane, offset: u64, bytes: &'a [u8] },
 }
@@ -134,6 +137,12 @@ impl<'a> Frame<'a> {
                 let why = why.ok_or_else(|| at.error("reason", Malformed::OutOfRange))?;
                 Self::Decline { serial, key, why }
             }
+            COMMITMENT => {
+                let hash = r.take("commitment", 32)?;
+                Self::Commitment(
+                    hash.first_chunk().ok_or_else(|| at.error("commitment", Malformed::OutOfRange))?,
+                )
+            }
             _ => {
                 let lane = kind.checked_sub(DATA).and_then(|i| Lane::ALL.get(usize::from(i)));
                 let lane = *lane.ok_or_else(|| at.error("frame", Malformed::OutOfRange))?;
@@ -167,6 +176,10 @@ pub(crate) fn put_frame(out: &mut Vec<u8>, frame: &Frame<'_>) {
         Frame::Removed => out.put_u8(REMOVED),
         Frame::Ack(_) | Frame::Data { .. } | Frame::Offer(_) | Frame::Answer(_) | Frame::Decline { .. } => {
             unreachable!("these frames have writers of their own")
+        }
+        Frame::Commitment(hash) => {
+            out.put_u8(COMMITMENT);
+            out.put_slice(hash);
         }
     }
 }
@@ -253,6 +266,7 @@ mod tests {
             Frame::LastGasp,
             Frame::Close,
             Frame::Removed,
+            Frame::Commitment(&[3; 32]),
         ];
         let mut out = vec![0; 3];
         for frame in &frames {

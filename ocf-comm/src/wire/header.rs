@@ -14,6 +14,8 @@ pub(crate) enum Kind {
     Cookie,
     Response,
     Refuse,
+    /// Not a handshake: see [`Obituary`](super::Obituary).
+    Obituary,
 }
 
 impl Kind {
@@ -26,6 +28,7 @@ impl Kind {
             4 => Self::Cookie,
             5 => Self::Response,
             6 => Self::Refuse,
+            7 => Self::Obituary,
             _ => return None,
         };
         Some((kind, first & 0x0f))
@@ -40,6 +43,7 @@ impl Kind {
             Self::Cookie => 4,
             Self::Response => 5,
             Self::Refuse => 6,
+            Self::Obituary => 7,
         };
         kind << 4 | VERSION
     }
@@ -101,7 +105,7 @@ mod tests {
 
     #[test]
     fn every_kind_survives_its_byte() {
-        for kind in [Kind::Sealed, Kind::Hello, Kind::Init, Kind::Cookie, Kind::Response] {
+        for kind in [Kind::Sealed, Kind::Hello, Kind::Init, Kind::Cookie, Kind::Response, Kind::Obituary] {
             assert_eq!(Kind::parse(kind.byte()), Some((kind, VERSION)));
         }
         assert_eq!(Kind::parse(0x01), None);

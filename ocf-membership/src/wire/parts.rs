@@ -93,6 +93,7 @@ fn put_reason(out: &mut Vec<u8>, reason: ChangeReason) {
             DownReason::Removed => out.put_u8(23),
             DownReason::KeyRevoked => out.put_u8(24),
             DownReason::Forged => out.put_u8(25),
+            DownReason::Obituary { resources } => out.put_u8(if resources { 27 } else { 26 }),
             // A reason that a later version of node communication adds: its kind is lost, not its meaning.
             _ => out.put_u8(19),
         },
@@ -108,6 +109,8 @@ fn reason(r: &mut Reader<'_>) -> Result<ChangeReason, ParseError> {
         17 => ChangeReason::Down(DownReason::LastGasp),
         18 => ChangeReason::Down(DownReason::Superseded),
         19 => ChangeReason::Down(DownReason::Misbehaved),
+        26 => ChangeReason::Down(DownReason::Obituary { resources: false }),
+        27 => ChangeReason::Down(DownReason::Obituary { resources: true }),
         20 => ChangeReason::Down(DownReason::Silent { for_: Duration::from_micros(r.varint("silence")?) }),
         22 => {
             ChangeReason::Down(DownReason::Unreachable { for_: Duration::from_micros(r.varint("silence")?) })
