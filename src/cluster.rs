@@ -141,6 +141,7 @@ impl Cluster {
             compression: "none".to_owned(),
             nodes: self.entries.clone(),
             paths: Paths::default(),
+            sentinel: false,
             detection: self.builder.detection,
             quorum: "majority".to_owned(),
             record: None,

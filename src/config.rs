@@ -70,6 +70,10 @@ pub struct NodeConfig {
     /// `redundant`.
     #[serde(default)]
     pub paths: Paths,
+    /// Have a second small process tell the others within milliseconds when this one is killed, instead of after the
+    /// detection time. Default no. The program must call [`run_sentinel_if_asked`](crate::run_sentinel_if_asked).
+    #[serde(default)]
+    pub sentinel: bool,
     /// Votes that a primary needs: `majority` (the default), `unanimous`, or `threshold:N`.
     #[serde(default = "majority")]
     pub quorum: String,

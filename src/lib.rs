@@ -32,6 +32,7 @@ pub use cluster::{Cluster, ClusterBuilder};
 pub use config::{CipherName, Detection, Key, KeyEntry, NodeConfig, NodeEntry, Paths, ProtectionName};
 pub use event::{NodeEvent, Numbered};
 pub use node::{Node, NodeBuilder, ReloadError, RequestError, StartError};
+pub use ocf_comm::driver::sentinel::run_if_asked as run_sentinel_if_asked;
 pub use snapshot::{GroupSnapshot, PathSnapshot, PeerSnapshot, Snapshot, Standing, ViewSnapshot};
 pub use store::{FileStore, RecordStore};
 

@@ -353,6 +353,12 @@ impl Stack {
         self.endpoint.keys()
     }
 
+    /// The configuration of node communication, with the peers as they are now.
+    #[must_use]
+    pub const fn comm(&self) -> &ocf_comm::Config {
+        self.endpoint.config()
+    }
+
     /// Asks something of the resource manager. See [`Manager::request`].
     ///
     /// # Errors

@@ -46,6 +46,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    ocf::run_sentinel_if_asked();
     let arguments = Arguments::parse();
     if arguments.example {
         print!("{}", include_str!("example.toml"));

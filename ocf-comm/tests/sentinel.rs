@@ -38,7 +38,8 @@ fn main() {
     a_stopped_process_is_silent_not_dead(&bench);
     without_its_sentinel_a_death_is_found_by_silence(&bench);
     who_leaves_takes_its_sentinel_along(&bench);
-    println!("test result: ok. 4 passed");
+    a_program_that_does_not_become_a_sentinel_is_an_error();
+    println!("test result: ok. 5 passed");
 }
 
 fn keys() -> KeyRing {
@@ -159,6 +160,22 @@ fn a_killed_process_is_known_dead_within_milliseconds(bench: &Bench) {
         times[times.len() - 1]
     );
     assert!(median <= DETECTION / 10, "the median {median:?} is over a tenth of the detection time");
+}
+
+fn a_program_that_does_not_become_a_sentinel_is_an_error() {
+    for program in ["/bin/true", "/bin/cat"] {
+        let ports = Ports::bind(&IoConfig::new(["127.0.0.1:0".parse().expect("an address")])).expect("binds");
+        let guard = SentinelConfig { program: Some(program.into()) };
+        let started = UdpNode::start_guarded(
+            ports,
+            NodeId::new(1),
+            Config::new("s", Preset::Lan),
+            keys(),
+            Some(&guard),
+        );
+        let error = started.expect_err("it is no sentinel").to_string();
+        assert!(error.contains("run_if_asked"), "{error}");
+    }
 }
 
 fn a_stopped_process_is_silent_not_dead(bench: &Bench) {

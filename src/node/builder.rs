@@ -8,6 +8,7 @@ use crate::stack::{Birth, Stack, StackConfig, StackError};
 use crate::store::{FileStore, RecordStore};
 use core::fmt;
 use ocf_comm::crypto::X25519;
+use ocf_comm::driver::sentinel::{Sentinel, SentinelConfig};
 use ocf_comm::driver::{IoConfig, Ports, Reactor, Remote, SetupError, cipher, entropy};
 use ocf_comm::{PathId, Secrets};
 use ocf_resource::driver::{AgentHost, OcfClass};
@@ -224,6 +225,9 @@ impl NodeBuilder {
             }
         };
         let local = NodeInstance::new(self.config.node, entropy::incarnation());
+        let guard = SentinelConfig::default();
+        let sentinel = self.config.sentinel.then(|| Sentinel::start(&guard, local)).transpose()?;
+        stack_config.comm.obituary = sentinel.as_ref().map(Sentinel::commitment);
         let secrets = Secrets { keys, seed: entropy::bytes(), agreement: Box::new(X25519::new()) };
         let fencing = stack_config.fencing.clone();
         let birth = Birth { local, secrets, record, rng: Rng::new(entropy::seed()) };
@@ -250,7 +254,8 @@ impl NodeBuilder {
             DeviceHost::new(&fencing, &self.devices, &runner, move |device| report(Command::Device(device)))?;
         let report = reporter(&remote);
         let agents = AgentHost::new(agents, move |done| report(Command::Operated(done.run, done.result)));
-        let host = NodeHost::new((Arc::clone(&events), Arc::clone(&gate)), remote, recorder, agents, devices);
+        let host = NodeHost::new((Arc::clone(&events), Arc::clone(&gate)), remote, recorder, agents, devices)
+            .with_sentinel(sentinel);
         let running = Reactor::new(ports, inbox, stack, host).spawn(&format!("ocf-{}", local.node))?;
         Ok(Node {
             inner: Arc::new(Inner {

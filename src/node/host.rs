@@ -4,7 +4,9 @@ use super::recorder::Recorder;
 use crate::event::Numbered;
 use crate::stack::{Input, Output, Stack};
 use ocf_comm::Received;
-use ocf_comm::driver::{Host, Io, Remote, Report, Stopped};
+use ocf_comm::driver::sentinel::Sentinel;
+use ocf_comm::driver::{Host, Io, MediumStatus, Remote, Report, Stopped};
+use ocf_comm::medium::Link;
 use ocf_membership::PersistToken;
 use ocf_resource::OperationResult;
 use ocf_resource::driver::AgentHost;
@@ -40,6 +42,7 @@ pub(super) struct NodeHost {
     recorder: Option<Recorder>,
     agents: AgentHost,
     devices: DeviceHost,
+    sentinel: Option<Sentinel>,
 }
 
 impl NodeHost {
@@ -60,7 +63,14 @@ impl NodeHost {
             recorder,
             agents,
             devices,
+            sentinel: None,
         }
+    }
+
+    /// Tells a sentinel whom to tell.
+    pub(super) fn with_sentinel(mut self, sentinel: Option<Sentinel>) -> Self {
+        self.sentinel = sentinel;
+        self
     }
 
     /// Number of the last event.
@@ -127,11 +137,19 @@ impl Host<Stack> for NodeHost {
         );
     }
 
+    fn medium_changed(&mut self, layer: &mut Stack, now: Instant, changed: &MediumStatus) {
+        let up = changed.link != Link::Down;
+        layer.handle(now, Input::Network(ocf_comm::Input::Carrier { path: changed.path, up }));
+    }
+
     fn answer(&mut self, layer: &mut Stack, now: Instant) {
         self.hand_in(layer, now);
     }
 
     fn settled(&mut self, layer: &mut Stack, now: Instant) -> bool {
+        if let Some(sentinel) = &mut self.sentinel {
+            sentinel.tell(now, layer.comm());
+        }
         // Before the events: who reads that it is a member may send.
         let handed_in = self.publish(layer, now);
         // After the packets of this turn: other nodes wait for those.
@@ -158,6 +176,7 @@ impl Host<Stack> for NodeHost {
     fn stopped(&mut self, why: &Stopped) {
         tracing::debug!(%why, "no more events");
         self.gate.close(why);
+        self.sentinel = None;
         let _full: bool = self.events.hand_over(&mut self.turn);
         self.events.close();
     }

@@ -94,6 +94,7 @@ impl Lab {
                 compression: "none".to_owned(),
                 nodes: (1..=3).map(entry).collect(),
                 paths: ocf::Paths::default(),
+                sentinel: false,
                 detection: Detection::Lan,
                 quorum: "majority".to_owned(),
                 record: None,

@@ -269,6 +269,7 @@ fn config(id: NodeId, key: Key, nodes: Vec<NodeEntry>, plan: &Plan) -> NodeConfi
         compression: "none".to_owned(),
         nodes,
         paths: ocf::Paths::default(),
+        sentinel: false,
         detection: Detection::Lan,
         quorum: "majority".to_owned(),
         record: None,

@@ -91,7 +91,7 @@ impl Bench {
         fs::set_permissions(agents.join("File"), fs::Permissions::from_mode(0o755)).unwrap();
         // Ports that are free now; nobody else takes them before the nodes start.
         let sockets: Vec<UdpSocket> = (0..nodes).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
-        let mut text = String::from("cluster = \"bench\"\nnode = 1\nkey_file = \"KEY\"\n");
+        let mut text = String::from("cluster = \"bench\"\nnode = 1\nkey_file = \"KEY\"\nsentinel = true\n");
         for (i, socket) in sockets.iter().enumerate() {
             let (id, address) = (i + 1, socket.local_addr().unwrap());
             text += &format!("[[nodes]]\nid = {id}\nname = \"node{id}\"\naddress = \"{address}\"\n");
@@ -191,6 +191,10 @@ fn three_processes_keep_a_resource_running_when_the_one_that_runs_it_is_killed()
     let (heir, other) = if bench.runs(2) { (2, 3) } else { (3, 2) };
     bench.wait_for("the heir to say so", || bench.log(heir).contains(&format!("file runs on node{heir}")));
     let logs = bench.logs();
+    assert!(
+        logs.contains("its process died, as its sentinel saw"),
+        "told before it was silent for long\n{logs}"
+    );
     assert!(logs.contains("what ran on node1 is free"), "fenced before it started elsewhere\n{logs}");
     assert_eq!(bench.ended(1), None, "it was killed by a signal");
 

@@ -62,6 +62,9 @@ pub enum SetupError {
     /// There is no such kind of medium.
     #[error(transparent)]
     Kind(#[from] PluginError),
+    /// The program that was started as a sentinel did not become one.
+    #[error("the sentinel did not start: call ocf_comm::driver::sentinel::run_if_asked first thing in main")]
+    NoSentinel,
     /// Anything else that the system refused.
     #[error("{what}: {source}")]
     System {

@@ -1,10 +1,11 @@
 use super::notify::Notify;
 use super::sentinel::{Sentinel, SentinelConfig};
 use super::{
-    Handle, Host, Inbox, Io, IoStats, Ports, Reactor, Remote, Report, Running, SetupError, Stopped, cipher,
-    entropy,
+    Handle, Host, Inbox, Io, IoStats, MediumStatus, Ports, Reactor, Remote, Report, Running, SetupError,
+    Stopped, cipher, entropy,
 };
 use crate::crypto::X25519;
+use crate::medium::Link;
 use crate::{
     Change, ChangeError, Channel, ClusterKey, Config, ConfigErrors, Connectivity, Endpoint, Event, Input,
     KeyError, KeyId, KeyRing, KeyStatus, Lane, Output, PeerStatus, Received, Secrets, SendError, Stats,
@@ -128,6 +129,11 @@ impl Host<Endpoint> for UdpHost {
             self.notify.raise();
         }
         false
+    }
+
+    fn medium_changed(&mut self, layer: &mut Endpoint, now: Instant, changed: &MediumStatus) {
+        let up = changed.link != Link::Down;
+        layer.handle(now, Input::Carrier { path: changed.path, up });
     }
 
     fn recycle(&mut self, layer: &mut Endpoint, buffer: Vec<u8>) {

@@ -27,12 +27,12 @@ use pils::{Instant, NodeInstance};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
 use std::ffi::OsString;
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStderr, ChildStdin, Command, Stdio};
 use std::time::Duration;
 
 /// The argument by which a program that is started again knows what it is.
@@ -45,6 +45,8 @@ const BETWEEN_COPIES: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
 /// Bytes of one order: the length, whether resources are covered, instance, secret, count, addresses of 18 bytes.
 const ORDER_MAX: usize = 4 + 1 + 20 + 32 + 4 + ADDRESSES_MAX * 18;
 
+/// The first word of a sentinel.
+const READY: [u8; 6] = *b"ready\n";
 const FAILED: &str = "cannot start the sentinel";
 
 /// How a sentinel is started.
@@ -96,10 +98,15 @@ impl Sentinel {
             .arg(ARGUMENT)
             .stdin(Stdio::piped())
             .stdout(Stdio::from(own))
-            .stderr(Stdio::null())
+            .stderr(Stdio::piped())
             .process_group(0)
             .spawn()
             .map_err(SetupError::system(FAILED))?;
+        if !is_ready(child.stderr.take()) {
+            // A program that took no notice of the argument may be about to become a second node.
+            let _gone = child.kill().and_then(|()| child.wait());
+            return Err(SetupError::NoSentinel);
+        }
         let orders = child.stdin.take().expect("the standard input was asked for as a pipe");
         // A sentinel that does not read must not block the node.
         rustix::io::ioctl_fionbio(&orders, true).map_err(SetupError::system(FAILED))?;
@@ -206,11 +213,23 @@ fn take_order(pipe: &mut Vec<u8>) -> Option<Orders> {
     Some(Orders { obituary: Obituary { of, resources, secret }, addresses })
 }
 
+/// True if the child says that it is a sentinel.
+fn is_ready(says: Option<ChildStderr>) -> bool {
+    let Some(mut says) = says else { return false };
+    let patience = Timespec { tv_sec: 5, tv_nsec: 0 };
+    let mut ready = [PollFd::new(&says, PollFlags::IN)];
+    let mut word = [0; READY.len()];
+    poll(&mut ready, Some(&patience)).is_ok_and(|n| n > 0)
+        && says.read_exact(&mut word).is_ok()
+        && word == READY
+}
+
 /// Becomes a sentinel, and never returns, if this process was started as one. To be called first thing in `main`.
 pub fn run_if_asked() {
     let mut arguments = std::env::args_os().skip(1);
     if arguments.next() == Some(OsString::from(ARGUMENT)) && arguments.next().is_none() {
-        let code = if watch().is_ok() { 0 } else { 1 };
+        let said = io::stderr().write_all(&READY);
+        let code = if said.and_then(|()| watch()).is_ok() { 0 } else { 1 };
         std::process::exit(code);
     }
 }
