@@ -7,6 +7,8 @@
 //! * Beneath them are the raw calls of VMS ([`Client::enq`], [`Client::deq`]), for programs that are ported.
 //! * [`range`] has byte ranges as `fcntl` locks them; [`saf`] the lock service of the Service Availability Forum.
 //! * [`Shard`] is the sans-IO core: the queues of the resources whose names hash to it, and every rule about them.
+//! * [`directory`] says which node of a cluster knows where a resource is mastered, and [`wire`] what lock managers of
+//!   several nodes say to each other. The engine that speaks it is not part of this crate yet.
 //!
 //! ```
 //! use ocf_dlm::{Config, LocalLocks, LockError, LockManager, Mode};
@@ -25,6 +27,7 @@
 mod client;
 mod config;
 pub mod cycle;
+pub mod directory;
 mod domain;
 pub mod driver;
 mod flags;
@@ -46,6 +49,7 @@ mod slab;
 mod status;
 mod value;
 mod wait;
+pub mod wire;
 
 pub use client::{Ask, Client, LockError, Wait};
 pub use config::{Config, ConversionOrder};

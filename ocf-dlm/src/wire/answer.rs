@@ -1,0 +1,183 @@
+use super::common::{
+    Name, Value, put_mode_or_none, put_token, take_mode, take_mode_or_none, take_name, take_token,
+};
+use crate::{FencingToken, Mode, Remarks};
+use pils::NodeInstance;
+use pils::wire::{Malformed, ParseError, Reader, Writer as _};
+
+/// What a master says about one lock of the receiver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Answer {
+    /// The operation is granted.
+    Granted {
+        /// The receiver's lock.
+        lock: u64,
+        /// Which operation.
+        op: u32,
+        /// What is held now.
+        mode: Mode,
+        /// The token of the grant.
+        token: FencingToken,
+        /// What is to be said beside it.
+        remarks: Remarks,
+        /// The value block, if due.
+        value: Option<Value>,
+        /// A mode that others want already, to be notified after the grant.
+        blocking: Option<Mode>,
+    },
+    /// The operation waits.
+    Queued {
+        /// The receiver's lock.
+        lock: u64,
+        /// Which operation.
+        op: u32,
+        /// Its place: recovery rebuilds the queues by it.
+        place: i64,
+        /// Departed instances whose locks, or possible locks, it waits for: they are not proven dead.
+        fence: Vec<NodeInstance>,
+    },
+    /// The operation ended without a grant.
+    Refused {
+        /// The receiver's lock.
+        lock: u64,
+        /// Which operation.
+        op: u32,
+        /// Why.
+        why: Refusal,
+        /// What is held now.
+        held: Option<Mode>,
+    },
+    /// The lock is in the way of another's request.
+    Blocking {
+        /// The receiver's lock.
+        lock: u64,
+        /// The mode that is wanted.
+        wanted: Mode,
+    },
+    /// The sender does not master the tree; ask `hint`, or the directory.
+    Retry {
+        /// The tree.
+        tree: Name,
+        /// The receiver's lock.
+        lock: u64,
+        /// Which operation.
+        op: u32,
+        /// Who masters it, as far as the sender knows; itself if it does not.
+        hint: NodeInstance,
+    },
+}
+
+/// Why an operation ended without a grant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It would have to wait and must not.
+    NotQueued,
+    /// Conversion deadlock.
+    Deadlock,
+    /// As asked.
+    Cancelled,
+    /// A limit of the master is reached.
+    Limit,
+}
+
+impl Refusal {
+    const fn raw(self) -> u8 {
+        match self {
+            Self::NotQueued => 1,
+            Self::Deadlock => 2,
+            Self::Cancelled => 3,
+            Self::Limit => 4,
+        }
+    }
+
+    fn parse(r: &mut Reader<'_>) -> Result<Self, ParseError> {
+        let at = r.clone();
+        Ok(match r.u8("refusal")? {
+            1 => Self::NotQueued,
+            2 => Self::Deadlock,
+            3 => Self::Cancelled,
+            4 => Self::Limit,
+            _ => return Err(at.error("refusal", Malformed::OutOfRange)),
+        })
+    }
+}
+
+const GRANTED: u8 = 1;
+const QUEUED: u8 = 2;
+const REFUSED: u8 = 3;
+const BLOCKING: u8 = 4;
+const RETRY: u8 = 5;
+
+impl Answer {
+    pub(super) fn emit(&self, kind: u8, out: &mut Vec<u8>) {
+        out.push(kind);
+        match self {
+            Self::Granted { lock, op, mode, token, remarks, value, blocking } => {
+                put_head(GRANTED, *lock, *op, out);
+                out.push(mode.raw());
+                put_token(*token, out);
+                out.push(remarks.bits());
+                Value::emit(value.as_ref(), out);
+                put_mode_or_none(*blocking, out);
+            }
+            Self::Queued { lock, op, place, fence } => {
+                put_head(QUEUED, *lock, *op, out);
+                out.extend_from_slice(&place.to_be_bytes());
+                super::put_instances(fence, out);
+            }
+            Self::Refused { lock, op, why, held } => {
+                put_head(REFUSED, *lock, *op, out);
+                out.push(why.raw());
+                put_mode_or_none(*held, out);
+            }
+            Self::Blocking { lock, wanted } => {
+                put_head(BLOCKING, *lock, 0, out);
+                out.push(wanted.raw());
+            }
+            Self::Retry { tree, lock, op, hint } => {
+                put_head(RETRY, *lock, *op, out);
+                out.put_prefixed(tree);
+                out.put_instance(*hint);
+            }
+        }
+    }
+
+    pub(super) fn parse(r: &mut Reader<'_>) -> Result<Self, ParseError> {
+        let at = r.clone();
+        let what = r.u8("answer")?;
+        let lock = r.u64("lock")?;
+        let op = r.u32("operation")?;
+        Ok(match what {
+            GRANTED => Self::Granted {
+                lock,
+                op,
+                mode: take_mode(r)?,
+                token: take_token(r)?,
+                remarks: {
+                    let bits = r.u8("remarks")?;
+                    if bits > 7 {
+                        return Err(at.error("remarks", Malformed::OutOfRange));
+                    }
+                    Remarks::from_bits(bits)
+                },
+                value: Value::parse(r)?,
+                blocking: take_mode_or_none(r)?,
+            },
+            QUEUED => {
+                let place = i64::from_be_bytes(r.array("place")?);
+                Self::Queued { lock, op, place, fence: super::take_instances(r)? }
+            }
+            REFUSED => Self::Refused { lock, op, why: Refusal::parse(r)?, held: take_mode_or_none(r)? },
+            BLOCKING if op == 0 => Self::Blocking { lock, wanted: take_mode(r)? },
+            RETRY => Self::Retry { lock, op, tree: take_name(r)?, hint: r.instance("hint")? },
+            _ => return Err(at.error("answer", Malformed::OutOfRange)),
+        })
+    }
+}
+
+fn put_head(what: u8, lock: u64, op: u32, out: &mut Vec<u8>) {
+    out.push(what);
+    out.extend_from_slice(&lock.to_be_bytes());
+    out.extend_from_slice(&op.to_be_bytes());
+}

@@ -1,0 +1,153 @@
+use crate::{FencingToken, Mode, ValueBlock};
+use pils::wire::{Malformed, ParseError, Reader, Writer as _};
+use std::sync::Arc;
+
+/// Longest canonical name of a tree or of a path within it, in bytes.
+pub const TREE_MAX: usize = 4096;
+
+/// Canonical bytes that name a tree, or a resource within one.
+pub(crate) type Name = Arc<[u8]>;
+
+/// A resource: its tree, and its place in the tree (empty: the root itself).
+///
+/// Both are the names along the way, each with its length in front; a tree begins with the name of the lockspace.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    /// Lockspace and root.
+    pub tree: Arc<[u8]>,
+    /// The way from the root.
+    pub path: Arc<[u8]>,
+}
+
+impl Key {
+    /// The root resource `name` of `lockspace`.
+    #[must_use]
+    pub fn root(lockspace: &[u8], name: &[u8]) -> Self {
+        let mut tree = Vec::with_capacity(lockspace.len() + name.len() + 4);
+        tree.put_prefixed(lockspace);
+        tree.put_prefixed(name);
+        Self { tree: tree.into(), path: Arc::from([]) }
+    }
+
+    /// The child `name` of this resource.
+    #[must_use]
+    pub fn child(&self, name: &[u8]) -> Self {
+        let mut path = Vec::with_capacity(self.path.len() + name.len() + 2);
+        path.extend_from_slice(&self.path);
+        path.put_prefixed(name);
+        Self { tree: Arc::clone(&self.tree), path: path.into() }
+    }
+
+    pub(super) fn emit(&self, out: &mut Vec<u8>) {
+        out.put_prefixed(&self.tree);
+        out.put_prefixed(&self.path);
+    }
+
+    pub(super) fn parse(r: &mut Reader<'_>) -> Result<Self, ParseError> {
+        Ok(Self { tree: take_name(r)?, path: take_path(r)? })
+    }
+}
+
+/// A value block with its age.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Value {
+    /// The bytes.
+    pub block: ValueBlock,
+    /// How often the resource's block was written.
+    pub sequence: u64,
+}
+
+impl Value {
+    pub(super) fn emit(value: Option<&Self>, out: &mut Vec<u8>) {
+        match value {
+            None => out.put_length(0),
+            Some(value) => {
+                out.put_prefixed(value.block.as_bytes());
+                out.put_varint(value.sequence);
+            }
+        }
+    }
+
+    pub(super) fn parse(r: &mut Reader<'_>) -> Result<Option<Self>, ParseError> {
+        let at = r.clone();
+        let bytes = r.bytes("value block")?;
+        if bytes.len() > crate::VALUE_MAX {
+            return Err(at.error("value block", Malformed::OutOfRange));
+        }
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(Self { block: ValueBlock::new(bytes), sequence: r.varint("value sequence")? }))
+    }
+}
+
+pub(super) fn take_name(r: &mut Reader<'_>) -> Result<Name, ParseError> {
+    let name = take_path(r)?;
+    if name.is_empty() { Err(r.error("tree", Malformed::OutOfRange)) } else { Ok(name) }
+}
+
+fn take_path(r: &mut Reader<'_>) -> Result<Name, ParseError> {
+    let length = r.length("name", TREE_MAX)?;
+    Ok(Arc::from(r.take("name", length)?))
+}
+
+pub(super) fn put_token(token: FencingToken, out: &mut Vec<u8>) {
+    out.put_varint(token.epoch);
+    out.put_varint(token.sequence);
+}
+
+pub(super) fn take_token(r: &mut Reader<'_>) -> Result<FencingToken, ParseError> {
+    Ok(FencingToken { epoch: r.varint("token epoch")?, sequence: r.varint("token sequence")? })
+}
+
+pub(super) fn take_mode(r: &mut Reader<'_>) -> Result<Mode, ParseError> {
+    let at = r.clone();
+    Mode::from_raw(r.u8("mode")?).ok_or_else(|| at.error("mode", Malformed::OutOfRange))
+}
+
+/// No mode is 255 on the wire.
+pub(super) fn put_mode_or_none(mode: Option<Mode>, out: &mut Vec<u8>) {
+    out.push(mode.map_or(u8::MAX, Mode::raw));
+}
+
+pub(super) fn take_mode_or_none(r: &mut Reader<'_>) -> Result<Option<Mode>, ParseError> {
+    let at = r.clone();
+    match r.u8("mode")? {
+        u8::MAX => Ok(None),
+        raw => match Mode::from_raw(raw) {
+            Some(mode) => Ok(Some(mode)),
+            None => Err(at.error("mode", Malformed::OutOfRange)),
+        },
+    }
+}
+
+pub(super) fn take_flags(r: &mut Reader<'_>) -> Result<crate::Flags, ParseError> {
+    let at = r.clone();
+    let bits = r.u32("flags")?;
+    let flags = crate::Flags::from_bits(bits);
+    if flags.bits() == bits { Ok(flags) } else { Err(at.error("flags", Malformed::OutOfRange)) }
+}
+
+pub(super) fn take_bool(r: &mut Reader<'_>, field: &'static str) -> Result<bool, ParseError> {
+    let at = r.clone();
+    match r.u8(field)? {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(at.error(field, Malformed::OutOfRange)),
+    }
+}
+
+/// Counters that begin near the wrap in tests are 64 bits; zero means none.
+pub(super) fn put_option(value: Option<i64>, out: &mut Vec<u8>) {
+    match value {
+        None => out.push(0),
+        Some(value) => {
+            out.push(1);
+            out.extend_from_slice(&value.to_be_bytes());
+        }
+    }
+}
+
+pub(super) fn take_option(r: &mut Reader<'_>, field: &'static str) -> Result<Option<i64>, ParseError> {
+    Ok(if take_bool(r, field)? { Some(i64::from_be_bytes(r.array(field)?)) } else { None })
+}

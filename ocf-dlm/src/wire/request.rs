@@ -1,0 +1,111 @@
+use super::common::{Key, Value, take_bool, take_flags, take_mode};
+use crate::{ClientId, Flags, Mode};
+use pils::wire::{ParseError, Reader};
+
+/// A new lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// The resource.
+    pub key: Key,
+    /// What the requester calls the lock.
+    pub lock: u64,
+    /// Which operation on the lock this is.
+    pub op: u32,
+    /// The requester's client.
+    pub client: ClientId,
+    /// The transaction for deadlock searches, on the requester's node.
+    pub transaction: u64,
+    /// What is asked for.
+    pub mode: Mode,
+    /// How.
+    pub flags: Flags,
+}
+
+impl Request {
+    pub(super) fn emit(&self, kind: u8, out: &mut Vec<u8>) {
+        out.push(kind);
+        self.key.emit(out);
+        out.extend_from_slice(&self.lock.to_be_bytes());
+        out.extend_from_slice(&self.op.to_be_bytes());
+        out.extend_from_slice(&self.client.raw().to_be_bytes());
+        out.extend_from_slice(&self.transaction.to_be_bytes());
+        out.push(self.mode.raw());
+        out.extend_from_slice(&self.flags.bits().to_be_bytes());
+    }
+
+    pub(super) fn parse(r: &mut Reader<'_>) -> Result<Self, ParseError> {
+        Ok(Self {
+            key: Key::parse(r)?,
+            lock: r.u64("lock")?,
+            op: r.u32("operation")?,
+            client: ClientId::new(r.u32("client")?),
+            transaction: r.u64("transaction")?,
+            mode: take_mode(r)?,
+            flags: take_flags(r)?,
+        })
+    }
+}
+
+/// Another mode for a lock that is held.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Convert {
+    /// What the requester calls the lock.
+    pub lock: u64,
+    /// Which operation on the lock this is.
+    pub op: u32,
+    /// What is asked for.
+    pub mode: Mode,
+    /// How.
+    pub flags: Flags,
+    /// The value block to write, if one is.
+    pub value: Option<Value>,
+    /// True for a conversion down that the requester has completed already: no answer is wanted.
+    pub told: bool,
+}
+
+impl Convert {
+    pub(super) fn emit(&self, kind: u8, out: &mut Vec<u8>) {
+        out.push(kind);
+        out.extend_from_slice(&self.lock.to_be_bytes());
+        out.extend_from_slice(&self.op.to_be_bytes());
+        out.push(self.mode.raw());
+        out.extend_from_slice(&self.flags.bits().to_be_bytes());
+        Value::emit(self.value.as_ref(), out);
+        out.push(u8::from(self.told));
+    }
+
+    pub(super) fn parse(r: &mut Reader<'_>) -> Result<Self, ParseError> {
+        Ok(Self {
+            lock: r.u64("lock")?,
+            op: r.u32("operation")?,
+            mode: take_mode(r)?,
+            flags: take_flags(r)?,
+            value: Value::parse(r)?,
+            told: take_bool(r, "told")?,
+        })
+    }
+}
+
+/// The end of a lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unlock {
+    /// What the requester calls the lock.
+    pub lock: u64,
+    /// IVVALBLK and VALBLK count here.
+    pub flags: Flags,
+    /// The value block to write, if one is.
+    pub value: Option<Value>,
+}
+
+impl Unlock {
+    pub(super) fn emit(&self, kind: u8, out: &mut Vec<u8>) {
+        out.push(kind);
+        out.extend_from_slice(&self.lock.to_be_bytes());
+        out.extend_from_slice(&self.flags.bits().to_be_bytes());
+        Value::emit(self.value.as_ref(), out);
+    }
+
+    pub(super) fn parse(r: &mut Reader<'_>) -> Result<Self, ParseError> {
+        Ok(Self { lock: r.u64("lock")?, flags: take_flags(r)?, value: Value::parse(r)? })
+    }
+}

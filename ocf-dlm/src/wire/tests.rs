@@ -1,0 +1,136 @@
+use super::*;
+use crate::{ClientId, Flags, Mode, Remarks, ValueBlock};
+use pils::{Incarnation, NodeId};
+use proptest::prelude::*;
+
+fn instance(node: u32) -> NodeInstance {
+    NodeInstance::new(NodeId::new(node), Incarnation::new(u128::from(node) << 96 | 5))
+}
+
+fn samples(n: u64, small: u32, name: &[u8]) -> Vec<Item> {
+    let key = Key::root(b"space", name).child(b"part");
+    let (tree, mode) = (key.tree.clone(), Mode::ALL[small as usize % 6]);
+    let value = Some(Value { block: ValueBlock::new(b"value"), sequence: n >> 3 });
+    let token = FencingToken { epoch: n >> 4, sequence: n >> 5 };
+    let request = Request {
+        key: key.clone(),
+        lock: n,
+        op: small,
+        client: ClientId::new(small),
+        transaction: n,
+        mode,
+        flags: Flags::NOQUEUE | Flags::NOTIFY,
+    };
+    let lock = ClaimedLock {
+        lock: n,
+        op: small,
+        client: ClientId::new(7),
+        transaction: n,
+        flags: Flags::VALBLK,
+        held: Some(mode),
+        asked: small.is_multiple_of(2).then_some(Mode::Ex),
+        place: small.is_multiple_of(3).then_some(-5),
+    };
+    let suspects = vec![instance(small), instance(9)];
+    let hop = Hop { home: instance(1), transaction: n, lock: n, op: small, waited_ms: n >> 2 };
+    let remarks = Remarks { value_invalid: true, ..Remarks::default() };
+    vec![
+        Item::Lookup(request.clone()),
+        Item::Forward { origin: instance(2), request: request.clone() },
+        Item::Request(request),
+        Item::Convert(Convert { lock: n, op: small, mode, flags: Flags::NONE, value, told: true }),
+        Item::Unlock(Unlock { lock: n, flags: Flags::IVVALBLK, value: None }),
+        Item::Cancel { lock: n, op: small },
+        Item::Own { tree: tree.clone(), floor: token, suspects: suspects.clone() },
+        Item::Forget { tree: tree.clone(), floor: token },
+        Item::Answer(Answer::Granted { lock: n, op: small, mode, token, remarks, value, blocking: None }),
+        Item::Answer(Answer::Queued { lock: n, op: small, place: i64::MIN, fence: suspects.clone() }),
+        Item::Answer(Answer::Refused { lock: n, op: small, why: Refusal::Deadlock, held: Some(mode) }),
+        Item::Answer(Answer::Blocking { lock: n, wanted: mode }),
+        Item::Answer(Answer::Retry { tree: tree.clone(), lock: n, op: small, hint: instance(3) }),
+        Item::Master { tree: tree.clone() },
+        Item::ClaimTree { tree: tree.clone() },
+        Item::Claim(Claim {
+            key,
+            token,
+            value,
+            value_certain: true,
+            value_invalid: false,
+            locks: vec![lock],
+        }),
+        Item::Handover(Handover {
+            slot: 4095,
+            incomplete: false,
+            suspects: suspects.clone(),
+            orphans: vec![(tree, vec![])],
+        }),
+        Item::Barrier(Barrier { phase: Phase::Claimed, unproven: suspects.clone(), proven: vec![] }),
+        Item::Proven { instance: instance(4), proof: Proof::Obituary },
+        Item::Probe(Probe { path: vec![hop, hop], next: Some(n) }),
+        Item::Victim { lock: n, op: small },
+    ]
+}
+
+fn message(items: &[Item]) -> Vec<u8> {
+    let mut batch = Batch::new(7);
+    for item in items {
+        batch.push(item);
+    }
+    batch.finish().to_vec()
+}
+
+#[test]
+fn an_empty_batch_is_known_as_such() {
+    let mut batch = Batch::new(1 << 40);
+    assert!(batch.is_empty());
+    batch.push(&Item::Cancel { lock: 1, op: 1 });
+    assert!(!batch.is_empty());
+}
+
+#[test]
+fn what_cannot_be_meant_is_refused() {
+    let slot = Handover { slot: 4096, incomplete: false, suspects: vec![], orphans: vec![] };
+    for wrong in [
+        message(&[Item::Handover(slot)]),
+        message(&[Item::Probe(Probe { path: vec![], next: None })]),
+        message(&[Item::Master { tree: [].into() }]),
+        vec![VERSION + 1, 7],
+        vec![VERSION, 7, 0],
+    ] {
+        assert!(Message::parse(&wrong).is_err(), "{wrong:?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn every_item_comes_back_and_has_one_encoding(
+        n in any::<u64>(), small in any::<u32>(), name in proptest::collection::vec(any::<u8>(), 1..80),
+    ) {
+        let items = samples(n, small, &name);
+        let bytes = message(&items);
+        prop_assert_eq!(Message::epoch(&bytes), Ok(7));
+        prop_assert_eq!(Message::parse(&bytes), Ok(Message { epoch: 7, items }));
+    }
+
+    #[test]
+    fn a_message_cut_or_changed_anywhere_never_panics_and_stays_canonical(
+        n in any::<u64>(), at in any::<prop::sample::Index>(), to in any::<u8>(), cut in any::<bool>(),
+    ) {
+        let mut bytes = message(&samples(n, to.into(), b"name"));
+        let at = at.index(bytes.len());
+        if cut { bytes.truncate(at) } else { bytes[at] = to }
+        if let Ok(parsed) = Message::parse(&bytes) {
+            let mut again = Batch::new(parsed.epoch);
+            for item in &parsed.items {
+                again.push(item);
+            }
+            prop_assert_eq!(again.finish().to_vec(), bytes);
+        }
+    }
+
+    #[test]
+    fn any_bytes_parse_or_fail(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let framed: Vec<u8> = [VERSION, 3].into_iter().chain(bytes).collect();
+        prop_assert!(Message::parse(&framed).is_ok_and(|m| m.epoch == 3) || Message::parse(&framed).is_err());
+    }
+}
