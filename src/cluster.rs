@@ -1,4 +1,4 @@
-use crate::config::{CipherName, Detection, Key, NodeConfig, NodeEntry, Paths, ProtectionName};
+use crate::config::{ApiConfig, CipherName, Detection, Key, NodeConfig, NodeEntry, Paths, ProtectionName};
 use crate::node::{Node, NodeBuilder, StartError};
 use ocf_comm::driver::{IoConfig, Ports};
 use ocf_stonith::FenceAction;
@@ -149,6 +149,7 @@ impl Cluster {
             fence_action: self.builder.fence_action,
             fencing: self.builder.fencing.clone(),
             resources: self.builder.resources.clone(),
+            api: ApiConfig::default(),
         }
     }
 

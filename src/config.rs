@@ -9,8 +9,11 @@ use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+mod api;
 mod check;
 mod keys;
+
+pub use api::{ApiAccess, ApiConfig, ApiUser};
 
 /// Shortest key of a cluster, in bytes.
 const KEY_MIN: usize = 32;
@@ -94,6 +97,9 @@ pub struct NodeConfig {
     /// What to keep running.
     #[serde(default)]
     pub resources: ocf_resource::Config,
+    /// How other programs reach the node. Nothing by default.
+    #[serde(default)]
+    pub api: ApiConfig,
 }
 
 /// One of several keys of the cluster.

@@ -29,9 +29,12 @@ pub mod stack;
 mod store;
 
 pub use cluster::{Cluster, ClusterBuilder};
-pub use config::{CipherName, Detection, Key, KeyEntry, NodeConfig, NodeEntry, Paths, ProtectionName};
+pub use config::{
+    ApiAccess, ApiConfig, ApiUser, CipherName, Detection, Key, KeyEntry, NodeConfig, NodeEntry, Paths,
+    ProtectionName,
+};
 pub use event::{NodeEvent, Numbered};
-pub use node::{Node, NodeBuilder, ReloadError, RequestError, StartError};
+pub use node::{ApiError, Node, NodeBuilder, ReloadError, RequestError, StartError};
 pub use ocf_comm::driver::sentinel::run_if_asked as run_sentinel_if_asked;
 pub use snapshot::{GroupSnapshot, PathSnapshot, PeerSnapshot, Snapshot, Standing, ViewSnapshot};
 pub use store::{FileStore, RecordStore};

@@ -1,11 +1,13 @@
 //! A node on real sockets, real agents and real fence devices.
 
+mod api;
 mod builder;
 mod gate;
 mod host;
 mod queue;
 mod recorder;
 
+pub use api::ApiError;
 pub use builder::{NodeBuilder, StartError};
 
 use crate::config::NodeConfig;
@@ -22,6 +24,7 @@ use ocf_comm::{ClusterKey, KeyError, KeyId, KeyStatus, Lane};
 use ocf_groups::{Guarantee, JoinError, LeaveError, MemberId, OfferError, Position};
 use ocf_membership::View;
 use parking_lot::Mutex;
+use pils::topic::Bus;
 use pils::{ConfigErrors, Instant, NodeInstance};
 use queue::EventQueue;
 use std::collections::VecDeque;
@@ -45,6 +48,9 @@ struct Inner {
     local: NodeInstance,
     addresses: Vec<SocketAddr>,
     config: NodeConfig,
+    /// What programs outside reach, while the node runs.
+    api: Mutex<Option<api::Api>>,
+    bus: Option<Bus>,
 }
 
 impl fmt::Debug for Node {
@@ -137,6 +143,13 @@ impl Node {
                 stack.hold_deliveries(now, false);
             }
         });
+    }
+
+    /// The bus on which the node publishes its events for programs outside, if the configuration has an `api`. Messages of
+    /// groups are not among them.
+    #[must_use]
+    pub fn bus(&self) -> Option<&Bus> {
+        self.inner.bus.as_ref()
     }
 
     /// Events that wait to be taken.
@@ -407,6 +420,7 @@ impl Node {
 impl Inner {
     fn stop(&self) {
         self.handle.stop();
+        drop(self.api.lock().take());
         let running = self.running.lock().take();
         if let Some(running) = running {
             let why = running.join();

@@ -72,6 +72,9 @@ impl NodeConfig {
         if let Err(nested) = resources {
             errors.nest("resources", nested);
         }
+        if let Err(nested) = self.api.check() {
+            errors.nest("api", nested);
+        }
         errors
     }
 

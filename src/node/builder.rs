@@ -1,9 +1,10 @@
+use super::api::{self, Api, ApiError};
 use super::gate::Gate;
 use super::host::{Command, NodeHost};
 use super::queue::EventQueue;
 use super::recorder::Recorder;
 use super::{Inner, Node};
-use crate::config::NodeConfig;
+use crate::config::{ApiConfig, NodeConfig};
 use crate::stack::{Birth, Stack, StackConfig, StackError};
 use crate::store::{FileStore, RecordStore};
 use core::fmt;
@@ -64,6 +65,9 @@ pub enum StartError {
     /// The view record could not be read. Without it this node might break a promise it made; do not delete it lightly.
     #[error("the view record cannot be read: {0}")]
     Record(#[source] io::Error),
+    /// Programs outside could not be served.
+    #[error(transparent)]
+    Api(#[from] ApiError),
     /// The system gave no thread or child process runner.
     #[error("the system refuses a thread: {0}")]
     Threads(#[source] io::Error),
@@ -104,6 +108,13 @@ impl NodeBuilder {
     #[must_use]
     pub fn fence_class(mut self, class: Arc<dyn DeviceClass>) -> Self {
         self.devices.add(class);
+        self
+    }
+
+    /// How other programs reach the node, in place of what the configuration says.
+    #[must_use]
+    pub fn api(mut self, api: ApiConfig) -> Self {
+        self.config.api = api;
         self
     }
 
@@ -254,9 +265,13 @@ impl NodeBuilder {
             DeviceHost::new(&fencing, &self.devices, &runner, move |device| report(Command::Device(device)))?;
         let report = reporter(&remote);
         let agents = AgentHost::new(agents, move |done| report(Command::Operated(done.run, done.result)));
+        let bus = self.config.api.is_on().then(api::bus);
         let host = NodeHost::new((Arc::clone(&events), Arc::clone(&gate)), remote, recorder, agents, devices)
-            .with_sentinel(sentinel);
+            .with_sentinel(sentinel)
+            .with_bus(bus.clone());
         let running = Reactor::new(ports, inbox, stack, host).spawn(&format!("ocf-{}", local.node))?;
+        let api =
+            bus.as_ref().map(|bus| Api::start(&self.config, local, &running.handle(), bus)).transpose()?;
         Ok(Node {
             inner: Arc::new(Inner {
                 handle: running.handle(),
@@ -266,6 +281,8 @@ impl NodeBuilder {
                 local,
                 addresses,
                 config: self.config,
+                api: Mutex::new(api),
+                bus,
             }),
         })
     }

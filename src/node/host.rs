@@ -13,6 +13,7 @@ use ocf_resource::driver::AgentHost;
 use ocf_resource::executor::RunId;
 use ocf_stonith::DeviceReport;
 use ocf_stonith::driver::DeviceHost;
+use pils::topic::Bus;
 use pils::{Instant, Layer as _};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -43,6 +44,7 @@ pub(super) struct NodeHost {
     agents: AgentHost,
     devices: DeviceHost,
     sentinel: Option<Sentinel>,
+    bus: Option<Bus>,
 }
 
 impl NodeHost {
@@ -64,12 +66,19 @@ impl NodeHost {
             agents,
             devices,
             sentinel: None,
+            bus: None,
         }
     }
 
     /// Tells a sentinel whom to tell.
     pub(super) fn with_sentinel(mut self, sentinel: Option<Sentinel>) -> Self {
         self.sentinel = sentinel;
+        self
+    }
+
+    /// Publishes events for programs outside, too.
+    pub(super) fn with_bus(mut self, bus: Option<Bus>) -> Self {
+        self.bus = bus;
         self
     }
 
@@ -120,6 +129,9 @@ impl Host<Stack> for NodeHost {
             Output::CancelFence(attempt) => self.devices.cancel(attempt),
             Output::Event(event) => {
                 self.number += 1;
+                if let Some(bus) = &self.bus {
+                    super::api::publish(bus, self.number, &event);
+                }
                 self.turn.push_back(Numbered { number: self.number, at: now, event });
             }
         }

@@ -102,6 +102,7 @@ impl Lab {
                 fence_action: FenceAction::Off,
                 fencing: toml::from_str(FENCING).unwrap(),
                 resources: toml::from_str(RESOURCES).unwrap(),
+                api: ocf::ApiConfig::default(),
             };
             let seed = u64::from(id);
             let birth = Birth {

@@ -277,6 +277,7 @@ fn config(id: NodeId, key: Key, nodes: Vec<NodeEntry>, plan: &Plan) -> NodeConfi
         fence_action: FenceAction::Off,
         fencing: toml::from_str(plan.fencing).unwrap(),
         resources: toml::from_str(plan.resources).unwrap(),
+        api: ocf::ApiConfig::default(),
     }
 }
 

@@ -1,0 +1,99 @@
+use core::net::SocketAddr;
+use ocf_comm::rpc::Access;
+use pils::ConfigErrors;
+use serde::Deserialize;
+use std::path::PathBuf;
+
+/// How other programs reach the node: nothing by default.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ApiConfig {
+    /// Where programs of this machine connect: the path of a socket, or `@name` for an abstract one.
+    pub local: Option<String>,
+    /// Users, by id, who may connect there besides root and the node's own user, and use the node.
+    pub local_users: Vec<u32>,
+    /// The same for groups.
+    pub local_groups: Vec<u32>,
+    /// Where administration tools post XML-RPC, on the path `/RPC2`: a loopback address, or another one with users. Needs the
+    /// feature `http`.
+    pub http: Option<SocketAddr>,
+    /// Who may come over HTTP. Without any, everyone who reaches the address may look.
+    pub http_users: Vec<ApiUser>,
+}
+
+/// A user of the administration interface.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApiUser {
+    /// Its name.
+    pub name: String,
+    /// A file that holds its secret, at least 16 bytes; white space around it is ignored.
+    pub secret_file: PathBuf,
+    /// What it may do: `observe` (the default), `use` or `control`.
+    #[serde(default)]
+    pub access: ApiAccess,
+}
+
+/// How much a user may do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ApiAccess {
+    /// Look.
+    #[default]
+    Observe,
+    /// Send messages too.
+    Use,
+    /// Change the cluster too.
+    Control,
+}
+
+impl From<ApiAccess> for Access {
+    fn from(access: ApiAccess) -> Self {
+        match access {
+            ApiAccess::Observe => Self::Observe,
+            ApiAccess::Use => Self::Use,
+            ApiAccess::Control => Self::Control,
+        }
+    }
+}
+
+impl ApiConfig {
+    /// True if other programs may reach the node.
+    #[must_use]
+    pub const fn is_on(&self) -> bool {
+        self.local.is_some() || self.http.is_some()
+    }
+
+    pub(super) fn check(&self) -> Result<(), ConfigErrors> {
+        let mut errors = ConfigErrors::default();
+        if self.local.as_deref().is_some_and(|local| local.is_empty() || local == "@" || local.len() > 107) {
+            let fix = "give the path of a socket, or @ and a name, of at most 107 bytes";
+            errors.push("local", format!("{:?}", self.local), "is not an address", fix);
+        }
+        if let Some(http) = self.http {
+            if !cfg!(feature = "http") {
+                errors.push(
+                    "http",
+                    http,
+                    "this program was built without it",
+                    "build it with the feature http",
+                );
+            }
+            if !http.ip().is_loopback() && self.http_users.is_empty() {
+                let fix = "bind a loopback address, or give http_users";
+                errors.push("http", http, "is reached by others, and nobody must show a secret", fix);
+            }
+        }
+        for (i, user) in self.http_users.iter().enumerate() {
+            if user.name.is_empty() || user.name.contains(':') {
+                errors.push(
+                    format!("http_users[{i}].name"),
+                    format!("{:?}", user.name),
+                    "is not a name",
+                    "no colon",
+                );
+            }
+        }
+        errors.into_result()
+    }
+}
