@@ -234,6 +234,9 @@ fn draft(event: &NodeEvent) -> Option<(&'static str, Draft)> {
             let draft = new("refused").property("node", peer.raw()).property("address", address.to_string());
             (CONNECTIVITY, draft.property("reason", format!("{reason:?}")))
         }
+        NodeEvent::Renewed { peer, key } => {
+            (CONNECTIVITY, new("renewed").property("peer", node(peer)).property("key", format!("{key:?}")))
+        }
         NodeEvent::Misbehaved { peer, rule } => {
             (CONNECTIVITY, new("misbehaved").property("peer", node(peer)).property("rule", *rule))
         }
