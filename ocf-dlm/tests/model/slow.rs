@@ -128,8 +128,11 @@ impl Model {
         match MOVES[row][new as usize] {
             b'R' if lock.flags.has(Flags::VALBLK) => value = Some(self.value.clone()),
             b'W' if lock.flags.has(Flags::IVVALBLK) => self.invalid = true,
+            // One that waited and ends in a lower alternative mode brings no block: nothing is written.
             b'W' if lock.flags.has(Flags::VALBLK) => {
-                (self.value, self.invalid) = (given.unwrap().to_vec(), false);
+                if let Some(given) = given {
+                    (self.value, self.invalid) = (given.to_vec(), false);
+                }
             }
             _ => {}
         }
