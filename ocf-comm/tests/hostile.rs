@@ -36,10 +36,11 @@ fn overheard(seed: u64) -> (Net, Vec<Vec<u8>>) {
     let mut net = Net::connected(seed, 3, 2);
     net.run(20 * MS);
     for from in [0, 2] {
-        assert!(net.send(from, 1, Lane::Small, 3000));
+        assert!(net.send(from, 1, Lane::Small, 20_000));
     }
     let packets: Vec<Vec<u8>> = net.overhear(1).into_iter().filter(|d| d[0] >> 4 == 1).collect();
-    assert!(packets.len() >= 6);
+    let circuits: std::collections::BTreeSet<&[u8]> = packets.iter().map(|p| &p[4..8]).collect();
+    assert!(packets.len() >= 4 && circuits.len() == 2, "{} packets of two circuits", packets.len());
     (net, packets)
 }
 
