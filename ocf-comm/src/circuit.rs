@@ -533,3 +533,29 @@ fn push_encoded(codec: &dyn PacketCodec, outgoing: &mut Outgoing, channel: Chann
 
 /// Bytes of the clear header, for those who cut datagrams.
 pub(crate) const CONTENT: usize = HEADER;
+
+/// Feeds a lane with a stream in pieces, for fuzzers: it is taken or refused, and memory keeps its bound.
+#[cfg(any(test, fuzzing, feature = "testing"))]
+pub(crate) fn fuzz_stream(encoded: bool, piece: usize, stream: &[u8]) {
+    let codec = encoded.then(|| crate::codecs().get("lz4").expect("it is built in"));
+    let mut lane = Incoming::new(1 << 16, 1 << 12, codec);
+    lane.grant();
+    let mut at = 0_u64;
+    let mut batch = Batch::default();
+    for piece in stream.chunks(piece) {
+        let mut got = 0;
+        let mut deliver = |_: Channel, message: Bytes| {
+            assert!(message.len() <= 1 << 12, "a message keeps its limit");
+            got += message.len();
+        };
+        if lane.receive(at, piece, &mut batch, &mut deliver).is_err() {
+            return;
+        }
+        at += piece.len() as u64;
+        lane.check_invariants();
+        let mut again = |_: Channel, _: Bytes| {};
+        if got > 0 && lane.consumed(got, &mut again).is_err() {
+            return;
+        }
+    }
+}

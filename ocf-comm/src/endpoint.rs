@@ -363,6 +363,11 @@ impl Endpoint {
         );
     }
 
+    #[cfg(any(test, fuzzing, feature = "testing"))]
+    pub(crate) const fn key_ring(&self) -> &KeyRing {
+        &self.keys
+    }
+
     fn peer_index(&self, node: NodeId) -> Option<usize> {
         self.peers.binary_search_by_key(&node, |p| p.node).ok()
     }

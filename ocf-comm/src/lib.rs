@@ -25,6 +25,8 @@ mod detector;
 pub mod driver;
 mod endpoint;
 mod event;
+#[cfg(any(test, fuzzing, feature = "testing"))]
+pub mod fuzzing;
 #[cfg(feature = "http")]
 pub mod http;
 #[cfg(feature = "driver")]
