@@ -21,6 +21,7 @@ use ocf_stonith::{DeviceReport, FenceAction, Fencer};
 use outbox::Outbox;
 use pils::{Instant, Layer, NodeId, NodeInstance, Rng};
 use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// The group in which the resource managers of all nodes keep one history.
@@ -351,6 +352,11 @@ impl Stack {
     #[must_use]
     pub fn keys(&self) -> Vec<KeyStatus> {
         self.endpoint.keys()
+    }
+
+    /// This node has another address on a path: announces it, if it announced the one before.
+    pub fn readvertise(&mut self, now: Instant, path: ocf_comm::PathId, moved: (SocketAddr, SocketAddr)) {
+        self.endpoint.readvertise(now, path, moved);
     }
 
     /// The configuration of node communication, with the peers as they are now.

@@ -1,5 +1,5 @@
 use crate::crypto::{Cipher, Protection};
-use crate::{Lane, PathId, PathPolicy};
+use crate::{DiscoveryConfig, Lane, PathId, PathPolicy};
 use core::fmt;
 use core::time::Duration;
 use pils::NodeId;
@@ -52,6 +52,8 @@ pub struct Config {
     /// What peers are told so that they believe this node's sentinel; `None`, the default, without one. The driver sets it
     /// when it starts the sentinel.
     pub obituary: Option<[u8; 32]>,
+    /// How nodes that are not in `peers` are found; `None`, the default: not at all.
+    pub discovery: Option<DiscoveryConfig>,
 }
 
 /// One other node.
@@ -142,6 +144,7 @@ impl Config {
             codec: "none".to_owned(),
             turn_budget: 256 << 10,
             obituary: None,
+            discovery: None,
         }
     }
 
@@ -210,6 +213,7 @@ impl Config {
             errors.range(&format!("{name}.receive_window"), lane.receive_window, 64 << 10, 1024 * MIB);
         }
         self.check_timers(&mut errors);
+        self.check_discovery(&mut errors);
         self.check_peers(local, &mut errors);
         if errors.0.is_empty() { Ok(()) } else { Err(ConfigErrors(errors.0)) }
     }
@@ -221,6 +225,35 @@ impl Config {
         }
         if detection < heartbeat.saturating_mul(3) || detection > Duration::from_secs(600) {
             errors.add("timers.detection", format!("{detection:?}"), "choose 3 heartbeats to 10 min");
+        }
+    }
+
+    fn check_discovery(&self, errors: &mut Errors) {
+        let Some(discovery) = &self.discovery else { return };
+        errors.range("discovery.advertise.len", discovery.advertise.len(), 1, 8);
+        errors.range("discovery.announce_to.len", discovery.announce_to.len(), 0, 64);
+        let mut paths = BTreeSet::new();
+        for (i, (path, address)) in discovery.advertise.iter().enumerate() {
+            let at = format!("discovery.advertise[{i}]");
+            if !paths.insert(*path) {
+                errors.add(&at, format!("path {}", path.0), "name each path once");
+            }
+            if address.port() == 0 {
+                errors.add(&at, address.to_string(), "give the port that this node receives at");
+            }
+        }
+        for (i, (_, address)) in discovery.announce_to.iter().enumerate() {
+            if address.port() == 0 || address.ip().is_unspecified() {
+                let fix = "give the address and port of a group or a seed";
+                errors.add(&format!("discovery.announce_to[{i}]"), address.to_string(), fix);
+            }
+        }
+        let (interval, forget) = (discovery.interval, discovery.forget_after);
+        if interval < Duration::from_millis(100) || interval > Duration::from_secs(60) {
+            errors.add("discovery.interval", format!("{interval:?}"), "choose 100 ms to 1 min");
+        }
+        if forget < interval.saturating_mul(3) || forget > Duration::from_secs(86_400) {
+            errors.add("discovery.forget_after", format!("{forget:?}"), "choose 3 intervals to 1 day");
         }
     }
 

@@ -1,6 +1,7 @@
 mod change;
 mod connect;
 mod contest;
+mod discover;
 mod handshake;
 mod peer;
 mod receive;
@@ -10,6 +11,7 @@ mod watch;
 use crate::circuit::{Batch, Circuit, Renewal, Tuning};
 use crate::crypto::{Drbg, KeyAgreement, KeyRing, Mac};
 use crate::detector::Health;
+use crate::discovery::Discovery;
 use crate::suite::Kit;
 use crate::wire::{CLUSTER_HASH, Frame};
 use crate::{
@@ -19,8 +21,8 @@ use crate::{
 use bytes::Bytes;
 use core::fmt;
 use peer::Peer;
-use pils::{Incarnation, Instant, Layer, NodeId, NodeInstance};
-use std::collections::{BTreeMap, VecDeque};
+use pils::{Incarnation, Instant, Layer, NodeId, NodeInstance, Rng};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 
 /// Send buffers kept for reuse.
@@ -107,6 +109,9 @@ pub struct Endpoint {
     /// After an own stall, nobody is suspected before this.
     forgiven_until: Instant,
     closed: bool,
+    discovery: Option<Discovery>,
+    /// Peers that were found, not configured.
+    discovered: BTreeSet<NodeId>,
     /// Incarnations that ended, of peers that were removed.
     removed: VecDeque<(NodeId, VecDeque<Incarnation>)>,
 }
@@ -163,6 +168,10 @@ impl Endpoint {
             budget: config.turn_budget,
             commitment: config.obituary,
         };
+        let discovery = config.discovery.clone().map(|found_by| {
+            let rng = Rng::new(u64::from_be_bytes(random.bytes()));
+            Discovery::new(now, found_by, (local, cluster), rng)
+        });
         Ok(Self {
             tuning,
             local,
@@ -187,6 +196,8 @@ impl Endpoint {
             armed: None,
             forgiven_until: now,
             closed: false,
+            discovery,
+            discovered: BTreeSet::new(),
             removed: VecDeque::new(),
             config,
         })
@@ -418,7 +429,7 @@ impl Endpoint {
             over.into_iter().chain(c.deadline(&self.tuning)).min()
         });
         let peers = self.peers.iter().filter_map(|p| self.peer_deadline(p));
-        circuits.chain(peers).min()
+        circuits.chain(peers).chain(self.discovery.as_ref().map(Discovery::deadline)).min()
     }
 }
 
@@ -452,6 +463,7 @@ impl Layer for Endpoint {
         for circuit in self.circuits.values_mut() {
             circuit.tell_paths(now, self.tuning.heartbeat, &mut self.events);
         }
+        self.discover(now);
         for i in 0..self.peers.len() {
             self.watch_peer(now, i);
             self.settle_contest(now, i);

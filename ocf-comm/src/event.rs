@@ -171,6 +171,25 @@ pub enum Event {
         /// Why.
         reason: PathReason,
     },
+    /// A node that is not configured announced itself, and is a peer now.
+    PeerDiscovered {
+        /// Which.
+        node: NodeId,
+    },
+    /// A peer announced an address that was not known.
+    PathDiscovered {
+        /// Which peer.
+        node: NodeId,
+        /// On which path.
+        path: PathId,
+        /// The address.
+        address: SocketAddr,
+    },
+    /// A discovered peer was down and not announced for so long that it is a peer no more.
+    PeerForgotten {
+        /// Which.
+        node: NodeId,
+    },
     /// A send to this peer was refused with [`SendError::Full`](crate::SendError::Full); there is room again.
     Writable {
         /// Who.

@@ -21,6 +21,7 @@ mod config;
 mod connectivity;
 pub mod crypto;
 mod detector;
+mod discovery;
 #[cfg(feature = "driver")]
 pub mod driver;
 mod endpoint;
@@ -48,6 +49,7 @@ pub use codec::{PacketCodec, codecs};
 pub use config::{Config, ConfigError, ConfigErrors, LaneConfig, PeerConfig, Preset, Timers};
 pub use connectivity::{Connectivity, PeerStatus, SendError};
 pub use crypto::{Cipher, ClusterKey, KeyError, KeyId, KeyRing, KeyStatus, Protection, Secrets};
+pub use discovery::DiscoveryConfig;
 pub use endpoint::Endpoint;
 pub use event::{Channel, DownReason, Event, Input, Lane, Output, PathId, Received, Refusal, Transmit};
 pub use memory::{AttachError, MemoryHub, MemoryLimits, MemoryNode};

@@ -1,11 +1,13 @@
 //! Datagrams: sealed packets with their frames, and the messages of the handshake.
 
+mod announce;
 mod frame;
 mod handshake;
 mod header;
 mod obituary;
 mod renewal;
 
+pub(crate) use announce::Announce;
 pub(crate) use frame::{ANSWER, Ack, DECLINE, Frame, OFFER, data_fit, put_ack, put_data_header, put_frame};
 pub(crate) use handshake::{
     CLUSTER_HASH, Envelope, Handshake, REFUSED_DOUBLE, REFUSED_OFFER, seal_handshake,

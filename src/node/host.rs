@@ -152,6 +152,11 @@ impl Host<Stack> for NodeHost {
     fn medium_changed(&mut self, layer: &mut Stack, now: Instant, changed: &MediumStatus) {
         let up = changed.link != Link::Down;
         layer.handle(now, Input::Network(ocf_comm::Input::Carrier { path: changed.path, up }));
+        if let (Some(was), Some(address)) = (changed.was, changed.address)
+            && was != address
+        {
+            layer.readvertise(now, changed.path, (was, address));
+        }
     }
 
     fn answer(&mut self, layer: &mut Stack, now: Instant) {

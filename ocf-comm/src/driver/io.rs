@@ -158,6 +158,8 @@ pub struct MediumStatus {
     pub name: String,
     /// The address of this end, if the system tells.
     pub address: Option<SocketAddr>,
+    /// In the report of a change: the address before it.
+    pub was: Option<SocketAddr>,
     /// Whether its hardware works.
     pub link: Link,
     /// What it can do.
@@ -239,7 +241,11 @@ impl Io {
         let Self { sockets, registry, .. } = self;
         let paths = (0..=u8::MAX).zip(sockets);
         paths
-            .filter_map(|(path, socket)| socket.refresh(&now, registry).then(|| socket.status(PathId(path))))
+            .filter_map(|(path, socket)| {
+                let was = socket.local_address().ok();
+                let changed = socket.refresh(&now, registry);
+                changed.then(|| MediumStatus { was, ..socket.status(PathId(path)) })
+            })
             .collect()
     }
 

@@ -134,6 +134,11 @@ impl Host<Endpoint> for UdpHost {
     fn medium_changed(&mut self, layer: &mut Endpoint, now: Instant, changed: &MediumStatus) {
         let up = changed.link != Link::Down;
         layer.handle(now, Input::Carrier { path: changed.path, up });
+        if let (Some(was), Some(address)) = (changed.was, changed.address)
+            && was != address
+        {
+            layer.readvertise(now, changed.path, (was, address));
+        }
     }
 
     fn recycle(&mut self, layer: &mut Endpoint, buffer: Vec<u8>) {
@@ -202,6 +207,12 @@ impl UdpNode {
     #[must_use]
     pub fn local(&self) -> NodeInstance {
         self.inner.local
+    }
+
+    /// What is known of the medium of each path.
+    #[must_use]
+    pub fn media(&self) -> Vec<MediumStatus> {
+        self.handle().inspect(|_, _, io| io.media()).unwrap_or_default()
     }
 
     /// The process id of the sentinel, if there is one.

@@ -76,6 +76,7 @@ impl PathSocket {
             path,
             name: self.medium.name(),
             address: self.medium.local().ok(),
+            was: None,
             link: self.medium.link(),
             limits: self.limits,
         }

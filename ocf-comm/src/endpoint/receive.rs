@@ -34,6 +34,11 @@ impl Endpoint {
                         self.drop_datagram(reason);
                     }
                 }
+                Some((Kind::Announce, _)) => {
+                    if let Err(reason) = self.on_announce(now, (path, from), datagram) {
+                        self.drop_datagram(reason);
+                    }
+                }
                 Some(_) => {
                     if let Err(reason) = self.on_handshake(now, (path, from), datagram) {
                         self.drop_datagram(reason);

@@ -285,6 +285,9 @@ impl Calls {
             | Event::PathUp { .. }
             | Event::PathDoubtful { .. }
             | Event::PathDown { .. }
+            | Event::PeerDiscovered { .. }
+            | Event::PathDiscovered { .. }
+            | Event::PeerForgotten { .. }
             | Event::Misbehaved { .. } => {}
         }
         Some(event)

@@ -128,7 +128,9 @@ impl Handshake {
         let mut r = Reader::new(content);
         r.take("envelope", ENVELOPE)?;
         let body = match kind {
-            Kind::Sealed | Kind::Obituary => return Err(r.error("kind", Malformed::OutOfRange)),
+            Kind::Sealed | Kind::Obituary | Kind::Announce => {
+                return Err(r.error("kind", Malformed::OutOfRange));
+            }
             Kind::Hello => {
                 let salt = r.array("salt")?;
                 r.u8("reserved")?;

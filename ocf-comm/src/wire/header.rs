@@ -16,6 +16,8 @@ pub(crate) enum Kind {
     Refuse,
     /// Not a handshake: see [`Obituary`](super::Obituary).
     Obituary,
+    /// Not a handshake: see [`Announce`](super::Announce).
+    Announce,
 }
 
 impl Kind {
@@ -29,6 +31,7 @@ impl Kind {
             5 => Self::Response,
             6 => Self::Refuse,
             7 => Self::Obituary,
+            8 => Self::Announce,
             _ => return None,
         };
         Some((kind, first & 0x0f))
@@ -44,6 +47,7 @@ impl Kind {
             Self::Response => 5,
             Self::Refuse => 6,
             Self::Obituary => 7,
+            Self::Announce => 8,
         };
         kind << 4 | VERSION
     }
@@ -105,7 +109,15 @@ mod tests {
 
     #[test]
     fn every_kind_survives_its_byte() {
-        for kind in [Kind::Sealed, Kind::Hello, Kind::Init, Kind::Cookie, Kind::Response, Kind::Obituary] {
+        for kind in [
+            Kind::Sealed,
+            Kind::Hello,
+            Kind::Init,
+            Kind::Cookie,
+            Kind::Response,
+            Kind::Obituary,
+            Kind::Announce,
+        ] {
             assert_eq!(Kind::parse(kind.byte()), Some((kind, VERSION)));
         }
         assert_eq!(Kind::parse(0x01), None);
