@@ -224,17 +224,7 @@ impl NodeBuilder {
             Some(mut store) => (store.load().map_err(StartError::Record)?, Some(store)),
             None => (None, None),
         };
-        let ports = match self.ports {
-            Some(ports) => ports,
-            None => {
-                let bind = self.config.entry().into_iter().flat_map(|e| {
-                    e.addresses().map(|(path, at)| e.bind.filter(|_| path == PathId(0)).unwrap_or(at))
-                });
-                let mut io = IoConfig::new(bind);
-                io.offload = self.offload;
-                Ports::bind(&io)?
-            }
-        };
+        let ports = self.ports.map_or_else(|| bind(&self.config, self.offload), Ok)?;
         let local = NodeInstance::new(self.config.node, entropy::incarnation());
         let guard = SentinelConfig::default();
         let sentinel = self.config.sentinel.then(|| Sentinel::start(&guard, local)).transpose()?;
@@ -286,6 +276,17 @@ impl NodeBuilder {
             }),
         })
     }
+}
+
+/// Opens the sockets that the configuration names.
+fn bind(config: &NodeConfig, offload: bool) -> Result<Ports, SetupError> {
+    let addresses = config
+        .entry()
+        .into_iter()
+        .flat_map(|e| e.addresses().map(|(path, at)| e.bind.filter(|_| path == PathId(0)).unwrap_or(at)));
+    let mut io = IoConfig::new(addresses);
+    io.offload = offload;
+    Ports::bind(&io)
 }
 
 /// Passes reports of other threads on to the reactor.

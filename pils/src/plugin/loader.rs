@@ -301,6 +301,7 @@ impl Loader {
         self.inner.modules.lock().values().map(|entry| entry.info.clone()).collect()
     }
 
+    #[cfg(any(feature = "dynamic", feature = "process"))]
     fn check_new(&self, name: &str) -> Result<(), LoadError> {
         let modules = self.inner.modules.lock();
         if modules.contains_key(name) {
@@ -309,6 +310,7 @@ impl Loader {
         if modules.len() >= MODULES_MAX { Err(LoadError::TooMany(name.to_owned())) } else { Ok(()) }
     }
 
+    #[cfg(any(feature = "dynamic", feature = "process"))]
     fn take(&self, name: String, kind: &str, plugins: Vec<Arc<dyn Remote>>) -> Result<ModuleInfo, LoadError> {
         if plugins.len() > PLUGINS_MAX {
             return Err(LoadError::TooMany(name));

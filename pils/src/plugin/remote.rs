@@ -125,6 +125,7 @@ pub enum CallError {
 pub type Adapter<T> = Arc<dyn Fn(Arc<dyn Remote>) -> Arc<T> + Send + Sync>;
 
 /// Refuses what is not exported, before anything is asked.
+#[cfg(any(feature = "dynamic", feature = "process"))]
 pub(super) fn check_method(description: &Description, method: &str) -> Result<(), CallError> {
     if description.methods.contains(method) {
         return Ok(());
