@@ -52,6 +52,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 println!("down     {peer} noticed after {:.0?}: {reason:?}", started.elapsed());
                 break answering.join().map_err(|_panic| "the answering thread failed")?;
             }
+            Event::PathUp { .. } | Event::PathDoubtful { .. } | Event::PathDown { .. } => {}
             trouble => return Err(format!("on a quiet loopback: {trouble:?}").into()),
         }
     }
