@@ -177,9 +177,14 @@ fn a_narrow_interface_is_found_by_the_systems_word() {
         let sizes: Vec<usize> = pair.paths().iter().map(|p| p.mtu).collect();
         assert_eq!(sizes, [1472, 1472], "1500 bytes with 28 of headers");
         run("ip link set lo mtu 1450");
+        // only a message that fills packets meets the limit
+        for _ in 0..20 {
+            let message = vec![7; 20_000].into();
+            pair.nodes[0].send(pair.peer, Lane::Small, Channel::APPLICATION, message).unwrap();
+        }
         let (sent, _) = pair.load(1000 * MS);
         pair.take(500 * MS);
-        assert!(sent > 0 && pair.received == sent && pair.downs == 0);
+        assert!(sent > 0 && pair.received == sent + 20 && pair.downs == 0);
         assert!(pair.paths()[0].mtu <= 1422, "{:?}", pair.paths());
     });
 }
