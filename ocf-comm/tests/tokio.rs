@@ -81,7 +81,12 @@ fn events_of_nodes_are_streams_that_end_with_the_node() {
                         a.leave();
                     }
                 }
-                other => assert!(matches!(other, Event::Writable { .. }), "{other:?}"),
+                // On a busy machine a path falls into doubt and out of it.
+                Event::Writable { .. }
+                | Event::PathUp { .. }
+                | Event::PathDoubtful { .. }
+                | Event::PathDown { .. } => {}
+                other => panic!("{other:?}"),
             }
         }
         assert_eq!((came, echo.await.expect("it does not panic")), (200, 200));
