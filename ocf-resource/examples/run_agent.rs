@@ -2,7 +2,9 @@
 //! `run_agent ocf:heartbeat:IPaddr2 start ip=10.0.0.7 --timeout 20`.
 #![expect(clippy::print_stderr, reason = "a program for people")]
 
-use ocf_resource::driver::{OcfClass, RustClass, Stateful};
+use ocf_resource::driver::{
+    HeartbeatClass, LsbClass, OcfClass, RustClass, ServiceClass, Stateful, SystemdClass,
+};
 use ocf_resource::{Action, AgentName, Agents, Metadata, OcfCode, Operation, Outcome};
 use pils::process::Runner;
 use std::collections::BTreeMap;
@@ -30,9 +32,11 @@ macro_rules! say {
 const USAGE: &str = "\
 run_agent list
 run_agent AGENT meta-data
-run_agent AGENT start|stop|monitor|validate-all [NAME=VALUE ..] [--resource NAME] [--timeout SECONDS] [--root DIR]
+run_agent AGENT ACTION [NAME=VALUE ..] [--resource NAME] [--timeout SECONDS] [--depth LEVEL] [--root DIR]
 
-AGENT is class:provider:name, such as ocf:heartbeat:Dummy. NAME=VALUE are the agent's parameters.
+AGENT is class:name or class:provider:name, such as ocf:heartbeat:Dummy, lsb:cron or systemd:cron. ACTION is start, stop,
+monitor, validate-all, promote, demote, notify, migrate_to, migrate_from, reload or reload-agent. NAME=VALUE are the agent's
+parameters.
 The exit status is the agent's own code; 1 if it did not run or did not end in time.";
 
 fn main() -> ExitCode {
@@ -50,7 +54,7 @@ fn run(args: &[String]) -> Result<ExitCode, Box<dyn Error>> {
     let mut rest = args.iter();
     while let Some(arg) = rest.next() {
         if let Some(option) = arg.strip_prefix("--") {
-            let known = ["resource", "timeout", "root"].contains(&option);
+            let known = ["resource", "timeout", "root", "depth"].contains(&option);
             match rest.next().filter(|_| known) {
                 Some(value) => options.insert(option, value.as_str()),
                 None => return Err(USAGE.into()),
@@ -63,8 +67,13 @@ fn run(args: &[String]) -> Result<ExitCode, Box<dyn Error>> {
     }
     let root = options.get("root").copied().unwrap_or(OcfClass::ROOT);
     let runner = Runner::new(4)?;
+    let (lsb, systemd) = (LsbClass::new(runner.clone()), SystemdClass::new(runner.clone()));
     let agents = Agents::new()
-        .with("ocf", Arc::new(OcfClass::new(runner).with_root(root)))
+        .with("ocf", Arc::new(OcfClass::new(runner.clone()).with_root(root)))
+        .with("lsb", Arc::new(lsb.clone()))
+        .with("systemd", Arc::new(systemd.clone()))
+        .with("service", Arc::new(ServiceClass::new(lsb, systemd)))
+        .with("heartbeat", Arc::new(HeartbeatClass::new(runner)))
         .with("rust", Arc::new(RustClass::new().with("stateful", Arc::new(Stateful::new()))));
     match *words {
         ["list"] => {
@@ -75,14 +84,13 @@ fn run(args: &[String]) -> Result<ExitCode, Box<dyn Error>> {
         }
         [agent, "meta-data"] => describe(&agents, &agent.parse()?),
         [agent, action] => {
+            let resource = options.get("resource").copied().unwrap_or("test");
             let seconds: u64 = options.get("timeout").copied().unwrap_or("20").parse()?;
             let operation = Operation {
-                resource: options.get("resource").copied().unwrap_or("test").into(),
-                agent: agent.parse()?,
-                action: action.parse::<Action>()?,
                 parameters: Arc::new(parameters),
                 timeout: Duration::from_secs(seconds),
-                interval: None,
+                check_level: options.get("depth").copied().unwrap_or("0").parse()?,
+                ..Operation::new(resource, agent.parse()?, action.parse()?)
             };
             act(&agents, &operation)
         }

@@ -1,6 +1,6 @@
 //! What a resource agent is: operations, their results, and the trait that every class of agents implements.
 
-use crate::Metadata;
+use crate::{Action, Metadata, OcfCode, Role, Severity};
 use core::fmt;
 use core::str::FromStr;
 use core::time::Duration;
@@ -66,14 +66,14 @@ pub struct AgentNameError {
 impl FromStr for AgentName {
     type Err = AgentNameError;
 
-    /// Takes two or three parts of letters, digits, `-`, `_` and `.`, none starting with a dot: a part can never
+    /// Takes two or three parts of letters, digits, `-`, `_`, `.` and `@`, none starting with a dot: a part can never
     /// leave the directory in which agents are looked up.
     fn from_str(text: &str) -> Result<Self, AgentNameError> {
         let fit = |p: &&str| {
             !p.is_empty()
                 && p.len() <= 64
                 && !p.starts_with('.')
-                && p.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+                && p.chars().all(|c| c.is_ascii_alphanumeric() || "-_.@".contains(c))
         };
         let parts: Vec<&str> = text.split(':').filter(fit).collect();
         match (parts.as_slice(), text.split(':').count()) {
@@ -94,62 +94,6 @@ impl TryFrom<String> for AgentName {
     }
 }
 
-/// What an agent is asked to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum Action {
-    /// Make it fully usable here. Success if it is already.
-    Start,
-    /// Make it fully stopped here. Success if it is already.
-    Stop,
-    /// Say whether it runs here: [`OcfCode::Success`] or [`OcfCode::NotRunning`], else it failed.
-    Monitor,
-    /// Check the parameters.
-    ValidateAll,
-    /// Describe the agent, on standard output.
-    MetaData,
-}
-
-impl Action {
-    /// The word that an OCF agent is called with.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Start => "start",
-            Self::Stop => "stop",
-            Self::Monitor => "monitor",
-            Self::ValidateAll => "validate-all",
-            Self::MetaData => "meta-data",
-        }
-    }
-}
-
-impl fmt::Display for Action {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.word())
-    }
-}
-
-impl FromStr for Action {
-    type Err = UnknownAction;
-
-    fn from_str(word: &str) -> Result<Self, UnknownAction> {
-        [Self::Start, Self::Stop, Self::Monitor, Self::ValidateAll, Self::MetaData]
-            .into_iter()
-            .find(|a| a.word() == word)
-            .ok_or_else(|| UnknownAction { word: word.to_owned() })
-    }
-}
-
-/// A word that is no action.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{word:?} is not an action: use start, stop, monitor, validate-all or meta-data")]
-pub struct UnknownAction {
-    /// The word.
-    pub word: String,
-}
-
 /// One thing to do with one resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Operation {
@@ -165,128 +109,39 @@ pub struct Operation {
     pub timeout: Duration,
     /// How often it recurs; `None` for an operation that runs once. A monitor that runs once is a probe.
     pub interval: Option<Duration>,
+    /// How thorough a monitor is (`OCF_CHECK_LEVEL`); 0 is the cheapest, 10 and 20 are customary.
+    pub check_level: u32,
+    /// The role that a monitor expects. `None` for resources without roles.
+    pub role: Option<Role>,
+    /// What else the agent is told about the operation: `OCF_RESKEY_CRM_meta_<name>`, `-` in a name written as `_`.
+    pub meta: Arc<BTreeMap<String, String>>,
 }
 
-/// Exit code of an agent, as OCF names them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
-#[non_exhaustive]
-pub enum OcfCode {
-    /// 0
-    Success,
-    /// 1: some failure; worth another attempt.
-    Generic,
-    /// 2: the parameters do not fit this node.
-    Arguments,
-    /// 3: the agent does not know this action.
-    Unimplemented,
-    /// 4: the agent lacks a permission.
-    Permission,
-    /// 5: software that the agent needs is not installed here.
-    NotInstalled,
-    /// 6: the parameters are wrong wherever it runs.
-    Configured,
-    /// 7: cleanly stopped.
-    NotRunning,
-    /// 8: runs in the promoted role.
-    RunningPromoted,
-    /// 9: failed in the promoted role.
-    FailedPromoted,
-    /// 190: runs, in a condition that someone should look at.
-    Degraded,
-    /// 191: as 190, in the promoted role.
-    DegradedPromoted,
-    /// Any other code.
-    Other(i32),
-}
-
-/// What a failure says about where another attempt makes sense.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
-pub enum Severity {
-    /// Restart or move.
-    Soft,
-    /// Not on this node again.
-    Hard,
-    /// Nowhere.
-    Fatal,
-}
-
-impl OcfCode {
-    /// The code with this number.
+impl Operation {
+    /// An operation that runs once, without parameters, within 20 s.
     #[must_use]
-    pub const fn new(code: i32) -> Self {
-        match code {
-            0 => Self::Success,
-            1 => Self::Generic,
-            2 => Self::Arguments,
-            3 => Self::Unimplemented,
-            4 => Self::Permission,
-            5 => Self::NotInstalled,
-            6 => Self::Configured,
-            7 => Self::NotRunning,
-            8 => Self::RunningPromoted,
-            9 => Self::FailedPromoted,
-            190 => Self::Degraded,
-            191 => Self::DegradedPromoted,
-            other => Self::Other(other),
+    pub fn new(resource: impl Into<Arc<str>>, agent: AgentName, action: Action) -> Self {
+        Self {
+            resource: resource.into(),
+            agent,
+            action,
+            parameters: Arc::default(),
+            timeout: Duration::from_secs(20),
+            interval: None,
+            check_level: 0,
+            role: None,
+            meta: Arc::default(),
         }
     }
 
-    /// Its number.
+    /// True if a monitor that ended so found what it expects: the resource runs, in the right role. Degraded is good
+    /// enough.
     #[must_use]
-    pub const fn number(self) -> i32 {
-        match self {
-            Self::Success => 0,
-            Self::Generic => 1,
-            Self::Arguments => 2,
-            Self::Unimplemented => 3,
-            Self::Permission => 4,
-            Self::NotInstalled => 5,
-            Self::Configured => 6,
-            Self::NotRunning => 7,
-            Self::RunningPromoted => 8,
-            Self::FailedPromoted => 9,
-            Self::Degraded => 190,
-            Self::DegradedPromoted => 191,
-            Self::Other(other) => other,
+    pub const fn is_met_by(&self, outcome: &Outcome) -> bool {
+        match self.role {
+            None | Some(Role::Unpromoted) => outcome.is_running(),
+            Some(Role::Promoted) => outcome.is_promoted(),
         }
-    }
-
-    /// What a failure with this code says about another attempt.
-    #[must_use]
-    pub const fn severity(self) -> Severity {
-        match self {
-            Self::Arguments | Self::Unimplemented | Self::Permission | Self::NotInstalled => Severity::Hard,
-            Self::Configured => Severity::Fatal,
-            Self::Success
-            | Self::Generic
-            | Self::NotRunning
-            | Self::RunningPromoted
-            | Self::FailedPromoted
-            | Self::Degraded
-            | Self::DegradedPromoted
-            | Self::Other(_) => Severity::Soft,
-        }
-    }
-}
-
-impl fmt::Display for OcfCode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = match self {
-            Self::Success => "success",
-            Self::Generic => "error",
-            Self::Arguments => "parameters do not fit this node",
-            Self::Unimplemented => "action not implemented",
-            Self::Permission => "insufficient permission",
-            Self::NotInstalled => "needed software not installed",
-            Self::Configured => "wrong parameters",
-            Self::NotRunning => "not running",
-            Self::RunningPromoted => "running promoted",
-            Self::FailedPromoted => "failed promoted",
-            Self::Degraded => "degraded",
-            Self::DegradedPromoted => "degraded promoted",
-            Self::Other(_) => "unknown code",
-        };
-        write!(f, "{text} ({})", self.number())
     }
 }
 
@@ -320,6 +175,12 @@ impl Outcome {
     #[must_use]
     pub const fn is_running(&self) -> bool {
         matches!(self, Self::Ok | Self::Failed { code: OcfCode::Degraded })
+    }
+
+    /// True if the resource runs in the promoted role, judged from a monitor.
+    #[must_use]
+    pub const fn is_promoted(&self) -> bool {
+        matches!(self, Self::Failed { code: OcfCode::RunningPromoted | OcfCode::DegradedPromoted })
     }
 
     /// What this outcome, if it is a failure, says about another attempt.
@@ -357,13 +218,23 @@ pub struct OperationResult {
     pub output: String,
     /// How long it took.
     pub took: Duration,
+    /// Processes that had to be ended after it: those that a run which did not end in time had sent into the background.
+    pub left_behind: usize,
 }
 
 impl OperationResult {
     /// A result with nothing to say but `outcome`.
     #[must_use]
     pub const fn new(outcome: Outcome) -> Self {
-        Self { outcome, reason: None, output: String::new(), took: Duration::ZERO }
+        Self { outcome, reason: None, output: String::new(), took: Duration::ZERO, left_behind: 0 }
+    }
+
+    /// The answer of a class that has no such action.
+    #[must_use]
+    pub fn unimplemented(action: Action) -> Self {
+        let mut result = Self::new(Outcome::Failed { code: OcfCode::Unimplemented });
+        result.reason = Some(format!("agents of this class have no {action}"));
+        result
     }
 
     /// The outcome and the agent's own reason, in one line.
@@ -412,6 +283,12 @@ pub enum AgentError {
         /// How names of this class look.
         form: &'static str,
     },
+    /// A file whose name cannot be that of an agent.
+    #[error("{} cannot be an agent: its name has no letters that names have", path.display())]
+    Unnamed {
+        /// The file.
+        path: PathBuf,
+    },
     /// The operating system could not start it.
     #[error("agent {agent} could not be started: {detail}")]
     Start {
@@ -419,6 +296,14 @@ pub enum AgentError {
         agent: AgentName,
         /// What the system said.
         detail: String,
+    },
+    /// The parameters do not fit the agent's description of itself; it was not run.
+    #[error("parameters of {agent}: {errors}")]
+    Parameters {
+        /// The agent.
+        agent: AgentName,
+        /// Every mistake, separated by semicolons.
+        errors: String,
     },
     /// The agent's description of itself cannot be read.
     #[error("meta-data of {agent}: {detail}")]
@@ -440,6 +325,8 @@ impl AgentError {
             | Self::AgentMissing { .. }
             | Self::NotExecutable { .. }
             | Self::WrongForm { .. }
+            | Self::Parameters { .. }
+            | Self::Unnamed { .. }
             | Self::Metadata { .. } => Severity::Hard,
         }
     }
@@ -566,15 +453,5 @@ mod tests {
         {
             assert!(bad.parse::<AgentName>().is_err(), "{bad:?}");
         }
-    }
-
-    #[test]
-    fn codes_keep_their_number() {
-        for n in -1..300 {
-            assert_eq!(OcfCode::new(n).number(), n);
-        }
-        assert_eq!(OcfCode::new(1).severity(), Severity::Soft);
-        assert_eq!(OcfCode::new(5).severity(), Severity::Hard);
-        assert_eq!(OcfCode::new(6).severity(), Severity::Fatal);
     }
 }

@@ -15,14 +15,7 @@
 //! use std::sync::{Arc, mpsc};
 //!
 //! let agent = RustClass::new().with("stateful", Arc::new(Stateful::new())).find(&"rust:stateful".parse()?)?;
-//! let start = Operation {
-//!     resource: "db".into(),
-//!     agent: "rust:stateful".parse()?,
-//!     action: Action::Start,
-//!     parameters: Arc::default(),
-//!     timeout: std::time::Duration::from_secs(10),
-//!     interval: None,
-//! };
+//! let start = Operation::new("db", "rust:stateful".parse()?, Action::Start);
 //! let (say, said) = mpsc::channel();
 //! let _canceller = agent.begin(&start, Box::new(move |result| say.send(result).expect("the receiver waits")));
 //! assert_eq!(said.recv()?.outcome, Outcome::Ok);
@@ -32,6 +25,7 @@
 //! `PROTOCOL.md` has the states, messages, timers, limits and deviations.
 #![forbid(unsafe_code)]
 
+mod action;
 mod agent;
 mod config;
 #[cfg(feature = "driver")]
@@ -41,6 +35,7 @@ pub mod executor;
 mod manager;
 mod message;
 mod metadata;
+mod parameters;
 pub mod plan;
 mod snapshot;
 mod state;
@@ -49,9 +44,10 @@ mod status;
 pub mod testing;
 mod wire;
 
+pub use action::{Action, OcfCode, Role, Severity, UnknownAction};
 pub use agent::{
-    Action, AgentClass, AgentError, AgentName, AgentNameError, Agents, Canceller, Done, MetadataDone,
-    OcfCode, Operation, OperationResult, Outcome, ResourceAgent, Severity, UnknownAction,
+    AgentClass, AgentError, AgentName, AgentNameError, Agents, Canceller, Done, MetadataDone, Operation,
+    OperationResult, Outcome, ResourceAgent,
 };
 pub use config::{Config, GroupConfig, PartitionPolicy, ResourceConfig, StartFailure, StopFailure};
 pub use event::{

@@ -454,16 +454,19 @@ impl Manager {
     fn operation(&self, resource: &Arc<str>, action: Action, recurring: bool) -> Option<Operation> {
         let config = self.config.groups.iter().flat_map(|g| &g.resources).find(|r| *r.name == **resource)?;
         Some(Operation {
-            resource: Arc::clone(resource),
-            agent: config.agent.clone(),
-            action,
             parameters: Arc::new(config.parameters.clone()),
             timeout: match action {
-                Action::Start => config.start_timeout,
-                Action::Stop => config.stop_timeout,
-                Action::Monitor | Action::ValidateAll | Action::MetaData => config.monitor_timeout,
+                Action::Start | Action::Promote | Action::MigrateFrom => config.start_timeout,
+                Action::Stop | Action::Demote | Action::MigrateTo => config.stop_timeout,
+                Action::Monitor
+                | Action::ValidateAll
+                | Action::MetaData
+                | Action::Notify
+                | Action::Reload
+                | Action::ReloadAgent => config.monitor_timeout,
             },
             interval: recurring.then_some(config.monitor_interval),
+            ..Operation::new(Arc::clone(resource), config.agent.clone(), action)
         })
     }
 

@@ -1,11 +1,11 @@
 //! The replicated state as bytes, for a joiner.
 
+use crate::FenceCause;
 use crate::message::{VERSION, short};
 use crate::state::{Failures, Fence, Group, Node, Presence, Spot, State};
 use crate::wire::{
     self, Parsed, flag, list, option, put_flag, put_list, put_option, put_u64, read_outcome, read_severity,
 };
-use crate::{Action, FenceCause};
 use bytes::Bytes;
 use pils::wire::{Malformed, Reader, Writer};
 use std::sync::Arc;
@@ -72,11 +72,7 @@ fn put_node(w: &mut Vec<u8>, node: &Node) {
         put_flag(w, spot.seen);
         put_option(w, spot.pending, |w, (decision, action)| {
             wire::put_decision(w, decision);
-            w.push(match action {
-                Action::Start => 0,
-                Action::Stop => 1,
-                Action::Monitor | Action::ValidateAll | Action::MetaData => 2,
-            });
+            w.push(wire::action_code(action));
         });
         match &spot.presence {
             Presence::Unknown => w.push(0),
@@ -120,14 +116,7 @@ fn read_spot(r: &mut Reader<'_>) -> Parsed<Spot> {
     let seen = flag(r, "seen")?;
     let pending = option(r, "pending", |r| {
         let decision = wire::decision(r)?;
-        let at = r.clone();
-        let action = match r.u8("action")? {
-            0 => Action::Start,
-            1 => Action::Stop,
-            2 => Action::Monitor,
-            _ => return Err(at.error("action", Malformed::OutOfRange)),
-        };
-        Ok((decision, action))
+        Ok((decision, wire::action(r)?))
     })?;
     let at = r.clone();
     let presence = match r.u8("presence")? {

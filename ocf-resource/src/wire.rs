@@ -2,8 +2,8 @@
 
 use crate::message::VERSION;
 use crate::{
-    Config, Decision, FenceOutcome, GroupConfig, PartitionPolicy, ResourceConfig, Severity, StartFailure,
-    StopFailure,
+    Action, Config, Decision, FenceOutcome, GroupConfig, PartitionPolicy, ResourceConfig, Severity,
+    StartFailure, StopFailure,
 };
 use bytes::BufMut;
 use core::time::Duration;
@@ -28,6 +28,36 @@ pub(crate) fn put_decision(w: &mut Vec<u8>, decision: Decision) {
 
 pub(crate) fn decision(r: &mut Reader<'_>) -> Parsed<Decision> {
     Ok(Decision { view: r.u64("decision view")?, number: r.u64("decision number")? })
+}
+
+/// Actions that a plan has; any other is written as a monitor.
+pub(crate) const fn action_code(action: Action) -> u8 {
+    match action {
+        Action::Start => 0,
+        Action::Stop => 1,
+        Action::Promote => 3,
+        Action::Demote => 4,
+        Action::Monitor
+        | Action::ValidateAll
+        | Action::MetaData
+        | Action::Notify
+        | Action::MigrateTo
+        | Action::MigrateFrom
+        | Action::Reload
+        | Action::ReloadAgent => 2,
+    }
+}
+
+pub(crate) fn action(r: &mut Reader<'_>) -> Parsed<Action> {
+    let at = r.clone();
+    Ok(match r.u8("action")? {
+        0 => Action::Start,
+        1 => Action::Stop,
+        2 => Action::Monitor,
+        3 => Action::Promote,
+        4 => Action::Demote,
+        _ => return Err(at.error("action", Malformed::OutOfRange)),
+    })
 }
 
 pub(crate) const fn severity_code(severity: Severity) -> u8 {

@@ -18,14 +18,8 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 fn operation(agent: &str, action: Action) -> Operation {
-    Operation {
-        resource: "r1".into(),
-        agent: agent.parse().unwrap(),
-        action,
-        parameters: Arc::default(),
-        timeout: Duration::from_secs(30),
-        interval: None,
-    }
+    let timeout = Duration::from_secs(30);
+    Operation { timeout, ..Operation::new("r1", agent.parse().unwrap(), action) }
 }
 
 /// A directory of its own for each test, with one agent in it.

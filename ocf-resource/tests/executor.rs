@@ -3,18 +3,10 @@
 use ocf_resource::executor::{Config, Event, Executor, Input, OperationId, Output, Request, RunId};
 use ocf_resource::{Action, OcfCode, Operation, OperationResult, Outcome};
 use pils::{Instant, Layer, Rng};
-use std::sync::Arc;
 use std::time::Duration;
 
 fn operation(resource: &str, action: Action) -> Operation {
-    Operation {
-        resource: resource.into(),
-        agent: "rust:x".parse().expect("a name"),
-        action,
-        parameters: Arc::default(),
-        timeout: Duration::from_secs(20),
-        interval: None,
-    }
+    Operation::new(resource, "rust:x".parse().expect("a name"), action)
 }
 
 struct Bench {

@@ -1,28 +1,30 @@
+use super::process::{Call, Processes, entries, environment, locate, programs, result_of};
 use crate::{
-    Action, AgentClass, AgentError, AgentName, Canceller, Done, Metadata, MetadataDone, OcfCode, Operation,
-    OperationResult, Outcome, ResourceAgent,
+    Action, AgentClass, AgentError, AgentName, Canceller, Done, Metadata, MetadataDone, Operation,
+    ResourceAgent,
 };
 use core::time::Duration;
-use pils::process::{Command, Exit, Finished, NotStarted, Runner};
+use pils::process::Runner;
 use std::ffi::OsString;
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 const EXIT_REASON: &str = "ocf-exit-reason:";
-const REASON_MAX: usize = 1024;
 
 /// Agents of the Open Cluster Framework: programs at `<root>/resource.d/<provider>/<name>`, called with one action and
 /// their parameters in the environment. Names are `ocf:<provider>:<name>`.
 ///
-/// An agent gets exactly the environment that OCF defines, `PATH` and `LC_ALL`: nothing of this process leaks into it.
+/// An agent gets exactly the environment that OCF defines, `PATH`, `LC_ALL`, and `OCF_RUN_TAG`, by which this process
+/// knows what belongs to the run: nothing else of this process leaks into it. A run that has to be ended takes every
+/// process along that it started, also those that went into the background, into sessions of their own.
 #[derive(Clone)]
 pub struct OcfClass {
-    runner: Runner,
+    processes: Processes,
     root: PathBuf,
-    grace: Duration,
     node: Option<String>,
+    trace: Option<PathBuf>,
+    extra: Vec<(OsString, OsString)>,
 }
 
 impl core::fmt::Debug for OcfClass {
@@ -38,7 +40,8 @@ impl OcfClass {
     /// The agents below [`OcfClass::ROOT`].
     #[must_use]
     pub fn new(runner: Runner) -> Self {
-        Self { runner, root: PathBuf::from(Self::ROOT), grace: Duration::from_secs(5), node: None }
+        let processes = Processes::new(runner);
+        Self { processes, root: PathBuf::from(Self::ROOT), node: None, trace: None, extra: Vec::new() }
     }
 
     /// The agents below another root. It becomes `OCF_ROOT` of the agents; must be absolute.
@@ -51,7 +54,7 @@ impl OcfClass {
     /// Time from asking an agent to end until it is killed, when it has exceeded its timeout. Default 5 s.
     #[must_use]
     pub const fn with_grace(mut self, grace: Duration) -> Self {
-        self.grace = grace;
+        self.processes.grace = grace;
         self
     }
 
@@ -62,8 +65,48 @@ impl OcfClass {
         self
     }
 
-    fn path(&self, provider: &str, name: &str) -> PathBuf {
-        self.root.join("resource.d").join(provider).join(name)
+    /// Has agents write every command that they run into a file of this directory, one file for each run
+    /// (`OCF_TRACE_RA`, `OCF_TRACE_FILE`). Their parameters, passwords too, are in these files. A resource whose parameter
+    /// `trace_ra` is `1` is traced without this, into the agents' own directory.
+    #[must_use]
+    pub fn with_trace(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.trace = Some(directory.into());
+        self
+    }
+
+    /// Ends, after monitor, meta-data, validate-all and notify, every process that such a run left behind, and says how
+    /// many in [`OperationResult::left_behind`](crate::OperationResult::left_behind). Costs a look at every process of
+    /// the machine after each run: for tests of agents.
+    #[must_use]
+    pub const fn strict(mut self) -> Self {
+        self.processes.strict = true;
+        self
+    }
+
+    /// Gives agents one more variable, such as those by which testers make their library pretend something.
+    #[must_use]
+    pub fn with_variable(mut self, name: &str, value: &str) -> Self {
+        self.extra.push((name.into(), value.into()));
+        self
+    }
+
+    /// The agent that is this very file, whatever its name and place: for authors of agents.
+    ///
+    /// # Errors
+    /// [`AgentError`] if the file is missing or cannot be executed.
+    pub fn open(&self, path: &Path) -> Result<(AgentName, Arc<dyn ResourceAgent>), AgentError> {
+        let part = |p: Option<&std::ffi::OsStr>| {
+            let text = p.map(|p| p.to_string_lossy().into_owned()).unwrap_or_default();
+            let fit = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' };
+            text.chars().take(64).map(fit).collect::<String>().trim_start_matches('.').to_owned()
+        };
+        let provider = part(path.parent().and_then(Path::file_name));
+        let provider = if provider.is_empty() { "file".to_owned() } else { provider };
+        let missing = |_| AgentError::Unnamed { path: path.to_owned() };
+        let name = format!("ocf:{provider}:{}", part(path.file_name())).parse().map_err(missing)?;
+        let path = locate(&name, vec![path.to_owned()])?;
+        let agent = OcfAgent { class: self.clone(), path, name: name.clone() };
+        Ok((name, Arc::new(agent)))
     }
 }
 
@@ -72,44 +115,20 @@ impl AgentClass for OcfClass {
         let Some(provider) = agent.provider() else {
             return Err(AgentError::WrongForm { agent: agent.clone(), form: "ocf:provider:name" });
         };
-        let path = self.path(provider, agent.name());
-        match fs::metadata(&path) {
-            Ok(meta) if is_program(&meta) => {
-                Ok(Arc::new(OcfAgent { class: self.clone(), path, name: agent.clone() }))
-            }
-            Ok(_) => Err(AgentError::NotExecutable { agent: agent.clone(), path }),
-            Err(_) => Err(AgentError::AgentMissing { agent: agent.clone(), looked_at: vec![path] }),
-        }
+        let path = self.root.join("resource.d").join(provider).join(agent.name());
+        let path = locate(agent, vec![path])?;
+        Ok(Arc::new(OcfAgent { class: self.clone(), path, name: agent.clone() }))
     }
 
     fn list(&self) -> Vec<AgentName> {
         let mut found = Vec::new();
         for (provider, directory) in entries(&self.root.join("resource.d")) {
-            for (name, path) in entries(&directory) {
-                if fs::metadata(&path).is_ok_and(|meta| is_program(&meta))
-                    && let Ok(name) = format!("ocf:{provider}:{name}").parse()
-                {
-                    found.push(name);
-                }
-            }
+            let names = programs(&directory).into_iter().map(|(name, _)| format!("ocf:{provider}:{name}"));
+            found.extend(names.filter_map(|name| name.parse().ok()));
         }
         found.sort();
         found
     }
-}
-
-fn is_program(meta: &fs::Metadata) -> bool {
-    meta.is_file() && meta.permissions().mode() & 0o111 != 0
-}
-
-/// The entries of a directory that can be named; those that start with a dot are hidden.
-fn entries(directory: &Path) -> Vec<(String, PathBuf)> {
-    let Ok(listing) = fs::read_dir(directory) else { return Vec::new() };
-    listing
-        .filter_map(Result::ok)
-        .filter_map(|e| Some((e.file_name().into_string().ok()?, e.path())))
-        .filter(|(name, _)| !name.starts_with('.'))
-        .collect()
 }
 
 struct OcfAgent {
@@ -120,10 +139,8 @@ struct OcfAgent {
 
 impl OcfAgent {
     fn environment(&self, operation: &Operation) -> Vec<(OsString, OsString)> {
-        let mut env: Vec<(OsString, OsString)> = Vec::new();
+        let mut env = environment();
         let mut set = |name: &str, value: &str| env.push((name.into(), value.into()));
-        set("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-        set("LC_ALL", "C");
         set("OCF_ROOT", &self.class.root.to_string_lossy());
         set("OCF_RA_VERSION_MAJOR", "1");
         set("OCF_RA_VERSION_MINOR", "1");
@@ -131,7 +148,7 @@ impl OcfAgent {
         set("OCF_RESOURCE_TYPE", self.name.name());
         set("OCF_RESOURCE_PROVIDER", self.name.provider().unwrap_or_default());
         set("OCF_EXIT_REASON_PREFIX", EXIT_REASON);
-        set("OCF_CHECK_LEVEL", "0");
+        set("OCF_CHECK_LEVEL", &operation.check_level.to_string());
         set("OCF_OUTPUT_FORMAT", "text");
         set("HA_LOGFACILITY", "none");
         set("OCF_RESKEY_crm_feature_set", "3.16.2");
@@ -141,89 +158,53 @@ impl OcfAgent {
         set("OCF_RESKEY_CRM_meta_interval", &interval.as_millis().to_string());
         if let Some(node) = &self.class.node {
             set("OCF_RESKEY_CRM_meta_on_node", node);
+            set("OCF_RESKEY_CRM_meta_physical_host", node);
+        }
+        if let Some(role) = operation.role {
+            set("OCF_RESKEY_CRM_meta_role", role.word());
+        }
+        for (name, value) in &*operation.meta {
+            set(&format!("OCF_RESKEY_CRM_meta_{}", name.replace('-', "_")), value);
         }
         for (name, value) in &*operation.parameters {
             set(&format!("OCF_RESKEY_{name}"), value);
         }
+        let wanted = operation.parameters.get("trace_ra").is_some_and(|on| on == "1");
+        if self.class.trace.is_some() || wanted {
+            set("OCF_TRACE_RA", "1");
+        }
+        if let Some(directory) = &self.class.trace {
+            let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+            let file =
+                format!("{}.{}.{}.{at}", self.name.name(), operation.resource, operation.action.word());
+            set("OCF_TRACE_FILE", &directory.join(file.replace('/', "_")).to_string_lossy());
+        }
+        env.extend(self.class.extra.iter().cloned());
         env
     }
 
-    fn result(&self, finished: &Finished) -> OperationResult {
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let (stdout, stderr) = (text(&finished.stdout), text(&finished.stderr));
-        let reason = stderr.lines().rev().find_map(|l| l.split_once(EXIT_REASON)).map(|(_, reason)| {
-            let reason = reason.trim();
-            let mut end = reason.len().min(REASON_MAX);
-            while !reason.is_char_boundary(end) {
-                end -= 1;
-            }
-            reason[..end].to_owned()
-        });
-        let outcome = match &finished.exit {
-            Exit::Code(0) => Outcome::Ok,
-            Exit::Code(code) => Outcome::Failed { code: OcfCode::new(*code) },
-            Exit::Signal(signal) => Outcome::Killed { signal: *signal },
-            Exit::TimedOut => Outcome::TimedOut,
-            Exit::Cancelled => Outcome::Cancelled,
-            Exit::NotStarted(why) => Outcome::NotStarted(self.not_started(why)),
-        };
-        OperationResult { outcome, reason, output: stdout + &stderr, took: finished.took }
-    }
-
-    /// `find` has seen an executable file, so what is missing now is its interpreter, or the file has just gone.
-    fn not_started(&self, why: &NotStarted) -> AgentError {
-        let (agent, path) = (self.name.clone(), self.path.clone());
-        if *why == NotStarted::NotFound && !path.exists() {
-            AgentError::AgentMissing { agent, looked_at: vec![path] }
-        } else if *why == NotStarted::PermissionDenied {
-            AgentError::NotExecutable { agent, path }
-        } else {
-            AgentError::Start { agent, detail: format!("{}: {why}", path.display()) }
+    fn call(&self, operation: &Operation) -> Call {
+        Call {
+            agent: self.name.clone(),
+            program: self.path.clone(),
+            args: vec![operation.action.word().into()],
+            env: self.environment(operation),
+            timeout: operation.timeout,
+            output_max: (operation.action == Action::MetaData).then_some(crate::METADATA_MAX),
+            leaves_nothing: operation.action.only_looks(),
         }
     }
 }
 
 impl ResourceAgent for OcfAgent {
     fn begin(&self, operation: &Operation, done: Done) -> Canceller {
-        let mut command = Command::new(&self.path);
-        command.args = vec![operation.action.word().into()];
-        command.env = self.environment(operation);
-        command.timeout = operation.timeout;
-        command.grace = self.class.grace;
-        if operation.action == Action::MetaData {
-            command.output_max = crate::METADATA_MAX;
-        }
-        let agent = Self { class: self.class.clone(), path: self.path.clone(), name: self.name.clone() };
-        let ticket = self.class.runner.run(command, move |finished| done(agent.result(&finished)));
-        let runner = self.class.runner.clone();
-        Canceller::new(move || runner.cancel(ticket))
+        self.class.processes.begin(self.call(operation), result_of, done)
     }
 
     fn metadata(&self, done: MetadataDone) {
-        let operation = Operation {
-            resource: "metadata".into(),
-            agent: self.name.clone(),
-            action: Action::MetaData,
-            parameters: Arc::default(),
-            timeout: Duration::from_secs(30),
-            interval: None,
-        };
-        let mut command = Command::new(&self.path);
-        command.args = vec![Action::MetaData.word().into()];
-        command.env = self.environment(&operation);
-        command.timeout = operation.timeout;
-        command.output_max = crate::METADATA_MAX;
-        let agent = Self { class: self.class.clone(), path: self.path.clone(), name: self.name.clone() };
-        let _ticket = self.class.runner.run(command, move |finished| {
-            let failed = |detail| AgentError::Metadata { agent: agent.name.clone(), detail };
-            done(match &finished.exit {
-                Exit::Code(0) => Metadata::parse(&String::from_utf8_lossy(&finished.stdout))
-                    .map_err(|error| failed(error.to_string())),
-                Exit::NotStarted(why) => Err(agent.not_started(why)),
-                other @ (Exit::Code(_) | Exit::Signal(_) | Exit::TimedOut | Exit::Cancelled) => {
-                    Err(failed(other.to_string()))
-                }
-            });
-        });
+        let mut operation = Operation::new("metadata", self.name.clone(), Action::MetaData);
+        operation.timeout = Duration::from_secs(30);
+        let read = |text: &str| Metadata::parse(text).map_err(|error| error.to_string());
+        self.class.processes.describe(self.call(&operation), read, done);
     }
 }

@@ -107,7 +107,8 @@ impl ResourceAgent for RustAgent {
                 }
             };
             let (outcome, reason, output) = outcome;
-            report(OperationResult { outcome, reason, output, took: begun.elapsed() }, &waiting);
+            let took = begun.elapsed();
+            report(OperationResult { reason, output, took, ..OperationResult::new(outcome) }, &waiting);
         });
         let worker = thread::Builder::new().name("agent".to_owned()).spawn(move || {
             let run = std::panic::AssertUnwindSafe(|| inner.operate(&work));
@@ -177,6 +178,15 @@ impl InProcess for Stateful {
                 return Err((OcfCode::NotRunning, format!("{name} is not running")));
             }
             Action::Monitor | Action::ValidateAll | Action::MetaData => {}
+            other @ (Action::Promote
+            | Action::Demote
+            | Action::Notify
+            | Action::MigrateTo
+            | Action::MigrateFrom
+            | Action::Reload
+            | Action::ReloadAgent) => {
+                return Err((OcfCode::Unimplemented, format!("there is no {other}")));
+            }
         }
         Ok(String::new())
     }
