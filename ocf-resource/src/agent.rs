@@ -95,7 +95,7 @@ impl TryFrom<String> for AgentName {
 }
 
 /// One thing to do with one resource.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Operation {
     /// Name of the resource: tells the instances of one agent apart.
     pub resource: Arc<str>,

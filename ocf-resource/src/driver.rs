@@ -6,19 +6,24 @@
     reason = "a driver owns threads, locks and a clock"
 )]
 
+pub mod apphb;
 mod heartbeat;
 mod host;
+mod local;
 mod lsb;
 mod ocf;
 mod process;
 mod rust;
 mod systemd;
+pub mod tester;
 mod tree;
 
 pub use heartbeat::{HeartbeatClass, from_haresources};
 pub use host::{AgentHost, OperationDone};
+pub use local::{Events, Local};
 pub use lsb::LsbClass;
 pub use ocf::OcfClass;
 pub use rust::{InProcess, RustClass, Stateful};
 pub use systemd::{ServiceClass, SystemdClass};
+pub use tester::Tester;
 pub use tree::{Swept, sweep};

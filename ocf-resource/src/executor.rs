@@ -3,11 +3,19 @@
 use crate::{Action, Operation, OperationResult, Outcome};
 use core::time::Duration;
 use pils::{Instant, Layer, Rng};
-use std::collections::{BTreeMap, VecDeque};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+mod load;
+mod watch;
+
+pub use load::{Load, Process};
+pub use watch::{Report, WatchPolicy, Watched};
+use watch::{Seen, Watch};
+
 /// Names an operation that was asked for. Chosen by who asks; never used twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct OperationId(pub u64);
 
 /// Names one run of an agent. Chosen by the executor; never used twice.
@@ -24,11 +32,13 @@ pub struct Config {
     pub margin: Duration,
     /// Operations that wait for one resource. Default 16; one more is refused as cancelled.
     pub queue_max: usize,
+    /// Say by [`Output::Persist`] what has to survive a restart of this process. Default no.
+    pub durable: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { parallel_max: 8, margin: Duration::from_secs(10), queue_max: 16 }
+        Self { parallel_max: 8, margin: Duration::from_secs(10), queue_max: 16, durable: false }
     }
 }
 
@@ -37,7 +47,7 @@ impl Default for Config {
 #[non_exhaustive]
 pub enum Request {
     /// Run an operation once: a start, a stop, a probe. Answered by one [`Event::Finished`]. Waits for what runs on
-    /// the same resource, except that a start or stop cancels a monitor, and drops what waits.
+    /// the same resource, except that what [changes](Action::changes) it cancels a monitor, and drops what waits.
     Run {
         /// Names it in the answer.
         id: OperationId,
@@ -45,12 +55,15 @@ pub enum Request {
         operation: Operation,
     },
     /// Run a monitor again and again, at most `interval` after the one before. Answered by [`Event::Failed`] when it
-    /// fails, which ends it; so does the next start or stop of the resource.
+    /// fails, which ends it; so does the next operation that [changes](Action::changes) the resource. A resource may have
+    /// one for each depth and role; another of the same takes its place.
     Watch {
         /// Names it in the answers.
         id: OperationId,
         /// What to do; `interval` is set.
         operation: Operation,
+        /// What counts as a failure, and what else is told.
+        policy: WatchPolicy,
     },
     /// Stop a resource at once: cancel even a start that runs. Otherwise as `Run`.
     StopNow {
@@ -58,6 +71,24 @@ pub enum Request {
         id: OperationId,
         /// The stop.
         operation: Operation,
+    },
+    /// End one operation, whether it waits, runs or recurs. It is answered as cancelled; a recurring one is not answered.
+    Cancel {
+        /// Which.
+        id: OperationId,
+    },
+    /// End everything that waits for a resource, its recurring monitors, and a monitor that runs.
+    Flush {
+        /// The resource.
+        resource: Arc<str>,
+    },
+    /// Somebody outside knows that a resource has failed: answered as if its least thorough recurring monitor had found
+    /// out, without asking the agent; by [`Event::Notified`] if it has none.
+    Fail {
+        /// The resource.
+        resource: Arc<str>,
+        /// What the monitor is to have found.
+        result: OperationResult,
     },
     /// Begin no start until [`Request::Release`].
     Hold,
@@ -98,8 +129,26 @@ pub enum Output {
         /// Which.
         run: RunId,
     },
+    /// Make this durable before carrying out what follows. Only if [`Config::durable`] says so.
+    Persist {
+        /// The resource.
+        resource: Arc<str>,
+        /// What is known of it; `None` to forget it.
+        held: Option<Box<Held>>,
+    },
     /// Tell the layer above.
     Event(Event),
+}
+
+/// What has to be known of a resource after a restart of this process, to go on watching it and to know what to look at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// The last operation that was begun and changes the resource.
+    pub operation: Operation,
+    /// It has not ended: nobody knows what it did.
+    pub in_flight: bool,
+    /// Its recurring monitors.
+    pub watches: Vec<Watched>,
 }
 
 /// What the executor tells the layer above.
@@ -124,12 +173,34 @@ pub enum Event {
         /// What it found.
         result: OperationResult,
     },
+    /// What a recurring monitor found, as its policy asks for; it goes on.
+    Observed {
+        /// Which monitor.
+        id: OperationId,
+        /// The resource.
+        resource: Arc<str>,
+        /// What it found.
+        result: OperationResult,
+    },
+    /// A failure was told from outside, of a resource that is not watched.
+    Notified {
+        /// The resource.
+        resource: Arc<str>,
+        /// What was told.
+        result: OperationResult,
+    },
+    /// After a restart: the process before this one began an operation, and nobody knows what came of it.
+    Interrupted {
+        /// The operation: have its resource looked at.
+        operation: Operation,
+    },
 }
 
 /// Runs what it is asked to, each resource's operations one after the other, several resources at the same time.
 ///
 /// Whatever the driver does, each one-time operation is answered once: a run that has not been reported
-/// [`Config::margin`] after its own timeout counts as timed out, and what follows no longer waits for it.
+/// [`Config::margin`] after its own timeout counts as timed out, and what follows no longer waits for it. Each call costs
+/// O(log resources), so that many thousands can be watched.
 #[derive(Debug)]
 pub struct Executor {
     config: Config,
@@ -137,6 +208,16 @@ pub struct Executor {
     held: bool,
     next_run: u64,
     resources: BTreeMap<Arc<str>, Resource>,
+    runs: BTreeMap<RunId, Arc<str>>,
+    /// Resources with a stop in front, and nothing that runs.
+    stops: BTreeSet<Arc<str>>,
+    /// Resources with something else in front, and nothing that runs.
+    asked: BTreeSet<Arc<str>>,
+    /// Resources with nothing but a monitor to wait for.
+    due: BTreeSet<(Instant, Arc<str>)>,
+    /// When to give up on what runs.
+    deadlines: BTreeSet<(Instant, Arc<str>)>,
+    counts: load::Counts,
     out: VecDeque<Output>,
 }
 
@@ -144,38 +225,77 @@ pub struct Executor {
 struct Resource {
     current: Option<Current>,
     waiting: VecDeque<(OperationId, Operation)>,
-    watch: Option<Watch>,
+    watches: Vec<Watch>,
+    held: Option<Held>,
+    indexed: Indexed,
+}
+
+/// Where a resource stands in the executor's sets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Indexed {
+    #[default]
+    Nowhere,
+    Stop,
+    Asked,
+    Due(Instant),
+    Deadline(Instant),
 }
 
 #[derive(Debug)]
 struct Current {
     run: RunId,
     id: OperationId,
-    action: Action,
+    operation: Operation,
     recurring: bool,
     deadline: Instant,
     cancelled: bool,
     started: Instant,
 }
 
-#[derive(Debug)]
-struct Watch {
-    id: OperationId,
-    operation: Operation,
-    at: Instant,
-}
-
 impl Executor {
     /// An executor with nothing to do. `rng` spreads the monitors, so that those of many resources do not run at once.
     #[must_use]
     pub const fn new(config: Config, rng: Rng) -> Self {
-        Self { config, rng, held: false, next_run: 0, resources: BTreeMap::new(), out: VecDeque::new() }
+        Self {
+            config,
+            rng,
+            held: false,
+            next_run: 0,
+            resources: BTreeMap::new(),
+            runs: BTreeMap::new(),
+            stops: BTreeSet::new(),
+            asked: BTreeSet::new(),
+            due: BTreeSet::new(),
+            deadlines: BTreeSet::new(),
+            counts: load::Counts::new(),
+            out: VecDeque::new(),
+        }
+    }
+
+    /// Takes up what the process before this one held: its monitors go on under their old names, so the caller must not
+    /// give those again, and what it was doing is told as [`Event::Interrupted`]. For a fresh executor.
+    pub fn restore(&mut self, now: Instant, held: impl IntoIterator<Item = Held>) {
+        for held in held {
+            let name = Arc::clone(&held.operation.resource);
+            if held.in_flight {
+                let operation = held.operation.clone();
+                self.out.push_back(Output::Event(Event::Interrupted { operation }));
+            }
+            let resource = self.resources.entry(Arc::clone(&name)).or_default();
+            for watched in &held.watches {
+                let at = now + self.rng.duration(Duration::ZERO, watched.interval());
+                resource.watches.push(Watch::new(watched.clone(), at));
+            }
+            resource.held = Some(held);
+            self.index(&name);
+        }
+        self.begin(now);
     }
 
     /// Runs that the driver has not reported yet.
     #[must_use]
     pub fn running(&self) -> usize {
-        self.resources.values().filter(|r| r.current.is_some()).count()
+        self.runs.len()
     }
 
     /// One-time operations that wait.
@@ -188,92 +308,164 @@ impl Executor {
         match request {
             Request::Run { id, operation } => self.on_run(id, operation, false),
             Request::StopNow { id, operation } => self.on_run(id, operation, true),
-            Request::Watch { id, operation } => {
-                let interval = operation.interval.unwrap_or(Duration::from_secs(10));
-                let at = now + self.rng.duration(interval / 2, interval);
-                let resource = self.resources.entry(Arc::clone(&operation.resource)).or_default();
-                resource.watch = Some(Watch { id, operation, at });
+            Request::Watch { id, operation, policy } => {
+                let watched = Watched { id, operation, policy };
+                let name = Arc::clone(&watched.operation.resource);
+                let at = now + self.rng.duration(watched.interval() / 2, watched.interval());
+                let resource = self.resources.entry(Arc::clone(&name)).or_default();
+                resource.watches.retain(|w| !w.watched.replaces(&watched));
+                resource.watches.push(Watch::new(watched, at));
+                self.persist(&name);
+                self.index(&name);
             }
+            Request::Cancel { id } => self.on_cancel(id),
+            Request::Flush { resource } => self.flush(&resource, true),
+            Request::Fail { resource, result } => self.on_fail(resource, result),
             Request::Hold => self.held = true,
             Request::Release => self.held = false,
-            Request::Drop => self.drop_waiting(),
+            Request::Drop => {
+                for name in self.resources.keys().cloned().collect::<Vec<_>>() {
+                    self.flush(&name, false);
+                }
+            }
         }
     }
 
     fn on_run(&mut self, id: OperationId, operation: Operation, now: bool) {
-        let resource = self.resources.entry(Arc::clone(&operation.resource)).or_default();
-        let changes = matches!(operation.action, Action::Start | Action::Stop);
+        let name = Arc::clone(&operation.resource);
+        let resource = self.resources.entry(Arc::clone(&name)).or_default();
+        let changes = operation.action.changes();
         if changes {
-            resource.watch = None;
+            resource.watches.clear();
             for (id, dropped) in core::mem::take(&mut resource.waiting) {
                 self.out.push_back(Output::Event(cancelled(id, dropped.resource)));
             }
         }
         if resource.waiting.len() >= self.config.queue_max.max(1) {
+            self.counts.refused += 1;
             self.out.push_back(Output::Event(cancelled(id, operation.resource)));
             return;
         }
         if let Some(current) = &mut resource.current
             && changes
             && !current.cancelled
-            && (current.action == Action::Monitor || (now && current.action != Action::Stop))
+            && (current.operation.action.only_looks() || (now && current.operation.action != Action::Stop))
         {
             current.cancelled = true;
             self.out.push_back(Output::Cancel { run: current.run });
         }
         resource.waiting.push_back((id, operation));
+        self.index(&name);
     }
 
-    fn drop_waiting(&mut self) {
-        for (name, resource) in &mut self.resources {
-            resource.watch = None;
-            if let Some(current) = &mut resource.current
-                && current.action == Action::Monitor
-                && !current.cancelled
-            {
-                current.cancelled = true;
-                self.out.push_back(Output::Cancel { run: current.run });
-            }
-            let (keep, dropped) = core::mem::take(&mut resource.waiting)
-                .into_iter()
-                .partition(|(_, operation)| operation.action == Action::Stop);
-            resource.waiting = keep;
-            let dropped: VecDeque<(OperationId, Operation)> = dropped;
-            for (id, _) in dropped {
-                self.out.push_back(Output::Event(cancelled(id, Arc::clone(name))));
-            }
+    fn on_cancel(&mut self, id: OperationId) {
+        let has = |r: &Resource| {
+            r.current.as_ref().is_some_and(|c| c.id == id)
+                || r.waiting.iter().any(|(i, _)| *i == id)
+                || r.watches.iter().any(|w| w.watched.id == id)
+        };
+        let Some((name, resource)) = self.resources.iter_mut().find(|(_, r)| has(r)) else { return };
+        let name = Arc::clone(name);
+        resource.watches.retain(|w| w.watched.id != id);
+        if let Some(current) = resource.current.as_mut().filter(|c| c.id == id && !c.cancelled) {
+            current.cancelled = true;
+            self.out.push_back(Output::Cancel { run: current.run });
         }
+        if let Some(at) = resource.waiting.iter().position(|(i, _)| *i == id) {
+            resource.waiting.remove(at);
+            self.out.push_back(Output::Event(cancelled(id, Arc::clone(&name))));
+        }
+        self.persist(&name);
+        self.index(&name);
+    }
+
+    /// Ends what waits, stops only if `stops_too`, recurring monitors, and a look that runs.
+    fn flush(&mut self, name: &Arc<str>, stops_too: bool) {
+        let Some(resource) = self.resources.get_mut(name) else { return };
+        resource.watches.clear();
+        if let Some(current) = &mut resource.current
+            && current.operation.action.only_looks()
+            && !current.cancelled
+        {
+            current.cancelled = true;
+            self.out.push_back(Output::Cancel { run: current.run });
+        }
+        let (keep, dropped): (VecDeque<_>, VecDeque<_>) = core::mem::take(&mut resource.waiting)
+            .into_iter()
+            .partition(|(_, operation)| operation.action == Action::Stop && !stops_too);
+        resource.waiting = keep;
+        for (id, _) in dropped {
+            self.out.push_back(Output::Event(cancelled(id, Arc::clone(name))));
+        }
+        self.persist(name);
+        self.index(name);
+    }
+
+    fn on_fail(&mut self, name: Arc<str>, result: OperationResult) {
+        let least = self.resources.get_mut(&name).and_then(|resource| {
+            let depths =
+                resource.watches.iter().enumerate().map(|(at, w)| (w.watched.operation.check_level, at));
+            let (_, at) = depths.min()?;
+            Some(resource.watches.remove(at))
+        });
+        let Some(watch) = least else {
+            self.out.push_back(Output::Event(Event::Notified { resource: name, result }));
+            return;
+        };
+        self.persist(&name);
+        self.index(&name);
+        let id = watch.watched.id;
+        self.out.push_back(Output::Event(Event::Failed { id, resource: name, result }));
     }
 
     fn on_done(&mut self, now: Instant, run: RunId, result: OperationResult) {
-        let found = self.resources.iter_mut().find(|(_, r)| r.current.as_ref().is_some_and(|c| c.run == run));
-        let Some((name, resource)) = found else { return };
+        let Some(name) = self.runs.remove(&run) else { return };
+        let Some(resource) = self.resources.get_mut(&name) else { return };
         let Some(current) = resource.current.take() else { return };
-        let name = Arc::clone(name);
-        if !current.recurring {
-            self.out.push_back(Output::Event(Event::Finished { id: current.id, resource: name, result }));
-            return;
-        }
-        let Some(watch) = resource.watch.as_mut().filter(|w| w.id == current.id) else { return };
-        if result.outcome.is_running() {
-            let interval = watch.operation.interval.unwrap_or(Duration::from_secs(10));
-            watch.at = now + self.rng.duration(interval / 10 * 9, interval);
+        self.counts.ended(&result);
+        if current.recurring {
+            self.on_monitored(now, &name, current.id, result);
         } else {
-            resource.watch = None;
-            self.out.push_back(Output::Event(Event::Failed { id: current.id, resource: name, result }));
+            if let Some(held) = resource.held.as_mut().filter(|_| current.operation.action.changes()) {
+                held.in_flight = false;
+                let gone = current.operation.action == Action::Stop && result.outcome == Outcome::Ok;
+                if gone {
+                    resource.held = None;
+                }
+                self.persist_as(&name, gone);
+            }
+            let resource = Arc::clone(&name);
+            self.out.push_back(Output::Event(Event::Finished { id: current.id, resource, result }));
+        }
+        self.index(&name);
+    }
+
+    fn on_monitored(&mut self, now: Instant, name: &Arc<str>, id: OperationId, result: OperationResult) {
+        let Some(resource) = self.resources.get_mut(name) else { return };
+        let Some(at) = resource.watches.iter().position(|w| w.watched.id == id) else { return };
+        let watch = &mut resource.watches[at];
+        let interval = watch.watched.interval();
+        watch.at = now + self.rng.duration(interval / 10 * 9, interval);
+        match watch.see(&result) {
+            Seen::Nothing => {}
+            Seen::Tell => {
+                let resource = Arc::clone(name);
+                self.out.push_back(Output::Event(Event::Observed { id, resource, result }));
+            }
+            Seen::Failed => {
+                resource.watches.remove(at);
+                self.persist(name);
+                let resource = Arc::clone(name);
+                self.out.push_back(Output::Event(Event::Failed { id, resource, result }));
+            }
         }
     }
 
     /// Gives up on runs that the driver does not report.
     fn give_up(&mut self, now: Instant) {
-        let silent = |r: &Resource| r.current.as_ref().is_some_and(|c| c.deadline <= now);
-        let late: Vec<(RunId, Instant)> = self
-            .resources
-            .values()
-            .filter(|r| silent(r))
-            .filter_map(|r| r.current.as_ref().map(|c| (c.run, c.started)))
-            .collect();
-        for (run, started) in late {
+        while let Some((_, name)) = self.deadlines.first().filter(|(at, _)| *at <= now).cloned() {
+            let current = self.resources.get(&name).and_then(|r| r.current.as_ref());
+            let (run, started) = current.map(|c| (c.run, c.started)).expect("only what runs has a deadline");
             self.out.push_back(Output::Cancel { run });
             let mut result = OperationResult::new(Outcome::TimedOut);
             result.took = now - started;
@@ -284,51 +476,148 @@ impl Executor {
 
     /// Begins what can begin: stops first and without limit, then what else was asked for, then monitors that are due.
     fn begin(&mut self, now: Instant) {
-        let mut places = self.config.parallel_max.max(1).saturating_sub(self.running());
-        for urgency in [Urgency::Stop, Urgency::Asked, Urgency::Due] {
-            for resource in self.resources.values_mut() {
-                if resource.current.is_some() || (places == 0 && urgency != Urgency::Stop) {
-                    continue;
+        for name in self.stops.iter().cloned().collect::<Vec<_>>() {
+            self.begin_asked(now, &name);
+        }
+        let limit = self.config.parallel_max.max(1);
+        let mut after: Option<Arc<str>> = None;
+        while self.running() < limit {
+            let next = match &after {
+                None => self.asked.first(),
+                Some(name) => {
+                    use core::ops::Bound::{Excluded, Unbounded};
+                    self.asked.range::<Arc<str>, _>((Excluded(name), Unbounded)).next()
                 }
-                let Some((id, operation, recurring)) = resource.next(urgency, self.held, now) else {
-                    continue;
-                };
-                self.next_run += 1;
-                let run = RunId(self.next_run);
-                resource.current = Some(Current {
-                    run,
-                    id,
-                    action: operation.action,
-                    recurring,
-                    deadline: now + operation.timeout + self.config.margin,
-                    cancelled: false,
-                    started: now,
-                });
-                self.out.push_back(Output::Run { run, operation });
-                places = places.saturating_sub(1);
+            };
+            let Some(name) = next.cloned() else { break };
+            let front = self.resources.get(&name).and_then(|r| r.waiting.front());
+            if !(self.held && front.is_some_and(|(_, o)| o.action == Action::Start)) {
+                self.begin_asked(now, &name);
+            }
+            after = Some(name);
+        }
+        while self.running() < limit {
+            let Some((_, name)) = self.due.first().filter(|(at, _)| *at <= now).cloned() else { break };
+            let watch = self.resources.get(&name).and_then(|r| r.watches.iter().min_by_key(|w| w.at));
+            let watched = &watch.expect("only a watched resource is due").watched;
+            let (id, operation) = (watched.id, watched.operation.clone());
+            self.begin_run(now, &name, (id, operation), true);
+        }
+    }
+
+    fn begin_asked(&mut self, now: Instant, name: &Arc<str>) {
+        let front = self.resources.get_mut(name).and_then(|r| r.waiting.pop_front());
+        if let Some(front) = front {
+            self.begin_run(now, name, front, false);
+        }
+    }
+
+    fn begin_run(
+        &mut self,
+        now: Instant,
+        name: &Arc<str>,
+        (id, operation): (OperationId, Operation),
+        recurring: bool,
+    ) {
+        self.next_run += 1;
+        let run = RunId(self.next_run);
+        self.runs.insert(run, Arc::clone(name));
+        let deadline = now + operation.timeout + self.config.margin;
+        let resource = self.resources.entry(Arc::clone(name)).or_default();
+        if self.config.durable && operation.action.changes() {
+            let watches = Vec::new();
+            resource.held = Some(Held { operation: operation.clone(), in_flight: true, watches });
+            self.persist(name);
+        }
+        let resource = self.resources.entry(Arc::clone(name)).or_default();
+        let current = operation.clone();
+        resource.current = Some(Current {
+            run,
+            id,
+            operation: current,
+            recurring,
+            deadline,
+            cancelled: false,
+            started: now,
+        });
+        self.out.push_back(Output::Run { run, operation });
+        self.index(name);
+    }
+
+    fn persist(&mut self, name: &Arc<str>) {
+        self.persist_as(name, false);
+    }
+
+    /// Says what is known of a resource now, if anything is kept of it.
+    fn persist_as(&mut self, name: &Arc<str>, gone: bool) {
+        if !self.config.durable {
+            return;
+        }
+        let Some(resource) = self.resources.get_mut(name) else { return };
+        let watches: Vec<Watched> = resource.watches.iter().map(|w| w.watched.clone()).collect();
+        if resource.held.is_none()
+            && !gone
+            && let Some(watched) = watches.first()
+        {
+            // It was found running, not started: it is held from now on.
+            let operation = watched.operation.clone();
+            resource.held = Some(Held { operation, in_flight: false, watches: Vec::new() });
+        }
+        if let Some(held) = &mut resource.held {
+            held.watches = watches;
+        } else if !gone {
+            return;
+        }
+        let held = resource.held.clone().map(Box::new);
+        self.out.push_back(Output::Persist { resource: Arc::clone(name), held });
+    }
+
+    /// Puts a resource where it belongs among those that wait for something, or forgets it.
+    fn index(&mut self, name: &Arc<str>) {
+        let Some(resource) = self.resources.get_mut(name) else { return };
+        let place = match (&resource.current, resource.waiting.front()) {
+            (Some(current), _) => Indexed::Deadline(current.deadline),
+            (None, Some((_, operation))) if operation.action == Action::Stop => Indexed::Stop,
+            (None, Some(_)) => Indexed::Asked,
+            (None, None) => {
+                resource.watches.iter().map(|w| w.at).min().map_or(Indexed::Nowhere, Indexed::Due)
+            }
+        };
+        let old = core::mem::replace(&mut resource.indexed, place);
+        if place == Indexed::Nowhere && resource.held.is_none() {
+            self.resources.remove(name);
+        }
+        if old == place {
+            return;
+        }
+        match old {
+            Indexed::Nowhere => {}
+            Indexed::Stop => {
+                self.stops.remove(name);
+            }
+            Indexed::Asked => {
+                self.asked.remove(name);
+            }
+            Indexed::Due(at) => {
+                self.due.remove(&(at, Arc::clone(name)));
+            }
+            Indexed::Deadline(at) => {
+                self.deadlines.remove(&(at, Arc::clone(name)));
             }
         }
-        self.resources.retain(|_, r| r.current.is_some() || r.watch.is_some() || !r.waiting.is_empty());
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Urgency {
-    Stop,
-    Asked,
-    Due,
-}
-
-impl Resource {
-    fn next(&mut self, urgency: Urgency, held: bool, now: Instant) -> Option<(OperationId, Operation, bool)> {
-        let front = self.waiting.front().map(|(_, o)| o.action);
-        match urgency {
-            Urgency::Stop if front != Some(Action::Stop) => None,
-            Urgency::Asked if held && front == Some(Action::Start) => None,
-            Urgency::Stop | Urgency::Asked => self.waiting.pop_front().map(|(id, o)| (id, o, false)),
-            Urgency::Due => {
-                let watch = self.watch.as_ref().filter(|w| self.waiting.is_empty() && w.at <= now)?;
-                Some((watch.id, watch.operation.clone(), true))
+        match place {
+            Indexed::Nowhere => {}
+            Indexed::Stop => {
+                self.stops.insert(Arc::clone(name));
+            }
+            Indexed::Asked => {
+                self.asked.insert(Arc::clone(name));
+            }
+            Indexed::Due(at) => {
+                self.due.insert((at, Arc::clone(name)));
+            }
+            Indexed::Deadline(at) => {
+                self.deadlines.insert((at, Arc::clone(name)));
             }
         }
     }
@@ -361,12 +650,7 @@ impl Layer for Executor {
 
     fn poll_timeout(&self) -> Option<Instant> {
         let full = self.running() >= self.config.parallel_max.max(1);
-        self.resources
-            .values()
-            .filter_map(|r| match &r.current {
-                Some(current) => Some(current.deadline),
-                None => r.watch.as_ref().filter(|_| !full && r.waiting.is_empty()).map(|w| w.at),
-            })
-            .min()
+        let due = self.due.first().filter(|_| !full).map(|(at, _)| *at);
+        self.deadlines.first().map(|(at, _)| *at).into_iter().chain(due).min()
     }
 }

@@ -27,6 +27,7 @@
 
 mod action;
 mod agent;
+pub mod apphb;
 mod config;
 #[cfg(feature = "driver")]
 pub mod driver;

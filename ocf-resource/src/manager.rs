@@ -1,12 +1,12 @@
 //! The cluster resource manager of one node.
 
-use crate::executor::{self, OperationId, Request};
+use crate::executor::{self, OperationId, Request, WatchPolicy};
 use crate::message::{Failure, Message, Report, short};
 use crate::plan::{Rules, plan_by};
 use crate::state::{Entered, State};
 use crate::{
     Action, Blocked, Command, CommandError, Config, Decision, Event, FenceOutcome, Input, LocalStatus,
-    Operation, OperationResult, Output, PartitionPolicy, Status,
+    OcfCode, Operation, OperationResult, Outcome, Output, PartitionPolicy, Status,
 };
 use core::time::Duration;
 use pils::{Incarnation, Instant, Layer, NodeId, NodeInstance};
@@ -165,6 +165,14 @@ impl Manager {
         }
         self.broadcast(&Message::Leave);
         Ok(())
+    }
+
+    /// Somebody on this node knows that a resource has failed here: it is dealt with as if its monitor had found out.
+    /// Nothing happens if it does not run here.
+    pub fn notify_failure(&mut self, resource: &str, why: &str) {
+        let mut result = OperationResult::new(Outcome::Failed { code: OcfCode::Generic });
+        result.reason = Some(why.to_owned());
+        self.out.push_back(Output::Execute(Request::Fail { resource: resource.into(), result }));
     }
 
     /// The replicated state, for comparison: members that have seen the same stream have the same.
@@ -432,7 +440,8 @@ impl Manager {
             Event::Started { resource, node, decision } if *node == self.me => {
                 if let Some(operation) = self.operation(resource, Action::Monitor, true) {
                     let local = Local::Watch(*decision, Arc::clone(resource));
-                    self.execute(local, |id| Request::Watch { id, operation });
+                    let policy = WatchPolicy::default();
+                    self.execute(local, |id| Request::Watch { id, operation, policy });
                 }
             }
             Event::Fenced { target, .. } => {
@@ -484,6 +493,8 @@ impl Manager {
                 None => self.stale += 1,
             },
             executor::Event::Failed { id, resource, result } => self.on_watch_failed(id, resource, &result),
+            executor::Event::Notified { resource, result } => self.on_notified(resource, &result),
+            executor::Event::Observed { .. } | executor::Event::Interrupted { .. } => {}
         }
     }
 
@@ -493,6 +504,17 @@ impl Manager {
             return;
         };
         if self.is_member() {
+            let severity = result.outcome.severity();
+            let why = short(&result.explain());
+            self.broadcast(&Message::MonitorFailed(Failure { decision, resource, severity, why }));
+        }
+    }
+
+    /// A failure that was told from outside, of a resource whose monitor has not begun.
+    fn on_notified(&mut self, resource: Arc<str>, result: &OperationResult) {
+        let spot = self.state.nodes.get(&self.me).and_then(|n| n.spots.get(&resource));
+        let decision = spot.and_then(|s| s.decision().filter(|_| s.is_running()));
+        if let Some(decision) = decision.filter(|_| self.is_member()) {
             let severity = result.outcome.severity();
             let why = short(&result.explain());
             self.broadcast(&Message::MonitorFailed(Failure { decision, resource, severity, why }));

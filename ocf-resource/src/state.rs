@@ -110,6 +110,11 @@ impl Spot {
         matches!(self.presence, Presence::Stopped) && self.pending.is_none()
     }
 
+    /// The decision that made it run, or found it running.
+    pub(crate) const fn decision(&self) -> Option<Decision> {
+        if let Presence::Running(decision) = self.presence { Some(decision) } else { None }
+    }
+
     pub(crate) const fn is_running(&self) -> bool {
         matches!(self.presence, Presence::Running(_)) && self.pending.is_none()
     }

@@ -139,7 +139,7 @@ impl Table {
                         ) => {
                             self.waiting.push((*who, id, operation));
                         }
-                        Output::Execute(Request::Watch { id, operation }) => {
+                        Output::Execute(Request::Watch { id, operation, .. }) => {
                             self.watched.push((*who, id, operation));
                         }
                         Output::Fence { target, cause } => self.fences.push((*who, target, cause)),

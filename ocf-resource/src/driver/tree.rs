@@ -136,6 +136,22 @@ fn kill(pid: i32, born: u64) -> bool {
     stat(pid).is_some_and(|(_, _, _, b)| b == born) && pidfd_send_signal(&handle, Signal::KILL).is_ok()
 }
 
+/// The tags of processes that an OCF agent's action on a resource has started, on this machine, by whomever.
+pub(super) fn tags(resource: &str, action: &str) -> BTreeSet<String> {
+    let wanted = [format!("OCF_RESOURCE_INSTANCE={resource}"), format!("OCF_RESKEY_CRM_meta_name={action}")];
+    let Ok(listing) = fs::read_dir("/proc") else { return BTreeSet::new() };
+    let environments = listing.filter_map(|e| fs::read(e.ok()?.path().join("environ")).ok());
+    environments
+        .filter_map(|bytes| {
+            let text = String::from_utf8_lossy(&bytes);
+            let variables: Vec<&str> = text.split('\0').collect();
+            let fits = wanted.iter().all(|w| variables.contains(&w.as_str()));
+            let tag = variables.iter().find_map(|v| v.strip_prefix(TAG)?.strip_prefix('='));
+            tag.filter(|_| fits).map(str::to_owned)
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
