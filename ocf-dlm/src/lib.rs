@@ -7,8 +7,8 @@
 //! * Beneath them are the raw calls of VMS ([`Client::enq`], [`Client::deq`]), for programs that are ported.
 //! * [`range`] has byte ranges as `fcntl` locks them; [`saf`] the lock service of the Service Availability Forum.
 //! * [`Shard`] is the sans-IO core: the queues of the resources whose names hash to it, and every rule about them.
-//! * [`directory`] says which node of a cluster knows where a resource is mastered, and [`wire`] what lock managers of
-//!   several nodes say to each other. The engine that speaks it is not part of this crate yet.
+//! * [`cluster::Engine`] is the sans-IO lock manager of one node among others, over whatever agrees on views and carries
+//!   messages; [`directory`] says which node knows where a resource is mastered, [`wire`] what they say to each other.
 //!
 //! ```
 //! use ocf_dlm::{Config, LocalLocks, LockError, LockManager, Mode};
@@ -25,8 +25,10 @@
 #![forbid(unsafe_code)]
 
 mod client;
+pub mod cluster;
 mod config;
 pub mod cycle;
+pub mod deadlock;
 pub mod directory;
 mod domain;
 pub mod driver;
@@ -41,6 +43,7 @@ mod mode;
 mod name;
 mod pending;
 pub mod range;
+mod recovery;
 mod request;
 mod resource;
 pub mod saf;

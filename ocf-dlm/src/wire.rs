@@ -1,6 +1,6 @@
 //! The messages between lock managers: batches of items, each about one tree, one lock or one recovery.
 //!
-//! The layouts stand in PROTOCOL.md, section 8. Parsing never panics, allocates at most in proportion to the input, and
+//! The layouts stand in PROTOCOL.md, section 10. Parsing never panics, allocates at most in proportion to the input, and
 //! accepts exactly what emitting produces.
 
 mod answer;
@@ -19,7 +19,7 @@ pub use search::{Hop, PATH_MAX, Probe};
 
 use crate::identity::FencingToken;
 use bytes::Bytes;
-use common::Name;
+pub(crate) use common::Name;
 use common::{put_token, take_name, take_token};
 use pils::NodeInstance;
 use pils::wire::{ParseError, Reader, Writer as _};

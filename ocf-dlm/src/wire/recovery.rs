@@ -46,6 +46,18 @@ pub struct ClaimedLock {
 }
 
 impl Claim {
+    /// Says of a tree that the sender has no lock in it that a new master must know of, and wants to hear who that is.
+    pub(crate) fn nothing(tree: &Name) -> Self {
+        Self {
+            key: Key { tree: Name::clone(tree), path: Name::from([]) },
+            token: FencingToken::default(),
+            value: None,
+            value_certain: false,
+            value_invalid: false,
+            locks: Vec::new(),
+        }
+    }
+
     pub(super) fn emit(&self, kind: u8, out: &mut Vec<u8>) {
         out.push(kind);
         self.key.emit(out);

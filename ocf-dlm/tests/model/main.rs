@@ -1,9 +1,11 @@
-//! Goal: a shard does what an obvious, slow model of the rules does: the same completions and notices in the same order.
+//! Goal: a shard, and the engine of a node among others, do what an obvious, slow model of the rules does: the same
+//! completions and notices in the same order.
 //!
 //! Method: both get the same random operations on one resource; after each, the events and every lock's state are
-//! compared, and the shard's invariants are checked.
+//! compared, and the invariants are checked.
 #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
+mod engine;
 mod slow;
 
 use ocf_dlm::{
@@ -192,19 +194,23 @@ impl Pair {
     }
 }
 
+const fn status(status: Status) -> &'static str {
+    match status {
+        Status::Granted => "Granted",
+        Status::NotQueued => "NotQueued",
+        Status::Deadlock => "Deadlock",
+        Status::TimedOut => "TimedOut",
+        Status::Cancelled => "Cancelled",
+        Status::Unlocked => "Unlocked",
+        Status::Lost => "Lost",
+    }
+}
+
 fn event(output: &Output) -> Event {
     match output {
         Output::Completed(c) => Event::Ended {
             tag: c.owner.tag,
-            how: match c.status {
-                Status::Granted => "Granted",
-                Status::NotQueued => "NotQueued",
-                Status::Deadlock => "Deadlock",
-                Status::TimedOut => "TimedOut",
-                Status::Cancelled => "Cancelled",
-                Status::Unlocked => "Unlocked",
-                Status::Lost => "Lost",
-            },
+            how: status(c.status),
             held: c.held,
             remarks: c.remarks.bits(),
             token: c.token.sequence,

@@ -1,0 +1,300 @@
+//! The distributed lock manager of one node, without I/O.
+//!
+//! [`Engine`] is a [`pils::Layer`]: it is told of views, leases, deaths and messages ([`Input`]), takes requests of
+//! local clients, and says what to send and whom to tell ([`Output`]). It needs messages between each pair of members in
+//! order, exactly once, as long as both live; views as [`ClusterView`] says; and a word when the holders of a departed
+//! instance are certain to act no more ([`Proof`](crate::wire::Proof)).
+//!
+//! PROTOCOL.md of this crate, sections 8 to 10, has the states, messages, timers and limits.
+
+mod answers;
+mod client;
+mod config;
+mod event;
+mod flow;
+mod lookup;
+mod master;
+mod queue;
+mod snapshot;
+mod tree;
+
+pub use client::LockState;
+pub use config::Config;
+pub use event::{Ask, ClusterView, Completed, Input, Output, ViewMember, WaitReason};
+pub use queue::Holder;
+pub use snapshot::{MasteredLock, Snapshot, Stats, TreeSnapshot, TreeState};
+
+use crate::deadlock::{Mark, VictimPolicy, Youngest};
+use crate::directory::Placement;
+use crate::recovery::Recovery;
+use crate::wire::{Batch, Item, Key, Name, Proof, Request};
+use bytes::Bytes;
+pub(crate) use client::Stop;
+use client::{ClientLock, Timer};
+pub(crate) use lookup::{Entry, SlotState, slot_number};
+use pils::{Instant, Layer, NodeInstance};
+pub(crate) use queue::{Effects, Queues};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+pub(crate) use tree::{Mastered, Route, Tree};
+
+/// Bugs that can be put back, to prove that the tests see them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg(feature = "testing")]
+pub enum Sabotage {
+    /// Releases the locks of a departed node at once, without proof that it is dead.
+    ReleaseWithoutProof,
+    /// Recovers a tree as if nobody but the survivors could have held locks of it.
+    ForgetSuspects,
+    /// Serves a directory slot before everybody's claims are in.
+    SkipBarrier,
+    /// Starts the tokens of a tree anew when it changes its master.
+    TokensStartAnew,
+    /// Keeps a value block as valid whoever died with the right to write it.
+    TrustValue,
+    /// Rebuilds the waiting queue in the order of the claims instead of the old order.
+    ForgetOrder,
+    /// Goes on granting while the lease is in doubt.
+    IgnoreSuspension,
+    /// Takes messages of an earlier epoch for messages of this one.
+    IgnoreEpoch,
+    /// Does not ask again when a lookup may have been lost with a member.
+    ForgetLookups,
+    /// Does not notify holders again of what waits when a tree was rebuilt.
+    ForgetNotices,
+    /// Follows deadlock searches but never ends one.
+    SpareVictims,
+    /// Gives a new tree away without telling of holders that may be alive.
+    OwnWithoutSuspects,
+    /// Sends nothing of locks that wait to a new master.
+    ClaimOnlyHeld,
+}
+
+#[cfg(feature = "testing")]
+impl Sabotage {
+    /// All of them.
+    pub const ALL: [Self; 13] = [
+        Self::ReleaseWithoutProof,
+        Self::ForgetSuspects,
+        Self::SkipBarrier,
+        Self::TokensStartAnew,
+        Self::TrustValue,
+        Self::ForgetOrder,
+        Self::IgnoreSuspension,
+        Self::IgnoreEpoch,
+        Self::ForgetLookups,
+        Self::ForgetNotices,
+        Self::SpareVictims,
+        Self::OwnWithoutSuspects,
+        Self::ClaimOnlyHeld,
+    ];
+}
+
+/// Whether this node may act.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    Outside,
+    Active,
+    Suspended,
+}
+
+/// The distributed lock manager of one node. See the [module](self).
+#[derive(Clone, Debug)]
+pub struct Engine {
+    pub(crate) local: NodeInstance,
+    pub(crate) config: Config,
+    pub(crate) now: Instant,
+    pub(crate) standing: Standing,
+    /// Number of the newest view.
+    pub(crate) epoch: u64,
+    /// Members of it, with the view in which each joined.
+    pub(crate) members: BTreeMap<NodeInstance, u64>,
+    pub(crate) placement: Option<Placement>,
+    /// Gone, and not proven dead; with the view that said so.
+    pub(crate) departed: BTreeMap<NodeInstance, u64>,
+    /// Proven to act no more, newest last; true: for good, because it is dead.
+    pub(crate) proven: VecDeque<(NodeInstance, bool)>,
+    pub(crate) slots: BTreeMap<u16, SlotState>,
+    pub(crate) entries: BTreeMap<Name, Entry>,
+    pub(crate) waiting_lookups: Vec<(NodeInstance, Request)>,
+    pub(crate) trees: BTreeMap<Name, Tree>,
+    /// Resource of each lock that is mastered here.
+    pub(crate) holders: BTreeMap<Holder, Key>,
+    pub(crate) locks: BTreeMap<u64, ClientLock>,
+    /// Locks with an operation under way.
+    pub(crate) waiting: BTreeSet<u64>,
+    /// Trees that the directory is asked for, by the lock in whose name.
+    pub(crate) lookups: BTreeMap<u64, Name>,
+    /// What deadlock searches have looked at here.
+    pub(crate) searched: BTreeSet<Mark>,
+    /// Trees mastered here with suspects.
+    pub(crate) suspected: BTreeSet<Name>,
+    /// Operations that are to be stopped and whose master was not told yet, or did not answer.
+    pub(crate) stopping: BTreeSet<u64>,
+    /// Proofs that came while the lease was in doubt, and in which epoch.
+    pub(crate) proofs: Vec<(NodeInstance, Proof, u64)>,
+    pub(crate) next_lock: u64,
+    pub(crate) next_order: u64,
+    pub(crate) timers: BTreeSet<(Instant, Timer)>,
+    pub(crate) recovery: Recovery,
+    pub(crate) loopback: VecDeque<Item>,
+    pub(crate) batches: BTreeMap<NodeInstance, Batch>,
+    /// Messages that wait for a view or for the lease.
+    pub(crate) held: VecDeque<(NodeInstance, Bytes)>,
+    pub(crate) held_bytes: usize,
+    pub(crate) outputs: VecDeque<Output>,
+    pub(crate) stats: Stats,
+    pub(crate) victims: Arc<dyn VictimPolicy>,
+    #[cfg(feature = "testing")]
+    sabotage: Option<Sabotage>,
+}
+
+/// True if the bug was put back; never, without the feature `testing`.
+macro_rules! sabotaged {
+    ($engine:expr, $bug:ident) => {{
+        #[cfg(feature = "testing")]
+        let yes = $engine.is(crate::cluster::Sabotage::$bug);
+        #[cfg(not(feature = "testing"))]
+        let yes = false;
+        yes
+    }};
+}
+pub(crate) use sabotaged;
+
+impl Engine {
+    /// An engine that has seen no view. Requests wait until it has.
+    ///
+    /// # Errors
+    /// If the configuration is not in order.
+    pub fn new(config: Config, local: NodeInstance) -> Result<Self, pils::ConfigErrors> {
+        config.check()?;
+        Ok(Self {
+            local,
+            config,
+            now: Instant::ZERO,
+            standing: Standing::Outside,
+            epoch: 0,
+            members: BTreeMap::new(),
+            placement: None,
+            departed: BTreeMap::new(),
+            proven: VecDeque::new(),
+            slots: BTreeMap::new(),
+            entries: BTreeMap::new(),
+            waiting_lookups: Vec::new(),
+            trees: BTreeMap::new(),
+            holders: BTreeMap::new(),
+            locks: BTreeMap::new(),
+            waiting: BTreeSet::new(),
+            lookups: BTreeMap::new(),
+            searched: BTreeSet::new(),
+            suspected: BTreeSet::new(),
+            stopping: BTreeSet::new(),
+            proofs: Vec::new(),
+            next_lock: 1,
+            next_order: 0,
+            timers: BTreeSet::new(),
+            recovery: Recovery::default(),
+            loopback: VecDeque::new(),
+            batches: BTreeMap::new(),
+            held: VecDeque::new(),
+            held_bytes: 0,
+            outputs: VecDeque::new(),
+            stats: Stats::default(),
+            victims: Arc::new(Youngest),
+            #[cfg(feature = "testing")]
+            sabotage: None,
+        })
+    }
+
+    /// This engine with another rule for who is the victim of a deadlock. The same on every node.
+    #[must_use]
+    pub fn with_victims(mut self, policy: Arc<dyn VictimPolicy>) -> Self {
+        self.victims = policy;
+        self
+    }
+
+    /// Who this node is.
+    #[must_use]
+    pub const fn local(&self) -> NodeInstance {
+        self.local
+    }
+
+    /// Number of the newest view; zero before the first.
+    #[must_use]
+    pub const fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Puts a bug back.
+    #[cfg(feature = "testing")]
+    pub const fn sabotage(&mut self, what: Sabotage) {
+        self.sabotage = Some(what);
+    }
+
+    #[cfg(feature = "testing")]
+    pub(crate) fn is(&self, bug: Sabotage) -> bool {
+        self.sabotage == Some(bug)
+    }
+
+    pub(crate) fn is_proven(&self, instance: NodeInstance) -> bool {
+        self.proven.iter().any(|(proven, _)| *proven == instance)
+    }
+
+    /// True if nothing of an earlier time of this instance can be in the way: it is dead, or back with nothing.
+    pub(crate) fn is_innocent(&self, instance: NodeInstance) -> bool {
+        self.is_proven(instance) || self.is_member(instance)
+    }
+
+    pub(crate) fn is_member(&self, instance: NodeInstance) -> bool {
+        self.members.contains_key(&instance)
+    }
+}
+
+impl Layer for Engine {
+    type Input<'a> = Input<'a>;
+    type Output = Output;
+
+    fn handle(&mut self, now: Instant, input: Input<'_>) {
+        self.now = now;
+        match input {
+            Input::Message { from, message } => self.on_message(from, message),
+            Input::View(view) => self.on_view(view),
+            Input::NonPrimary => self.on_non_primary(),
+            Input::Suspended => {
+                if self.standing == Standing::Active {
+                    self.standing = Standing::Suspended;
+                }
+            }
+            Input::Resumed => {
+                if self.standing == Standing::Suspended {
+                    self.standing = Standing::Active;
+                    self.go_on();
+                }
+            }
+            Input::Proven { instance, proof } => self.on_proof(instance, proof),
+        }
+        self.settle();
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        self.now = now;
+        while let Some((at, timer)) = self.timers.first().copied()
+            && at <= now
+        {
+            self.timers.pop_first();
+            self.on_timer(timer);
+        }
+        self.settle();
+    }
+
+    fn poll_output(&mut self) -> Option<Output> {
+        if self.outputs.is_empty() {
+            self.flush();
+        }
+        self.outputs.pop_front()
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+}

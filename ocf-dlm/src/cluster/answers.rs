@@ -1,0 +1,223 @@
+//! What masters say about the locks of this node.
+
+use super::client::Timer;
+use super::event::{Completed, Output};
+use super::tree::Route;
+use super::{Engine, sabotaged};
+use crate::wire::{Answer, Item, Key, Name, Refusal, Unlock, Value};
+use crate::{FencingToken, Flags, Mode, Remarks, Status, Transfer};
+use pils::NodeInstance;
+use std::sync::Arc;
+
+/// What a grant brings.
+struct Grant {
+    mode: Mode,
+    token: FencingToken,
+    remarks: Remarks,
+    value: Option<Value>,
+}
+
+impl Engine {
+    pub(crate) fn on_answer(&mut self, from: NodeInstance, epoch: u64, answer: Answer) {
+        let (lock, op) = match &answer {
+            Answer::Granted { lock, op, .. }
+            | Answer::Queued { lock, op, .. }
+            | Answer::Refused { lock, op, .. }
+            | Answer::Retry { lock, op, .. } => (*lock, Some(*op)),
+            Answer::Blocking { lock, .. } => (*lock, None),
+        };
+        if let Answer::Retry { tree, hint, .. } = &answer
+            && lock == 0
+        {
+            self.on_redirect(epoch, tree, *hint);
+            return;
+        }
+        let Some(known) = self.locks.get(&lock) else {
+            self.on_answer_to_nobody(from, epoch, &answer, lock);
+            return;
+        };
+        if let Answer::Blocking { wanted, .. } = answer {
+            if known.held.is_some() {
+                let client = known.client;
+                self.outputs.push_back(Output::Blocking { lock, client, wanted });
+            }
+            return;
+        }
+        let name = known.key.tree.clone();
+        if op != Some(known.op) || known.pending.as_ref().is_none_or(|p| !p.sent) {
+            return;
+        }
+        if !self.accepts(&name, from, epoch) {
+            self.stats.stale += 1;
+            return;
+        }
+        match answer {
+            Answer::Retry { hint, .. } => self.on_retry(from, &name, hint),
+            Answer::Granted { mode, token, remarks, value, .. } => {
+                self.learn_master(&name, from);
+                self.on_granted(lock, Grant { mode, token, remarks, value });
+                self.flush_tree(&name);
+            }
+            Answer::Queued { place, fence, .. } => {
+                self.learn_master(&name, from);
+                self.on_queued(lock, place, fence);
+                self.flush_tree(&name);
+            }
+            Answer::Refused { why, held, .. } => {
+                self.learn_master(&name, from);
+                self.on_refused(lock, why, held);
+                self.flush_tree(&name);
+            }
+            Answer::Blocking { .. } => {}
+        }
+    }
+
+    /// An answer about a lock that was given up while it was on its way. It still tells who masters the tree.
+    fn on_answer_to_nobody(&mut self, from: NodeInstance, epoch: u64, answer: &Answer, lock: u64) {
+        if matches!(answer, Answer::Granted { .. } | Answer::Queued { .. }) {
+            self.push(from, Item::Unlock(Unlock { lock, flags: Flags::NONE, value: None }));
+        }
+        let Some(name) = self.lookups.get(&lock).cloned() else { return };
+        if !self.accepts(&name, from, epoch) {
+            return;
+        }
+        match answer {
+            Answer::Retry { hint, .. } => self.on_retry(from, &name, *hint),
+            Answer::Granted { .. } | Answer::Queued { .. } | Answer::Refused { .. } => {
+                self.learn_master(&name, from);
+                self.flush_tree(&name);
+                self.tidy(&Key { tree: name, path: Arc::from([]) });
+            }
+            Answer::Blocking { .. } => {}
+        }
+    }
+
+    /// True if `from` may speak for the tree.
+    fn accepts(&self, name: &Name, from: NodeInstance, epoch: u64) -> bool {
+        if sabotaged!(self, IgnoreEpoch) {
+            return true;
+        }
+        match self.trees.get(name).map(|tree| &tree.route) {
+            Some(Route::Looking(true)) => epoch == self.epoch,
+            Some(Route::At(master)) => *master == from,
+            Some(Route::Here(_)) => from == self.local,
+            Some(Route::Looking(false) | Route::Recovering(_)) | None => false,
+        }
+    }
+
+    /// The answer to a lookup came from the master.
+    fn learn_master(&mut self, name: &Name, from: NodeInstance) {
+        if let Some(tree) = self.trees.get_mut(name)
+            && matches!(tree.route, Route::Looking(_))
+            && from != self.local
+        {
+            tree.route = Route::At(from);
+            self.lookups.retain(|_, tree| tree != name);
+        }
+    }
+
+    fn on_granted(&mut self, lock: u64, grant: Grant) {
+        let Some(known) = self.locks.get_mut(&lock) else { return };
+        let Some(pending) = known.pending.take() else { return };
+        let transfer = Mode::transfer(known.held, grant.mode);
+        known.flags = pending.flags;
+        known.held = Some(grant.mode);
+        known.token = grant.token;
+        known.value_invalid = grant.remarks.value_invalid;
+        match transfer {
+            Transfer::Read if grant.value.is_some() => {
+                known.value = grant.value;
+                known.value_certain = grant.mode > Mode::Cr;
+            }
+            Transfer::Write if pending.flags.has(Flags::VALBLK) && pending.value.is_some() => {
+                known.value = pending.value;
+            }
+            // What was given above CR stays the newest: nobody could write since.
+            Transfer::Read | Transfer::Write | Transfer::Nothing => {
+                known.value_certain &= grant.mode > Mode::Cr && !grant.remarks.demoted;
+            }
+        }
+        let completed = Completed {
+            lock,
+            client: known.client,
+            status: Status::Granted,
+            held: known.held,
+            token: grant.token,
+            remarks: grant.remarks,
+            value: grant.value,
+        };
+        self.outputs.push_back(Output::Completed(completed));
+        self.operation_over(lock, &pending);
+    }
+
+    fn on_queued(&mut self, lock: u64, place: i64, fence: Vec<NodeInstance>) {
+        let search_at = self.now + self.config.deadlock_delay;
+        let Some(known) = self.locks.get_mut(&lock) else { return };
+        let Some(pending) = known.pending.as_mut() else { return };
+        pending.place = Some(place);
+        pending.fence = fence;
+        if pending.search.is_none() {
+            pending.search = Some(search_at);
+            self.timers.insert((search_at, Timer::Search(lock, known.op)));
+        }
+    }
+
+    fn on_refused(&mut self, lock: u64, why: Refusal, held: Option<Mode>) {
+        let Some(known) = self.locks.get_mut(&lock) else { return };
+        known.held = held.filter(|_| known.held.is_some());
+        let stop = known.pending.as_ref().and_then(|p| p.stop);
+        let status = match (why, stop) {
+            (Refusal::NotQueued, _) => Status::NotQueued,
+            (Refusal::Deadlock, _) => Status::Deadlock,
+            (Refusal::Cancelled, Some(stop)) => stop.status(),
+            (Refusal::Cancelled, None) => Status::Cancelled,
+            (Refusal::Limit, _) => Status::NotQueued,
+        };
+        self.end_operation(lock, status);
+    }
+
+    /// Who was taken for the master is not: ask where it points, or the directory.
+    fn on_retry(&mut self, from: NodeInstance, name: &Name, hint: NodeInstance) {
+        let hinted = hint != from && hint != self.local && self.is_member(hint);
+        let Some(tree) = self.trees.get_mut(name) else { return };
+        if let Route::Here(_) = tree.route {
+            return;
+        }
+        tree.route = if hinted { Route::At(hint) } else { Route::Looking(false) };
+        self.lookups.retain(|_, tree| tree != name);
+        self.unsend(name);
+        self.flush_tree(name);
+    }
+
+    /// In recovery: the tree has a living master, to which nothing of ours is lost.
+    fn on_redirect(&mut self, epoch: u64, name: &Name, hint: NodeInstance) {
+        if epoch == self.epoch {
+            self.on_master(hint, name);
+        }
+    }
+
+    /// A tree that was to be recovered is mastered by `master`.
+    pub(crate) fn on_master(&mut self, master: NodeInstance, name: &Name) {
+        let Some(tree) = self.trees.get_mut(name) else { return };
+        if !matches!(tree.route, Route::Recovering(_)) || !self.members.contains_key(&master) {
+            return;
+        }
+        if master == self.local {
+            return;
+        }
+        tree.route = Route::At(master);
+        self.unsend(name);
+        self.flush_tree(name);
+    }
+
+    /// Operations under way are sent again; a master that knows them says so.
+    pub(crate) fn unsend(&mut self, name: &Name) {
+        let Some(tree) = self.trees.get_mut(name) else { return };
+        for lock in &tree.locks {
+            if let Some(pending) = self.locks.get_mut(lock).and_then(|l| l.pending.as_mut()) {
+                pending.sent = false;
+                tree.unsent.insert(pending.order, *lock);
+            }
+        }
+    }
+}

@@ -1,0 +1,637 @@
+//! Requests of local clients, and what this node knows of its own locks.
+
+use super::event::{Ask, Completed, Output, WaitReason};
+use super::tree::{Route, Tree};
+use super::{Engine, Holder, Standing, sabotaged};
+use crate::wire::{ClaimedLock, Convert, Item, Key, Name, Request, Unlock, Value};
+use crate::{ClientId, FencingToken, Flags, Mode, Remarks, RequestError, Status, Transfer};
+use pils::{Instant, NodeInstance};
+
+/// What is to be done at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Timer {
+    /// Operation `.1` of lock `.0` has waited as long as it may.
+    Deadline(u64, u32),
+    /// A deadlock is to be searched for.
+    Search(u64, u32),
+    /// Trees that were not used lately are given up.
+    Sweep,
+}
+
+/// Why an operation is being stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stop {
+    Cancelled,
+    TimedOut,
+    Deadlock,
+}
+
+/// An operation under way.
+#[derive(Clone, Debug)]
+pub(crate) struct Pending {
+    pub(crate) mode: Mode,
+    pub(crate) flags: Flags,
+    pub(crate) value: Option<Value>,
+    pub(crate) sent: bool,
+    pub(crate) place: Option<i64>,
+    pub(crate) fence: Vec<NodeInstance>,
+    pub(crate) since: Instant,
+    pub(crate) deadline: Option<Instant>,
+    /// When a deadlock is searched for next.
+    pub(crate) search: Option<Instant>,
+    pub(crate) order: u64,
+    pub(crate) stop: Option<Stop>,
+}
+
+/// A lock of this node.
+#[derive(Clone, Debug)]
+pub(crate) struct ClientLock {
+    pub(crate) client: ClientId,
+    pub(crate) key: Key,
+    pub(crate) transaction: u64,
+    pub(crate) parent: Option<u64>,
+    pub(crate) children: u32,
+    /// Flags of the last operation.
+    pub(crate) flags: Flags,
+    pub(crate) held: Option<Mode>,
+    pub(crate) token: FencingToken,
+    pub(crate) value: Option<Value>,
+    /// The value was given with a grant above CR that is still held.
+    pub(crate) value_certain: bool,
+    pub(crate) value_invalid: bool,
+    pub(crate) op: u32,
+    pub(crate) pending: Option<Pending>,
+}
+
+impl ClientLock {
+    /// What a new master is told of it; nothing if no master knows of it.
+    pub(crate) fn claim(&self, lock: u64) -> Option<ClaimedLock> {
+        let sent = self.pending.as_ref().filter(|p| p.sent);
+        if self.held.is_none() && sent.is_none() {
+            return None;
+        }
+        Some(ClaimedLock {
+            lock,
+            op: if self.pending.is_some() && sent.is_none() { self.op - 1 } else { self.op },
+            client: self.client,
+            transaction: self.transaction,
+            flags: sent.map_or(self.flags, |p| p.flags),
+            held: self.held,
+            asked: sent.map(|p| p.mode),
+            place: sent.and_then(|p| p.place),
+        })
+    }
+}
+
+/// A lock as its owner sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LockState {
+    /// What is held.
+    pub held: Option<Mode>,
+    /// What an operation under way asks for.
+    pub asked: Option<Mode>,
+    /// The token of the last grant.
+    pub token: FencingToken,
+    /// False while the primary lease is in doubt: do not act under the lock.
+    pub reliable: bool,
+    /// The place in its queue that the master told, while an operation waits.
+    pub place: Option<i64>,
+}
+
+impl Engine {
+    /// Asks for a new lock. How it ends is among the outputs, possibly at once.
+    ///
+    /// # Errors
+    /// See [`RequestError`]; nothing changed.
+    pub fn lock(&mut self, now: Instant, ask: Ask) -> Result<u64, RequestError> {
+        self.now = now;
+        check_flags(ask.mode, ask.flags)?;
+        if self.locks.len() >= self.config.locks_max {
+            return Err(RequestError::Limit("locks_max"));
+        }
+        if ask.key.tree.len().max(ask.key.path.len()) > crate::wire::TREE_MAX {
+            return Err(RequestError::Limit("TREE_MAX"));
+        }
+        if let Some(parent) = ask.parent {
+            let parent = self.locks.get_mut(&parent).ok_or(RequestError::NoSuchLock)?;
+            if parent.client != ask.client || parent.key.tree != ask.key.tree {
+                return Err(RequestError::NotOwner);
+            }
+            if parent.held.is_none() {
+                return Err(RequestError::ParentNotGranted);
+            }
+            parent.children += 1;
+        } else if !ask.key.path.is_empty() {
+            return Err(RequestError::ParentNotGranted);
+        }
+        let lock = self.next_lock;
+        self.next_lock += 1;
+        let tree = self.trees.entry(ask.key.tree.clone()).or_insert_with(|| Tree::new(&ask.key.tree));
+        tree.locks.insert(lock);
+        tree.idle_since = None;
+        let name = ask.key.tree.clone();
+        let client = ClientLock {
+            client: ask.client,
+            key: ask.key,
+            transaction: ask.transaction.unwrap_or_else(|| u64::from(ask.client.raw())),
+            parent: ask.parent,
+            children: 0,
+            flags: ask.flags,
+            held: None,
+            token: FencingToken::default(),
+            value: None,
+            value_certain: false,
+            value_invalid: false,
+            op: 0,
+            pending: None,
+        };
+        self.locks.insert(lock, client);
+        self.begin(lock, (ask.mode, ask.flags, None), ask.deadline);
+        self.flush_tree(&name);
+        self.settle();
+        Ok(lock)
+    }
+
+    /// Asks for another mode. A conversion down ends at once.
+    ///
+    /// # Errors
+    /// See [`RequestError`]; nothing changed.
+    pub fn convert(
+        &mut self,
+        now: Instant,
+        lock: u64,
+        (mode, flags, value): (Mode, Flags, Option<Value>),
+        deadline: Option<Instant>,
+    ) -> Result<(), RequestError> {
+        self.now = now;
+        let known = self.locks.get_mut(&lock).ok_or(RequestError::NoSuchLock)?;
+        let (Some(held), None) = (known.held, known.pending.as_ref()) else { return Err(RequestError::Busy) };
+        if flags.has(Flags::EXPEDITE) {
+            return Err(RequestError::Flags { flags, rule: "EXPEDITE is for new NL locks that may queue" });
+        }
+        if flags.has(Flags::CONVDEADLK | Flags::NOQUEUE) {
+            return Err(RequestError::Flags { flags, rule: "CONVDEADLK is for conversions that may queue" });
+        }
+        if flags.has(Flags::QUECVT) && !held.may_queue_conversion(mode) {
+            return Err(RequestError::NotQueueable { held, asked: mode });
+        }
+        // Whether it wants to be told is settled by its first request.
+        let flags = flags | Flags::from_bits(known.flags.bits() & Flags::NOTIFY.bits());
+        let name = known.key.tree.clone();
+        let value = value.map(|v| Value { sequence: known.value.map_or(0, |old| old.sequence + 1), ..v });
+        if !Self::needs_no_answer(held, mode, flags) {
+            self.begin(lock, (mode, flags, value), deadline);
+            self.flush_tree(&name);
+            self.settle();
+            return Ok(());
+        }
+        // A conversion down needs nobody: it is done here, and the master is told.
+        known.op += 1;
+        known.held = Some(mode);
+        known.flags = flags;
+        if Mode::transfer(Some(held), mode) == Transfer::Write {
+            if flags.has(Flags::IVVALBLK) {
+                known.value_invalid = true;
+            } else if flags.has(Flags::VALBLK) && value.is_some() {
+                (known.value, known.value_invalid, known.value_certain) = (value, false, true);
+            }
+        }
+        known.value_certain &= mode > Mode::Cr;
+        let op = known.op;
+        let completed = known.completed(lock, Status::Granted);
+        let item = Item::Convert(Convert { lock, op, mode, flags, value, told: true });
+        self.tell_master(&name, item);
+        self.outputs.push_back(Output::Completed(completed));
+        self.settle();
+        Ok(())
+    }
+
+    /// Gives a lock back. It is gone when this returns; with FORCEUNLOCK also one that waits.
+    ///
+    /// # Errors
+    /// See [`RequestError`]; nothing changed.
+    pub fn unlock(
+        &mut self,
+        now: Instant,
+        lock: u64,
+        flags: Flags,
+        value: Option<Value>,
+    ) -> Result<(), RequestError> {
+        self.now = now;
+        let known = self.locks.get(&lock).ok_or(RequestError::NoSuchLock)?;
+        if known.pending.is_some() && !flags.has(Flags::FORCEUNLOCK) {
+            return Err(RequestError::Busy);
+        }
+        if known.children > 0 {
+            return Err(RequestError::HasSublocks(known.children));
+        }
+        if known.pending.is_some() {
+            let completed = Completed { held: None, ..known.completed(lock, Status::Unlocked) };
+            self.outputs.push_back(Output::Completed(completed));
+        }
+        let flags = flags.without(Flags::FORCEUNLOCK);
+        self.release(lock, flags, value);
+        self.settle();
+        Ok(())
+    }
+
+    /// Stops an operation that waits. It ends as cancelled, or as granted if that came first.
+    ///
+    /// # Errors
+    /// See [`RequestError`]; nothing changed.
+    pub fn cancel(&mut self, now: Instant, lock: u64) -> Result<(), RequestError> {
+        self.now = now;
+        let known = self.locks.get(&lock).ok_or(RequestError::NoSuchLock)?;
+        if known.pending.as_ref().is_none_or(|p| p.stop.is_some()) {
+            return Err(RequestError::Busy);
+        }
+        self.stop(lock, Stop::Cancelled);
+        self.settle();
+        Ok(())
+    }
+
+    /// A client is gone: all its locks are released, children first; a value block that it could write is invalid. How
+    /// many locks there were.
+    pub fn end_client(&mut self, now: Instant, client: ClientId) -> usize {
+        self.now = now;
+        let mut mine: Vec<u64> =
+            self.locks.iter().filter(|(_, l)| l.client == client).map(|(id, _)| *id).collect();
+        mine.sort_by_key(|lock| core::cmp::Reverse((self.locks[lock].key.path.len(), *lock)));
+        for lock in &mine {
+            self.release(*lock, Flags::IVVALBLK, None);
+        }
+        self.settle();
+        mine.len()
+    }
+
+    /// What a lock holds and asks for; `None` if there is no such lock.
+    #[must_use]
+    pub fn lock_state(&self, lock: u64) -> Option<LockState> {
+        let known = self.locks.get(&lock)?;
+        Some(LockState {
+            held: known.held,
+            asked: known.pending.as_ref().map(|p| p.mode),
+            token: known.token,
+            reliable: self.standing == Standing::Active || sabotaged!(self, IgnoreSuspension),
+            place: known.pending.as_ref().and_then(|p| p.place),
+        })
+    }
+
+    /// Why an operation waits; `None` if none does.
+    #[must_use]
+    pub fn wait_reason(&self, lock: u64) -> Option<WaitReason> {
+        let known = self.locks.get(&lock)?;
+        let pending = known.pending.as_ref()?;
+        if self.standing != Standing::Active {
+            return Some(WaitReason::WaitQuorum);
+        }
+        let tree = self.trees.get(&known.key.tree)?;
+        Some(match &tree.route {
+            Route::Looking(_) => WaitReason::Lookup,
+            Route::Recovering(_) => WaitReason::Recovery,
+            Route::At(_) if !pending.fence.is_empty() => WaitReason::WaitFence(pending.fence.clone()),
+            Route::At(master) => WaitReason::AtMaster(*master),
+            Route::Here(mastered) => {
+                let who = Holder { node: self.local, lock };
+                let fence = self.fenced_blockers(&known.key, who);
+                if !fence.is_empty() {
+                    return Some(WaitReason::WaitFence(fence));
+                }
+                let queues = mastered.resources.get(&known.key.path)?;
+                WaitReason::BlockedBy(queues.blockers(who).into_iter().map(|entry| entry.who).collect())
+            }
+        })
+    }
+
+    fn begin(
+        &mut self,
+        lock: u64,
+        (mode, flags, value): (Mode, Flags, Option<Value>),
+        deadline: Option<Instant>,
+    ) {
+        self.next_order += 1;
+        let (now, order) = (self.now, self.next_order);
+        let Some(known) = self.locks.get_mut(&lock) else { return };
+        known.op += 1;
+        let op = known.op;
+        known.pending = Some(Pending {
+            mode,
+            flags,
+            value,
+            sent: false,
+            place: None,
+            fence: Vec::new(),
+            since: now,
+            deadline,
+            search: None,
+            order,
+            stop: None,
+        });
+        if let Some(tree) = self.trees.get_mut(&known.key.tree) {
+            tree.unsent.insert(order, lock);
+        }
+        self.waiting.insert(lock);
+        if let Some(at) = deadline {
+            self.timers.insert((at, Timer::Deadline(lock, op)));
+        }
+    }
+
+    /// Sends, or does, what could not be sent before, as far as the master is known.
+    pub(crate) fn flush_tree(&mut self, name: &Name) {
+        if self.standing == Standing::Outside
+            || (self.standing == Standing::Suspended && !sabotaged!(self, IgnoreSuspension))
+        {
+            return;
+        }
+        let Some(tree) = self.trees.get_mut(name) else { return };
+        let (to, all) = match &tree.route {
+            Route::At(master) => (*master, true),
+            Route::Here(_) => (self.local, true),
+            Route::Looking(false) => match self.placement.as_ref() {
+                Some(placement) => (placement.owner(tree.slot), false),
+                None => return,
+            },
+            Route::Looking(true) | Route::Recovering(_) => return,
+        };
+        let deferred = if all { core::mem::take(&mut tree.deferred) } else { Vec::new() };
+        for item in deferred {
+            self.push(to, item);
+        }
+        while let Some(lock) = self.next_unsent(name) {
+            if let Some(item) = self.operation(lock, all) {
+                self.push(to, item);
+            }
+            if !all {
+                if let Some(tree) = self.trees.get_mut(name) {
+                    tree.route = Route::Looking(true);
+                }
+                self.lookups.insert(lock, name.clone());
+                return;
+            }
+        }
+        if all {
+            let of_tree = |lock: &u64| self.locks.get(lock).filter(|l| l.key.tree == *name).map(|l| l.op);
+            let stopping: Vec<(u64, u32)> =
+                self.stopping.iter().filter_map(|lock| of_tree(lock).map(|op| (*lock, op))).collect();
+            for (lock, op) in stopping {
+                self.push(to, Item::Cancel { lock, op });
+            }
+        }
+    }
+
+    /// The lock of the tree whose operation waited longest to be sent.
+    fn next_unsent(&mut self, name: &Name) -> Option<u64> {
+        self.trees.get_mut(name)?.unsent.pop_first().map(|(_, lock)| lock)
+    }
+
+    /// Trees with something to send.
+    pub(crate) fn unsettled_trees(&self) -> Vec<Name> {
+        let unsettled = |tree: &&Tree| !tree.unsent.is_empty() || !tree.deferred.is_empty();
+        let stopping = self.stopping.iter().filter_map(|lock| self.locks.get(lock));
+        let mut names: Vec<Name> = stopping.map(|known| known.key.tree.clone()).collect();
+        names.extend(self.trees.iter().filter(|(_, t)| unsettled(t)).map(|(name, _)| name.clone()));
+        names
+    }
+
+    /// The operation under way as a message, which from now on counts as sent.
+    fn operation(&mut self, lock: u64, known_master: bool) -> Option<Item> {
+        let known = self.locks.get_mut(&lock)?;
+        let pending = known.pending.as_mut()?;
+        pending.sent = true;
+        if known.held.is_some() {
+            let (mode, flags, value) = (pending.mode, pending.flags, pending.value);
+            return Some(Item::Convert(Convert { lock, op: known.op, mode, flags, value, told: false }));
+        }
+        let request = Request {
+            key: known.key.clone(),
+            lock,
+            op: known.op,
+            client: known.client,
+            transaction: known.transaction,
+            mode: pending.mode,
+            flags: pending.flags,
+        };
+        Some(if known_master { Item::Request(request) } else { Item::Lookup(request) })
+    }
+
+    /// Says something to the master that needs no answer, now or when it is known.
+    fn tell_master(&mut self, name: &Name, item: Item) {
+        let may = self.standing == Standing::Active || sabotaged!(self, IgnoreSuspension);
+        let Some(tree) = self.trees.get_mut(name) else { return };
+        match (&tree.route, may) {
+            (Route::At(master), true) => {
+                let master = *master;
+                self.push(master, item);
+            }
+            (Route::Here(_), true) => self.push(self.local, item),
+            _ => tree.deferred.push(item),
+        }
+    }
+
+    /// The lock is gone here; its master is told.
+    pub(crate) fn release(&mut self, lock: u64, flags: Flags, value: Option<Value>) {
+        let Some(known) = self.forget_lock(lock) else { return };
+        if known.held.is_some() || known.pending.as_ref().is_some_and(|p| p.sent) {
+            let value = value.map(|v| Value { sequence: known.value.map_or(0, |old| old.sequence + 1), ..v });
+            // The master may have granted more than the client was told: what it writes goes by what it knew.
+            let writes = known.held.is_some_and(Mode::is_writer);
+            let flags = if writes { flags } else { flags.without(Flags::VALBLK | Flags::IVVALBLK) };
+            let value = value.filter(|_| writes);
+            self.tell_master(&known.key.tree, Item::Unlock(Unlock { lock, flags, value }));
+        }
+        self.tidy(&known.key);
+    }
+
+    /// Takes a lock out of every table.
+    pub(crate) fn forget_lock(&mut self, lock: u64) -> Option<ClientLock> {
+        let known = self.locks.remove(&lock)?;
+        let op = known.op;
+        if let Some(pending) = &known.pending {
+            if let Some(tree) = self.trees.get_mut(&known.key.tree) {
+                tree.unsent.remove(&pending.order);
+            }
+            self.untimed(lock, op, pending);
+        }
+        if let Some(parent) = known.parent.and_then(|parent| self.locks.get_mut(&parent)) {
+            parent.children -= 1;
+        }
+        if let Some(tree) = self.trees.get_mut(&known.key.tree) {
+            tree.locks.remove(&lock);
+        }
+        Some(known)
+    }
+
+    /// An operation ended: its timers go.
+    fn untimed(&mut self, lock: u64, op: u32, pending: &Pending) {
+        self.waiting.remove(&lock);
+        self.stopping.remove(&lock);
+        if let Some(at) = pending.deadline {
+            self.timers.remove(&(at, Timer::Deadline(lock, op)));
+        }
+        if let Some(at) = pending.search {
+            self.timers.remove(&(at, Timer::Search(lock, op)));
+        }
+    }
+
+    pub(crate) fn operation_over(&mut self, lock: u64, pending: &Pending) {
+        let Some(known) = self.locks.get(&lock) else { return };
+        let (op, order) = (known.op, pending.order);
+        if let Some(tree) = self.trees.get_mut(&known.key.tree) {
+            tree.unsent.remove(&order);
+        }
+        self.untimed(lock, op, pending);
+    }
+
+    /// Stops an operation: at once if no master knows of it, else by asking its master.
+    pub(crate) fn stop(&mut self, lock: u64, why: Stop) {
+        let Some(known) = self.locks.get_mut(&lock) else { return };
+        let Some(pending) = known.pending.as_mut() else { return };
+        if pending.stop.is_some() {
+            return;
+        }
+        pending.stop = Some(why);
+        if pending.sent {
+            self.stopping.insert(lock);
+            let (name, op) = (known.key.tree.clone(), known.op);
+            // While the directory is asked nobody can stop it; the first answer brings this up again.
+            let may = self.standing == Standing::Active;
+            let to = match self.trees.get(&name).map(|tree| &tree.route) {
+                Some(Route::At(master)) if may => *master,
+                Some(Route::Here(_)) if may => self.local,
+                _ => return,
+            };
+            self.push(to, Item::Cancel { lock, op });
+        } else {
+            self.end_operation(lock, why.status());
+        }
+    }
+
+    /// An operation ended without a grant.
+    pub(crate) fn end_operation(&mut self, lock: u64, status: Status) {
+        let Some(known) = self.locks.get_mut(&lock) else { return };
+        let pending = known.pending.take();
+        if let Some(pending) = pending {
+            self.operation_over(lock, &pending);
+        }
+        let Some(known) = self.locks.get_mut(&lock) else { return };
+        let completed = known.completed(lock, status);
+        let key = known.key.clone();
+        if completed.held.is_none() {
+            self.forget_lock(lock);
+        }
+        self.outputs.push_back(Output::Completed(completed));
+        self.tidy(&key);
+    }
+
+    pub(crate) fn on_timer(&mut self, timer: Timer) {
+        let under_way = |engine: &Self, lock: u64, op: u32| {
+            engine.locks.get(&lock).is_some_and(|l| l.op == op && l.pending.is_some())
+        };
+        match timer {
+            Timer::Deadline(lock, op) => {
+                if under_way(self, lock, op) {
+                    self.stop(lock, Stop::TimedOut);
+                }
+            }
+            Timer::Search(lock, op) => {
+                if under_way(self, lock, op) {
+                    self.begin_search(lock);
+                    let at = self.now + self.config.deadlock_delay;
+                    if let Some(pending) = self.locks.get_mut(&lock).and_then(|l| l.pending.as_mut()) {
+                        pending.search = Some(at);
+                        self.timers.insert((at, Timer::Search(lock, op)));
+                    }
+                }
+            }
+            Timer::Sweep => self.sweep(),
+        }
+    }
+
+    /// A tree has become idle.
+    pub(crate) fn note_idle(&mut self) {
+        let sweeping = self.timers.iter().any(|(_, timer)| *timer == Timer::Sweep);
+        if !sweeping {
+            self.timers.insert((self.now + self.config.idle_after, Timer::Sweep));
+        }
+    }
+
+    /// Gives up the trees that were idle for long enough, and the oldest beyond the limit.
+    fn sweep(&mut self) {
+        let mut idle: Vec<(Instant, Name)> = self
+            .trees
+            .iter()
+            .filter(|(_, tree)| tree.is_idle())
+            .filter_map(|(name, tree)| tree.idle_since.map(|since| (since, name.clone())))
+            .collect();
+        idle.sort();
+        let over = idle.len().saturating_sub(self.config.idle_max);
+        let mut next = None;
+        for (at, (since, name)) in idle.into_iter().enumerate() {
+            let due = since + self.config.idle_after;
+            if at >= over && due > self.now {
+                next = Some(due);
+                break;
+            }
+            self.give_up(&name);
+        }
+        if let Some(at) = next {
+            self.timers.insert((at, Timer::Sweep));
+        }
+    }
+
+    /// Forgets a tree without locks, and tells the directory if it was mastered here.
+    fn give_up(&mut self, name: &Name) {
+        let may = self.standing == Standing::Active && self.recovery.is_over();
+        let Some(tree) = self.trees.get(name) else { return };
+        let mastered = tree.mastered().map(|mastered| mastered.token);
+        if let Some(floor) = mastered {
+            if !may {
+                // Not now: who rebuilds the directory must not miss it.
+                self.note_idle();
+                return;
+            }
+            if let Some(keeper) = self.keeper(tree.slot) {
+                self.push(keeper, Item::Forget { tree: name.clone(), floor });
+            }
+        }
+        self.trees.remove(name);
+    }
+}
+
+impl Stop {
+    pub(crate) const fn status(self) -> Status {
+        match self {
+            Self::Cancelled => Status::Cancelled,
+            Self::TimedOut => Status::TimedOut,
+            Self::Deadlock => Status::Deadlock,
+        }
+    }
+}
+
+impl ClientLock {
+    pub(crate) const fn completed(&self, lock: u64, status: Status) -> Completed {
+        Completed {
+            lock,
+            client: self.client,
+            status,
+            held: self.held,
+            token: self.token,
+            remarks: Remarks { demoted: false, value_invalid: self.value_invalid, alternative: false },
+            value: None,
+        }
+    }
+}
+
+fn check_flags(mode: Mode, flags: Flags) -> Result<(), RequestError> {
+    let refuse = |rule| Err(RequestError::Flags { flags, rule });
+    if flags.has_any(Flags::QUECVT | Flags::CONVDEADLK) {
+        return refuse("for conversions only");
+    }
+    if flags.has(Flags::EXPEDITE) && (mode != Mode::Nl || flags.has(Flags::NOQUEUE)) {
+        return refuse("EXPEDITE is for new NL locks that may queue");
+    }
+    if flags.has(Flags::FORCEUNLOCK) {
+        return refuse("FORCEUNLOCK is for releases");
+    }
+    Ok(())
+}

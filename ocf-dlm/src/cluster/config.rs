@@ -1,0 +1,63 @@
+use core::time::Duration;
+use pils::ConfigErrors;
+
+/// Times and limits of one node's part of the distributed lock manager.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Bytes of a value block: 1 to [`VALUE_MAX`](crate::VALUE_MAX). The same on every node. Default 32.
+    pub value_length: usize,
+    /// How long an operation waits before a deadlock is searched for, and between searches. Shorter finds deadlocks
+    /// sooner and costs messages for waits that are none. Default 1 s; at least 10 ms.
+    pub deadlock_delay: Duration,
+    /// How long a tree without locks stays mastered here, or a hint to its master is kept. Longer saves a directory
+    /// lookup when it is used again, and costs memory. Default 10 s.
+    pub idle_after: Duration,
+    /// Most trees without locks that are kept; beyond it the rule of `idle_after` is applied at once. Default 65 536.
+    pub idle_max: usize,
+    /// A message is closed when it has this many bytes. At most 64 KiB, so that it never waits for its own fragments.
+    /// Default 48 KiB.
+    pub batch_bytes: usize,
+    /// Most locks of this node. A request beyond it is refused. Default 16 Mi.
+    pub locks_max: usize,
+    /// Most bytes of messages that wait here for a view or for the lease. Beyond it this node can no longer follow and
+    /// gives up its locks. Default 64 MiB.
+    pub held_bytes_max: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            value_length: 32,
+            deadlock_delay: Duration::from_secs(1),
+            idle_after: Duration::from_secs(10),
+            idle_max: 1 << 16,
+            batch_bytes: 48 << 10,
+            locks_max: 1 << 24,
+            held_bytes_max: 64 << 20,
+        }
+    }
+}
+
+impl Config {
+    /// Checks every field.
+    ///
+    /// # Errors
+    /// All that is out of range, each with its path and what to do.
+    pub fn check(&self) -> Result<(), ConfigErrors> {
+        let mut errors = ConfigErrors::default();
+        if !(1..=crate::VALUE_MAX).contains(&self.value_length) {
+            errors.push("value_length", self.value_length, "out of range", "1 to 64");
+        }
+        if self.deadlock_delay < Duration::from_millis(10) {
+            let given = format!("{:?}", self.deadlock_delay);
+            errors.push("deadlock_delay", given, "searches would be most of the traffic", "at least 10 ms");
+        }
+        if !(256..=64 << 10).contains(&self.batch_bytes) {
+            errors.push("batch_bytes", self.batch_bytes, "out of range", "256 to 65536");
+        }
+        if self.locks_max == 0 {
+            errors.push("locks_max", self.locks_max, "no lock could be taken", "at least 1");
+        }
+        errors.into_result()
+    }
+}

@@ -1,0 +1,581 @@
+//! The queues of one resource at its master.
+
+use crate::wire::{Claim, Refusal, Value};
+use crate::{ClientId, FencingToken, Flags, Mode, Remarks, Transfer, ValueBlock};
+use pils::NodeInstance;
+
+/// A lock as its master knows it: the node it lives on, and what that node calls it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Holder {
+    /// The node.
+    pub node: NodeInstance,
+    /// The lock's id there. Zero: any lock that a departed node may have had.
+    pub lock: u64,
+}
+
+/// What the master tells a holder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Effect {
+    Granted { op: u32, mode: Mode, token: FencingToken, remarks: Remarks, value: Option<Value> },
+    Queued { op: u32, place: i64 },
+    Refused { op: u32, why: Refusal, held: Option<Mode> },
+    Blocking { wanted: Mode },
+}
+
+impl Effect {
+    pub(crate) const fn is_blocking(&self) -> bool {
+        matches!(self, Self::Blocking { .. })
+    }
+}
+
+pub(crate) type Effects = Vec<(Holder, Effect)>;
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms {
+    pub(crate) op: u32,
+    pub(crate) mode: Mode,
+    pub(crate) flags: Flags,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub(crate) who: Holder,
+    pub(crate) client: ClientId,
+    pub(crate) transaction: u64,
+    pub(crate) flags: Flags,
+    pub(crate) held: Option<Mode>,
+    pub(crate) asked: Option<Mode>,
+    pub(crate) op: u32,
+    pub(crate) place: i64,
+    /// Modes that it was told of since its last grant, as bits.
+    notified: u8,
+    demoted: bool,
+    /// How the last operation was refused, to say it again.
+    refused: Option<Refusal>,
+}
+
+impl Entry {
+    /// The mode that it takes if it cannot have the one it asked for.
+    fn alternative(&self) -> Option<Mode> {
+        let choices = [(Flags::ALTPR, Mode::Pr), (Flags::ALTCW, Mode::Cw)];
+        let other = |choice: &&(Flags, Mode)| self.flags.has(choice.0) && self.asked != Some(choice.1);
+        choices.iter().find(other).map(|choice| choice.1)
+    }
+
+    /// Tells it that it is in the way of `asked`, unless it was told as much since its last grant.
+    fn tell(&mut self, asked: Mode, out: &mut Effects) {
+        let differs = |told: Mode| matches!((told, asked), (Mode::Cw, Mode::Pr) | (Mode::Pr, Mode::Cw));
+        let mut told = Mode::ALL.into_iter().filter(|mode| self.notified & (1 << mode.raw()) != 0);
+        if self.flags.has(Flags::NOTIFY) && !told.any(|told| told >= asked && !differs(told)) {
+            self.notified |= 1 << asked.raw();
+            out.push((self.who, Effect::Blocking { wanted: asked }));
+        }
+    }
+
+    fn effect_queued(&self) -> (Holder, Effect) {
+        (self.who, Effect::Queued { op: self.op, place: self.place })
+    }
+}
+
+/// GRANTED, CONVERTING and WAITING, and the value block.
+#[derive(Clone, Debug)]
+pub(crate) struct Queues {
+    granted: Vec<Entry>,
+    converting: Vec<Entry>,
+    waiting: Vec<Entry>,
+    value: ValueBlock,
+    value_sequence: u64,
+    value_invalid: bool,
+    next_place: i64,
+    first_place: i64,
+}
+
+impl Queues {
+    pub(crate) fn new(value_length: usize) -> Self {
+        Self {
+            granted: Vec::new(),
+            converting: Vec::new(),
+            waiting: Vec::new(),
+            value: ValueBlock::zero(value_length),
+            value_sequence: 0,
+            value_invalid: false,
+            next_place: 0,
+            first_place: 0,
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.granted.is_empty() && self.converting.is_empty() && self.waiting.is_empty()
+    }
+
+    /// Granted, then converting, then waiting.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.granted.iter().chain(&self.converting).chain(&self.waiting)
+    }
+
+    /// Locks that hold a mode.
+    pub(crate) fn holders(&self) -> impl Iterator<Item = &Entry> {
+        self.granted.iter().chain(&self.converting)
+    }
+
+    fn find(&self, who: Holder) -> Option<&Entry> {
+        self.entries().find(|e| e.who == who)
+    }
+
+    pub(crate) fn contains(&self, who: Holder) -> bool {
+        self.find(who).is_some()
+    }
+
+    /// The operation that `who` did last, as far as the master knows.
+    pub(crate) fn last_op(&self, who: Holder) -> Option<u32> {
+        self.find(who).map(|e| e.op)
+    }
+
+    fn conflicts(&self, who: Holder, mode: Mode) -> bool {
+        self.holders().any(|e| e.who != who && e.held.is_some_and(|held| !held.is_compatible(mode)))
+    }
+
+    /// A new lock.
+    pub(crate) fn request(
+        &mut self,
+        (who, client, transaction): (Holder, ClientId, u64),
+        terms: Terms,
+        token: &mut FencingToken,
+        out: &mut Effects,
+    ) {
+        let mut entry = Entry {
+            who,
+            client,
+            transaction,
+            flags: terms.flags,
+            held: None,
+            asked: Some(terms.mode),
+            op: terms.op,
+            place: 0,
+            notified: 0,
+            demoted: false,
+            refused: None,
+        };
+        let calm = self.converting.is_empty() && self.waiting.is_empty();
+        if let Some((mode, alternative)) = self.grantable(&entry, |flags| calm || flags.has(Flags::NOORDER)) {
+            let entry = self.grant(entry, (mode, alternative), token, out);
+            self.granted.push(entry);
+            self.pass(token, out);
+            return;
+        }
+        if terms.flags.has(Flags::NOQUEUE) {
+            out.push((who, Effect::Refused { op: terms.op, why: Refusal::NotQueued, held: None }));
+            if terms.flags.has(Flags::NOQUEUEBAST) {
+                self.notify(terms.mode, who, true, out);
+            }
+            return;
+        }
+        entry.place = self.new_place(terms.flags);
+        out.push(entry.effect_queued());
+        let at = if terms.flags.has(Flags::HEADQUE) { 0 } else { self.waiting.len() };
+        self.waiting.insert(at, entry);
+        self.notify(terms.mode, who, false, out);
+        if terms.flags.has(Flags::HEADQUE) {
+            self.pass(token, out);
+        }
+    }
+
+    /// Another mode for a lock. `value`: what to write, if the direction table says so.
+    pub(crate) fn convert(
+        &mut self,
+        who: Holder,
+        (terms, value): (Terms, Option<&Value>),
+        token: &mut FencingToken,
+        out: &mut Effects,
+    ) {
+        let Some(at) = self.granted.iter().position(|e| e.who == who) else { return };
+        let entry = &mut self.granted[at];
+        (entry.flags, entry.op, entry.asked, entry.refused) = (terms.flags, terms.op, Some(terms.mode), None);
+        entry.demoted = false;
+        let mut granted = self.converts_at_once(at, terms.mode);
+        if !granted && self.is_deadlock(at) {
+            if !terms.flags.has(Flags::CONVDEADLK) {
+                self.refuse(at, Refusal::Deadlock, out);
+                return;
+            }
+            let entry = &mut self.granted[at];
+            (entry.held, entry.demoted, entry.notified) = (Some(Mode::Nl), true, 0);
+            self.pass_converting(token, out);
+            granted = self.converts_at_once(at, terms.mode);
+        }
+        let alternative = if granted { None } else { self.granted[at].alternative() };
+        let alternative = alternative.filter(|mode| self.converts_at_once(at, *mode));
+        if granted || alternative.is_some() {
+            let (mode, alternative) = alternative.map_or((terms.mode, false), |mode| (mode, true));
+            if Mode::transfer(self.granted[at].held, mode) == Transfer::Write {
+                self.write(terms.flags, value);
+            }
+            let entry = self.granted.remove(at);
+            let entry = self.grant(entry, (mode, alternative), token, out);
+            self.granted.insert(at, entry);
+            self.pass(token, out);
+            return;
+        }
+        if terms.flags.has(Flags::NOQUEUE) {
+            self.refuse(at, Refusal::NotQueued, out);
+            if terms.flags.has(Flags::NOQUEUEBAST) {
+                self.notify(terms.mode, who, true, out);
+            }
+            return;
+        }
+        let mut entry = self.granted.remove(at);
+        entry.place = self.new_place(terms.flags);
+        out.push(entry.effect_queued());
+        let demoted = entry.demoted;
+        let at = if terms.flags.has(Flags::HEADQUE) { 0 } else { self.converting.len() };
+        self.converting.insert(at, entry);
+        self.notify(terms.mode, who, false, out);
+        if demoted || terms.flags.has_any(Flags::HEADQUE | Flags::NOORDER) {
+            self.pass(token, out);
+        }
+    }
+
+    /// True if the granted lock may have the mode without being queued.
+    fn converts_at_once(&self, at: usize, mode: Mode) -> bool {
+        let entry = &self.granted[at];
+        !self.conflicts(entry.who, mode) && (!entry.flags.has(Flags::QUECVT) || self.converting.is_empty())
+    }
+
+    /// True if the granted lock and one that converts would wait for each other for ever.
+    fn is_deadlock(&self, at: usize) -> bool {
+        let entry = &self.granted[at];
+        let (Some(held), Some(asked)) = (entry.held, entry.asked) else { return false };
+        if entry.flags.has_any(Flags::NOQUEUE | Flags::NODLCKWT) {
+            return false;
+        }
+        self.converting.iter().filter(|other| !other.flags.has(Flags::NODLCKWT)).any(|other| {
+            let waits = !entry.flags.has(Flags::NODLCKBLK)
+                && other.asked.is_some_and(|theirs| !theirs.is_compatible(held));
+            let overtaken = entry.flags.has(Flags::HEADQUE)
+                && !other.flags.has_any(Flags::NOORDER | Flags::NODLCKBLK)
+                && other.held.is_some_and(|theirs| !theirs.is_compatible(asked));
+            waits || overtaken
+        })
+    }
+
+    fn refuse(&mut self, at: usize, why: Refusal, out: &mut Effects) {
+        let entry = &mut self.granted[at];
+        (entry.asked, entry.refused) = (None, Some(why));
+        out.push((entry.who, Effect::Refused { op: entry.op, why, held: entry.held }));
+    }
+
+    /// The end of a lock, in whatever queue.
+    pub(crate) fn unlock(
+        &mut self,
+        who: Holder,
+        (flags, value): (Flags, Option<&Value>),
+        token: &mut FencingToken,
+        out: &mut Effects,
+    ) {
+        let Some(entry) = self.take(who) else { return };
+        if entry.held.is_some_and(Mode::is_writer) {
+            self.write(flags, value);
+        }
+        if entry.asked.is_some() {
+            self.notify_anew();
+        }
+        self.pass(token, out);
+    }
+
+    /// Ends the operation that waits, if it is `op`.
+    pub(crate) fn cancel(&mut self, who: Holder, op: u32, token: &mut FencingToken, out: &mut Effects) {
+        let waits = self.find(who).is_some_and(|e| e.op == op && e.asked.is_some());
+        if !waits {
+            return;
+        }
+        let Some(mut entry) = self.take(who) else { return };
+        out.push((who, Effect::Refused { op, why: Refusal::Cancelled, held: entry.held }));
+        if entry.held.is_some() {
+            (entry.asked, entry.refused) = (None, Some(Refusal::Cancelled));
+            self.granted.push(entry);
+        }
+        self.notify_anew();
+        self.pass(token, out);
+    }
+
+    /// Takes away the locks of a node. `certain`: it is dead, so what it holds goes, too; otherwise only what waits.
+    /// `invalidate`: a value block that it may have been about to write is not valid any more.
+    pub(crate) fn drop_node(
+        &mut self,
+        node: NodeInstance,
+        (certain, invalidate): (bool, bool),
+        token: &mut FencingToken,
+        out: &mut Effects,
+    ) -> usize {
+        let before = self.entries().count();
+        self.waiting.retain(|e| e.who.node != node);
+        let (theirs, others): (Vec<Entry>, Vec<Entry>) =
+            core::mem::take(&mut self.converting).into_iter().partition(|e| e.who.node == node);
+        self.converting = others;
+        self.granted.extend(theirs.into_iter().map(|e| Entry { asked: None, ..e }));
+        if certain {
+            let wrote = |e: &Entry| e.who.node == node && e.held.is_some_and(Mode::is_writer);
+            self.value_invalid |= invalidate && self.granted.iter().any(wrote);
+            self.granted.retain(|e| e.who.node != node);
+        }
+        self.notify_anew();
+        self.pass(token, out);
+        before - self.entries().count()
+    }
+
+    /// Says again what became of operation `op`, and what was notified since.
+    pub(crate) fn answer_again(&self, who: Holder, op: u32, token: FencingToken, out: &mut Effects) {
+        let Some(entry) = self.find(who) else { return };
+        if entry.op != op {
+            return;
+        }
+        if entry.asked.is_some() {
+            out.push(entry.effect_queued());
+            return;
+        }
+        match (entry.refused, entry.held) {
+            (Some(why), held) => out.push((who, Effect::Refused { op, why, held })),
+            (None, Some(mode)) => {
+                let remarks = Remarks { value_invalid: self.value_invalid, ..Remarks::default() };
+                let value = entry.flags.has(Flags::VALBLK).then(|| self.value());
+                out.push((who, Effect::Granted { op, mode, token, remarks, value }));
+            }
+            (None, None) => {}
+        }
+        let told = Mode::ALL.into_iter().filter(|mode| entry.notified & (1 << mode.raw()) != 0);
+        out.extend(told.map(|wanted| (who, Effect::Blocking { wanted })));
+    }
+
+    /// Who keeps `who` from being granted: holders in conflict, and who waits before it.
+    pub(crate) fn blockers(&self, who: Holder) -> Vec<&Entry> {
+        let Some(entry) = self.find(who) else { return Vec::new() };
+        let Some(asked) = entry.asked else { return Vec::new() };
+        let conflict = |mode: Option<Mode>| mode.is_some_and(|mode| !mode.is_compatible(asked));
+        let mut found: Vec<&Entry> = self.holders().filter(|e| e.who != who && conflict(e.held)).collect();
+        let before = |e: &&Entry| e.who != who && (entry.held.is_none() || e.place < entry.place);
+        found.extend(self.converting.iter().filter(before).filter(|e| !conflict(e.held)));
+        if entry.held.is_none() {
+            found.extend(self.waiting.iter().filter(|e| e.place < entry.place));
+        }
+        found
+    }
+
+    /// The value block.
+    pub(crate) const fn value(&self) -> Value {
+        Value { block: self.value, sequence: self.value_sequence }
+    }
+
+    /// Says again where each operation waits.
+    pub(crate) fn tell_places(&self, out: &mut Effects) {
+        out.extend(self.converting.iter().chain(&self.waiting).map(Entry::effect_queued));
+    }
+
+    /// Takes the value block for valid; a bug that can be put back.
+    pub(crate) const fn trust_value(&mut self) {
+        self.value_invalid = false;
+    }
+
+    pub(crate) const fn invalidate_value(&mut self) {
+        self.value_invalid = true;
+    }
+
+    /// Takes over claims of all nodes: granted, then converting, then waiting in their old order. Nothing is granted.
+    pub(crate) fn restore(&mut self, claims: &[(NodeInstance, Claim)]) {
+        let mut all: Vec<Entry> = Vec::new();
+        for (node, claim) in claims {
+            all.extend(claim.locks.iter().map(|lock| Entry {
+                who: Holder { node: *node, lock: lock.lock },
+                client: lock.client,
+                transaction: lock.transaction,
+                flags: lock.flags,
+                held: lock.held,
+                asked: lock.asked,
+                op: lock.op,
+                place: lock.place.unwrap_or(i64::MAX),
+                notified: 0,
+                demoted: false,
+                refused: None,
+            }));
+        }
+        all.sort_by_key(|e| (e.place, e.who));
+        for mut entry in all {
+            self.first_place = self.first_place.min(entry.place);
+            if entry.place == i64::MAX {
+                entry.place = self.next_place;
+            }
+            self.next_place = self.next_place.max(entry.place.saturating_add(1));
+            match (entry.held, entry.asked) {
+                (_, None) => self.granted.push(entry),
+                (Some(_), Some(_)) => self.converting.push(entry),
+                (None, Some(_)) => self.waiting.push(entry),
+            }
+        }
+        self.restore_value(claims);
+    }
+
+    /// A lock above CR that was given the value block keeps it; otherwise the newest copy is kept, marked as not valid.
+    fn restore_value(&mut self, claims: &[(NodeInstance, Claim)]) {
+        let certain = claims.iter().find(|(_, c)| c.value_certain && c.value.is_some());
+        let newest = claims.iter().filter_map(|(_, c)| c.value).max_by_key(|v| v.sequence);
+        let chosen = certain.and_then(|(_, c)| c.value).or(newest);
+        if let Some(value) = chosen {
+            self.value = value.block.resized(self.value.as_bytes().len());
+            self.value_sequence = value.sequence;
+        }
+        self.value_invalid = certain.is_none_or(|(_, c)| c.value_invalid);
+    }
+
+    /// Puts in place of every lock that a departed node may have had the strongest one that the others allow.
+    pub(crate) fn suspect(&mut self, node: NodeInstance) {
+        let who = Holder { node, lock: 0 };
+        if self.contains(who) {
+            return;
+        }
+        let strongest = [Mode::Ex, Mode::Pw, Mode::Pr, Mode::Cw, Mode::Cr, Mode::Nl];
+        let living = |e: &&Entry| e.who.lock != 0;
+        let allowed = |mode: &Mode| {
+            self.holders().filter(living).all(|e| e.held.is_none_or(|held| held.is_compatible(*mode)))
+        };
+        let mode = strongest.into_iter().find(allowed).unwrap_or(Mode::Nl);
+        self.granted.push(Entry {
+            who,
+            client: ClientId::new(0),
+            transaction: 0,
+            flags: Flags::NONE,
+            held: Some(mode),
+            asked: None,
+            op: 0,
+            place: 0,
+            notified: 0,
+            demoted: false,
+            refused: None,
+        });
+    }
+
+    /// Grants what can be granted, and notifies who is in the way of the rest.
+    pub(crate) fn pass(&mut self, token: &mut FencingToken, out: &mut Effects) {
+        self.pass_converting(token, out);
+        for who in self.waiting.iter().map(|e| e.who).collect::<Vec<_>>() {
+            let Some(at) = self.waiting.iter().position(|e| e.who == who) else { continue };
+            let first = self.converting.is_empty() && at == 0;
+            if let Some(mode) = self.grantable(&self.waiting[at], |flags| first || flags.has(Flags::NOORDER))
+            {
+                let entry = self.waiting.remove(at);
+                let entry = self.grant(entry, mode, token, out);
+                self.granted.push(entry);
+            }
+        }
+        let wanted: Vec<Mode> =
+            self.converting.iter().chain(&self.waiting).filter_map(|entry| entry.asked).collect();
+        for entry in &mut self.granted {
+            let in_the_way = |asked: &Mode| entry.held.is_some_and(|held| !held.is_compatible(*asked));
+            if let Some(asked) = wanted.iter().copied().filter(in_the_way).max() {
+                entry.tell(asked, out);
+            }
+        }
+    }
+
+    fn pass_converting(&mut self, token: &mut FencingToken, out: &mut Effects) {
+        let mut some = true;
+        while some {
+            some = false;
+            for who in self.converting.iter().map(|e| e.who).collect::<Vec<_>>() {
+                let Some(at) = self.converting.iter().position(|e| e.who == who) else { continue };
+                let may = |flags: Flags| at == 0 || flags.has(Flags::NOORDER);
+                if let Some(mode) = self.grantable(&self.converting[at], may) {
+                    let entry = self.converting.remove(at);
+                    let entry = self.grant(entry, mode, token, out);
+                    self.granted.push(entry);
+                    some = true;
+                }
+            }
+        }
+    }
+
+    /// The mode in which the entry can be granted, and whether that is its alternative. `order`: whether its place in the
+    /// queue allows it.
+    fn grantable(&self, entry: &Entry, order: impl Fn(Flags) -> bool) -> Option<(Mode, bool)> {
+        let asked = entry.asked?;
+        if entry.flags.has(Flags::EXPEDITE) && asked == Mode::Nl {
+            return Some((asked, false));
+        }
+        if !order(entry.flags) {
+            return None;
+        }
+        if !self.conflicts(entry.who, asked) {
+            return Some((asked, false));
+        }
+        let alternative = entry.alternative()?;
+        (!self.conflicts(entry.who, alternative)).then_some((alternative, true))
+    }
+
+    /// The lock holds `mode` and is in no queue. Its holder is told.
+    fn grant(
+        &self,
+        mut entry: Entry,
+        (mode, alternative): (Mode, bool),
+        token: &mut FencingToken,
+        out: &mut Effects,
+    ) -> Entry {
+        let transfer = Mode::transfer(entry.held, mode);
+        let beside = self.holders().any(|e| e.who != entry.who && e.held == Some(Mode::Cw));
+        let alone = !beside && entry.held != Some(Mode::Cw);
+        let writes = mode.is_writer() || (mode == Mode::Cw && alone);
+        // A writer that is converted down goes on as the writer it was.
+        if writes && !entry.held.is_some_and(|held| held.is_writer() && held.is_down(mode)) {
+            token.sequence += 1;
+        }
+        let value = (transfer == Transfer::Read && entry.flags.has(Flags::VALBLK)).then(|| self.value());
+        let remarks = Remarks { demoted: entry.demoted, value_invalid: self.value_invalid, alternative };
+        let effect = Effect::Granted { op: entry.op, mode, token: *token, remarks, value };
+        out.push((entry.who, effect));
+        (entry.held, entry.asked, entry.notified, entry.demoted) = (Some(mode), None, 0, false);
+        entry
+    }
+
+    /// Tells the granted locks, and those that convert if a request was refused, that are in the way of `asked`.
+    fn notify(&mut self, asked: Mode, by: Holder, refused: bool, out: &mut Effects) {
+        let converting = self.converting.iter_mut().take(if refused { usize::MAX } else { 0 });
+        for entry in self.granted.iter_mut().chain(converting) {
+            if entry.who != by && entry.held.is_some_and(|held| !held.is_compatible(asked)) {
+                entry.tell(asked, out);
+            }
+        }
+    }
+
+    /// A wait ended ungranted: if it was the last, the next one is told of anew.
+    fn notify_anew(&mut self) {
+        if self.converting.is_empty() && self.waiting.is_empty() {
+            self.granted.iter_mut().for_each(|entry| entry.notified = 0);
+        }
+    }
+
+    fn write(&mut self, flags: Flags, value: Option<&Value>) {
+        if flags.has(Flags::IVVALBLK) {
+            self.value_invalid = true;
+        } else if let (true, Some(value)) = (flags.has(Flags::VALBLK), value) {
+            self.value = value.block.resized(self.value.as_bytes().len());
+            self.value_sequence += 1;
+            self.value_invalid = false;
+        }
+    }
+
+    fn new_place(&mut self, flags: Flags) -> i64 {
+        if flags.has(Flags::HEADQUE) {
+            self.first_place -= 1;
+            return self.first_place;
+        }
+        self.next_place += 1;
+        self.next_place - 1
+    }
+
+    fn take(&mut self, who: Holder) -> Option<Entry> {
+        for queue in [&mut self.granted, &mut self.converting, &mut self.waiting] {
+            if let Some(at) = queue.iter().position(|e| e.who == who) {
+                return Some(queue.remove(at));
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,307 @@
+//! What happens when the members change: who is gone, what is claimed from whom, and the two barriers.
+//!
+//! Only what the change touches waits: trees whose master is gone, and lookups in directory slots that have a new
+//! keeper. Everything else goes on. PROTOCOL.md, section 9.
+
+mod claims;
+
+use crate::cluster::{ClusterView, Engine, Output, Route, Standing, sabotaged};
+use crate::directory::{Placement, Slot, Weighted};
+use crate::wire::{Barrier, Claim, Item, Name, Phase, Proof};
+use pils::NodeInstance;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Most instances proven dead that are remembered, to tell those who join.
+const PROVEN_MAX: usize = 256;
+
+/// How far the recovery of the newest view is.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Recovery {
+    claimed: BTreeSet<NodeInstance>,
+    rebuilt: BTreeSet<NodeInstance>,
+    /// This node has everybody's claims and has rebuilt what it is to master.
+    is_rebuilt: bool,
+    over: bool,
+    /// Slots that changed their keeper since the last recovery that was over.
+    moved: BTreeSet<Slot>,
+    /// Locks that nodes told to this one, by tree.
+    pub(crate) claims: BTreeMap<Name, Vec<(NodeInstance, Claim)>>,
+}
+
+impl Recovery {
+    pub(crate) const fn is_rebuilt(&self) -> bool {
+        self.is_rebuilt
+    }
+
+    pub(crate) const fn is_over(&self) -> bool {
+        self.over
+    }
+
+    pub(crate) fn has_moved(&self, slot: Slot) -> bool {
+        self.moved.contains(&slot)
+    }
+}
+
+impl Engine {
+    /// A new view of the primary.
+    pub(crate) fn on_view(&mut self, view: &ClusterView) {
+        let joined = view.members.iter().find(|m| m.instance == self.local).map(|m| m.joined);
+        let (Some(joined), true) = (joined, view.number > self.epoch) else {
+            self.stats.stale += 1;
+            return;
+        };
+        if self.standing == Standing::Outside && joined <= self.epoch {
+            // It has given up everything, and the others do not know: as a member of old it could only do harm.
+            self.stats.stale += 1;
+            return;
+        }
+        self.flush();
+        if joined > self.epoch {
+            // A joiner has nothing from before; what it asked for and nobody knows of stays.
+            self.give_up_all();
+        }
+        let (last, skipped) = (self.epoch, view.number > self.epoch + 1);
+        let (lost, back) = self.who_is_gone(view);
+        let own: Vec<Weighted> =
+            view.members.iter().map(|m| Weighted { instance: m.instance, weight: m.weight }).collect();
+        let new = Placement::new(&own);
+        let before = (!view.previous.is_empty()).then(|| Placement::new(&view.previous));
+        let old = self.placement.replace(new);
+        self.members = view.members.iter().map(|m| (m.instance, m.joined)).collect();
+        self.epoch = view.number;
+        self.standing = Standing::Active;
+        self.restart(last, old.as_ref(), before.as_ref());
+        let gone: BTreeSet<NodeInstance> = lost.union(&back).copied().collect();
+        self.directory_changes(before.as_ref(), &gone);
+        for node in &gone {
+            let certain = back.contains(node) || self.is_proven(*node);
+            self.release_dead(*node, certain || sabotaged!(self, ReleaseWithoutProof));
+        }
+        let wanted = if skipped { self.departed.keys().copied().collect() } else { lost };
+        for node in wanted {
+            if self.departed.contains_key(&node) {
+                self.outputs.push_back(Output::FenceWanted(node));
+            }
+        }
+        self.tree_changes(&gone);
+        let barrier = self.barrier(Phase::Claimed);
+        self.push_to_all(&barrier);
+        self.go_on();
+    }
+
+    /// Who left since the last view here: really, or to come back with nothing. Notes who is not proven dead.
+    fn who_is_gone(&mut self, view: &ClusterView) -> (BTreeSet<NodeInstance>, BTreeSet<NodeInstance>) {
+        let is_in = |x: &NodeInstance| view.members.iter().any(|m| m.instance == *x);
+        let known = self.members.keys().copied().chain(view.previous.iter().map(|m| m.instance));
+        let lost: BTreeSet<NodeInstance> = known.filter(|x| !is_in(x)).collect();
+        let last = self.epoch;
+        let back = view.members.iter().filter(|m| m.joined > last && m.instance != self.local);
+        let back: BTreeSet<NodeInstance> = back.map(|m| m.instance).collect();
+        // An instance that joins has given up what it had, and is alive.
+        self.departed.retain(|x, _| !is_in(x));
+        // In a view that was not seen here an instance may have come back and gone again: then what was proven of its
+        // earlier time says nothing. Who saw that view says what still holds.
+        let skipped = view.number > last + 1;
+        self.proven.retain(|(x, dead)| *dead || !(skipped || is_in(x)));
+        if skipped {
+            self.departed.values_mut().for_each(|since| *since = view.number);
+        }
+        for node in &lost {
+            if !self.is_proven(*node) {
+                self.departed.insert(*node, view.number);
+            }
+        }
+        (lost, back)
+    }
+
+    /// Forgets what an unfinished recovery collected, but not which slots moved since the last finished one.
+    /// `last`: the view that this node was in before.
+    fn restart(&mut self, last: u64, old: Option<&Placement>, before: Option<&Placement>) {
+        let mut moved =
+            if self.recovery.over { BTreeSet::new() } else { core::mem::take(&mut self.recovery.moved) };
+        if let Some(new) = &self.placement {
+            // A member that joined keeps nothing of a slot that was its own before.
+            let skipped = self.epoch > last + 1;
+            let fresh =
+                |slot: &Slot| self.members.get(&new.owner(*slot)).is_some_and(|joined| *joined > last);
+            moved.extend(Slot::all().filter(|slot| skipped || fresh(slot)));
+            for other in [old, before].into_iter().flatten() {
+                moved.extend(new.moved(other));
+            }
+        }
+        self.recovery = Recovery { moved, ..Recovery::default() };
+        self.waiting_lookups.clear();
+        self.lookups.clear();
+    }
+
+    fn barrier(&self, phase: Phase) -> Item {
+        let proven = self.proven.iter().map(|(x, _)| *x).filter(|x| !self.is_member(*x)).collect();
+        Item::Barrier(Barrier { phase, unproven: self.departed.keys().copied().collect(), proven })
+    }
+
+    fn push_to_all(&mut self, item: &Item) {
+        let members: Vec<NodeInstance> = self.members.keys().copied().collect();
+        for to in members {
+            self.push(to, item.clone());
+        }
+    }
+
+    pub(crate) fn on_barrier(&mut self, from: NodeInstance, barrier: Barrier) {
+        for node in barrier.proven {
+            self.apply_proof(node, false);
+        }
+        match barrier.phase {
+            Phase::Claimed => {
+                for node in barrier.unproven {
+                    let known = self.is_innocent(node) || self.departed.contains_key(&node);
+                    if !known {
+                        self.departed.insert(node, self.epoch);
+                        self.outputs.push_back(Output::FenceWanted(node));
+                    }
+                }
+                self.recovery.claimed.insert(from);
+                let everybody = self.members.keys().all(|m| self.recovery.claimed.contains(m));
+                if everybody && !self.recovery.is_rebuilt {
+                    self.rebuild();
+                }
+            }
+            Phase::Rebuilt => {
+                self.recovery.rebuilt.insert(from);
+                self.on_rebuilt(from);
+                let everybody = self.members.keys().all(|m| self.recovery.rebuilt.contains(m));
+                if everybody && !self.recovery.over {
+                    self.recovery.over = true;
+                    self.recovery.moved.clear();
+                    self.outputs.push_back(Output::Recovered { epoch: self.epoch });
+                }
+            }
+        }
+    }
+
+    /// Everybody's claims are here: this node serves its directory slots and the trees that fall to it.
+    fn rebuild(&mut self) {
+        self.recovery.is_rebuilt = true;
+        let unproven: BTreeSet<NodeInstance> = self.departed.keys().copied().collect();
+        let dead = self.proven.iter().map(|(x, _)| *x);
+        let proven: BTreeSet<NodeInstance> = dead.chain(self.members.keys().copied()).collect();
+        for slot in self.slots.values_mut().filter(|slot| !slot.ready) {
+            slot.ready = true;
+            if slot.blank {
+                slot.suspects.extend(unproven.iter().copied());
+            }
+            slot.suspects.retain(|x| !proven.contains(x));
+        }
+        let rebuilt = self.rebuild_trees(&unproven);
+        self.entries.retain(|_, entry| {
+            entry.suspects.retain(|x| !proven.contains(x));
+            entry.master.is_some() || !entry.suspects.is_empty()
+        });
+        let barrier = self.barrier(Phase::Rebuilt);
+        self.push_to_all(&barrier);
+        self.grant_rebuilt(&rebuilt);
+        self.take_waiting_lookups();
+    }
+
+    /// The local provider says that an instance acts no more: everybody is told.
+    pub(crate) fn on_proof(&mut self, instance: NodeInstance, proof: Proof) {
+        if self.standing == Standing::Suspended {
+            self.proofs.push((instance, proof, self.epoch));
+        } else {
+            self.on_proven(instance, proof, self.epoch);
+        }
+        let members: Vec<NodeInstance> = self.members.keys().copied().filter(|m| *m != self.local).collect();
+        for to in members {
+            self.push(to, Item::Proven { instance, proof });
+        }
+    }
+
+    /// A proof that was given in `epoch`. That a lease has ended says nothing of a later life in the primary.
+    pub(crate) fn on_proven(&mut self, instance: NodeInstance, proof: Proof, epoch: u64) {
+        let dead = proof != Proof::LeaseExpired;
+        let since = self.departed.get(&instance).copied();
+        if !dead && (self.is_member(instance) || since.is_some_and(|since| epoch < since)) {
+            self.stats.stale += 1;
+            return;
+        }
+        self.apply_proof(instance, dead);
+    }
+
+    /// An instance acts no more: what it held is free.
+    fn apply_proof(&mut self, instance: NodeInstance, dead: bool) {
+        if self.is_proven(instance) || instance == self.local {
+            return;
+        }
+        self.proven.push_back((instance, dead));
+        if self.proven.len() > PROVEN_MAX {
+            self.proven.pop_front();
+        }
+        self.departed.remove(&instance);
+        if self.is_member(instance) {
+            // The view will say so, too; until then its locks are those of a member.
+            return;
+        }
+        for slot in self.slots.values_mut() {
+            slot.suspects.remove(&instance);
+        }
+        let rebuilt = self.recovery.is_rebuilt;
+        self.entries.retain(|_, entry| {
+            entry.suspects.remove(&instance);
+            entry.master.is_some() || !entry.suspects.is_empty() || !rebuilt
+        });
+        self.release_dead(instance, true);
+    }
+
+    /// This node is outside the primary: it has nothing any more. It does not forget who is not proven dead: perhaps
+    /// everybody else joins anew, too, and then nobody would know.
+    pub(crate) fn on_non_primary(&mut self) {
+        self.give_up_all();
+        self.standing = Standing::Outside;
+        self.members.clear();
+        self.placement = None;
+    }
+
+    /// Drops all state of earlier views. Clients are told which locks are lost; what no master knows of stays.
+    fn give_up_all(&mut self) {
+        self.flush();
+        self.loopback.clear();
+        self.slots.clear();
+        self.entries.clear();
+        self.waiting_lookups.clear();
+        self.lookups.clear();
+        self.holders.clear();
+        self.suspected.clear();
+        self.stopping.clear();
+        self.recovery = Recovery::default();
+        let locks: Vec<u64> = self.locks.keys().copied().collect();
+        for lock in locks.into_iter().rev() {
+            let known = &self.locks[&lock];
+            let client = known.client;
+            if known.held.is_some() {
+                self.outputs.push_back(Output::Lost { lock, client });
+            } else if known.pending.as_ref().is_none_or(|p| p.sent) || known.parent.is_some() {
+                self.outputs.push_back(Output::Completed(known.completed(lock, crate::Status::Lost)));
+            } else {
+                continue;
+            }
+            self.forget_lock(lock);
+        }
+        self.trees.retain(|_, tree| {
+            tree.route = Route::Looking(false);
+            tree.deferred.clear();
+            !tree.locks.is_empty()
+        });
+    }
+
+    /// The lease is confirmed: what waited for it is done.
+    pub(crate) fn go_on(&mut self) {
+        for (instance, proof, epoch) in core::mem::take(&mut self.proofs) {
+            self.on_proven(instance, proof, epoch);
+        }
+        self.settle();
+        self.take_held();
+        for name in self.unsettled_trees() {
+            self.flush_tree(&name);
+        }
+        self.settle();
+    }
+}

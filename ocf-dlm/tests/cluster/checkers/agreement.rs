@@ -1,0 +1,31 @@
+use super::{Book, Id, Violation};
+use crate::world::Node;
+use ocf_dlm::Mode;
+use ocf_dlm::wire::Key;
+use pils::NodeInstance;
+use std::collections::BTreeMap;
+
+/// D8: at rest, what the clients hold and what the masters have granted is the same.
+pub(super) fn settled(book: &Book, nodes: &BTreeMap<NodeInstance, Node>) -> Result<(), Violation> {
+    let mut granted: BTreeMap<Id, (Key, Option<Mode>)> = BTreeMap::new();
+    for node in nodes.values() {
+        for (key, lock) in node.engine.mastered_locks() {
+            granted.insert((lock.who.node, lock.who.lock), (key, lock.held));
+        }
+    }
+    for (id, seen) in book.locks.iter().filter(|(_, seen)| !seen.lost) {
+        match granted.remove(id) {
+            Some((key, held)) if key == seen.key && held == seen.held => {}
+            other => {
+                let what = format!("{id:?}: the client has {seen:?}, its master {other:?}");
+                return Err(Violation { rule: "D8", what });
+            }
+        }
+    }
+    match granted.first_key_value() {
+        None => Ok(()),
+        Some(left) => {
+            Err(Violation { rule: "D8", what: format!("a master has {left:?}, which nobody holds") })
+        }
+    }
+}

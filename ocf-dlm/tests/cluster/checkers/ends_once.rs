@@ -1,0 +1,30 @@
+use super::{Book, Id, Violation};
+use crate::world::Node;
+use ocf_dlm::cluster::Completed;
+use pils::NodeInstance;
+use std::collections::BTreeMap;
+
+/// D6: a completion belongs to a request that has not ended.
+pub(super) fn completed(book: &mut Book, id: Id, completed: &Completed) {
+    match book.locks.get_mut(&id) {
+        Some(seen) if seen.pending.is_some() => seen.pending = None,
+        // A grant can come within the call that asked for it: it is judged when the call has returned.
+        None => {}
+        Some(seen) => {
+            let what = format!("{id:?} {seen:?} ended once more: {completed:?}");
+            book.fail("D6", what);
+        }
+    }
+}
+
+/// D6: when nobody is in the way for good, every request has ended.
+pub(super) fn settled(book: &Book, nodes: &BTreeMap<NodeInstance, Node>) -> Result<(), Violation> {
+    for ((x, lock), seen) in book.locks.iter().filter(|(_, seen)| !seen.lost) {
+        if let (Some(pending), Some(node)) = (seen.pending, nodes.get(x)) {
+            let why = node.engine.wait_reason(*lock);
+            let what = format!("{x} {lock}: {pending:?} on {:?} waits for ever: {why:?}", seen.key);
+            return Err(Violation { rule: "D6", what });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,241 @@
+//! One file for each promise of the lock manager, and the book of what the applications saw that they judge by.
+//!
+//! | file | promise |
+//! |---|---|
+//! | `compatible` | D1 granted modes are compatible at every instant, holders that may be alive included |
+//! | `one_master` | D2 one master for each tree and epoch; the directory agrees with it |
+//! | `order` | D3 who waits keeps its place, also across a recovery |
+//! | `value` | D4 a value block is the last one written, or is said to be invalid |
+//! | `token` | D5 fencing tokens grow |
+//! | `ends_once` | D6 every request ends exactly once |
+//! | `notice` | D7 notices go to holders in the way, and who waits gets its turn |
+//! | `agreement` | D8 what clients hold is what masters have granted |
+//! | `balance` | D9 nothing is left when everything is given back |
+//! | `untouched` | D10 what a change does not touch goes on |
+
+mod agreement;
+mod balance;
+mod compatible;
+mod ends_once;
+mod notice;
+mod one_master;
+mod order;
+mod token;
+mod untouched;
+mod value;
+
+use crate::world::{Coverage, Node};
+use ocf_dlm::cluster::{Completed, Engine, TreeSnapshot};
+use ocf_dlm::wire::Key;
+use ocf_dlm::{ClientId, Flags, Mode};
+use pils::NodeInstance;
+use std::collections::BTreeMap;
+
+/// A promise that was not kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Violation {
+    pub(crate) rule: &'static str,
+    pub(crate) what: String,
+}
+
+pub(crate) type Id = (NodeInstance, u64);
+
+/// A lock as its application sees it.
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    pub(crate) client: ClientId,
+    pub(crate) key: Key,
+    pub(crate) held: Option<Mode>,
+    pub(crate) pending: Option<(Mode, Flags)>,
+    pub(crate) writes: u64,
+    /// The application was told that it is lost; its node may be alive and unproven.
+    pub(crate) lost: bool,
+}
+
+/// What the applications saw.
+#[derive(Debug, Default)]
+pub(crate) struct Book {
+    pub(crate) locks: BTreeMap<Id, Seen>,
+    pub(crate) found: Option<Violation>,
+    pub(crate) coverage: Coverage,
+}
+
+impl Book {
+    pub(crate) fn fail(&mut self, rule: &'static str, what: String) {
+        self.found.get_or_insert(Violation { rule, what });
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Checkers {
+    pub(crate) book: Book,
+    order: order::Order,
+    tokens: token::Tokens,
+    values: value::Values,
+}
+
+impl Checkers {
+    pub(crate) fn verdict(&self) -> Result<(), Violation> {
+        self.book.found.clone().map_or(Ok(()), Err)
+    }
+
+    pub(crate) fn coverage(&self) -> Coverage {
+        self.book.coverage.clone()
+    }
+
+    pub(crate) fn asked(&mut self, (at, lock): Id, client: ClientId, key: Key, (mode, flags): (Mode, Flags)) {
+        let seen = Seen { client, key, held: None, pending: Some((mode, flags)), writes: 0, lost: false };
+        self.book.locks.insert((at, lock), seen);
+    }
+
+    /// Notes a conversion that is about to be asked for; false if one is under way.
+    pub(crate) fn converting(
+        &mut self,
+        at: NodeInstance,
+        lock: u64,
+        (mode, flags): (Mode, Flags),
+        value: u64,
+    ) -> bool {
+        match self.book.locks.get_mut(&(at, lock)) {
+            Some(seen) if seen.pending.is_none() && seen.held.is_some() => {
+                seen.pending = Some((mode, flags));
+                seen.writes = value;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    pub(crate) fn conversion_refused(&mut self, at: NodeInstance, lock: u64) {
+        if let Some(seen) = self.book.locks.get_mut(&(at, lock)) {
+            seen.pending = None;
+        }
+    }
+
+    pub(crate) fn completed(&mut self, at: NodeInstance, completed: &Completed) {
+        let id = (at, completed.lock);
+        let before = self.book.locks.get(&id).cloned();
+        ends_once::completed(&mut self.book, id, completed);
+        let Some(before) = before else { return };
+        if completed.status == ocf_dlm::Status::Unlocked {
+            // Released by force: what was held until now is given back by the call that follows.
+            return;
+        }
+        compatible::completed(&mut self.book, id, completed);
+        self.tokens.completed(&mut self.book, id, &before, completed);
+        self.values.completed(&mut self.book, &before, completed);
+        if completed.held.is_none() {
+            self.book.locks.remove(&id);
+            self.values.counted(&self.book, &before.key);
+        }
+    }
+
+    pub(crate) fn unlocked(&mut self, at: NodeInstance, lock: u64, value: u64) {
+        if let Some(seen) = self.book.locks.remove(&(at, lock)) {
+            self.values.released(&seen, value);
+            self.values.counted(&self.book, &seen.key);
+        }
+    }
+
+    pub(crate) fn notified(&mut self, at: NodeInstance, lock: u64, wanted: Mode) {
+        notice::notified(&mut self.book, (at, lock), wanted);
+    }
+
+    pub(crate) fn lost(&mut self, at: NodeInstance, lock: u64) {
+        if let Some(seen) = self.book.locks.get_mut(&(at, lock)) {
+            seen.lost = true;
+        }
+    }
+
+    /// The process is gone; its holders may be alive until there is proof.
+    pub(crate) fn died(&mut self, x: NodeInstance) {
+        let theirs = self.book.locks.range_mut((x, 0)..=(x, u64::MAX));
+        for (_, seen) in theirs {
+            seen.lost = true;
+        }
+        self.values.doubt(&self.book, x);
+    }
+
+    /// It is certain that the holders of `x` do nothing more.
+    pub(crate) fn proven(&mut self, x: NodeInstance) {
+        self.values.doubt(&self.book, x);
+        let gone: Vec<Id> = self
+            .book
+            .locks
+            .range((x, 0)..=(x, u64::MAX))
+            .filter(|(_, seen)| seen.lost)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in gone {
+            if let Some(seen) = self.book.locks.remove(&id) {
+                self.values.counted(&self.book, &seen.key);
+            }
+        }
+    }
+
+    pub(crate) fn surrendered(&mut self, x: NodeInstance) {
+        self.proven(x);
+    }
+
+    pub(crate) fn probed(&mut self, at: NodeInstance, held: Option<Mode>) {
+        untouched::probed(&mut self.book, at, held);
+    }
+
+    pub(crate) fn untouched(
+        &mut self,
+        at: NodeInstance,
+        before: &[TreeSnapshot],
+        engine: &Engine,
+        stays: impl Fn(NodeInstance) -> bool,
+    ) {
+        untouched::view(&mut self.book, at, before, engine, stays);
+    }
+
+    /// Looks at all engines between two steps.
+    pub(crate) fn watch(&mut self, nodes: &BTreeMap<NodeInstance, Node>) -> Result<(), Violation> {
+        for (x, node) in nodes {
+            if let Err(what) = node.engine.check_invariants() {
+                return Err(Violation { rule: "invariant", what: format!("{x}: {what}") });
+            }
+        }
+        one_master::watch(nodes)?;
+        self.order.watch(nodes)?;
+        self.verdict()
+    }
+
+    /// After a time without faults and requests.
+    pub(crate) fn settled(&self, nodes: &BTreeMap<NodeInstance, Node>, epoch: u64) -> Result<(), Violation> {
+        ends_once::settled(&self.book, nodes)?;
+        one_master::settled(nodes, epoch)?;
+        agreement::settled(&self.book, nodes)
+    }
+
+    /// After everything was given back.
+    pub(crate) fn empty(&self, nodes: &BTreeMap<NodeInstance, Node>) -> Result<(), Violation> {
+        balance::empty(nodes)
+    }
+
+    pub(crate) fn locks_of(&self, at: NodeInstance) -> Vec<(u64, Key)> {
+        let mine = self.book.locks.range((at, 0)..=(at, u64::MAX));
+        mine.filter(|(_, seen)| !seen.lost).map(|((_, lock), seen)| (*lock, seen.key.clone())).collect()
+    }
+
+    pub(crate) fn client_of(&self, at: NodeInstance, lock: u64) -> Option<ClientId> {
+        self.book.locks.get(&(at, lock)).map(|seen| seen.client)
+    }
+
+    pub(crate) fn children_of(&self, at: NodeInstance, lock: u64) -> Vec<u64> {
+        let Some(parent) = self.book.locks.get(&(at, lock)) else { return Vec::new() };
+        if !parent.key.path.is_empty() {
+            return Vec::new();
+        }
+        let mine = self.book.locks.range((at, 0)..=(at, u64::MAX));
+        mine.filter(|(_, s)| s.key.tree == parent.key.tree && !s.key.path.is_empty())
+            .map(|((_, lock), _)| *lock)
+            .collect()
+    }
+
+    pub(crate) fn children(&self, at: NodeInstance, lock: u64) -> usize {
+        self.children_of(at, lock).len()
+    }
+}

@@ -1,0 +1,68 @@
+use super::{Book, Seen};
+use ocf_dlm::cluster::Completed;
+use ocf_dlm::wire::Key;
+use ocf_dlm::{Mode, Transfer};
+use pils::NodeInstance;
+use std::collections::BTreeMap;
+
+/// What a reader may be given as valid.
+#[derive(Clone, Copy, Debug, Default)]
+struct Truth {
+    /// The last value written; `None`: a holder that could write has died since.
+    last: Option<u64>,
+    /// There was a time without locks, so the resource may have begun anew, with zeros.
+    zero: bool,
+}
+
+/// D4: a value block read is the last one written in PW or EX, or is said to be invalid.
+#[derive(Debug, Default)]
+pub(crate) struct Values {
+    truths: BTreeMap<Key, Truth>,
+}
+
+impl Values {
+    pub(super) fn completed(&mut self, book: &mut Book, before: &Seen, completed: &Completed) {
+        let truth =
+            self.truths.entry(before.key.clone()).or_insert_with(|| Truth { zero: true, ..Truth::default() });
+        if let (Some(held), Some(mode)) = (before.held, completed.held)
+            && before.pending.is_some_and(|(asked, _)| asked == mode)
+            && completed.status == ocf_dlm::Status::Granted
+            && Mode::transfer(Some(held), mode) == Transfer::Write
+        {
+            *truth = Truth { last: Some(before.writes), zero: false };
+        }
+        let Some(value) = completed.value.filter(|_| !completed.remarks.value_invalid) else { return };
+        let number = value.block.number();
+        *book.coverage.entry("value read").or_default() += 1;
+        // A lock that a writer tolerates may be granted while the write is on its way to the master.
+        let tolerated = completed.held.is_none_or(|held| held <= Mode::Cr);
+        let allowed = tolerated || (truth.zero && number == 0) || truth.last == Some(number);
+        if !allowed {
+            let what = format!("{:?}: read {number}, truth {truth:?}", before.key);
+            book.fail("D4", what);
+        }
+    }
+
+    pub(super) fn released(&mut self, seen: &Seen, value: u64) {
+        if seen.held.is_some_and(Mode::is_writer) && !seen.lost {
+            let truth = Truth { last: Some(value), zero: false };
+            self.truths.insert(seen.key.clone(), truth);
+        }
+    }
+
+    /// A lock is gone: if it was the last one held, the master may have had none, and the resource begins anew.
+    pub(super) fn counted(&mut self, book: &Book, key: &Key) {
+        if book.locks.values().all(|seen| seen.key != *key || seen.held.is_none()) {
+            self.truths.entry(key.clone()).or_default().zero = true;
+        }
+    }
+
+    /// A node died: what it could write is in doubt.
+    pub(super) fn doubt(&mut self, book: &Book, x: NodeInstance) {
+        for (_, seen) in book.locks.range((x, 0)..=(x, u64::MAX)) {
+            if seen.held.is_some_and(Mode::is_writer) {
+                self.truths.insert(seen.key.clone(), Truth::default());
+            }
+        }
+    }
+}

@@ -1,0 +1,831 @@
+//! A cluster of engines in one thread: a network of FIFO circuits, a membership that sees everything, fence devices that
+//! may be slow or fail, and applications that lock. One seed chooses it all.
+
+use crate::checkers::{Checkers, Violation};
+use bytes::Bytes;
+use ocf_dlm::cluster::{
+    Ask, ClusterView, Completed, Config, Engine, Input, Output, Sabotage, TreeState, ViewMember,
+};
+use ocf_dlm::directory::Weighted;
+use ocf_dlm::wire::{Key, Proof, Value};
+use ocf_dlm::{ClientId, Flags, Mode, Status, ValueBlock};
+use pils::{Incarnation, Instant, Layer, NodeId, NodeInstance, Rng};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+use std::time::Duration;
+
+pub(crate) type Coverage = BTreeMap<&'static str, u64>;
+
+#[derive(Clone, Debug)]
+enum Word {
+    View(ClusterView),
+    NonPrimary,
+    Suspended,
+    Resumed,
+    Proven(NodeInstance, Proof),
+}
+
+#[derive(Debug)]
+enum What {
+    Circuit(NodeInstance, NodeInstance),
+    Word(NodeInstance, Word),
+    Timer(NodeInstance),
+    Act,
+    Fault,
+    Fence(NodeInstance, u32),
+    Wake(NodeInstance),
+    Form,
+    Answer(NodeInstance, u64),
+}
+
+pub(crate) struct Node {
+    pub(crate) engine: Engine,
+    timer: Option<Instant>,
+    paused: bool,
+    /// Taken out of the primary, and told so.
+    outside: bool,
+    /// What membership said while the node was paused.
+    missed: Vec<Word>,
+}
+
+pub(crate) struct World {
+    pub(crate) rng: Rng,
+    pub(crate) now: Instant,
+    pub(crate) nodes: BTreeMap<NodeInstance, Node>,
+    pub(crate) checkers: Checkers,
+    pub(crate) coverage: Coverage,
+    circuits: BTreeMap<(NodeInstance, NodeInstance), VecDeque<Bytes>>,
+    ready_at: BTreeMap<(NodeInstance, NodeInstance), Instant>,
+    told_at: BTreeMap<NodeInstance, Instant>,
+    events: BinaryHeap<Reverse<(Instant, u64)>>,
+    queue: BTreeMap<u64, What>,
+    serial: u64,
+    size: u32,
+    incarnations: u128,
+    view: ClusterView,
+    cut: BTreeSet<NodeId>,
+    unproven: BTreeSet<NodeInstance>,
+    /// Left the primary by themselves, and the others have not noticed.
+    gave_up: BTreeSet<NodeInstance>,
+    calm: bool,
+    only_on_notice: bool,
+    asking: bool,
+    value: u64,
+    config: Config,
+    sabotage: Option<Sabotage>,
+    trace: bool,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, sabotage: Option<Sabotage>) -> Self {
+        let mut rng = Rng::new(seed);
+        let size = rng.between(2, 5) as u32;
+        let config = Config {
+            deadlock_delay: Duration::from_millis(10),
+            idle_after: Duration::from_millis(rng.between(1, 8)),
+            batch_bytes: if rng.chance(0.5) { 256 } else { 8 << 10 },
+            ..Config::default()
+        };
+        let mut world = Self {
+            only_on_notice: rng.chance(0.6),
+            rng,
+            now: Instant::ZERO,
+            nodes: BTreeMap::new(),
+            checkers: Checkers::default(),
+            coverage: Coverage::new(),
+            circuits: BTreeMap::new(),
+            ready_at: BTreeMap::new(),
+            told_at: BTreeMap::new(),
+            events: BinaryHeap::new(),
+            queue: BTreeMap::new(),
+            serial: 0,
+            size,
+            incarnations: 0,
+            view: ClusterView { number: 0, members: Vec::new(), previous: Vec::new() },
+            cut: BTreeSet::new(),
+            unproven: BTreeSet::new(),
+            gave_up: BTreeSet::new(),
+            calm: false,
+            asking: true,
+            value: 0,
+            config,
+            sabotage,
+            trace: std::env::var_os("DLM_TRACE").is_some(),
+        };
+        for node in 0..size {
+            world.start(NodeId::new(node));
+        }
+        world.form_view();
+        world.schedule(Duration::ZERO, What::Act);
+        world.schedule(Duration::from_millis(3), What::Fault);
+        world
+    }
+
+    pub(crate) fn count(&mut self, what: &'static str) {
+        *self.coverage.entry(what).or_default() += 1;
+    }
+
+    fn start(&mut self, node: NodeId) {
+        self.incarnations += 1;
+        let instance = NodeInstance::new(node, Incarnation::new(self.incarnations << 96));
+        let mut engine = Engine::new(self.config.clone(), instance).unwrap();
+        if let Some(bug) = self.sabotage {
+            engine.sabotage(bug);
+        }
+        let node = Node { engine, timer: None, paused: false, outside: true, missed: Vec::new() };
+        self.nodes.insert(instance, node);
+    }
+
+    fn schedule(&mut self, after: Duration, what: What) {
+        self.serial += 1;
+        self.events.push(Reverse((self.now + after, self.serial)));
+        self.queue.insert(self.serial, what);
+    }
+
+    fn delay(&mut self) -> Duration {
+        let slow = self.rng.chance(0.05);
+        Duration::from_micros(self.rng.between(10, if slow { 3000 } else { 200 }))
+    }
+
+    fn tell(&mut self, to: NodeInstance, word: Word, slack: Duration) {
+        let at = (self.now + self.delay() + slack)
+            .max(*self.told_at.get(&to).unwrap_or(&self.now) + Duration::from_nanos(1));
+        self.told_at.insert(to, at);
+        self.schedule(at.since(self.now), What::Word(to, word));
+    }
+
+    fn is_in(&self, x: NodeInstance) -> bool {
+        self.view.members.iter().any(|m| m.instance == x)
+    }
+
+    /// Membership agrees on a view of everybody who can be reached, if that is a majority of the last one.
+    fn form_view(&mut self) {
+        let reachable: Vec<NodeInstance> = self
+            .nodes
+            .iter()
+            .filter(|(x, n)| !n.paused && !self.cut.contains(&x.node))
+            .map(|(x, _)| *x)
+            .collect();
+        let majority = reachable.iter().filter(|x| self.is_in(**x)).count() * 2 > self.view.members.len();
+        if !(majority || self.view.members.is_empty()) || reachable.is_empty() {
+            return;
+        }
+        let number = self.view.number + 1;
+        let joined = |x: NodeInstance| {
+            let stays = |m: &&ViewMember| m.instance == x && !self.gave_up.contains(&x);
+            self.view.members.iter().find(stays).map_or(number, |m| m.joined)
+        };
+        let members: Vec<ViewMember> = reachable
+            .iter()
+            .map(|x| ViewMember { instance: *x, weight: 1 + (x.node.raw() % 2) as u16, joined: joined(*x) })
+            .collect();
+        let joins = members.iter().any(|m| m.joined == number);
+        let same = members.iter().map(|m| m.instance).eq(self.view.members.iter().map(|m| m.instance));
+        if same && !joins {
+            return;
+        }
+        let recovering = self.is_recovering();
+        self.gave_up.retain(|x| !reachable.contains(x));
+        let previous: Vec<Weighted> =
+            self.view.members.iter().map(|m| Weighted { instance: m.instance, weight: m.weight }).collect();
+        let gone: Vec<NodeInstance> =
+            previous.iter().map(|m| m.instance).filter(|x| !reachable.contains(x)).collect();
+        self.view = ClusterView { number, members, previous };
+        // Who comes back as the same instance was outside, so its holders were told: nothing of it is left.
+        for x in &reachable {
+            if joined_now(&self.view, *x) {
+                self.unproven.remove(x);
+                self.checkers.surrendered(*x);
+            }
+        }
+        // The lease of those who are out has ended before anybody acts in the new view.
+        for x in &gone {
+            self.unproven.insert(*x);
+            self.exclude(*x);
+        }
+        for x in reachable {
+            if self.rng.chance(0.1) {
+                self.skip_words(x);
+            }
+            let slack = Duration::from_micros(if self.rng.chance(0.2) { self.rng.below(4000) } else { 0 });
+            self.tell(x, Word::View(self.view.clone()), slack);
+        }
+        for x in gone {
+            self.count("member lost");
+            let slow = self.rng.chance(0.3);
+            let after = Duration::from_micros(self.rng.between(50, if slow { 20_000 } else { 2000 }));
+            self.schedule(after, What::Fence(x, 0));
+        }
+        if joins {
+            self.count(if recovering { "join during a recovery" } else { "join" });
+        }
+    }
+
+    /// True if some member has not finished the recovery of the newest view.
+    fn is_recovering(&self) -> bool {
+        let unfinished = |x: &NodeInstance| {
+            self.nodes.get(x).is_some_and(|n| {
+                let snapshot = n.engine.snapshot();
+                !snapshot.recovered || snapshot.epoch < self.view.number
+            })
+        };
+        self.view.number > 1 && self.view.members.iter().any(|m| unfinished(&m.instance))
+    }
+
+    /// A member leaves the primary by itself, as one does whose lease was not confirmed for long. It is alive, and the
+    /// others hear of it by the view in which it joins anew.
+    fn give_up(&mut self, x: NodeInstance) {
+        self.queue.retain(|_, what| !matches!(what, What::Word(to, _) if *to == x));
+        self.hear(x, Word::Suspended);
+        self.hear(x, Word::NonPrimary);
+        self.nodes.get_mut(&x).unwrap().outside = true;
+        self.gave_up.insert(x);
+        self.count("gave up");
+        if self.rng.chance(0.5) {
+            self.form_view();
+        } else {
+            let after = Duration::from_micros(self.rng.between(100, 4000));
+            self.schedule(after, What::Form);
+        }
+    }
+
+    /// A member may be told of a later view without having been told of this one.
+    fn skip_words(&mut self, x: NodeInstance) {
+        let skipped: Vec<u64> = self
+            .queue
+            .iter()
+            .filter(|(_, w)| matches!(w, What::Word(to, Word::View(v)) if *to == x && !joined_now(v, x)))
+            .map(|(serial, _)| *serial)
+            .collect();
+        for serial in skipped {
+            self.queue.remove(&serial);
+            self.count("view skipped");
+        }
+    }
+
+    /// The node is out of the primary. A paused one hears of it first thing when it wakes up.
+    fn exclude(&mut self, x: NodeInstance) {
+        self.queue.retain(|_, what| !matches!(what, What::Word(to, _) if *to == x));
+        let Some(node) = self.nodes.get_mut(&x) else { return };
+        node.outside = true;
+        if node.paused {
+            node.missed = vec![Word::Suspended, Word::NonPrimary];
+        } else {
+            self.hear(x, Word::NonPrimary);
+            self.count("outside");
+        }
+    }
+
+    pub(crate) fn run(mut self, millis: u64) -> Result<(Coverage, u64), Violation> {
+        self.run_until(Instant::from_millis(millis))?;
+        self.calm = true;
+        self.cut.clear();
+        let paused: Vec<NodeInstance> =
+            self.nodes.iter().filter(|(_, n)| n.paused).map(|(x, _)| *x).collect();
+        for x in paused {
+            self.wake(x);
+        }
+        self.form_view();
+        self.run_until(Instant::from_millis(millis + 60))?;
+        self.asking = false;
+        if !self.only_on_notice {
+            for at in self.nodes.keys().copied().collect::<Vec<_>>() {
+                for (lock, _) in self.checkers.locks_of(at) {
+                    self.schedule(Duration::from_millis(2), What::Answer(at, lock));
+                }
+            }
+        }
+        // Whoever is in the way lets go when told, so everything that waits must end.
+        self.run_until(Instant::from_millis(millis + 600))?;
+        self.checkers.settled(&self.nodes, self.view.number)?;
+        self.release_all();
+        self.run_until(Instant::from_millis(millis + 700))?;
+        self.checkers.empty(&self.nodes)?;
+        let mut digest = self.now.as_nanos();
+        for node in self.nodes.values() {
+            let stats = node.engine.snapshot().stats;
+            digest = digest.wrapping_mul(31).wrapping_add(stats.items_sent).rotate_left(7) ^ stats.grants;
+            for (what, n) in [
+                ("stale", stats.stale),
+                ("recovered", stats.recovered),
+                ("claims", stats.claims),
+                ("deadlock", stats.deadlocks),
+                ("unknown lock", stats.unknown_locks),
+            ] {
+                *self.coverage.entry(what).or_default() += n;
+            }
+            assert_eq!((stats.malformed, stats.overruns), (0, 0));
+        }
+        for (what, n) in self.checkers.coverage() {
+            *self.coverage.entry(what).or_default() += n;
+        }
+        Ok((self.coverage, digest))
+    }
+
+    fn run_until(&mut self, end: Instant) -> Result<(), Violation> {
+        while let Some(Reverse((at, serial))) = self.events.peek().copied() {
+            if at > end {
+                break;
+            }
+            self.events.pop();
+            self.now = at;
+            if let Some(what) = self.queue.remove(&serial) {
+                self.step(what);
+                self.checkers.verdict()?;
+                if serial.is_multiple_of(8) {
+                    self.checkers.watch(&self.nodes)?;
+                }
+            }
+        }
+        self.now = end;
+        Ok(())
+    }
+
+    fn step(&mut self, what: What) {
+        if self.trace {
+            println!("{} {what:?}", self.now);
+        }
+        match what {
+            What::Circuit(from, to) => {
+                let paused = self.nodes.get(&to).is_some_and(|n| n.paused);
+                let cut = self.cut.contains(&from.node) != self.cut.contains(&to.node);
+                if paused || cut {
+                    self.schedule(Duration::from_micros(300), What::Circuit(from, to));
+                    return;
+                }
+                let message = self.circuits.get_mut(&(from, to)).and_then(VecDeque::pop_front);
+                if self.trace
+                    && let Some(message) = &message
+                {
+                    println!("    {:?}", ocf_dlm::wire::Message::parse(message));
+                }
+                if let (Some(message), Some(node)) = (message, self.nodes.get_mut(&to)) {
+                    node.engine.handle(self.now, Input::Message { from, message: &message });
+                    self.drain(to);
+                }
+            }
+            // The word that a lease has ended is about the last time that the instance left.
+            What::Word(_, Word::Proven(x, Proof::LeaseExpired))
+                if self.is_in(x) || self.unproven.contains(&x) => {}
+            What::Word(to, word) => match self.nodes.get_mut(&to) {
+                Some(node) if node.paused => {
+                    node.missed.extend(
+                        Some(word).filter(|word| !matches!(word, Word::Proven(_, Proof::LeaseExpired))),
+                    );
+                }
+                Some(_) => self.hear(to, word),
+                None => {}
+            },
+            What::Timer(to) => {
+                if let Some(node) = self.nodes.get_mut(&to) {
+                    node.timer = None;
+                    if node.paused {
+                        self.schedule(Duration::from_micros(500), What::Timer(to));
+                        return;
+                    }
+                    node.engine.handle_timeout(self.now);
+                    self.drain(to);
+                }
+            }
+            What::Act => self.act(),
+            What::Fault => self.fault(),
+            What::Fence(x, attempt) => self.fence(x, attempt),
+            What::Wake(x) => self.wake(x),
+            What::Form => self.form_view(),
+            What::Answer(x, lock) => self.let_go(x, lock),
+        }
+    }
+
+    fn hear(&mut self, to: NodeInstance, word: Word) {
+        let Some(node) = self.nodes.get_mut(&to) else { return };
+        match word {
+            Word::View(view) => {
+                node.outside = false;
+                let before: Vec<_> = node.engine.trees().collect();
+                let joiner = joined_now(&view, to)
+                    || view.members.iter().any(|m| m.instance == to && m.joined > node.engine.epoch());
+                let settled = node.engine.snapshot().recovered;
+                let epoch = node.engine.epoch();
+                node.engine.handle(self.now, Input::View(&view));
+                if !joiner && settled {
+                    let stays =
+                        |x: NodeInstance| view.members.iter().any(|m| m.instance == x && m.joined <= epoch);
+                    self.checkers.untouched(to, &before, &node.engine, stays);
+                }
+            }
+            Word::NonPrimary => node.engine.handle(self.now, Input::NonPrimary),
+            Word::Suspended => node.engine.handle(self.now, Input::Suspended),
+            Word::Resumed => node.engine.handle(self.now, Input::Resumed),
+            Word::Proven(instance, proof) => {
+                node.engine.handle(self.now, Input::Proven { instance, proof });
+            }
+        }
+        self.drain(to);
+    }
+
+    /// Carries out what an engine wants.
+    fn drain(&mut self, at: NodeInstance) {
+        let mut outputs = Vec::new();
+        let Some(node) = self.nodes.get_mut(&at) else { return };
+        while let Some(output) = node.engine.poll_output() {
+            outputs.push(output);
+        }
+        let due = node.engine.poll_timeout();
+        if due.is_some() && (node.timer.is_none() || node.timer > due) {
+            node.timer = due;
+            let after = due.map_or(Duration::ZERO, |due| due.since(self.now));
+            self.schedule(after, What::Timer(at));
+        }
+        for output in outputs {
+            if self.trace && !matches!(output, Output::Send { .. }) {
+                println!("    {at} tells {output:?}");
+            }
+            match output {
+                Output::Send { to, message } => self.carry(at, to, message),
+                Output::Completed(completed) => self.completed(at, &completed),
+                Output::Blocking { lock, wanted, .. } => {
+                    self.checkers.notified(at, lock, wanted);
+                    self.count("notice");
+                    if self.rng.chance(0.7) || !self.asking || self.only_on_notice {
+                        let after = Duration::from_micros(self.rng.between(20, 1500));
+                        self.schedule(after, What::Answer(at, lock));
+                    }
+                }
+                Output::Lost { lock, .. } => {
+                    self.checkers.lost(at, lock);
+                    self.count("lock lost");
+                }
+                Output::FenceWanted(_) => self.count("fence wanted"),
+                Output::Recovered { .. } => self.count("recovered view"),
+                Output::Overrun | _ => unreachable!("no engine here does anything else"),
+            }
+        }
+    }
+
+    fn carry(&mut self, from: NodeInstance, to: NodeInstance, message: Bytes) {
+        if !self.nodes.contains_key(&to) {
+            return;
+        }
+        let at = (self.now + self.delay()).max(*self.ready_at.get(&(from, to)).unwrap_or(&self.now));
+        let at = at + Duration::from_nanos(1);
+        self.ready_at.insert((from, to), at);
+        self.circuits.entry((from, to)).or_default().push_back(message);
+        self.schedule(at.since(self.now), What::Circuit(from, to));
+    }
+
+    fn completed(&mut self, at: NodeInstance, completed: &Completed) {
+        match completed.status {
+            Status::Deadlock => self.count("denied for a deadlock"),
+            Status::TimedOut => self.count("timed out"),
+            Status::Cancelled => self.count("cancelled"),
+            Status::NotQueued => self.count("not queued"),
+            Status::Lost => self.count("request lost"),
+            Status::Granted => self.count("granted"),
+            Status::Unlocked => self.count("unlocked by force"),
+        }
+        self.checkers.completed(at, completed);
+        if !self.only_on_notice && self.asking && self.rng.chance(0.5) {
+            let after = Duration::from_micros(self.rng.between(50, 3000));
+            self.schedule(after, What::Answer(at, completed.lock));
+        }
+    }
+
+    /// An application does something.
+    fn act(&mut self) {
+        if self.asking {
+            let after = Duration::from_micros(self.rng.between(1, 250));
+            self.schedule(after, What::Act);
+        }
+        let living: Vec<NodeInstance> =
+            self.nodes.iter().filter(|(_, n)| !n.paused).map(|(x, _)| *x).collect();
+        let Some(at) = self.rng.pick(&living).copied() else { return };
+        let mine = self.checkers.locks_of(at);
+        match self.rng.below(20) {
+            0 => {
+                if let Some((lock, _)) = self.rng.pick(&mine).cloned() {
+                    let node = self.nodes.get_mut(&at).unwrap();
+                    if node.engine.cancel(self.now, lock).is_ok() {
+                        self.count("cancel");
+                    }
+                }
+            }
+            1..5 => {
+                if let Some((lock, _)) = self.rng.pick(&mine).cloned() {
+                    self.convert(at, lock);
+                }
+            }
+            5 => {
+                if let Some((lock, _)) = self.rng.pick(&mine).cloned() {
+                    self.unlock(at, lock, Flags::FORCEUNLOCK);
+                }
+            }
+            6 => self.probe(at),
+            _ if self.asking && mine.len() < 12 => self.ask(at, &mine),
+            _ => {}
+        }
+        self.drain(at);
+    }
+
+    fn ask(&mut self, at: NodeInstance, mine: &[(u64, Key)]) {
+        let roots = [b"a".as_slice(), b"b", b"c", b"d"];
+        let root = Key::root(b"ls", self.rng.pick(&roots).unwrap());
+        let client = ClientId::new(self.rng.below(3) as u32);
+        let mut key = root.clone();
+        let mut parent = None;
+        let node = self.nodes.get_mut(&at).unwrap();
+        let above = mine
+            .iter()
+            .find(|(lock, k)| *k == root && node.engine.lock_state(*lock).is_some_and(|s| s.held.is_some()));
+        if let (Some((lock, _)), true) = (above, self.rng.chance(0.4)) {
+            let owner = self.checkers.client_of(at, *lock);
+            if owner == Some(client) {
+                parent = Some(*lock);
+                key = root.child(b"x");
+            }
+        }
+        let mode = *self.rng.pick(&Mode::ALL).unwrap();
+        let mut flags = Flags::NOTIFY | Flags::VALBLK;
+        for (flag, p) in
+            [(Flags::NOQUEUE, 0.1), (Flags::NOORDER, 0.05), (Flags::HEADQUE, 0.05), (Flags::ALTPR, 0.05)]
+        {
+            if self.rng.chance(p) {
+                flags |= flag;
+            }
+        }
+        let deadline = self.rng.chance(0.1).then(|| self.now + Duration::from_millis(4));
+        let ask = Ask { client, key: key.clone(), parent, mode, flags, transaction: None, deadline };
+        if let Ok(lock) = node.engine.lock(self.now, ask) {
+            self.checkers.asked((at, lock), client, key, (mode, flags));
+        }
+    }
+
+    fn convert(&mut self, at: NodeInstance, lock: u64) {
+        let mode = *self.rng.pick(&Mode::ALL).unwrap();
+        let mut flags = Flags::NOTIFY | Flags::VALBLK;
+        if self.rng.chance(0.2) {
+            flags |= Flags::NOQUEUE;
+        }
+        self.value += 1;
+        let value = Value { block: ValueBlock::zero(32).with_number(self.value), sequence: 0 };
+        let node = self.nodes.get_mut(&at).unwrap();
+        let noted = self.checkers.converting(at, lock, (mode, flags), self.value);
+        let refused = node.engine.convert(self.now, lock, (mode, flags, Some(value)), None).is_err();
+        if noted && refused {
+            self.checkers.conversion_refused(at, lock);
+        }
+        self.drain(at);
+    }
+
+    fn unlock(&mut self, at: NodeInstance, lock: u64, flags: Flags) {
+        self.value += 1;
+        let value = Value { block: ValueBlock::zero(32).with_number(self.value), sequence: 0 };
+        let node = self.nodes.get_mut(&at).unwrap();
+        if node.engine.unlock(self.now, lock, flags | Flags::VALBLK, Some(value)).is_ok() {
+            if self.trace {
+                println!("    {at} unlocks {lock} with {}", self.value);
+            }
+            self.checkers.unlocked(at, lock, self.value);
+            self.drain(at);
+        }
+    }
+
+    /// A node that masters a tree grants an NL lock in it at once, whatever recovery goes on.
+    fn probe(&mut self, at: NodeInstance) {
+        let node = self.nodes.get_mut(&at).unwrap();
+        let here = node.engine.trees().find(|t| t.state == TreeState::Here);
+        let (Some(tree), true) = (here, node.engine.snapshot().active) else { return };
+        let key = Key { tree: tree.name, path: std::sync::Arc::from([]) };
+        let ask = Ask {
+            client: ClientId::new(9),
+            key: key.clone(),
+            parent: None,
+            mode: Mode::Nl,
+            flags: Flags::EXPEDITE,
+            transaction: None,
+            deadline: None,
+        };
+        let lock = node.engine.lock(self.now, ask).unwrap();
+        let held = node.engine.lock_state(lock).and_then(|s| s.held);
+        self.checkers.probed(at, held);
+        self.checkers.asked((at, lock), ClientId::new(9), key, (Mode::Nl, Flags::EXPEDITE));
+        self.drain(at);
+        self.unlock(at, lock, Flags::NONE);
+        self.count("probe");
+    }
+
+    /// An application gives up a lock, or lowers it.
+    fn let_go(&mut self, at: NodeInstance, lock: u64) {
+        let paused = self.nodes.get(&at).is_none_or(|n| n.paused);
+        if paused {
+            if self.nodes.contains_key(&at) {
+                self.schedule(Duration::from_millis(1), What::Answer(at, lock));
+            }
+            return;
+        }
+        let state = self.nodes[&at].engine.lock_state(lock);
+        let Some(state) = state else { return };
+        if state.asked.is_some() {
+            self.schedule(Duration::from_millis(1), What::Answer(at, lock));
+            return;
+        }
+        if self.checkers.children(at, lock) > 0 {
+            for child in self.checkers.children_of(at, lock) {
+                self.schedule(Duration::from_micros(10), What::Answer(at, child));
+            }
+            self.schedule(Duration::from_millis(1), What::Answer(at, lock));
+            return;
+        }
+        self.unlock(at, lock, Flags::FORCEUNLOCK);
+    }
+
+    fn release_all(&mut self) {
+        let living: Vec<NodeInstance> = self.nodes.keys().copied().collect();
+        for at in living {
+            let mut mine = self.checkers.locks_of(at);
+            mine.sort_by_key(|(lock, key)| Reverse((key.path.len(), *lock)));
+            for (lock, _) in mine {
+                self.unlock(at, lock, Flags::FORCEUNLOCK);
+            }
+        }
+    }
+
+    fn fault(&mut self) {
+        if self.calm {
+            return;
+        }
+        let after = Duration::from_micros(self.rng.between(300, 6000));
+        self.schedule(after, What::Fault);
+        let members: Vec<NodeInstance> =
+            self.nodes.iter().filter(|(_, n)| !n.outside && !n.paused).map(|(x, _)| *x).collect();
+        let some = self.rng.pick(&members).copied();
+        match self.rng.below(15) {
+            0..3 => {
+                if let Some(x) = some.filter(|x| self.may_go(*x)) {
+                    self.kill(x);
+                    self.count("crash");
+                    self.form_view();
+                }
+            }
+            3..6 => {
+                let dead: Vec<NodeId> = (0..self.size)
+                    .map(NodeId::new)
+                    .filter(|n| !self.nodes.keys().any(|x| x.node == *n))
+                    .collect();
+                if let Some(node) = self.rng.pick(&dead).copied() {
+                    self.start(node);
+                    self.count("restart");
+                    self.form_view();
+                }
+            }
+            6 | 7 => {
+                if let Some(x) = some.filter(|x| self.may_go(*x)) {
+                    self.cut.insert(x.node);
+                    self.count("partition");
+                    self.form_view();
+                }
+            }
+            8 | 9 => {
+                self.cut.clear();
+                self.form_view();
+            }
+            10 | 11 => {
+                if let Some(x) = some {
+                    let excluded = self.rng.chance(0.6) && self.may_go(x);
+                    if let Some(node) = self.nodes.get_mut(&x) {
+                        node.paused = true;
+                        node.missed.push(Word::Suspended);
+                        if !excluded {
+                            node.missed.push(Word::Resumed);
+                        }
+                    }
+                    self.count("pause");
+                    if excluded {
+                        self.form_view();
+                    }
+                    let after = Duration::from_micros(self.rng.between(300, 15_000));
+                    self.schedule(after, What::Wake(x));
+                }
+            }
+            12 => {
+                if let Some(x) = some {
+                    self.give_up(x);
+                }
+            }
+            _ => {
+                if let Some(x) = some {
+                    self.hear(x, Word::Suspended);
+                    self.count("suspended");
+                    self.tell(x, Word::Resumed, Duration::from_millis(1));
+                }
+            }
+        }
+    }
+
+    /// True if a majority of the view is left without `x`.
+    fn may_go(&self, x: NodeInstance) -> bool {
+        let left = self
+            .nodes
+            .iter()
+            .filter(|(y, n)| **y != x && self.is_in(**y) && !n.paused && !self.cut.contains(&y.node))
+            .count();
+        left * 2 > self.view.members.len()
+    }
+
+    fn wake(&mut self, x: NodeInstance) {
+        let Some(node) = self.nodes.get_mut(&x) else { return };
+        if !node.paused {
+            return;
+        }
+        node.paused = false;
+        let missed = core::mem::take(&mut node.missed);
+        // The stall guard comes first, views that were missed later.
+        let (first, later): (Vec<Word>, Vec<Word>) =
+            missed.into_iter().partition(|w| matches!(w, Word::Suspended | Word::NonPrimary));
+        for word in first.into_iter().chain(later) {
+            self.hear(x, word);
+        }
+        self.form_view();
+    }
+
+    fn kill(&mut self, x: NodeInstance) {
+        self.count_crash(x);
+        self.gave_up.remove(&x);
+        self.nodes.remove(&x);
+        self.checkers.died(x);
+        self.circuits.retain(|(_, to), _| *to != x);
+        for ((from, _), messages) in &mut self.circuits {
+            if *from == x {
+                let keep = self.rng.below(messages.len() as u64 + 1) as usize;
+                messages.truncate(keep);
+            }
+        }
+    }
+
+    /// What the node was doing when it crashed.
+    fn count_crash(&mut self, x: NodeInstance) {
+        let Some(node) = self.nodes.get(&x).filter(|n| !n.outside) else { return };
+        let snapshot = node.engine.snapshot();
+        let others =
+            node.engine.mastered_locks().iter().any(|(_, lock)| lock.who.node != x && lock.who.lock != 0);
+        let foreign = node.engine.directory().any(|(_, master)| master.is_some_and(|master| master != x));
+        let recovering = self.is_recovering();
+        for (what, yes) in [
+            ("crash of a master", others),
+            ("crash of a directory keeper", foreign),
+            ("crash of a requester", snapshot.waiting > 0),
+            ("crash during a recovery", recovering),
+        ] {
+            if yes {
+                self.count(what);
+            }
+        }
+    }
+
+    /// A fence device is at work on an instance that left.
+    fn fence(&mut self, x: NodeInstance, attempt: u32) {
+        if !self.unproven.contains(&x) {
+            return;
+        }
+        if self.rng.chance(0.3) && attempt < 4 && !self.calm {
+            self.count("fencing failed");
+            let after = Duration::from_micros(self.rng.between(500, 8000));
+            self.schedule(after, What::Fence(x, attempt + 1));
+            return;
+        }
+        let (alive, outside) = self.nodes.get(&x).map_or((false, false), |n| (true, n.outside && !n.paused));
+        let proof = if alive && outside && self.rng.chance(0.5) {
+            self.count("proof by lease");
+            Proof::LeaseExpired
+        } else if alive {
+            self.count("fenced alive");
+            self.kill(x);
+            Proof::Fenced
+        } else if self.rng.chance(0.5) {
+            self.count("obituary");
+            Proof::Obituary
+        } else {
+            Proof::Fenced
+        };
+        self.unproven.remove(&x);
+        self.checkers.proven(x);
+        let members: Vec<NodeInstance> =
+            self.nodes.iter().filter(|(y, n)| !n.outside && self.is_in(**y)).map(|(y, _)| *y).collect();
+        if let Some(to) = self.rng.pick(&members).copied() {
+            self.tell(to, Word::Proven(x, proof), Duration::ZERO);
+        }
+        // The provider tells everybody sooner or later; the first may die before it has passed it on.
+        for to in self.nodes.keys().copied().collect::<Vec<_>>() {
+            let slack = Duration::from_micros(self.rng.between(500, 5000));
+            self.tell_late(to, x, proof, slack);
+        }
+        self.form_view();
+    }
+
+    fn tell_late(&mut self, to: NodeInstance, x: NodeInstance, proof: Proof, slack: Duration) {
+        self.schedule(slack, What::Word(to, Word::Proven(x, proof)));
+    }
+}
+
+fn joined_now(view: &ClusterView, x: NodeInstance) -> bool {
+    view.members.iter().any(|m| m.instance == x && m.joined == view.number)
+}
