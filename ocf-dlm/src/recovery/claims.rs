@@ -134,6 +134,7 @@ impl Engine {
                         continue;
                     }
                     tree.route = Route::Recovering(keeper);
+                    self.recall_conversions_down(&name);
                     let mut claims = self.claims_of(&name);
                     if claims.is_empty() {
                         // Nothing to rebuild, but who masters it must be learned: releases wait for that.
@@ -146,6 +147,20 @@ impl Engine {
             }
         }
         self.placement = Some(placement);
+    }
+
+    /// Conversions down, also to the same mode, are granted at once, and may write the value block, which no claim carries:
+    /// they are asked for again, not claimed.
+    fn recall_conversions_down(&mut self, name: &Name) {
+        let Some(tree) = self.trees.get_mut(name) else { return };
+        for lock in &tree.locks {
+            let Some(known) = self.locks.get_mut(lock) else { continue };
+            let (Some(held), Some(pending)) = (known.held, known.pending.as_mut()) else { continue };
+            if pending.sent && held.is_down(pending.mode) {
+                pending.sent = false;
+                tree.unsent.insert(pending.order, *lock);
+            }
+        }
     }
 
     /// The locks of this node in a tree, by resource, as a new master must know them.

@@ -60,7 +60,7 @@ impl Alone {
         match step {
             Step::Request { client, mode, flags: bits, wait } => self.request((client, mode), bits, wait),
             Step::Convert { which, mode, flags: bits, wait } => {
-                told = self.convert((which, mode), bits, wait)
+                told = self.convert((which, mode), bits, wait);
             }
             Step::Release { which, flags: bits } => {
                 let Some(tag) = self.pick(which) else { return };
@@ -185,7 +185,7 @@ fn comparable(event: Event, told: Option<u64>) -> Event {
         Event::Ended { tag, how, held, value, .. } if how != "Granted" || told == Some(tag) => {
             Event::Ended { tag, how, held, remarks: 0, token: 0, value }
         }
-        other => other,
+        Event::Ended { .. } | Event::Blocks { .. } => event,
     }
 }
 
