@@ -142,6 +142,7 @@ impl Cluster {
             nodes: self.entries.clone(),
             paths: Paths::default(),
             sentinel: false,
+            ping: Vec::new(),
             detection: self.builder.detection,
             quorum: "majority".to_owned(),
             record: None,

@@ -12,8 +12,10 @@ use std::path::PathBuf;
 mod api;
 mod check;
 mod keys;
+mod ping;
 
 pub use api::{ApiAccess, ApiConfig, ApiUser};
+pub use ping::PingEntry;
 
 /// Shortest key of a cluster, in bytes.
 const KEY_MIN: usize = 32;
@@ -88,6 +90,10 @@ pub struct NodeConfig {
     /// the first start of the cluster waits for all nodes.
     #[serde(default)]
     pub trust_blank_record: bool,
+    /// Hosts outside the cluster that are watched by ICMP echo, so that a node knows how much of the world it reaches. None by
+    /// default.
+    #[serde(default)]
+    pub ping: Vec<PingEntry>,
     /// What is done to a node that must be fenced: `reboot` (the default) or `off`.
     #[serde(default = "reboot")]
     pub fence_action: FenceAction,
@@ -411,6 +417,31 @@ mod tests {
         let at = |text: &str| text.parse::<SocketAddr>().unwrap();
         let paths = [(PathId(0), at("192.0.2.2:5405")), (PathId(1), at("198.51.100.2:5405"))];
         assert_eq!((comm.policy, &comm.peers[0].addresses[..]), (PathPolicy::Balance, &paths[..]));
+    }
+
+    #[test]
+    fn watched_hosts_are_read_with_their_defaults_and_every_mistake_is_named() {
+        let with = |ping: &str| NodeConfig::from_toml(&format!("{TWO_NETWORKS}\n{ping}"));
+        let good = with("[[ping]]\nname = 'router'\nhosts = ['192.0.2.254', '2001:db8::1']\ndown_after = 5")
+            .unwrap();
+        let read = &PingEntry::configs(&good.ping)[0];
+        let (second, hosts) = (Duration::from_secs(1), read.hosts.len());
+        assert_eq!(
+            (read.interval, read.timeout, read.down_after, read.up_after, hosts),
+            (second, second, 5, 2, 2)
+        );
+        let wrong =
+            with("[[ping]]\nname = ''\nhosts = ['224.0.0.1']\ninterval_ms = 5\ntimeout_ms = 0\nup_after = 0");
+        let errors = wrong.unwrap_err();
+        let paths: Vec<&str> = errors.0.iter().map(|e| e.path.as_str()).collect();
+        let expected = [
+            "ping[0].name",
+            "ping[0].hosts[0]",
+            "ping[0].interval_ms",
+            "ping[0].timeout_ms",
+            "ping[0].up_after",
+        ];
+        assert_eq!(paths, expected);
     }
 
     #[test]

@@ -1,4 +1,5 @@
 use bytes::Bytes;
+use ocf_comm::ping::PingChange;
 use ocf_comm::{DownReason, KeyId, Lane, PathId, PathReason, PathState, Refusal};
 use ocf_membership::NonPrimary;
 use pils::{Instant, NodeId, NodeInstance};
@@ -69,6 +70,8 @@ pub enum NodeEvent {
         /// How late it was.
         late: core::time::Duration,
     },
+    /// A host outside the cluster that is watched answers, or does no more.
+    Ping(PingChange),
     /// A message for this node alone, sent with `send_to`.
     Direct {
         /// Who sent it.

@@ -31,12 +31,15 @@ mod store;
 pub use cluster::{Cluster, ClusterBuilder};
 pub use config::{
     ApiAccess, ApiConfig, ApiUser, CipherName, Detection, Key, KeyEntry, NodeConfig, NodeEntry, Paths,
-    ProtectionName,
+    PingEntry, ProtectionName,
 };
 pub use event::{NodeEvent, Numbered};
 pub use node::{ApiError, Node, NodeBuilder, ReloadError, RequestError, StartError};
 pub use ocf_comm::driver::sentinel::run_if_asked as run_sentinel_if_asked;
-pub use snapshot::{GroupSnapshot, PathSnapshot, PeerSnapshot, Snapshot, Standing, ViewSnapshot};
+pub use snapshot::{
+    GroupSnapshot, PathSnapshot, PeerSnapshot, PingHostSnapshot, PingSnapshot, Snapshot, Standing,
+    ViewSnapshot,
+};
 pub use store::{FileStore, RecordStore};
 
 #[cfg(doctest)]

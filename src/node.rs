@@ -378,9 +378,9 @@ impl Node {
     /// [`Stopped`] if the node failed.
     pub fn snapshot(&self) -> Result<Snapshot, Stopped> {
         let now = self.now();
-        self.inner.handle.inspect(|stack, host, io| {
-            Snapshot::of(now, &self.inner.config, stack, host.number(), io.stats())
-        })
+        self.inner
+            .handle
+            .inspect(|stack, host, io| Snapshot::of(now, &self.inner.config, stack, host.number(), io))
     }
 
     /// Why the node does not run any more, or `None` while it runs.

@@ -1,6 +1,7 @@
 use crate::config::NodeConfig;
 use crate::stack::Stack;
-use ocf_comm::driver::IoStats;
+use ocf_comm::driver::{Io, IoStats};
+use ocf_comm::ping::PingStatus;
 use ocf_comm::{DropReason, PathState};
 use pils::{Instant, NodeId, NodeInstance};
 use serde::Serialize;
@@ -29,6 +30,10 @@ pub struct Snapshot {
     pub view: Option<ViewSnapshot>,
     /// Every configured peer.
     pub peers: Vec<PeerSnapshot>,
+    /// Hosts outside the cluster that are watched.
+    pub ping: Vec<PingSnapshot>,
+    /// How many of them are up: what a tie breaker compares between nodes.
+    pub ping_reachable: usize,
     /// Groups that exist, as far as this node knows.
     pub groups: Vec<GroupSnapshot>,
     /// Resources.
@@ -143,6 +148,58 @@ impl PathSnapshot {
     }
 }
 
+/// A target outside the cluster that is watched.
+#[derive(Clone, Debug, Serialize)]
+pub struct PingSnapshot {
+    /// Its name.
+    pub target: String,
+    /// `up`, `down` or `unknown`.
+    pub state: String,
+    /// Why, in words.
+    pub reason: String,
+    /// Nanoseconds in this state.
+    pub since_nanos: u64,
+    /// Its hosts.
+    pub hosts: Vec<PingHostSnapshot>,
+}
+
+/// A host of a target.
+#[derive(Clone, Debug, Serialize)]
+pub struct PingHostSnapshot {
+    /// Its address.
+    pub address: std::net::IpAddr,
+    /// `up`, `down` or `unknown`.
+    pub state: String,
+    /// Why, in words.
+    pub reason: String,
+    /// Smoothed round-trip time in nanoseconds.
+    pub rtt_nanos: Option<u64>,
+    /// Lost of the last 64 requests, in parts per million.
+    pub loss_ppm: u32,
+    /// Nanoseconds since it answered last.
+    pub silent_nanos: Option<u64>,
+}
+
+impl PingSnapshot {
+    fn of(status: PingStatus) -> Self {
+        let host = |host: ocf_comm::ping::PingHostStatus| PingHostSnapshot {
+            address: host.address,
+            state: host.state.to_string(),
+            reason: host.reason.to_string(),
+            rtt_nanos: host.rtt.map(nanos),
+            loss_ppm: host.loss_ppm,
+            silent_nanos: host.silent_for.map(nanos),
+        };
+        Self {
+            target: status.target.to_string(),
+            state: status.state.to_string(),
+            reason: status.reason.to_string(),
+            since_nanos: nanos(status.since),
+            hosts: status.hosts.into_iter().map(host).collect(),
+        }
+    }
+}
+
 /// A group.
 #[derive(Clone, Debug, Serialize)]
 pub struct GroupSnapshot {
@@ -156,7 +213,7 @@ impl Snapshot {
     /// The version that this library writes.
     pub const SCHEMA: u32 = 1;
 
-    pub(crate) fn of(now: Instant, config: &NodeConfig, stack: &Stack, events: u64, io: IoStats) -> Self {
+    pub(crate) fn of(now: Instant, config: &NodeConfig, stack: &Stack, events: u64, io: &Io) -> Self {
         let standing = match (stack.view(), stack.is_active(now)) {
             (None, _) => Standing::NonPrimary,
             (Some(_), true) => Standing::Primary,
@@ -193,6 +250,8 @@ impl Snapshot {
                     paths: peer.paths.into_iter().map(PathSnapshot::of).collect(),
                 })
                 .collect(),
+            ping: io.pings().into_iter().map(PingSnapshot::of).collect(),
+            ping_reachable: io.reachable(),
             groups: stack
                 .groups
                 .groups()
@@ -204,7 +263,7 @@ impl Snapshot {
             resources: stack.manager.status(),
             fencing: stack.fencer.standing().collect(),
             fenced: stack.fencer.history().iter().cloned().collect(),
-            counters: counters(stack, io),
+            counters: counters(stack, io.stats()),
         }
     }
 }

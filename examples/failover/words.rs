@@ -44,6 +44,17 @@ pub(crate) fn tell(config: &NodeConfig, event: &NodeEvent) -> Option<String> {
         NodeEvent::Renewed { peer, key } => format!("{} moved to key {key}", name(*peer)),
         NodeEvent::Misbehaved { peer, rule } => format!("{peer} broke the protocol: {rule}"),
         NodeEvent::Stalled { late } => format!("this node itself did not run for {late:?}"),
+        NodeEvent::Ping(change) => match change.host {
+            None => format!(
+                "{} is {}: {}; {} of {} watched targets are up",
+                change.target,
+                change.state,
+                change.reason,
+                change.reachable,
+                config.ping.len()
+            ),
+            Some(host) => format!("{} of {} is {}: {}", host, change.target, change.state, change.reason),
+        },
         NodeEvent::NonPrimary(situation) => format!(
             "not in the primary partition: {} of {} votes reachable",
             situation.votes, situation.quorum

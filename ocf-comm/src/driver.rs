@@ -29,6 +29,7 @@ mod io;
 mod netlink;
 mod node;
 mod notify;
+mod ping;
 mod reactor;
 pub mod sentinel;
 mod socket;

@@ -1,3 +1,4 @@
+use crate::ping::PingChange;
 use crate::{KeyId, PathReason};
 use bytes::Bytes;
 use core::time::Duration;
@@ -218,6 +219,9 @@ pub enum Event {
         /// The cluster key.
         key: KeyId,
     },
+    /// A host outside the cluster that is [watched](crate::ping) answers, or does no more. Never from an endpoint: what runs
+    /// one beside a [`Pinger`](crate::ping::Pinger) tells it among its events.
+    Ping(PingChange),
     /// A peer that holds the key broke the protocol; its circuit was closed.
     Misbehaved {
         /// Who.

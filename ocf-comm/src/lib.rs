@@ -9,6 +9,7 @@
 //! * `http` (feature `http`): XML-RPC for administration tools. `tokio` (feature `tokio`): streams and futures.
 //! * `medium` (feature `driver`): what carries the datagrams, as a seam, with UDP unicast, multicast, broadcast, serial lines
 //!   and memory behind it.
+//! * [`ping`]: hosts outside the cluster, watched by ICMP echo.
 //! * [`crypto`]: the seam for key agreement, and [`Secrets`].
 //!
 //! The wire format, the timers, the invariants and the tests that show them are in `PROTOCOL.md` of this crate; those
@@ -36,6 +37,7 @@ pub mod local;
 pub mod medium;
 mod memory;
 mod path;
+pub mod ping;
 pub mod rpc;
 mod stats;
 mod suite;

@@ -62,6 +62,7 @@ impl NodeConfig {
         }
         self.check_nodes(&mut errors);
         self.check_quorum(&mut errors);
+        super::PingEntry::check(&self.ping, &mut errors);
         if !self.fence_action.is_fencing() {
             errors.push("fence_action", self.fence_action, "does not fence", "use reboot or off");
         }

@@ -118,7 +118,7 @@ fn methods(config: &NodeConfig, handle: &Handle<Stack, NodeHost>, local: NodeIns
         move || {
             let now = handle.clock().now();
             handle
-                .inspect(|stack, host, io| Snapshot::of(now, &config, stack, host.number(), io.stats()))
+                .inspect(|stack, host, io| Snapshot::of(now, &config, stack, host.number(), io))
                 .map_err(stopped)
         }
     };
@@ -243,6 +243,16 @@ fn draft(event: &NodeEvent) -> Option<(&'static str, Draft)> {
         NodeEvent::Stalled { late } => {
             let millis = i64::try_from(late.as_millis()).unwrap_or(i64::MAX);
             (LIVENESS, new("stalled").property("late_ms", millis))
+        }
+        NodeEvent::Ping(change) => {
+            let draft = new("ping").property("target", &*change.target);
+            let draft = match change.host {
+                Some(host) => draft.property("host", host.to_string()),
+                None => draft,
+            };
+            let draft = draft.property("state", change.state.to_string());
+            let draft = draft.property("reason", change.reason.to_string());
+            (LIVENESS, draft.property("reachable", i64::try_from(change.reachable).unwrap_or(i64::MAX)))
         }
         NodeEvent::Direct { from, lane, message } => {
             let draft = new("message")

@@ -4,7 +4,7 @@ use super::host::{Command, NodeHost};
 use super::queue::EventQueue;
 use super::recorder::Recorder;
 use super::{Inner, Node};
-use crate::config::{ApiConfig, NodeConfig};
+use crate::config::{ApiConfig, NodeConfig, PingEntry};
 use crate::stack::{Birth, Stack, StackConfig, StackError};
 use crate::store::{FileStore, RecordStore};
 use core::fmt;
@@ -225,6 +225,7 @@ impl NodeBuilder {
             None => (None, None),
         };
         let ports = self.ports.map_or_else(|| bind(&self.config, self.offload), Ok)?;
+        let ports = ports.ping(&PingEntry::configs(&self.config.ping))?;
         let local = NodeInstance::new(self.config.node, entropy::incarnation());
         let guard = SentinelConfig::default();
         let sentinel = self.config.sentinel.then(|| Sentinel::start(&guard, local)).transpose()?;

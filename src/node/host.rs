@@ -1,12 +1,13 @@
 use super::gate::{Gate, Offers};
 use super::queue::EventQueue;
 use super::recorder::Recorder;
-use crate::event::Numbered;
+use crate::event::{NodeEvent, Numbered};
 use crate::stack::{Input, Output, Stack};
 use ocf_comm::Received;
 use ocf_comm::driver::sentinel::Sentinel;
 use ocf_comm::driver::{Host, Io, MediumStatus, Remote, Report, Stopped};
 use ocf_comm::medium::Link;
+use ocf_comm::ping::PingChange;
 use ocf_membership::PersistToken;
 use ocf_resource::OperationResult;
 use ocf_resource::driver::AgentHost;
@@ -97,6 +98,14 @@ impl NodeHost {
         self.gate.publish(stack, now)
     }
 
+    fn tell(&mut self, now: Instant, event: NodeEvent) {
+        self.number += 1;
+        if let Some(bus) = &self.bus {
+            super::api::publish(bus, self.number, &event);
+        }
+        self.turn.push_back(Numbered { number: self.number, at: now, event });
+    }
+
     fn post(&self, command: Command) {
         if self.remote.post(command).is_err() {
             tracing::debug!("a report came after the node stopped");
@@ -127,13 +136,7 @@ impl Host<Stack> for NodeHost {
             Output::CancelOperation(run) => self.agents.cancel(run),
             Output::Fence(run) => self.devices.run(run),
             Output::CancelFence(attempt) => self.devices.cancel(attempt),
-            Output::Event(event) => {
-                self.number += 1;
-                if let Some(bus) = &self.bus {
-                    super::api::publish(bus, self.number, &event);
-                }
-                self.turn.push_back(Numbered { number: self.number, at: now, event });
-            }
+            Output::Event(event) => self.tell(now, event),
         }
     }
 
@@ -157,6 +160,10 @@ impl Host<Stack> for NodeHost {
         {
             layer.readvertise(now, changed.path, (was, address));
         }
+    }
+
+    fn ping_changed(&mut self, _layer: &mut Stack, now: Instant, change: &PingChange) {
+        self.tell(now, NodeEvent::Ping(change.clone()));
     }
 
     fn answer(&mut self, layer: &mut Stack, now: Instant) {

@@ -95,6 +95,7 @@ impl Lab {
                 nodes: (1..=3).map(entry).collect(),
                 paths: ocf::Paths::default(),
                 sentinel: false,
+                ping: Vec::new(),
                 detection: Detection::Lan,
                 quorum: "majority".to_owned(),
                 record: None,

@@ -270,6 +270,7 @@ fn config(id: NodeId, key: Key, nodes: Vec<NodeEntry>, plan: &Plan) -> NodeConfi
         nodes,
         paths: ocf::Paths::default(),
         sentinel: false,
+        ping: Vec::new(),
         detection: Detection::Lan,
         quorum: "majority".to_owned(),
         record: None,

@@ -39,6 +39,18 @@ pub enum SetupError {
         /// The address.
         address: SocketAddr,
     },
+    /// Echo requests need a right that this process does not have.
+    #[error(
+        "not permitted to send icmp echo requests: let the group of this process do it with \
+         `sysctl -w net.ipv4.ping_group_range=\"{group} {group}\"` (it is for ipv6, too), or give it CAP_NET_RAW"
+    )]
+    PingNotPermitted {
+        /// The effective group of this process.
+        group: u32,
+    },
+    /// The hosts to be watched are described wrongly.
+    #[error(transparent)]
+    Ping(pils::ConfigErrors),
     /// A parameter of a medium does not fit this machine.
     #[error("{medium}, {name} = {value}: {fix}")]
     Setting {

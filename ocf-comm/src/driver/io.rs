@@ -1,9 +1,11 @@
 use super::inbox::{Inbox, Remote, Wake, inbox};
 use super::netlink::LinkWatch;
+use super::ping::PingIo;
 use super::socket::{BATCH, BUFFER, PathSocket};
 use super::timer::Timer;
 use super::{Clock, SetupError, interfaces};
 use crate::medium::{Limits, Link, MediumKind, MediumSpec, Opening, media};
+use crate::ping::{PingChange, PingConfig, PingStatus};
 use crate::{Input, PathId, Received, Transmit};
 use mio::unix::SourceFd;
 use mio::{Interest, Poll, Registry, Token, Waker};
@@ -19,6 +21,7 @@ use std::time::Duration;
 pub(crate) const TIMER: Token = Token(1 << 16);
 pub(crate) const WAKER: Token = Token((1 << 16) + 1);
 pub(crate) const LINKS: Token = Token((1 << 16) + 2);
+pub(crate) const PINGS: [Token; 2] = [Token((1 << 16) + 3), Token((1 << 16) + 4)];
 /// Paths that a node can have.
 const PATHS_MAX: usize = 256;
 
@@ -146,6 +149,8 @@ pub struct Io {
     pub(crate) timer: Timer,
     /// `None` where the system has no routing socket; media are then not bound again.
     links: Option<LinkWatch>,
+    /// Hosts outside the cluster that are watched.
+    ping: Option<Box<PingIo>>,
 }
 
 /// What is known of the medium of one path.
@@ -219,6 +224,37 @@ impl Io {
     #[must_use]
     pub fn media(&self) -> Vec<MediumStatus> {
         (0..=u8::MAX).zip(&self.sockets).map(|(path, socket)| socket.status(PathId(path))).collect()
+    }
+
+    /// What is known of each [watched](Ports::ping) target, in their order.
+    #[must_use]
+    pub fn pings(&self) -> Vec<PingStatus> {
+        let now = self.clock.now();
+        self.ping.as_ref().map(|ping| ping.status(now)).unwrap_or_default()
+    }
+
+    /// Watched targets that are up: see [`Pinger::reachable`](crate::ping::Pinger::reachable).
+    #[must_use]
+    pub fn reachable(&self) -> usize {
+        self.ping.as_ref().map_or(0, |ping| ping.reachable())
+    }
+
+    /// A socket for echo messages may have something to read.
+    pub(crate) fn ping_readable(&mut self, token: Token) {
+        if let Some(ping) = &mut self.ping {
+            ping.readable(token);
+        }
+    }
+
+    /// Takes answers, sends requests that are due. The next change of a watched host, if there is one.
+    pub(crate) fn ping(&mut self, now: Instant) -> Option<PingChange> {
+        self.ping.as_mut()?.turn(now)
+    }
+
+    /// What is earlier: the layer's deadline, or that of a watched host.
+    pub(crate) fn earlier(&self, deadline: Option<Instant>) -> Option<Instant> {
+        let ping = self.ping.as_ref().and_then(|ping| ping.deadline());
+        deadline.into_iter().chain(ping).min()
     }
 
     /// The interfaces of this machine changed: binds again what must be. Gives the paths that changed.
@@ -335,9 +371,24 @@ impl Ports {
             spent: Vec::new(),
             timer,
             links,
+            ping: None,
         };
         io.look_at_interfaces();
         Ok(Self { io, poll, wake: Arc::new(Wake::new(waker)), spin: config.spin })
+    }
+
+    /// Watches hosts outside the cluster, too, by ICMP echo: on a socket that needs no rights where the system allows it
+    /// (`net.ipv4.ping_group_range`), else on a raw one. [`Host::ping_changed`](super::Host::ping_changed) hears of changes.
+    /// Replaces what an earlier call said.
+    ///
+    /// # Errors
+    /// [`SetupError::Ping`] with every mistake in the targets; [`SetupError::PingNotPermitted`].
+    pub fn ping(mut self, targets: &[PingConfig]) -> Result<Self, SetupError> {
+        self.io.ping = match targets {
+            [] => None,
+            _ => Some(Box::new(PingIo::open(self.io.clock.now(), targets, &self.io.registry)?)),
+        };
+        Ok(self)
     }
 
     /// The addresses that the sockets have, path by path: with the ports that the system chose.

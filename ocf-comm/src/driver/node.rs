@@ -6,6 +6,7 @@ use super::{
 };
 use crate::crypto::X25519;
 use crate::medium::Link;
+use crate::ping::{PingChange, PingStatus};
 use crate::{
     Change, ChangeError, Channel, ClusterKey, Config, ConfigErrors, Connectivity, Endpoint, Event, Input,
     KeyError, KeyId, KeyRing, KeyStatus, Lane, Output, PeerStatus, Received, Secrets, SendError, Stats,
@@ -91,6 +92,18 @@ struct UdpHost {
     sentinel: Option<Sentinel>,
 }
 
+impl UdpHost {
+    fn tell(&mut self, event: Event) {
+        self.news = true;
+        if let Some(events) = &self.events
+            && events.send(event).is_err()
+        {
+            // Every handle is gone; the reactor is about to be told to stop.
+            self.events = None;
+        }
+    }
+}
+
 impl Host<Endpoint> for UdpHost {
     type Command = Consumed;
 
@@ -105,15 +118,7 @@ impl Host<Endpoint> for UdpHost {
     fn carry_out(&mut self, _now: Instant, output: Output, io: &mut Io) {
         match output {
             Output::Transmit(transmit) => io.transmit(transmit),
-            Output::Event(event) => {
-                self.news = true;
-                if let Some(events) = &self.events
-                    && events.send(event).is_err()
-                {
-                    // Every handle is gone; the reactor is about to be told to stop.
-                    self.events = None;
-                }
-            }
+            Output::Event(event) => self.tell(event),
         }
     }
 
@@ -139,6 +144,10 @@ impl Host<Endpoint> for UdpHost {
         {
             layer.readvertise(now, changed.path, (was, address));
         }
+    }
+
+    fn ping_changed(&mut self, _layer: &mut Endpoint, _now: Instant, change: &PingChange) {
+        self.tell(Event::Ping(change.clone()));
     }
 
     fn recycle(&mut self, layer: &mut Endpoint, buffer: Vec<u8>) {
@@ -213,6 +222,12 @@ impl UdpNode {
     #[must_use]
     pub fn media(&self) -> Vec<MediumStatus> {
         self.handle().inspect(|_, _, io| io.media()).unwrap_or_default()
+    }
+
+    /// What is known of each host outside the cluster that is watched: see [`Ports::ping`].
+    #[must_use]
+    pub fn pings(&self) -> Vec<PingStatus> {
+        self.handle().inspect(|_, _, io| io.pings()).unwrap_or_default()
     }
 
     /// The process id of the sentinel, if there is one.

@@ -1,7 +1,8 @@
 use super::inbox::{Inbox, Wake};
-use super::io::{Io, LINKS, MediumStatus, Ports, Report, TIMER, WAKER};
+use super::io::{Io, LINKS, MediumStatus, PINGS, Ports, Report, TIMER, WAKER};
 use super::{Clock, Stopped};
 use crate::Received;
+use crate::ping::PingChange;
 use mio::{Events, Poll};
 use parking_lot::{Mutex, MutexGuard};
 use pils::{Instant, Layer};
@@ -67,6 +68,11 @@ pub trait Host<L: Layer> {
         let _: (&mut L, Instant, &MediumStatus) = (layer, now, changed);
     }
 
+    /// A host outside the cluster that is [watched](Ports::ping) answers, or does no more.
+    fn ping_changed(&mut self, layer: &mut L, now: Instant, change: &PingChange) {
+        let _: (&mut L, Instant, &PingChange) = (layer, now, change);
+    }
+
     /// The layer or this host panicked and will not be called again after this: the last chance to send something.
     fn last_words(&mut self, layer: &mut L, now: Instant, io: &mut Io) {
         let _: (&mut L, Instant, &mut Io) = (layer, now, io);
@@ -99,6 +105,9 @@ impl<L: Layer, H: Host<L>> Engine<L, H> {
             layer.handle(now, input);
         });
         let now = self.io.clock().now();
+        while let Some(change) = self.io.ping(now) {
+            self.host.ping_changed(&mut self.layer, now, &change);
+        }
         self.settle(now) | more
     }
 
@@ -142,7 +151,8 @@ impl<L: Layer, H: Host<L>> Engine<L, H> {
             }
         }
         self.recycle();
-        self.io.timer.arm(now, self.deadline);
+        let earlier = self.io.earlier(self.deadline);
+        self.io.timer.arm(now, earlier);
         busy
     }
 
@@ -413,6 +423,7 @@ impl<L: Layer, H: Host<L>> Reactor<L, H> {
                 WAKER => self.shared.wake.clear(),
                 TIMER => {}
                 LINKS => links = true,
+                ping if PINGS.contains(&ping) => engine.io.ping_readable(ping),
                 path => {
                     if event.is_writable() {
                         engine.io.writable(path);
@@ -440,7 +451,8 @@ impl<L: Layer, H: Host<L>> Reactor<L, H> {
     /// cannot watch a descriptor need this.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.shared.engine.lock().deadline
+        let engine = self.shared.engine.lock();
+        engine.io.earlier(engine.deadline)
     }
 
     fn wait(&mut self, wait: Option<Duration>) -> std::io::Result<()> {

@@ -288,6 +288,7 @@ impl Calls {
             | Event::PeerDiscovered { .. }
             | Event::PathDiscovered { .. }
             | Event::PeerForgotten { .. }
+            | Event::Ping(_)
             | Event::Misbehaved { .. } => {}
         }
         Some(event)
