@@ -142,6 +142,8 @@ impl Cluster {
             nodes: self.entries.clone(),
             paths: Paths::default(),
             sentinel: false,
+            media: Vec::new(),
+            discovery: None,
             ping: Vec::new(),
             detection: self.builder.detection,
             quorum: "majority".to_owned(),

@@ -1,7 +1,7 @@
 use crate::stack::StackConfig;
 use core::fmt;
 use core::time::Duration;
-use ocf_comm::{Cipher, PathId, PathPolicy, PeerConfig, Preset, Protection};
+use ocf_comm::{Cipher, PathId, PathPolicy, Preset, Protection};
 use ocf_membership::{BlankRecord, Durability, NodeVotes};
 use ocf_stonith::FenceAction;
 use pils::{ConfigErrors, NodeId};
@@ -12,9 +12,11 @@ use std::path::PathBuf;
 mod api;
 mod check;
 mod keys;
+mod media;
 mod ping;
 
 pub use api::{ApiAccess, ApiConfig, ApiUser};
+pub use media::{DiscoveryEntry, MediumEntry};
 pub use ping::PingEntry;
 
 /// Shortest key of a cluster, in bytes.
@@ -75,6 +77,13 @@ pub struct NodeConfig {
     /// `redundant`.
     #[serde(default)]
     pub paths: Paths,
+    /// What carries the datagrams: a path for each, the same kinds in the same order at every node. Default: UDP at each address
+    /// of this node.
+    #[serde(default)]
+    pub media: Vec<MediumEntry>,
+    /// How nodes find each other, if the list does not say where all of them are. Default: not at all.
+    #[serde(default)]
+    pub discovery: Option<DiscoveryEntry>,
     /// Have a second small process tell the others within milliseconds when this one is killed, instead of after the
     /// detection time. Default no. The program must call [`run_sentinel_if_asked`](crate::run_sentinel_if_asked).
     #[serde(default)]
@@ -162,7 +171,8 @@ pub struct NodeEntry {
     /// What people call it. Default: `n` and the id.
     #[serde(default)]
     pub name: Option<String>,
-    /// Where the others reach it.
+    /// Where the others reach it. May be left out (or be `0.0.0.0:0`) if `discovery` finds it, or no medium is of UDP.
+    #[serde(default = "media::nowhere")]
     pub address: SocketAddr,
     /// Its addresses on further networks, in the same order on every node, at most 7. A path joins the addresses of two nodes
     /// that have the same place; the first, `address`, is preferred.
@@ -346,7 +356,6 @@ impl NodeConfig {
         self.check()?;
         let mut comm = ocf_comm::Config::new(&self.cluster, self.detection.preset());
         comm.policy = self.paths.policy();
-        let own = self.entry().map_or(1, |e| e.addresses().count());
         comm.protection = match self.protection {
             ProtectionName::Encrypt => Protection::Encrypt,
             ProtectionName::Integrity => Protection::Integrity,
@@ -358,10 +367,7 @@ impl NodeConfig {
             CipherName::ChaCha20Poly1305 => Cipher::ChaCha20Poly1305,
         };
         comm.codec.clone_from(&self.compression);
-        for entry in self.nodes.iter().filter(|n| n.id != self.node) {
-            let addresses = entry.addresses().take(own).collect();
-            comm.peers.push(PeerConfig { node: entry.id, addresses });
-        }
+        comm.peers = self.peer_configs();
         let votes = self.nodes.iter().map(|n| NodeVotes::new(n.id, n.votes));
         let mut membership = ocf_membership::Config::new(votes);
         if let Some(policy) = ocf_membership::policy_by_name(&self.quorum) {

@@ -30,8 +30,8 @@ mod store;
 
 pub use cluster::{Cluster, ClusterBuilder};
 pub use config::{
-    ApiAccess, ApiConfig, ApiUser, CipherName, Detection, Key, KeyEntry, NodeConfig, NodeEntry, Paths,
-    PingEntry, ProtectionName,
+    ApiAccess, ApiConfig, ApiUser, CipherName, Detection, DiscoveryEntry, Key, KeyEntry, MediumEntry,
+    NodeConfig, NodeEntry, Paths, PingEntry, ProtectionName,
 };
 pub use event::{NodeEvent, Numbered};
 pub use node::{ApiError, Node, NodeBuilder, ReloadError, RequestError, StartError};

@@ -18,6 +18,7 @@
 //! every sender and receiver has the one address of the group; circuits and handshakes find their receiver by the circuit
 //! id and the node id that they carry, so a datagram for somebody else is dropped as of no circuit of this node.
 
+mod errors;
 mod frame;
 mod group;
 mod interfaces;
@@ -83,6 +84,12 @@ pub trait Medium: Debug + Send {
     /// Writes what it keeps itself of datagrams that it took. True if nothing is left.
     fn flush(&mut self) -> bool {
         true
+    }
+
+    /// The next address at which nobody receives, as the network said (`ECONNREFUSED`) since this was asked last; `None` at
+    /// the end. Asked when the descriptor has an error. Anybody can forge what the network says.
+    fn refused(&mut self) -> Option<SocketAddr> {
+        None
     }
 
     /// The interfaces of this machine are these now: binds again if its own went away, came back or changed its address.
@@ -211,7 +218,12 @@ pub(crate) fn send_singly(
 ) -> Sent {
     let mut taken = 0;
     for datagram in burst.data.chunks(burst.segment.max(1)) {
-        match one(datagram) {
+        // The first error may be a report about an earlier packet, to whomever; the second is about this one.
+        let sent = one(datagram).or_else(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => Err(error),
+            _ => one(datagram),
+        });
+        match sent {
             Ok(()) => {
                 stats.sends += 1;
                 stats.datagrams_out += 1;

@@ -61,6 +61,7 @@ impl NodeConfig {
             errors.push("node", self.node.raw(), problem, "name one of them");
         }
         self.check_nodes(&mut errors);
+        self.check_media(&mut errors);
         self.check_quorum(&mut errors);
         super::PingEntry::check(&self.ping, &mut errors);
         if !self.fence_action.is_fencing() {
@@ -90,7 +91,8 @@ impl NodeConfig {
                     "give each node an id of its own",
                 );
             }
-            if earlier.iter().any(|e| e.address == entry.address) {
+            let left_out = entry.address == super::media::nowhere() && self.may_be_found();
+            if !left_out && earlier.iter().any(|e| e.address == entry.address) {
                 errors.push(
                     format!("nodes[{i}].address"),
                     entry.address,
@@ -117,7 +119,7 @@ impl NodeConfig {
                     );
                 }
             }
-            if entry.address.port() == 0 || entry.address.ip().is_unspecified() {
+            if !left_out && (entry.address.port() == 0 || entry.address.ip().is_unspecified()) {
                 let fix = "give the address and port at which the other nodes reach it";
                 errors.push(
                     format!("nodes[{i}].address"),

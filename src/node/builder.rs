@@ -8,10 +8,10 @@ use crate::config::{ApiConfig, NodeConfig, PingEntry};
 use crate::stack::{Birth, Stack, StackConfig, StackError};
 use crate::store::{FileStore, RecordStore};
 use core::fmt;
+use ocf_comm::Secrets;
 use ocf_comm::crypto::X25519;
 use ocf_comm::driver::sentinel::{Sentinel, SentinelConfig};
 use ocf_comm::driver::{IoConfig, Ports, Reactor, Remote, SetupError, cipher, entropy};
-use ocf_comm::{PathId, Secrets};
 use ocf_resource::driver::{AgentHost, OcfClass};
 use ocf_resource::{AgentClass, AgentName, Agents, GroupConfig};
 use ocf_stonith::driver::{Classes, DeviceClass, DeviceHost};
@@ -226,6 +226,7 @@ impl NodeBuilder {
         };
         let ports = self.ports.map_or_else(|| bind(&self.config, self.offload), Ok)?;
         let ports = ports.ping(&PingEntry::configs(&self.config.ping))?;
+        stack_config.comm.discovery = self.config.discovery_config(&ports.local_addresses()?);
         let local = NodeInstance::new(self.config.node, entropy::incarnation());
         let guard = SentinelConfig::default();
         let sentinel = self.config.sentinel.then(|| Sentinel::start(&guard, local)).transpose()?;
@@ -281,11 +282,7 @@ impl NodeBuilder {
 
 /// Opens the sockets that the configuration names.
 fn bind(config: &NodeConfig, offload: bool) -> Result<Ports, SetupError> {
-    let addresses = config
-        .entry()
-        .into_iter()
-        .flat_map(|e| e.addresses().map(|(path, at)| e.bind.filter(|_| path == PathId(0)).unwrap_or(at)));
-    let mut io = IoConfig::new(addresses);
+    let mut io = IoConfig::over(config.specs());
     io.offload = offload;
     Ports::bind(&io)
 }

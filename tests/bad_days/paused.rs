@@ -95,6 +95,8 @@ impl Lab {
                 nodes: (1..=3).map(entry).collect(),
                 paths: ocf::Paths::default(),
                 sentinel: false,
+                media: Vec::new(),
+                discovery: None,
                 ping: Vec::new(),
                 detection: Detection::Lan,
                 quorum: "majority".to_owned(),

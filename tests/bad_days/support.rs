@@ -270,6 +270,8 @@ fn config(id: NodeId, key: Key, nodes: Vec<NodeEntry>, plan: &Plan) -> NodeConfi
         nodes,
         paths: ocf::Paths::default(),
         sentinel: false,
+        media: Vec::new(),
+        discovery: None,
         ping: Vec::new(),
         detection: Detection::Lan,
         quorum: "majority".to_owned(),

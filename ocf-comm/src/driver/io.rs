@@ -93,6 +93,8 @@ pub struct IoStats {
     pub bursts_refused: u64,
     /// Reads that failed.
     pub receive_errors: u64,
+    /// Datagrams of which the network said that nobody receives at their address.
+    pub refused: u64,
     /// Outputs for a path that this node does not have.
     pub unknown_path: u64,
 }
@@ -110,12 +112,21 @@ pub enum Report {
         /// Its size in bytes.
         size: usize,
     },
+    /// The network said that nobody receives at an address something was sent to. Anybody can forge that.
+    Refused {
+        /// The path.
+        path: PathId,
+        /// The address.
+        to: SocketAddr,
+    },
 }
 
 impl From<Report> for Input<'_> {
     fn from(report: Report) -> Self {
-        let Report::TooLarge { path, to, size } = report;
-        Self::TooLarge { path, to, size }
+        match report {
+            Report::TooLarge { path, to, size } => Self::TooLarge { path, to, size },
+            Report::Refused { path, to } => Self::Unreachable { path, to },
+        }
     }
 }
 
@@ -128,10 +139,14 @@ impl Reports {
     const MAX: usize = 64;
 
     fn note(&mut self, path: PathId, socket: &mut PathSocket) {
-        if let Some((to, size)) = socket.too_large.take()
-            && self.0.len() < Self::MAX
-        {
-            self.0.push_back(Report::TooLarge { path, to, size });
+        if let Some((to, size)) = socket.too_large.take() {
+            self.add(Report::TooLarge { path, to, size });
+        }
+    }
+
+    fn add(&mut self, report: Report) {
+        if self.0.len() < Self::MAX {
+            self.0.push_back(report);
         }
     }
 }
@@ -181,6 +196,19 @@ impl Io {
                 self.reports.note(path, socket);
             }
             None => self.stats.unknown_path += 1,
+        }
+    }
+
+    /// A descriptor has an error: looks for what the network says about what was sent. One word per address is enough.
+    pub(crate) fn errors(&mut self, token: Token) {
+        let Some(socket) = self.sockets.get_mut(token.0) else { return };
+        let path = PathId(u8::try_from(token.0).unwrap_or(u8::MAX));
+        while let Some(to) = socket.refused() {
+            self.stats.refused += 1;
+            let report = Report::Refused { path, to };
+            if !self.reports.0.contains(&report) {
+                self.reports.add(report);
+            }
         }
     }
 

@@ -428,6 +428,9 @@ impl<L: Layer, H: Host<L>> Reactor<L, H> {
                     if event.is_writable() {
                         engine.io.writable(path);
                     }
+                    if event.is_error() {
+                        engine.io.errors(path);
+                    }
                     if event.is_readable() || event.is_error() {
                         engine.io.readable(path);
                     }

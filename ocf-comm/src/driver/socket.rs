@@ -137,6 +137,11 @@ impl PathSocket {
         }
     }
 
+    /// See [`Medium::refused`].
+    pub(crate) fn refused(&mut self) -> Option<SocketAddr> {
+        self.medium.refused()
+    }
+
     /// The medium has room again: sends what waits.
     pub(crate) fn flush(&mut self, registry: &Registry, stats: &mut IoStats, spent: &mut Vec<Vec<u8>>) {
         if !self.watching || !self.medium.flush() {

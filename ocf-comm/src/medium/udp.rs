@@ -1,3 +1,4 @@
+use super::errors;
 use super::kind::{address, number, switch, text};
 use super::{
     Arrival, Burst, Interfaces, Limits, Link, Medium, MediumKind, Opening, PIECE, PIECES, Reach, Reading,
@@ -112,7 +113,13 @@ impl Udp {
                 segment_size: Some(segment),
                 src_ip: None,
             };
-            match self.state.try_send((&self.socket).into(), &transmit) {
+            let attempt = || self.state.try_send((&self.socket).into(), &transmit);
+            // As in `send_singly`: what is left of an earlier packet is not about this burst.
+            let sent = attempt().or_else(|error| match error.kind() {
+                ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable => attempt(),
+                _ => Err(error),
+            });
+            match sent {
                 Ok(()) => {
                     stats.sends += 1;
                     stats.datagrams_out += datagrams as u64;
@@ -199,6 +206,10 @@ impl Medium for Udp {
         Reading { arrivals, more: arrivals == PIECES }
     }
 
+    fn refused(&mut self) -> Option<SocketAddr> {
+        errors::refused(&self.socket)
+    }
+
     fn refresh(&mut self, interfaces: &Interfaces) -> Refresh {
         let Ok(bound) = self.socket.local_addr() else { return Refresh::Failed };
         let wanted = match &self.place {
@@ -240,6 +251,7 @@ fn bind(address: SocketAddr, opening: &Opening) -> Result<(UdpSocket, UdpSocketS
     let quiet =
         if address.is_ipv4() { options.set_recv_tos_v4(false) } else { options.set_recv_tclass_v6(false) };
     quiet.map_err(SetupError::system("cannot set the options of a udp socket"))?;
+    errors::report(&socket, address.is_ipv6()).map_err(SetupError::system("cannot ask for error reports"))?;
     Ok((socket, state))
 }
 
