@@ -219,9 +219,8 @@ pub(crate) fn send_singly(
     let mut taken = 0;
     for datagram in burst.data.chunks(burst.segment.max(1)) {
         // The first error may be a report about an earlier packet, to whomever; the second is about this one.
-        let sent = one(datagram).or_else(|error| match error.kind() {
-            io::ErrorKind::WouldBlock => Err(error),
-            _ => one(datagram),
+        let sent = one(datagram).or_else(|error| {
+            if error.kind() == io::ErrorKind::WouldBlock { Err(error) } else { one(datagram) }
         });
         match sent {
             Ok(()) => {

@@ -29,11 +29,9 @@ pub(super) fn refused(socket: &impl AsRawFd) -> Option<SocketAddr> {
         let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
         let read =
             recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut nothing, Some(&mut control), flags).ok()?;
-        let refused = read.cmsgs().into_iter().flatten().any(|message| match message {
-            ControlMessageOwned::Ipv4RecvErr(error, _) | ControlMessageOwned::Ipv6RecvErr(error, _) => {
-                is_refusal(&error)
-            }
-            _ => false,
+        let refused = read.cmsgs().into_iter().flatten().any(|message| {
+            use ControlMessageOwned::{Ipv4RecvErr, Ipv6RecvErr};
+            matches!(message, Ipv4RecvErr(error, _) | Ipv6RecvErr(error, _) if is_refusal(&error))
         });
         let address = read.address.filter(|_| refused).and_then(|address| address_of(&address));
         if address.is_some() {

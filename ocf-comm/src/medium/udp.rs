@@ -115,10 +115,9 @@ impl Udp {
             };
             let attempt = || self.state.try_send((&self.socket).into(), &transmit);
             // As in `send_singly`: what is left of an earlier packet is not about this burst.
-            let sent = attempt().or_else(|error| match error.kind() {
-                ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable => attempt(),
-                _ => Err(error),
-            });
+            let earlier = [ErrorKind::ConnectionRefused, ErrorKind::HostUnreachable];
+            let sent = attempt()
+                .or_else(|error| if earlier.contains(&error.kind()) { attempt() } else { Err(error) });
             match sent {
                 Ok(()) => {
                     stats.sends += 1;
