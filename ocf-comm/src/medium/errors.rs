@@ -52,13 +52,13 @@ fn address_of(address: &SockaddrStorage) -> Option<SocketAddr> {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "a test of sockets in real time")]
 mod tests {
     use super::*;
     use std::net::UdpSocket;
     use std::time::{Duration, Instant};
 
     #[test]
-    #[expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "a test of sockets in real time")]
     fn a_closed_port_is_told_with_its_address_and_an_open_one_is_not() {
         for local in ["127.0.0.1:0", "[::1]:0"] {
             let socket = UdpSocket::bind(local).unwrap();
