@@ -190,7 +190,7 @@ impl NodeConfig {
             let known = kinds.get(&medium.kind).ok().filter(|_| medium.kind != "memory");
             match known.map(|kind| kind.fields().validate(&medium.parameters)) {
                 None => {
-                    errors.push(format!("media[{i}].kind"), &medium.kind, "is no medium of a file", KINDS)
+                    errors.push(format!("media[{i}].kind"), &medium.kind, "is no medium of a file", KINDS);
                 }
                 Some(Err(wrong)) => errors.nest(&format!("media[{i}].parameters"), wrong),
                 Some(Ok(_)) if !medium.is_addressed() && medium.common_address().is_none() => {

@@ -1,4 +1,5 @@
 use super::*;
+use core::cmp::Reverse;
 use pils::Rng;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -9,13 +10,15 @@ fn at(last: u8) -> IpAddr {
     IpAddr::from([192, 0, 2, last])
 }
 
+type Reply = (Instant, IpAddr, u16, [u8; PING_TOKEN]);
+
 /// Hosts that answer as they are told, and a forger who answers what he did not see.
 struct World {
     pinger: Pinger,
     now: Instant,
     rng: Rng,
     /// Replies under way, the earliest first.
-    replies: BinaryHeap<core::cmp::Reverse<(Instant, IpAddr, u16, [u8; PING_TOKEN])>>,
+    replies: BinaryHeap<Reverse<Reply>>,
     /// Which hosts answer, and how many of a hundred requests are lost.
     answers: BTreeMap<IpAddr, u32>,
     changes: Vec<(Instant, PingChange)>,
@@ -51,7 +54,7 @@ impl World {
                     match self.answers.get(&to) {
                         Some(loss) if self.rng.below(100) >= u64::from(*loss) => {
                             let at = self.now + self.rng.duration(MS, 60 * MS);
-                            self.replies.push(core::cmp::Reverse((at, to, sequence, token)));
+                            self.replies.push(Reverse((at, to, sequence, token)));
                         }
                         _ => {}
                     }
@@ -188,8 +191,8 @@ fn a_machine_that_stood_still_asks_once_and_takes_the_answer_that_waited() {
     world.run(Duration::from_secs(5));
     let (before, rtt) = (world.sent.len(), world.pinger.status(world.now)[0].hosts[0].rtt);
     // What is under way waits in the socket for a minute; the driver reads before it looks at the clock.
-    world.now = world.now + Duration::from_secs(60);
-    while let Some(core::cmp::Reverse((_, from, sequence, token))) = world.replies.pop() {
+    world.now += Duration::from_secs(60);
+    while let Some(Reverse((_, from, sequence, token))) = world.replies.pop() {
         world.pinger.handle(world.now, PingInput::Reply { from, sequence, token: &token });
     }
     world.pinger.handle_timeout(world.now);
@@ -264,7 +267,7 @@ proptest! {
         let mut pinger = Pinger::new(Instant::ZERO, &[PingConfig::new("router", [at(1)])], &[1; 32]).unwrap();
         let mut now = Instant::ZERO;
         for (sequence, token, step) in inputs {
-            now = now + MS * u32::try_from(step).unwrap();
+            now += MS * u32::try_from(step).unwrap();
             pinger.handle_timeout(now);
             pinger.handle(now, PingInput::Reply { from: at(1), sequence, token: &token });
             while pinger.poll_output().is_some() {}
