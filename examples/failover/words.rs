@@ -135,6 +135,16 @@ fn fencing(event: &Fencing) -> String {
             let effect = if *accepted { "it counts" } else { "it changes nothing" };
             format!("fencing: {device} answered late for {target}: {effect}")
         }
+        Fencing::Unfenced { target } => format!("fencing: {target} has its access"),
+        Fencing::UnfenceFailed { target, device, failure } => {
+            format!("fencing: {device} did not give {target} its access: {failure}")
+        }
+        Fencing::Drilled { target, findings, .. } => {
+            let proven = findings.iter().filter(|f| f.failure.is_none()).count();
+            format!("fencing: {proven} of {} devices of {target} are proven", findings.len())
+        }
+        Fencing::DeviceFailed { device, failure } => format!("fencing: {device} is not well: {failure}"),
+        Fencing::DeviceRecovered { device } => format!("fencing: {device} is well again"),
         other => format!("fencing: {other:?}"),
     }
 }

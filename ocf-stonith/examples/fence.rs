@@ -205,12 +205,14 @@ fn is_known(result: &DeviceResult, action: FenceAction) -> bool {
         FenceAction::Off | FenceAction::Reboot => read_back.confirms_off(),
         FenceAction::On => *read_back == ReadBack::On,
         FenceAction::Status => matches!(read_back, ReadBack::On | ReadBack::Off),
+        FenceAction::Monitor | FenceAction::List => true,
     }
 }
 
 fn text(result: &DeviceResult) -> String {
     match result {
         DeviceResult::Done { read_back, detail } => format!("{read_back} ({detail})"),
+        DeviceResult::Hosts { hosts } => hosts.join(" "),
         DeviceResult::Failed(failure) => failure.to_string(),
     }
 }

@@ -65,6 +65,16 @@ pub fn check_parameter(name: &str, value: &str) -> Result<(), InputError> {
     Ok(())
 }
 
+/// The plugs that a `list` action printed, each with its other name, without empty ones and `N/A`; at most
+/// [`HOSTS_MAX`](crate::HOSTS_MAX).
+#[must_use]
+pub fn listed(stdout: &[u8]) -> Vec<std::sync::Arc<str>> {
+    let text = String::from_utf8_lossy(stdout);
+    let words = text.lines().flat_map(|line| line.splitn(3, ',').take(2)).map(str::trim);
+    let plugs = words.filter(|w| !w.is_empty() && *w != "N/A" && !w.contains(char::is_control));
+    plugs.take(crate::HOSTS_MAX).map(std::sync::Arc::from).collect()
+}
+
 /// What the exit of a `status` action says; [`ReadBack::NotRead`] if it says nothing.
 ///
 /// 2 means off, but an interpreter that cannot read the agent exits with 2 as well: so 2 counts only if the agent said

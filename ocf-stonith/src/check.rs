@@ -1,4 +1,4 @@
-use crate::{Config, DeviceConfig, TargetConfig, Targets};
+use crate::{Config, DeviceConfig, Hosts, LevelNodes, TargetConfig, Targets};
 use pils::{ConfigErrors, NodeId};
 use std::collections::BTreeSet;
 
@@ -39,14 +39,99 @@ impl Config {
             device.check_shape(&mut own);
             errors.nest(&format!("devices[{i}]"), own);
         }
+        self.check_levels(&mut errors);
+        self.check_delays(&mut errors);
         self.check_budget(&mut errors);
         errors.into_result()
+    }
+
+    fn check_levels(&self, errors: &mut ConfigErrors) {
+        let mut seen: Vec<(&LevelNodes, u8)> = Vec::new();
+        for (i, level) in self.levels.iter().enumerate() {
+            if !(1..=9).contains(&level.index) {
+                let path = format!("levels[{i}].index");
+                errors.push(
+                    path,
+                    level.index,
+                    "is not from 1 to 9",
+                    "choose 1 for the level to be tried first",
+                );
+            }
+            let both = |nodes: &LevelNodes| match (nodes, &level.nodes) {
+                (LevelNodes::List(a), LevelNodes::List(b)) => a.iter().any(|n| b.contains(n)),
+                _ => true,
+            };
+            if seen.iter().any(|(nodes, index)| *index == level.index && both(nodes)) {
+                let problem = "is the index of another level of the same node too";
+                errors.push(format!("levels[{i}].index"), level.index, problem, "choose another one");
+            }
+            seen.push((&level.nodes, level.index));
+            self.check_level_devices(i, errors);
+        }
+    }
+
+    fn check_level_devices(&self, i: usize, errors: &mut ConfigErrors) {
+        let Some(level) = self.levels.get(i) else { return };
+        if level.devices.is_empty() {
+            let fix = "name the devices that have to succeed together";
+            errors.push(format!("levels[{i}].devices"), "[]", "names no device", fix);
+        }
+        if matches!(&level.nodes, LevelNodes::List(list) if list.is_empty()) {
+            errors.push(format!("levels[{i}].nodes"), "[]", "names no node", "name them, or write \"all\"");
+        }
+        let mut names = BTreeSet::new();
+        for (j, name) in level.devices.iter().enumerate() {
+            let path = format!("levels[{i}].devices[{j}]");
+            let Some(device) = self.devices.iter().find(|d| d.name == *name) else {
+                errors.push(path, name, "is no device", "name a device of this configuration");
+                continue;
+            };
+            if !names.insert(name) {
+                errors.push(path, name, "is named twice", "leave one of them out");
+                continue;
+            }
+            let unable = match &level.nodes {
+                LevelNodes::List(list) => list.iter().find(|n| device.target(**n).is_none()).copied(),
+                LevelNodes::Every(_) if matches!(device.nodes, Targets::Every(_)) => None,
+                LevelNodes::Every(_) => {
+                    let problem = "does not fence all nodes";
+                    errors.push(path, name, problem, "list the nodes of the level");
+                    continue;
+                }
+            };
+            if let Some(node) = unable {
+                let fix = format!("add {node} to the nodes of the device, or take it from the level");
+                errors.push(path, name, format!("does not fence {node}"), fix);
+            }
+        }
+    }
+
+    fn check_delays(&self, errors: &mut ConfigErrors) {
+        let fixed = self.devices.iter().flat_map(DeviceConfig::listed).map(|t| t.delay_ms).max().unwrap_or(0);
+        let needed = fixed.saturating_add(self.delay_random_ms_max).saturating_mul(2);
+        if self.priority_delay_ms != 0 && self.priority_delay_ms < needed {
+            let problem = format!("is below {needed} ms, twice the longest of the other delays");
+            let fix = format!("choose {needed} or more, or 0 for none");
+            errors.push("priority_delay_ms", self.priority_delay_ms, problem, fix);
+        }
+        let listing = self.devices.iter().position(|d| d.hosts == Hosts::List);
+        if let Some(i) = listing.filter(|_| self.health_every_ms == 0) {
+            let problem = "needs health_every_ms, and that is 0";
+            let fix = "set health_every_ms, such as 3600000, or write hosts = \"static\"";
+            errors.push(format!("devices[{i}].hosts"), "list", problem, fix);
+        }
     }
 
     /// One pass through the devices of any node must fit into a round.
     fn check_budget(&self, errors: &mut ConfigErrors) {
         for node in self.named_nodes() {
-            let times = self.devices_of(node).map(|d| d.timeout_ms.saturating_add(self.answer_grace_ms));
+            let times = self.plan(node).into_iter().flat_map(|level| {
+                // every device but the one that was last is read again
+                let again = if level.len() > 1 { level.clone() } else { Vec::new() };
+                level.into_iter().chain(again)
+            });
+            let times = times.filter_map(|i| self.devices.get(i));
+            let times = times.map(|d| d.timeout_ms.saturating_add(self.answer_grace_ms));
             let needed = times.fold(0, u64::saturating_add);
             if needed > self.round_budget_ms {
                 let problem =

@@ -41,6 +41,15 @@ pub struct Config {
     /// The first attempt waits a random time up to this. Two nodes that lost each other and may both fence then do not
     /// shoot at the same instant. Default 0: with a majority quorum only one side may fence.
     pub delay_random_ms_max: u64,
+    /// The first attempt waits so long if the target has a higher priority than this node (`Fencer::set_priority`), so
+    /// that of two nodes which fence each other the more important one survives. Default 0; otherwise at least twice all
+    /// other delays together.
+    pub priority_delay_ms: u64,
+    /// Which devices have to succeed together. A node that no level names has each of its devices as a level of its own.
+    pub levels: Vec<LevelConfig>,
+    /// How often each device is asked whether it is well (`monitor`, or `list` with `hosts = "list"`), a tenth more or
+    /// less. Default 0: never.
+    pub health_every_ms: u64,
     /// Requests that may stand at once, at least 1. Default 64.
     pub requests_max: usize,
     /// Past requests that are remembered, at least 1. Default 256. A confirmed incarnation that was forgotten would be
@@ -61,6 +70,9 @@ impl Default for Config {
             round_pause_ms_max: 60_000,
             answer_grace_ms: 2000,
             delay_random_ms_max: 0,
+            priority_delay_ms: 0,
+            levels: Vec::new(),
+            health_every_ms: 0,
             requests_max: 64,
             history_max: 256,
             late_max: 16,
@@ -73,6 +85,69 @@ impl Config {
     pub fn devices_of(&self, node: NodeId) -> impl Iterator<Item = &DeviceConfig> {
         self.devices.iter().filter(move |d| d.target(node).is_some())
     }
+
+    /// The levels of `node` in the order in which they are tried, each as places in [`Config::devices`].
+    ///
+    /// All devices of a level have to succeed. Devices that do not exist or do not fence the node make their level void.
+    #[must_use]
+    pub fn plan(&self, node: NodeId) -> Vec<Vec<usize>> {
+        let mut levels: Vec<_> = self.levels.iter().filter(|l| l.nodes.has(node)).collect();
+        levels.sort_by_key(|l| l.index);
+        if levels.is_empty() {
+            let able = self.devices.iter().enumerate().filter(|(_, d)| d.target(node).is_some());
+            return able.map(|(i, _)| vec![i]).collect();
+        }
+        let place =
+            |name: &String| self.devices.iter().position(|d| d.name == *name && d.target(node).is_some());
+        let places =
+            levels.into_iter().filter_map(|l| l.devices.iter().map(place).collect::<Option<Vec<_>>>());
+        places.filter(|places| !places.is_empty()).collect()
+    }
+}
+
+/// Devices that have to succeed together, such as the two power supplies of a machine.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LevelConfig {
+    /// For which nodes: a list of numbers, or the text `all`.
+    pub nodes: LevelNodes,
+    /// 1 to 9; levels of a node are tried in ascending order.
+    pub index: u8,
+    /// Names of devices. All are switched off, one after the other; then all are read again; only then is the node fenced.
+    pub devices: Vec<String>,
+}
+
+/// The nodes of a level.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum LevelNodes {
+    /// All of them: the text `all`.
+    Every(Every),
+    /// These.
+    List(Vec<NodeId>),
+}
+
+impl LevelNodes {
+    /// True if `node` is among them.
+    #[must_use]
+    pub fn has(&self, node: NodeId) -> bool {
+        match self {
+            Self::Every(_) => true,
+            Self::List(list) => list.contains(&node),
+        }
+    }
+}
+
+/// Where it is known from which nodes a device can fence.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Hosts {
+    /// From the configuration alone.
+    #[default]
+    Static,
+    /// The device is asked for its plugs (`list`) with each health check. One that does not have the plug of the node
+    /// is asked only in the second pass. Needs `health_every_ms`.
+    List,
 }
 
 /// One fence device.
@@ -91,6 +166,13 @@ pub struct DeviceConfig {
     /// Time for one attempt. Default 30 000, at least 1. Too low: the attempt is given up while the device still works.
     #[serde(default = "timeout_ms")]
     pub timeout_ms: u64,
+    /// Where it is known from which nodes it can fence. Default `static`.
+    #[serde(default)]
+    pub hosts: Hosts,
+    /// True if a node needs its `on` before it may run anything (`Fencer::unfence`): a device that takes access to storage
+    /// or a network instead of power. Default false.
+    #[serde(default)]
+    pub unfence: bool,
 }
 
 const fn timeout_ms() -> u64 {

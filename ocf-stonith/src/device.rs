@@ -46,9 +46,17 @@ pub enum DeviceResult {
         /// What the device said, for people; bounded, without secrets.
         detail: Arc<str>,
     },
+    /// The answer to `List`: the plugs that the device has, and their other names.
+    Hosts {
+        /// At most [`HOSTS_MAX`].
+        hosts: Vec<Arc<str>>,
+    },
     /// Not carried out, or nobody knows.
     Failed(Failure),
 }
+
+/// The most plugs that are kept of what a device lists.
+pub const HOSTS_MAX: usize = 4096;
 
 /// The result of one attempt of a [`Fencer`](crate::Fencer).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,8 +86,8 @@ impl Capabilities {
 
 /// Something that can end the life of a node: a power switch, a management board, a hypervisor, a person.
 ///
-/// Object-safe; any number of operations may run at once. Implementations in this crate: `fence_agent`, `simulated`,
-/// `manual`, `none`. Those who write another run the conformance suite of the feature `testing`.
+/// Object-safe; any number of operations may run at once. Implementations in this crate: `fence_agent`, `external`,
+/// `simulated`, `manual`, `none`. Those who write another run the conformance suite of the feature `testing`.
 pub trait FenceDevice: Send + Sync + fmt::Debug {
     /// What it can do.
     fn capabilities(&self) -> Capabilities;
@@ -89,7 +97,8 @@ pub trait FenceDevice: Send + Sync + fmt::Debug {
     ///
     /// `Off`: [`DeviceResult::Done`] with [`ReadBack::Off`] if the device says afterwards that the node is off.
     /// `Reboot`: the same, read while the node was off; failing to switch it on again is no failure.
-    /// `On`, `Status`: `Done` with the state that was read.
+    /// `On`, `Status`: `Done` with the state that was read. `Monitor`: `Done` if the device is well. `List`:
+    /// [`DeviceResult::Hosts`].
     fn execute(&self, operation: Operation, done: Done);
 
     /// Asks to end an operation early; its `done` is still called. Unknown and ended attempts are ignored.

@@ -28,6 +28,7 @@
 //! ```
 
 mod classes;
+mod external;
 mod fence_agent;
 mod host;
 mod manual;
@@ -36,6 +37,7 @@ mod simulated;
 mod waiting;
 
 pub use classes::{Classes, DeviceClass};
+pub use external::{External, ExternalClass, find_external, installed_externals, query_external};
 pub use fence_agent::{
     AgentQueryError, FenceAgent, FenceAgentClass, find_agent, installed_agents, query_metadata,
 };

@@ -1,4 +1,4 @@
-use crate::{AttemptId, Cause, DeviceReport, Failure, FenceAction, Outcome};
+use crate::{AttemptId, Cause, DeviceReport, Failure, FenceAction, Finding, Outcome};
 use core::time::Duration;
 use pils::NodeInstance;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ pub struct Run {
     pub device: Arc<str>,
     /// What to do.
     pub action: FenceAction,
-    /// To which node.
+    /// To which node. For `Monitor` and `List`, which do nothing to any node, this node without an incarnation.
     pub target: NodeInstance,
     /// What the device calls that node.
     pub plug: Option<Arc<str>>,
@@ -121,6 +121,43 @@ pub enum Event {
         /// How it failed.
         failure: Failure,
     },
+    /// A node has what its devices with `unfence = true` give, and may run resources.
+    Unfenced {
+        /// Which life of which node.
+        target: NodeInstance,
+    },
+    /// A node does not have what a device with `unfence = true` gives: it may not run resources that need it.
+    UnfenceFailed {
+        /// Which life of which node.
+        target: NodeInstance,
+        /// Which device.
+        device: Arc<str>,
+        /// How it failed.
+        failure: Failure,
+    },
+    /// A drill is over.
+    Drilled {
+        /// Which life of which node.
+        target: NodeInstance,
+        /// True if the devices were really switched off and on.
+        harm: bool,
+        /// Who asked for it.
+        who: Arc<str>,
+        /// One per device, in the order of the configuration.
+        findings: Vec<Finding>,
+    },
+    /// A device no longer answers its health check: a node that only it fences could not be fenced now.
+    DeviceFailed {
+        /// Which device.
+        device: Arc<str>,
+        /// How.
+        failure: Failure,
+    },
+    /// A device that did not answer its health check does again.
+    DeviceRecovered {
+        /// Which device.
+        device: Arc<str>,
+    },
     /// A request no longer stands, and has no outcome.
     Withdrawn {
         /// Which life of which node.
@@ -136,7 +173,8 @@ pub enum Event {
         attempt: AttemptId,
         /// Which device.
         device: Arc<str>,
-        /// True if it proves that the node is off, so that the request is confirmed by it.
+        /// True if it proves that this device took the node's power: with the last device of a level the request is
+        /// confirmed by it.
         accepted: bool,
     },
 }

@@ -1,14 +1,21 @@
 mod attempts;
-mod restart;
+mod drill;
+mod health;
+mod orders;
+mod unfence;
 
-use crate::request::{Phase, Restart, Standing};
+pub use drill::{DrillError, Finding};
+pub use health::Health;
+pub use unfence::UnfenceError;
+
+use crate::request::{Phase, Standing};
 use crate::{
     AttemptId, Cause, Config, Event, Evidence, FenceAction, FenceRequest, History, Input, Outcome, Output,
     ReadBack, Record, Stats, Withdrawal,
 };
 use core::time::Duration;
 use pils::{Instant, Layer, NodeId, NodeInstance, Rng};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// Whether this node may fence on behalf of the cluster. Requests of a person need no authority.
@@ -73,13 +80,58 @@ pub struct Fencer {
     rng: Rng,
     authority: Authority,
     requests: BTreeMap<NodeInstance, Standing>,
-    /// Devices of confirmed nodes that were asked to be switched on again, by attempt.
-    restarts: BTreeMap<AttemptId, Restart>,
+    /// What devices were asked for that belongs to no request.
+    orders: BTreeMap<AttemptId, orders::Order>,
+    /// The devices that have not yet given a node its access.
+    unfencing: BTreeMap<NodeInstance, BTreeSet<usize>>,
+    drills: BTreeMap<NodeId, drill::Drill>,
+    /// Of each device.
+    checks: Vec<health::Check>,
+    priorities: BTreeMap<NodeId, u64>,
     history: History,
     stats: Stats,
     last_attempt: u64,
     outputs: VecDeque<Output>,
+    #[cfg(feature = "testing")]
+    sabotage: Option<Sabotage>,
 }
+
+/// A bug put back, to prove that the checkers find it.
+#[cfg(feature = "testing")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Sabotage {
+    /// Takes a device's failure for success.
+    FailureIsSuccess,
+    /// Takes it for proof if a device cannot tell.
+    UnreadIsProof,
+    /// Takes one power supply for all.
+    OneOfTwoIsEnough,
+    /// Does not read the first device of a level again after the last one has proved.
+    NoSecondLook,
+    /// Fences without the authority of a primary partition.
+    FenceUnasked,
+    /// Fences a life again that is confirmed.
+    ForgetConfirmed,
+    /// Gives an order again to a device that took it and cannot tell.
+    AskAgainUntold,
+    /// Lets orders to switch a node on go on while it is fenced.
+    SwitchOnMeanwhile,
+    /// Takes what was not read for proof if it comes late.
+    LateEchoIsProof,
+}
+
+/// True if the bug was put back; never, without the feature `testing`.
+macro_rules! sabotaged {
+    ($fencer:expr, $bug:ident) => {{
+        #[cfg(feature = "testing")]
+        let yes = $fencer.sabotage == Some(crate::fencer::Sabotage::$bug);
+        #[cfg(not(feature = "testing"))]
+        let yes = false;
+        yes
+    }};
+}
+use sabotaged;
 
 impl Fencer {
     /// A fencer for the node `local`, without authority. `rng` draws the delays against races.
@@ -88,17 +140,40 @@ impl Fencer {
     #[must_use]
     pub fn new(config: Config, local: NodeId, rng: Rng) -> Self {
         let history = History::new(config.history_max);
+        let checks = config.devices.iter().map(|_| health::Check::new()).collect();
         Self {
             config,
             local,
             rng,
             authority: Authority::Absent,
             requests: BTreeMap::new(),
-            restarts: BTreeMap::new(),
+            orders: BTreeMap::new(),
+            unfencing: BTreeMap::new(),
+            drills: BTreeMap::new(),
+            checks,
+            priorities: BTreeMap::new(),
             history,
             stats: Stats::default(),
             last_attempt: 0,
             outputs: VecDeque::new(),
+            #[cfg(feature = "testing")]
+            sabotage: None,
+        }
+    }
+
+    /// Puts a bug back.
+    #[cfg(feature = "testing")]
+    pub const fn sabotage(&mut self, what: Sabotage) {
+        self.sabotage = Some(what);
+    }
+
+    /// Says how important what runs on a node is; 0 for a node of which nothing was said. The less important of two nodes
+    /// waits `priority_delay_ms` before it fences the other.
+    pub fn set_priority(&mut self, node: NodeId, priority: u64) {
+        if priority == 0 {
+            self.priorities.remove(&node);
+        } else {
+            self.priorities.insert(node, priority);
         }
     }
 
@@ -115,10 +190,10 @@ impl Fencer {
             return Err(RequestError::OwnNode(target.node));
         }
         let by_operator = matches!(cause, Cause::Operator { .. });
-        if self.authority != Authority::Granted && !by_operator {
+        if self.authority != Authority::Granted && !by_operator && !sabotaged!(self, FenceUnasked) {
             return Err(RequestError::NoAuthority(target));
         }
-        if let Some(outcome) = self.history.confirmed(target) {
+        if let Some(outcome) = self.history.confirmed(target).filter(|_| !sabotaged!(self, ForgetConfirmed)) {
             let outcome = outcome.clone();
             self.stats.joined += 1;
             self.emit(Event::Joined { target, cause });
@@ -198,6 +273,7 @@ impl Fencer {
                 for target in gone {
                     self.take_back(now, target, Withdrawal::AuthorityLost);
                 }
+                self.stop_unfencing();
             }
         }
     }
@@ -232,8 +308,13 @@ impl Fencer {
     pub fn check_invariants(&self) {
         assert!(self.requests.len() <= self.config.requests_max, "more requests than allowed");
         assert!(self.history.len() <= self.config.history_max, "more history than allowed");
-        assert!(self.restarts.len() <= self.config.requests_max, "more restarts than allowed");
-        let mut running: Vec<_> = self.restarts.keys().copied().collect();
+        let devices = self.config.devices.len();
+        assert!(
+            self.orders.len() <= self.config.requests_max.max(devices) + devices,
+            "more orders than allowed"
+        );
+        assert!(self.drills.len() <= self.config.requests_max, "more drills than allowed");
+        let mut running: Vec<_> = self.orders.keys().copied().collect();
         for (target, standing) in &self.requests {
             assert_ne!(target.node, self.local, "this node fences itself");
             assert!(
@@ -272,10 +353,14 @@ impl Fencer {
     }
 
     fn delay(&mut self, node: NodeId) -> Duration {
-        let fixed =
-            self.config.devices_of(node).next().and_then(|d| d.target(node)).map_or(0, |t| t.delay_ms);
+        let first = self.config.plan(node).first().and_then(|level| level.first()).copied();
+        let first = first.and_then(|place| self.config.devices.get(place)).and_then(|d| d.target(node));
+        let fixed = first.map_or(0, |t| t.delay_ms);
         let random = self.rng.between(0, self.config.delay_random_ms_max);
-        Duration::from_millis(fixed.saturating_add(random))
+        let priority = |node| self.priorities.get(&node).copied().unwrap_or(0);
+        let lower = priority(node) > priority(self.local);
+        let behind = if lower { self.config.priority_delay_ms } else { 0 };
+        Duration::from_millis(fixed.saturating_add(random).saturating_add(behind))
     }
 
     /// Lets a held request go on.
@@ -289,12 +374,13 @@ impl Fencer {
     }
 
     fn run_due(&mut self, now: Instant) {
+        self.orders_due(now);
+        self.health_due(now);
         let due = self.requests.iter().filter(|(_, s)| s.deadline().is_some_and(|at| at <= now));
         let due: Vec<_> = due.map(|(target, _)| *target).collect();
         for target in due {
             self.fire(now, target);
         }
-        self.restarts_due(now);
     }
 
     fn cancel(&mut self, standing: &Standing) {
@@ -337,7 +423,7 @@ impl Layer for Fencer {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        let restarts = self.restarts.values().map(|r| r.until);
-        self.requests.values().filter_map(Standing::deadline).chain(restarts).min()
+        let orders = self.orders.values().map(|o| o.until).chain(self.health_at());
+        self.requests.values().filter_map(Standing::deadline).chain(orders).min()
     }
 }

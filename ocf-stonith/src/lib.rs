@@ -60,10 +60,18 @@ mod script;
 #[cfg(feature = "testing")]
 pub mod testing;
 
-pub use config::{Config, DeviceConfig, Every, Parameters, TargetConfig, Targets};
-pub use device::{AttemptId, Capabilities, DeviceReport, DeviceResult, Done, FenceDevice, Operation};
+pub use config::{
+    Config, DeviceConfig, Every, Hosts, LevelConfig, LevelNodes, Parameters, TargetConfig, Targets,
+};
+pub use device::{
+    AttemptId, Capabilities, DeviceReport, DeviceResult, Done, FenceDevice, HOSTS_MAX, Operation,
+};
 pub use event::{Event, Input, Output, Run, Withdrawal};
-pub use fencer::{Acceptance, Authority, Fencer, NotStanding, RequestError};
+#[cfg(feature = "testing")]
+pub use fencer::Sabotage;
+pub use fencer::{
+    Acceptance, Authority, DrillError, Fencer, Finding, Health, NotStanding, RequestError, UnfenceError,
+};
 pub use outcome::{Cause, Evidence, Failure, FenceAction, FenceRequest, Outcome, ReadBack, UnknownReason};
-pub use request::{History, Record, State, Stats, Status};
+pub use request::{History, Record, State, Stats, Status, TRIES_MAX, Try};
 pub use script::{Plan, Script, ScriptError, SimulatedDevice, Step};

@@ -16,6 +16,10 @@ pub enum FenceAction {
     On,
     /// Read whether the node has it.
     Status,
+    /// Ask the device whether it is well. Does nothing to any node.
+    Monitor,
+    /// Ask the device for its plugs. Does nothing to any node.
+    List,
 }
 
 impl FenceAction {
@@ -27,13 +31,15 @@ impl FenceAction {
 }
 
 impl fmt::Display for FenceAction {
-    /// The word that fence agents use: `off`, `reboot`, `on`, `status`.
+    /// The word that fence agents use: `off`, `reboot`, `on`, `status`, `monitor`, `list`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Off => "off",
             Self::Reboot => "reboot",
             Self::On => "on",
             Self::Status => "status",
+            Self::Monitor => "monitor",
+            Self::List => "list",
         })
     }
 }
@@ -158,6 +164,8 @@ pub enum ReadBack {
     On,
     /// Not asked again: the operator's configuration says that the success of this device is proof by itself.
     Trusted,
+    /// The node was told to end itself, and the time in which its watchdog ends it otherwise is over.
+    SelfFenced,
     /// A person says that the node is off.
     Operator {
         /// Who.
@@ -173,7 +181,7 @@ impl ReadBack {
     /// True if this proves, or by the operator's word stands for, the death of the node.
     #[must_use]
     pub const fn confirms_off(&self) -> bool {
-        matches!(self, Self::Off | Self::Trusted | Self::Operator { .. } | Self::Assumed)
+        matches!(self, Self::Off | Self::Trusted | Self::SelfFenced | Self::Operator { .. } | Self::Assumed)
     }
 }
 
@@ -183,6 +191,7 @@ impl fmt::Display for ReadBack {
             Self::Off => f.write_str("read back off"),
             Self::On => f.write_str("read back on"),
             Self::Trusted => f.write_str("reported success and is trusted"),
+            Self::SelfFenced => f.write_str("was told to end itself, and its watchdog time is over"),
             Self::Operator { who } => write!(f, "was confirmed off by {who}"),
             Self::Assumed => f.write_str("assumed fenced (assume_fenced = true)"),
             Self::NotRead => f.write_str("took the order and cannot tell"),

@@ -1,8 +1,9 @@
 use crate::{AttemptId, Cause, Evidence, Failure, FenceAction, Outcome};
+use core::fmt;
 use core::time::Duration;
 use pils::{Instant, NodeInstance};
 use serde::Serialize;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// A request that is not confirmed.
@@ -20,27 +21,28 @@ pub(crate) struct Standing {
     pub(crate) round_over: bool,
     /// Passes of this round that are over.
     pub(crate) pass: u32,
-    /// Place of the next device of this pass among the devices of the node.
-    pub(crate) next_device: usize,
-    /// Places of the devices that were asked so far.
+    /// Level of this pass, from 0.
+    pub(crate) level: usize,
+    /// Place of the next device in the level.
+    pub(crate) place: usize,
+    /// Devices that were asked so far, as places in the configuration; so are those of the next four.
     pub(crate) asked: BTreeSet<usize>,
+    /// What devices proved.
+    pub(crate) proofs: BTreeMap<usize, Evidence>,
+    /// The device that proved last.
+    pub(crate) last_proved: Option<usize>,
+    /// Devices of the level that were read again after the last one had proved.
+    pub(crate) read_again: BTreeSet<usize>,
+    /// Devices that took the order and cannot tell.
+    pub(crate) untold: BTreeMap<usize, Evidence>,
     pub(crate) attempts: u32,
     pub(crate) last_failure: Option<(Arc<str>, Failure)>,
-    /// A device took the order in this pass, and cannot tell.
+    /// All devices of a level took the order in this pass, and one cannot tell.
     pub(crate) requested: Option<Evidence>,
-    /// Attempts that were given up, oldest first, with their devices.
-    pub(crate) expired: VecDeque<(AttemptId, Arc<str>)>,
-}
-
-/// A device that is asked to give back what it took from a node that is confirmed.
-#[derive(Clone, Debug)]
-pub(crate) struct Restart {
-    pub(crate) target: NodeInstance,
-    pub(crate) device: Arc<str>,
-    pub(crate) plug: Option<Arc<str>>,
-    pub(crate) timeout: Duration,
-    pub(crate) until: Instant,
-    pub(crate) tries: u32,
+    /// Past attempts, oldest first.
+    pub(crate) tries: VecDeque<Try>,
+    /// Attempts that were given up, oldest first, with the places of their devices.
+    pub(crate) expired: VecDeque<(AttemptId, usize)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,11 +50,27 @@ pub(crate) enum Phase {
     /// Until the next attempt may begin.
     Waiting { until: Instant },
     /// For an answer.
-    Running { attempt: AttemptId, device: Arc<str>, timeout: Duration, until: Instant },
+    Running(Running),
+    /// Until orders to switch the node on, given for other reasons, have ended.
+    Quieting { until: Instant },
     /// For authority.
     Held,
     /// Told as [`Outcome::Requested`]; not tried again by itself.
     Unconfirmed { evidence: Evidence },
+}
+
+/// An attempt whose answer is waited for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Running {
+    pub(crate) attempt: AttemptId,
+    /// Its place in the configuration, and its name.
+    pub(crate) place: usize,
+    pub(crate) device: Arc<str>,
+    /// `Off`, or `Status` to read again.
+    pub(crate) action: FenceAction,
+    pub(crate) began: Instant,
+    pub(crate) timeout: Duration,
+    pub(crate) until: Instant,
 }
 
 impl Standing {
@@ -73,11 +91,17 @@ impl Standing {
             round_began: first_attempt,
             round_over: false,
             pass: 0,
-            next_device: 0,
+            level: 0,
+            place: 0,
             asked: BTreeSet::new(),
+            proofs: BTreeMap::new(),
+            last_proved: None,
+            read_again: BTreeSet::new(),
+            untold: BTreeMap::new(),
             attempts: 0,
             last_failure: None,
             requested: None,
+            tries: VecDeque::new(),
             expired: VecDeque::new(),
         }
     }
@@ -90,12 +114,42 @@ impl Standing {
         self.round_over = false;
         self.round_began = now;
         self.pass = 0;
-        self.next_device = 0;
+        self.begin_level(0);
+    }
+
+    pub(crate) const fn begin_level(&mut self, level: usize) {
+        self.level = level;
+        self.place = 0;
+    }
+
+    /// A device proved that it took the power. What was read of others before is too old now.
+    pub(crate) fn prove(&mut self, place: usize, evidence: Evidence) {
+        self.untold.remove(&place);
+        self.proofs.insert(place, evidence);
+        self.last_proved = Some(place);
+        self.read_again.clear();
+    }
+
+    /// Remembers how an attempt ended.
+    pub(crate) fn tried(&mut self, now: Instant, run: &Running, failure: Option<Failure>) {
+        if self.tries.len() >= TRIES_MAX {
+            self.tries.pop_front();
+        }
+        self.tries.push_back(Try {
+            attempt: run.attempt,
+            device: run.device.clone(),
+            action: run.action,
+            began_nanos: run.began.as_nanos(),
+            took: now - run.began,
+            failure,
+        });
     }
 
     pub(crate) const fn deadline(&self) -> Option<Instant> {
         match self.phase {
-            Phase::Waiting { until } | Phase::Running { until, .. } => Some(until),
+            Phase::Waiting { until } | Phase::Running(Running { until, .. }) | Phase::Quieting { until } => {
+                Some(until)
+            }
             Phase::Held | Phase::Unconfirmed { .. } => None,
         }
     }
@@ -103,15 +157,15 @@ impl Standing {
     /// The attempt that is waited for.
     pub(crate) const fn attempt(&self) -> Option<AttemptId> {
         match self.phase {
-            Phase::Running { attempt, .. } => Some(attempt),
-            Phase::Waiting { .. } | Phase::Held | Phase::Unconfirmed { .. } => None,
+            Phase::Running(Running { attempt, .. }) => Some(attempt),
+            Phase::Waiting { .. } | Phase::Quieting { .. } | Phase::Held | Phase::Unconfirmed { .. } => None,
         }
     }
 
     pub(crate) const fn unconfirmed(&self) -> Option<&Evidence> {
         match &self.phase {
             Phase::Unconfirmed { evidence } => Some(evidence),
-            Phase::Waiting { .. } | Phase::Running { .. } | Phase::Held => None,
+            Phase::Waiting { .. } | Phase::Running(_) | Phase::Quieting { .. } | Phase::Held => None,
         }
     }
 
@@ -123,8 +177,8 @@ impl Standing {
             since_nanos: self.since.as_nanos(),
             state: match &self.phase {
                 Phase::Waiting { .. } if self.attempts == 0 => State::Delayed,
-                Phase::Waiting { .. } => State::Pausing,
-                Phase::Running { device, .. } => State::Asking { device: device.clone() },
+                Phase::Waiting { .. } | Phase::Quieting { .. } => State::Pausing,
+                Phase::Running(run) => State::Asking { device: run.device.clone() },
                 Phase::Held => State::Held,
                 Phase::Unconfirmed { .. } => State::Unconfirmed,
             },
@@ -173,6 +227,26 @@ pub enum State {
     Held,
     /// A person: a device took the order and cannot tell whether it was carried out.
     Unconfirmed,
+}
+
+/// The most attempts of one request that are remembered.
+pub const TRIES_MAX: usize = 64;
+
+/// How one attempt of a request ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Try {
+    /// Which.
+    pub attempt: AttemptId,
+    /// Which device.
+    pub device: Arc<str>,
+    /// What it was asked for: `off`, or `status` where the devices of a level are read again.
+    pub action: FenceAction,
+    /// When, in nanoseconds of the node's clock.
+    pub began_nanos: u64,
+    /// How long it took.
+    pub took: Duration,
+    /// How it failed; `None` if the device took the order.
+    pub failure: Option<Failure>,
 }
 
 /// Past requests, oldest first; bounded by `Config::history_max`. Withdrawn ones are forgotten before confirmed ones.
@@ -239,6 +313,27 @@ pub struct Record {
     pub rounds: u32,
     /// Attempts begun.
     pub attempts: u32,
+    /// How the last [`TRIES_MAX`] of them ended, oldest first.
+    pub tries: Vec<Try>,
+}
+
+impl fmt::Display for Record {
+    /// Why, how and with which outcome, one attempt per line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} because {}: ", self.target, self.action, self.cause)?;
+        match &self.outcome {
+            Some(outcome) => write!(f, "{outcome}")?,
+            None => f.write_str("withdrawn")?,
+        }
+        for t in &self.tries {
+            write!(f, "\n  {} {} {} {:?}: ", t.attempt, t.device, t.action, t.took)?;
+            match &t.failure {
+                Some(failure) => write!(f, "{failure}")?,
+                None => f.write_str("taken")?,
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Record {
@@ -257,6 +352,7 @@ impl Record {
             took: now - was.since,
             rounds: was.round,
             attempts: was.attempts,
+            tries: was.tries.iter().cloned().collect(),
         }
     }
 }
@@ -288,4 +384,6 @@ pub struct Stats {
     pub late_ignored: u64,
     /// Answers of attempts that no request waits for.
     pub stray: u64,
+    /// Health checks of devices begun.
+    pub checks: u64,
 }

@@ -160,6 +160,7 @@ fn on_and_status_tell_the_state() {
     let fake = Fake::new("works");
     let read = |action| match fake.ask("", action, LONG) {
         DeviceResult::Done { read_back, .. } => read_back,
+        DeviceResult::Hosts { hosts } => panic!("a list: {hosts:?}"),
         DeviceResult::Failed(failure) => panic!("{failure}"),
     };
     assert_eq!(read(FenceAction::Status), ReadBack::On);

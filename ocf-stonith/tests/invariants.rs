@@ -226,6 +226,11 @@ impl World {
             | Event::Restarted { .. }
             | Event::RestartFailed { .. }
             | Event::LateAnswer { .. } => {}
+            Event::Unfenced { .. }
+            | Event::UnfenceFailed { .. }
+            | Event::Drilled { .. }
+            | Event::DeviceFailed { .. }
+            | Event::DeviceRecovered { .. } => panic!("nobody asked for that"),
             other => panic!("unexpected {other:?}"),
         }
     }

@@ -43,6 +43,7 @@ fn ask(parameters: &str, action: FenceAction, timeout: Duration) -> DeviceResult
 fn state(result: DeviceResult) -> ReadBack {
     match result {
         DeviceResult::Done { read_back, .. } => read_back,
+        DeviceResult::Hosts { hosts } => panic!("a list: {hosts:?}"),
         DeviceResult::Failed(failure) => panic!("{failure}"),
     }
 }

@@ -81,38 +81,20 @@ impl Metadata {
     /// # Errors
     /// See [`MetadataError`].
     pub fn parse(xml: &str) -> Result<Self, MetadataError> {
-        if xml.len() > SIZE_MAX {
-            return Err(MetadataError::TooLong(xml.len()));
-        }
-        let mut reader = Reader::from_str(xml);
-        let mut reading = Reading::default();
-        loop {
-            let at = reader.buffer_position();
-            let not_xml = |text: String| MetadataError::NotXml { at, text };
-            match reader.read_event().map_err(|e| not_xml(e.to_string()))? {
-                Event::Start(tag) => {
-                    reading.open(&tag).map_err(not_xml)?;
-                    reading.text = Some(String::new());
-                }
-                Event::Empty(tag) => {
-                    reading.open(&tag).map_err(not_xml)?;
-                    reading.text = None;
-                }
-                Event::Text(text) => reading.add(&text.xml10_content()),
-                Event::CData(text) => reading.add(&text.xml10_content()),
-                Event::GeneralRef(reference) => {
-                    if let Ok(Some(c)) = reference.resolve_char_ref() {
-                        reading.add(c.encode_utf8(&mut [0; 4]));
-                    } else if let Some(text) = quick_xml::escape::resolve_predefined_entity(&reference) {
-                        reading.add(text);
-                    }
-                }
-                Event::End(tag) => reading.close(tag.name().as_ref()),
-                Event::Eof => break,
-                Event::Comment(_) | Event::Decl(_) | Event::PI(_) | Event::DocType(_) => {}
-            }
-        }
+        let reading = read(xml)?;
         if reading.is_agent { Ok(reading.metadata) } else { Err(MetadataError::NotAnAgent) }
+    }
+
+    /// Reads the `parameters` element that a script of cluster-glue prints for `getinfo-xml`.
+    ///
+    /// # Errors
+    /// See [`MetadataError`].
+    pub fn parse_parameters(name: &str, xml: &str) -> Result<Self, MetadataError> {
+        let reading = read(xml)?;
+        if !reading.is_agent && !reading.has_parameters {
+            return Err(MetadataError::NotAnAgent);
+        }
+        Ok(Self { name: name.to_owned(), ..reading.metadata })
     }
 
     /// The parameters as a description for forms, checks and schemas.
@@ -153,10 +135,47 @@ impl Metadata {
     }
 }
 
+/// Reads XML. O(length).
+fn read(xml: &str) -> Result<Reading, MetadataError> {
+    if xml.len() > SIZE_MAX {
+        return Err(MetadataError::TooLong(xml.len()));
+    }
+    let mut reader = Reader::from_str(xml);
+    let mut reading = Reading::default();
+    loop {
+        let at = reader.buffer_position();
+        let not_xml = |text: String| MetadataError::NotXml { at, text };
+        match reader.read_event().map_err(|e| not_xml(e.to_string()))? {
+            Event::Start(tag) => {
+                reading.open(&tag).map_err(not_xml)?;
+                reading.text = Some(String::new());
+            }
+            Event::Empty(tag) => {
+                reading.open(&tag).map_err(not_xml)?;
+                reading.text = None;
+            }
+            Event::Text(text) => reading.add(&text.xml10_content()),
+            Event::CData(text) => reading.add(&text.xml10_content()),
+            Event::GeneralRef(reference) => {
+                if let Ok(Some(c)) = reference.resolve_char_ref() {
+                    reading.add(c.encode_utf8(&mut [0; 4]));
+                } else if let Some(text) = quick_xml::escape::resolve_predefined_entity(&reference) {
+                    reading.add(text);
+                }
+            }
+            Event::End(tag) => reading.close(tag.name().as_ref()),
+            Event::Eof => break,
+            Event::Comment(_) | Event::Decl(_) | Event::PI(_) | Event::DocType(_) => {}
+        }
+    }
+    Ok(reading)
+}
+
 #[derive(Default)]
 struct Reading {
     metadata: Metadata,
     is_agent: bool,
+    has_parameters: bool,
     in_parameter: bool,
     /// Text of the element that was opened last.
     text: Option<String>,
@@ -176,6 +195,7 @@ impl Reading {
                 self.metadata.name = get("name")?.unwrap_or_default();
                 self.metadata.short = get("shortdesc")?.unwrap_or_default();
             }
+            "parameters" => self.has_parameters = true,
             "parameter" if self.metadata.parameters.len() < ITEMS_MAX => {
                 self.in_parameter = true;
                 self.metadata.parameters.push(Parameter {

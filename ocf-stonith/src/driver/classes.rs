@@ -1,4 +1,4 @@
-use super::{FenceAgentClass, ManualClass, NoneClass, SimulatedClass};
+use super::{ExternalClass, FenceAgentClass, ManualClass, NoneClass, SimulatedClass};
 use crate::{Config, DeviceConfig, FenceDevice};
 use core::fmt;
 use pils::ConfigErrors;
@@ -24,7 +24,7 @@ pub trait DeviceClass: Send + Sync + fmt::Debug {
     fn open(&self, device: &DeviceConfig, runner: &Runner) -> Result<Arc<dyn FenceDevice>, ConfigErrors>;
 }
 
-/// The classes a node knows, by name. The default has `fence_agent`, `simulated`, `manual` and `none`.
+/// The classes a node knows, by name. The default has `fence_agent`, `external`, `simulated`, `manual` and `none`.
 #[derive(Clone, Debug)]
 pub struct Classes {
     classes: BTreeMap<&'static str, Arc<dyn DeviceClass>>,
@@ -34,6 +34,7 @@ impl Default for Classes {
     fn default() -> Self {
         let mut classes = Self { classes: BTreeMap::new() };
         classes.add(Arc::new(FenceAgentClass));
+        classes.add(Arc::new(ExternalClass));
         classes.add(Arc::new(SimulatedClass::default()));
         classes.add(Arc::new(ManualClass));
         classes.add(Arc::new(NoneClass));

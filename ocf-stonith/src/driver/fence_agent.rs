@@ -257,7 +257,14 @@ impl fmt::Debug for Agent {
 
 impl FenceDevice for FenceAgent {
     fn capabilities(&self) -> Capabilities {
-        let actions = vec![FenceAction::Off, FenceAction::Reboot, FenceAction::On, FenceAction::Status];
+        let actions = vec![
+            FenceAction::Off,
+            FenceAction::Reboot,
+            FenceAction::On,
+            FenceAction::Status,
+            FenceAction::Monitor,
+            FenceAction::List,
+        ];
         Capabilities { actions, verifies_off: self.agent.verify == Verify::Status }
     }
 
@@ -268,6 +275,8 @@ impl FenceDevice for FenceAgent {
             FenceAction::Off | FenceAction::Reboot => Step::Off,
             FenceAction::On => Step::On,
             FenceAction::Status => Step::Read { left: 1, proof: None },
+            FenceAction::Monitor => Step::Monitor,
+            FenceAction::List => Step::List,
         };
         let due = Instant::now() + operation.timeout;
         Work { agent: self.agent.clone(), operation, due, done }.run(first);
@@ -297,6 +306,8 @@ struct Work {
 enum Step {
     Off,
     On,
+    Monitor,
+    List,
     /// `left` further reads if the answer is not the wanted one; `proof` is what the order itself brought.
     Read {
         left: u32,
@@ -315,6 +326,8 @@ impl Work {
             Step::Off => "off",
             Step::On | Step::OnAgain { .. } => "on",
             Step::Read { .. } => "status",
+            Step::Monitor => "monitor",
+            Step::List => "list",
         };
         let plug = self.operation.plug.as_deref().map(|p| (self.agent.plug_parameter.as_str(), p));
         let parameters = self.agent.parameters.iter().map(|(n, v)| (n.as_str(), v.as_str())).chain(plug);
@@ -359,6 +372,15 @@ impl Work {
                 None => self.ordered(&step, detail),
             },
             Step::Read { left, proof } => self.read(finished, detail, left, proof),
+            Step::Monitor | Step::List => {
+                let failure = self.failure_of(finished, &detail);
+                let listed = matches!(step, Step::List);
+                self.end(match failure {
+                    Some(failure) => DeviceResult::Failed(failure),
+                    None if listed => DeviceResult::Hosts { hosts: agent::listed(&finished.stdout) },
+                    None => DeviceResult::Done { read_back: ReadBack::NotRead, detail: Arc::from(detail) },
+                });
+            }
             Step::OnAgain { proof, detail: off } => {
                 let detail = match self.failure_of(finished, &detail) {
                     None => format!("{off}; switched on again"),

@@ -77,7 +77,7 @@ impl DeviceHost {
                 DeviceResult::Done { read_back: ReadBack::NotRead, detail } if must_verify => {
                     DeviceResult::Failed(Failure::NotVerified { detail })
                 }
-                DeviceResult::Done { .. } | DeviceResult::Failed(_) => result,
+                DeviceResult::Done { .. } | DeviceResult::Hosts { .. } | DeviceResult::Failed(_) => result,
             });
         };
         let operation = Operation { attempt, action, node: target.node, plug, timeout };

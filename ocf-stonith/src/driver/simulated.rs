@@ -93,7 +93,13 @@ impl fmt::Debug for Simulated {
 
 impl FenceDevice for Simulated {
     fn capabilities(&self) -> Capabilities {
-        let actions = vec![FenceAction::Off, FenceAction::Reboot, FenceAction::On, FenceAction::Status];
+        let actions = vec![
+            FenceAction::Off,
+            FenceAction::Reboot,
+            FenceAction::On,
+            FenceAction::Status,
+            FenceAction::Monitor,
+        ];
         // A script may say `unverified`: that is then the honest answer of this device.
         Capabilities { actions, verifies_off: false }
     }

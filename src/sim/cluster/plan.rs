@@ -152,6 +152,8 @@ impl Plan {
                 nodes: Targets::Every(ocf_stonith::Every::All),
                 parameters: Parameters::default(),
                 timeout_ms: 3_000,
+                hosts: ocf_stonith::Hosts::Static,
+                unfence: false,
             }],
             round_budget_ms: 30_000,
             retry_pause_ms: 100,
