@@ -87,7 +87,7 @@ impl Capabilities {
 /// Something that can end the life of a node: a power switch, a management board, a hypervisor, a person.
 ///
 /// Object-safe; any number of operations may run at once. Implementations in this crate: `fence_agent`, `external`,
-/// `simulated`, `manual`, `none`. Those who write another run the conformance suite of the feature `testing`.
+/// `sbd`, `simulated`, `manual`, `none`. Those who write another run the conformance suite of the feature `testing`.
 pub trait FenceDevice: Send + Sync + fmt::Debug {
     /// What it can do.
     fn capabilities(&self) -> Capabilities;

@@ -33,8 +33,12 @@ mod fence_agent;
 mod host;
 mod manual;
 mod none;
+mod sbd;
+mod sbd_disk;
+mod self_fencing;
 mod simulated;
 mod waiting;
+mod watchdog;
 
 pub use classes::{Classes, DeviceClass};
 pub use external::{External, ExternalClass, find_external, installed_externals, query_external};
@@ -44,4 +48,8 @@ pub use fence_agent::{
 pub use host::DeviceHost;
 pub use manual::{Manual, ManualClass};
 pub use none::{NoFencing, NoneClass};
+pub use sbd::{Sbd, SbdClass};
+pub use sbd_disk::{SbdDisk, SbdError};
+pub use self_fencing::{SelfFencing, SelfFencingError, end_by_sysrq};
 pub use simulated::{Simulated, SimulatedClass};
+pub use watchdog::{KernelWatchdog, SimulatedWatchdog, Watchdog};

@@ -3,9 +3,10 @@
 //! * [`Fencer`]: decides which device is asked when, and what its answer is worth; sans-IO.
 //! * [`Outcome`]: `Confirmed` with [`Evidence`], `Requested`, or `Unknown`. Only `Confirmed` means fenced.
 //! * [`FenceDevice`]: what ends the life of a node. `driver` has the classes `fence_agent` (any fence agent of the
-//!   distribution), `simulated`, `manual` and `none`, and the host that runs them; `testing` the suite for those who
-//!   write another.
+//!   distribution), `external` (any script of cluster-glue), `sbd` (a poison pill over shared disks), `simulated`, `manual`
+//!   and `none`, and the host that runs them; `testing` the suite for those who write another.
 //! * [`agent`]: the protocol of fence agents, without input or output.
+//! * [`sbd`]: a poison pill over shared disks, and the core of a node that watches over itself.
 //!
 //! A fencer takes requests and answers, and gives orders and events:
 //!
@@ -56,6 +57,7 @@ mod event;
 mod fencer;
 mod outcome;
 mod request;
+pub mod sbd;
 mod script;
 #[cfg(feature = "testing")]
 pub mod testing;

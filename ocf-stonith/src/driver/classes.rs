@@ -1,4 +1,4 @@
-use super::{ExternalClass, FenceAgentClass, ManualClass, NoneClass, SimulatedClass};
+use super::{ExternalClass, FenceAgentClass, ManualClass, NoneClass, SbdClass, SimulatedClass};
 use crate::{Config, DeviceConfig, FenceDevice};
 use core::fmt;
 use pils::ConfigErrors;
@@ -24,7 +24,7 @@ pub trait DeviceClass: Send + Sync + fmt::Debug {
     fn open(&self, device: &DeviceConfig, runner: &Runner) -> Result<Arc<dyn FenceDevice>, ConfigErrors>;
 }
 
-/// The classes a node knows, by name. The default has `fence_agent`, `external`, `simulated`, `manual` and `none`.
+/// The classes a node knows, by name. The default has `fence_agent`, `external`, `sbd`, `simulated`, `manual` and `none`.
 #[derive(Clone, Debug)]
 pub struct Classes {
     classes: BTreeMap<&'static str, Arc<dyn DeviceClass>>,
@@ -35,6 +35,7 @@ impl Default for Classes {
         let mut classes = Self { classes: BTreeMap::new() };
         classes.add(Arc::new(FenceAgentClass));
         classes.add(Arc::new(ExternalClass));
+        classes.add(Arc::new(SbdClass));
         classes.add(Arc::new(SimulatedClass::default()));
         classes.add(Arc::new(ManualClass));
         classes.add(Arc::new(NoneClass));

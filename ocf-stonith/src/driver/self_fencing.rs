@@ -1,0 +1,206 @@
+use super::sbd_disk::{SbdDisk, SbdError};
+use super::watchdog::Watchdog;
+use crate::sbd::{End, Keeper, KeeperConfig, KeeperInput, KeeperOutput};
+use core::time::Duration;
+use pils::{Instant, Layer as _};
+use std::io;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
+use std::thread;
+
+/// Why a node does not watch over itself.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SelfFencingError {
+    /// A disk cannot be used.
+    #[error(transparent)]
+    Disk(#[from] SbdError),
+    /// The watchdog takes longer than those who fence this node believe.
+    #[error("the watchdog takes {watchdog:?}, and the disks promise {promised:?}")]
+    Slow {
+        /// The watchdog's time.
+        watchdog: Duration,
+        /// What the headers of the disks say.
+        promised: Duration,
+    },
+    /// The times of the disks do not fit together.
+    #[error("{path}: reading every {every:?} is too seldom for a watchdog of {watchdog:?}", path = .path.display())]
+    Times {
+        /// Which disk.
+        path: PathBuf,
+        /// How often the disk is to be read.
+        every: Duration,
+        /// Its watchdog time.
+        watchdog: Duration,
+    },
+    /// A thread cannot be started.
+    #[error(transparent)]
+    Thread(#[from] io::Error),
+}
+
+/// A node that watches over itself: runs a [`Keeper`] with real disks and a watchdog, on threads of its own.
+///
+/// Dropped without [`SelfFencing::stop`] it goes on watching; without disks nobody can say any more that the node is well,
+/// so the node ends.
+#[derive(Debug)]
+pub struct SelfFencing {
+    tell: Sender<KeeperInput>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Job {
+    Read,
+    Clear,
+}
+
+impl SelfFencing {
+    /// Takes the slots of `name`, reads them, and arms the watchdog when enough were read and hold no fencing command.
+    ///
+    /// `end` is called at most once, when the node has to end at once: it should do so ([`end_by_sysrq`]). Whatever it does,
+    /// the watchdog is not kept quiet any more. Blocks for the disks' `allocate` time if a slot is new.
+    ///
+    /// # Errors
+    /// See [`SelfFencingError`]; nothing is armed.
+    pub fn start(
+        name: &str,
+        disks: &[PathBuf],
+        watchdog: Box<dyn Watchdog>,
+        end: impl FnOnce(End) + Send + 'static,
+    ) -> Result<Self, SelfFencingError> {
+        let mut promised = watchdog.timeout();
+        let mut every = promised / 3;
+        let mut opened = Vec::new();
+        for (i, path) in disks.iter().enumerate() {
+            let disk = SbdDisk::open(path)?;
+            let of_disk = Duration::from_secs(disk.header().watchdog_s.into());
+            let each = Duration::from_secs(disk.header().loop_s.into());
+            if each.is_zero() || each * 3 > of_disk {
+                let (path, every, watchdog) = (path.clone(), each, of_disk);
+                return Err(SelfFencingError::Times { path, every, watchdog });
+            }
+            promised = if i == 0 { of_disk } else { promised.min(of_disk) };
+            every = if i == 0 { each } else { every.min(each) };
+            let slot = disk.allocate(name)?;
+            opened.push((disk, slot));
+        }
+        if watchdog.timeout() > promised {
+            return Err(SelfFencingError::Slow { watchdog: watchdog.timeout(), promised });
+        }
+        let keeper = Keeper::new(KeeperConfig { disks: disks.len(), watchdog: promised, every });
+        let (tell, told) = channel();
+        let mut jobs = Vec::new();
+        for (place, (disk, slot)) in opened.into_iter().enumerate() {
+            // One job under way and one that waits: a disk that hangs holds its own thread, and nothing else.
+            let (give, given) = sync_channel(1);
+            let tell = tell.clone();
+            thread::Builder::new()
+                .name("sbd-disk".to_owned())
+                .spawn(move || serve(&disk, slot, place, &given, &tell))?;
+            jobs.push(give);
+        }
+        let watch = Watch { keeper, watchdog, jobs, end: Some(Box::new(end)) };
+        thread::Builder::new().name("sbd-keeper".to_owned()).spawn(move || watch.run(&told))?;
+        Ok(Self { tell })
+    }
+
+    /// Says whether this node is healthy and in the primary partition. To be repeated well within the watchdog time.
+    pub fn cluster(&self, well: bool) {
+        // A keeper that is gone has ended the node, or was stopped.
+        self.tell.send(KeeperInput::Cluster { well }).unwrap_or(());
+    }
+
+    /// Takes the watchdog away. Only if nothing runs here any more that would have to be fenced.
+    pub fn stop(self) {
+        self.tell.send(KeeperInput::Stop).unwrap_or(());
+    }
+}
+
+/// Ends this machine at once, without writing anything back: `b`, or `o` for a message that says off. Needs root and a
+/// kernel with sysrq; whatever comes of it, the watchdog is behind it.
+pub fn end_by_sysrq(end: &End) {
+    let off = matches!(end, End::Told(mail) if mail.command == crate::sbd::Command::Off);
+    if let Err(error) = std::fs::write("/proc/sysrq-trigger", if off { "o" } else { "b" }) {
+        tracing::error!(%error, "cannot end this machine by sysrq: the watchdog has to");
+    }
+}
+
+fn serve(disk: &SbdDisk, slot: u8, place: usize, jobs: &Receiver<Job>, tell: &Sender<KeeperInput>) {
+    while let Ok(job) = jobs.recv() {
+        match job {
+            Job::Read => {
+                let mail = disk.mail(slot).map_err(|error| tracing::warn!(%error, "own mailbox")).ok();
+                if tell.send(KeeperInput::Read { disk: place, mail }).is_err() {
+                    return;
+                }
+            }
+            Job::Clear => {
+                if let Err(error) = disk.clear(slot) {
+                    tracing::warn!(%error, "own mailbox cannot be cleared");
+                }
+            }
+        }
+    }
+}
+
+struct Watch {
+    keeper: Keeper,
+    watchdog: Box<dyn Watchdog>,
+    jobs: Vec<SyncSender<Job>>,
+    end: Option<Box<dyn FnOnce(End) + Send>>,
+}
+
+impl Watch {
+    /// Until the keeper has nothing to wait for any more.
+    #[expect(clippy::disallowed_methods, reason = "this module is a driver: it owns a clock")]
+    fn run(mut self, told: &Receiver<KeeperInput>) {
+        let origin = std::time::Instant::now();
+        let now = || Instant::ZERO + origin.elapsed();
+        while let Some(at) = self.keeper.poll_timeout() {
+            let left = at.as_nanos().saturating_sub(now().as_nanos());
+            match told.recv_timeout(Duration::from_nanos(left)) {
+                Ok(input) => self.keeper.handle(now(), input),
+                // The disks' threads hold senders too: with none the timers go on.
+                Err(RecvTimeoutError::Disconnected) if self.jobs.is_empty() => return,
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+            }
+            self.keeper.handle_timeout(now());
+            while let Some(output) = self.keeper.poll_output() {
+                if let Err(error) = self.carry_out(output) {
+                    tracing::error!(%error, "the watchdog does not obey: it will end this node");
+                }
+            }
+        }
+    }
+
+    fn carry_out(&mut self, output: KeeperOutput) -> io::Result<()> {
+        match output {
+            // A disk that is busy is not read again: what it says will be old, and that counts as silence.
+            KeeperOutput::Read { disk } => self.give(disk, Job::Read),
+            KeeperOutput::Clear { disk } => self.give(disk, Job::Clear),
+            KeeperOutput::Arm => {
+                if let Err(error) = self.watchdog.arm() {
+                    self.end(End::NoWatchdog);
+                    self.keeper.handle(Instant::ZERO, KeeperInput::Stop);
+                    return Err(error);
+                }
+            }
+            KeeperOutput::Pet => return self.watchdog.pet(),
+            KeeperOutput::Disarm => return self.watchdog.disarm(),
+            KeeperOutput::End(why) => self.end(why),
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, why: End) {
+        tracing::error!(?why, "this node has to end");
+        if let Some(end) = self.end.take() {
+            end(why);
+        }
+    }
+
+    fn give(&self, disk: usize, job: Job) {
+        if let Some(jobs) = self.jobs.get(disk) {
+            jobs.try_send(job).unwrap_or(());
+        }
+    }
+}

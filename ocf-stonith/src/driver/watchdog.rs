@@ -1,0 +1,158 @@
+use core::fmt;
+use core::time::Duration;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread;
+
+/// Something that ends this node unless it hears from it in time. Object-safe.
+pub trait Watchdog: Send + fmt::Debug {
+    /// It ends the node after this long without [`Watchdog::pet`].
+    fn timeout(&self) -> Duration;
+
+    /// Arms it. From here on silence ends the node.
+    ///
+    /// # Errors
+    /// If it cannot be armed; it is not.
+    fn arm(&mut self) -> io::Result<()>;
+
+    /// Says that the node may live.
+    ///
+    /// # Errors
+    /// If it did not hear: it will end the node.
+    fn pet(&mut self) -> io::Result<()>;
+
+    /// Takes it away.
+    ///
+    /// # Errors
+    /// If it cannot be taken away: it will end the node.
+    fn disarm(&mut self) -> io::Result<()>;
+}
+
+/// A watchdog of the kernel: `/dev/watchdog0` and its like.
+///
+/// Opening it arms it, so it is opened last; closing it without the magic `V` leaves it armed. Its time is the one that the
+/// driver has (a module parameter): a program that shortens it needs system calls this crate does not make.
+#[derive(Debug)]
+pub struct KernelWatchdog {
+    path: PathBuf,
+    timeout: Duration,
+    nowayout: bool,
+    file: Option<File>,
+}
+
+impl KernelWatchdog {
+    /// The watchdog of this device file, such as `/dev/watchdog0`. Does not arm it.
+    ///
+    /// # Errors
+    /// If the kernel does not know it.
+    pub fn new(path: impl AsRef<Path>) -> io::Result<Self> {
+        let name = path.as_ref().file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = if name == "watchdog" { "watchdog0".to_owned() } else { name };
+        Self::with_class(path, Path::new("/sys/class/watchdog").join(name))
+    }
+
+    /// The same, with the directory where the kernel tells about it.
+    ///
+    /// # Errors
+    /// If the directory does not say what its time is.
+    pub fn with_class(path: impl AsRef<Path>, class: impl AsRef<Path>) -> io::Result<Self> {
+        let read = |name: &str| std::fs::read_to_string(class.as_ref().join(name));
+        let seconds = read("timeout")?.trim().parse().map_err(|_number| {
+            io::Error::new(io::ErrorKind::InvalidData, "the kernel does not tell the time of the watchdog")
+        })?;
+        let nowayout = read("nowayout").is_ok_and(|text| text.trim() == "1");
+        let timeout = Duration::from_secs(seconds);
+        Ok(Self { path: path.as_ref().to_owned(), timeout, nowayout, file: None })
+    }
+}
+
+impl Watchdog for KernelWatchdog {
+    fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    fn arm(&mut self) -> io::Result<()> {
+        if self.file.is_none() {
+            self.file = Some(OpenOptions::new().write(true).open(&self.path)?);
+        }
+        Ok(())
+    }
+
+    fn pet(&mut self) -> io::Result<()> {
+        self.file.as_mut().ok_or(io::ErrorKind::NotConnected)?.write_all(b"\0")
+    }
+
+    fn disarm(&mut self) -> io::Result<()> {
+        if self.nowayout && self.file.is_some() {
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, "nowayout: it stays armed"));
+        }
+        if let Some(file) = &mut self.file {
+            file.write_all(b"V")?;
+        }
+        self.file = None;
+        Ok(())
+    }
+}
+
+/// A watchdog that ends no node, but calls a function: for tests and first runs.
+pub struct SimulatedWatchdog {
+    timeout: Duration,
+    bite: Option<Box<dyn FnOnce() + Send>>,
+    heard: Option<Sender<Word>>,
+}
+
+enum Word {
+    Alive,
+    Away,
+}
+
+impl SimulatedWatchdog {
+    /// Calls `bite`, once, if it is armed and hears nothing for `timeout`, or the program drops it without disarming it.
+    pub fn new(timeout: Duration, bite: impl FnOnce() + Send + 'static) -> Self {
+        Self { timeout, bite: Some(Box::new(bite)), heard: None }
+    }
+}
+
+impl fmt::Debug for SimulatedWatchdog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SimulatedWatchdog").field("armed", &self.heard.is_some()).finish_non_exhaustive()
+    }
+}
+
+impl Watchdog for SimulatedWatchdog {
+    fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    fn arm(&mut self) -> io::Result<()> {
+        let Some(bite) = self.bite.take() else { return Ok(()) };
+        let (tell, told) = channel();
+        let timeout = self.timeout;
+        let watch = move || {
+            loop {
+                match told.recv_timeout(timeout) {
+                    Ok(Word::Alive) => {}
+                    Ok(Word::Away) => return,
+                    Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return bite(),
+                }
+            }
+        };
+        thread::Builder::new().name("watchdog".to_owned()).spawn(watch)?;
+        self.heard = Some(tell);
+        Ok(())
+    }
+
+    fn pet(&mut self) -> io::Result<()> {
+        let heard = self.heard.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        heard.send(Word::Alive).map_err(|_gone| io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn disarm(&mut self) -> io::Result<()> {
+        match self.heard.take() {
+            Some(heard) => heard.send(Word::Away).map_err(|_gone| io::ErrorKind::BrokenPipe.into()),
+            None => Ok(()),
+        }
+    }
+}
