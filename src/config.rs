@@ -386,6 +386,7 @@ impl NodeConfig {
             groups: ocf_groups::Config::default(),
             executor: ocf_resource::executor::Config::default(),
             resources: self.resources.clone(),
+            calls: ocf_comm::rpc::CallLimits::default(),
             fencing: self.fencing.clone(),
             fence_action: self.fence_action,
         })

@@ -2,6 +2,7 @@
 
 mod api;
 mod builder;
+mod calls;
 mod gate;
 mod host;
 mod queue;
@@ -9,6 +10,7 @@ mod recorder;
 
 pub use api::ApiError;
 pub use builder::{NodeBuilder, StartError};
+pub use calls::PendingCall;
 
 use crate::config::NodeConfig;
 use crate::event::Numbered;
@@ -50,7 +52,7 @@ struct Inner {
     config: NodeConfig,
     /// What programs outside reach, while the node runs.
     api: Mutex<Option<api::Api>>,
-    bus: Option<Bus>,
+    bus: Bus,
 }
 
 impl fmt::Debug for Node {
@@ -145,11 +147,11 @@ impl Node {
         });
     }
 
-    /// The bus on which the node publishes its events for programs outside, if the configuration has an `api`. Messages of
-    /// groups are not among them.
+    /// The bus on which the node publishes its events by topic, for any part of this program, and for programs outside if the
+    /// configuration has an `api`. Messages of groups are not among them.
     #[must_use]
-    pub fn bus(&self) -> Option<&Bus> {
-        self.inner.bus.as_ref()
+    pub fn bus(&self) -> &Bus {
+        &self.inner.bus
     }
 
     /// Events that wait to be taken.

@@ -5,11 +5,13 @@
 //! each of them wants goes down again, until nothing is left to do. Only then are packets built, so that everything of
 //! one turn shares them.
 
+mod calls;
 mod carry;
 mod outbox;
 
 use crate::event::NodeEvent;
 use bytes::Bytes;
+use ocf_comm::rpc::{CallLimits, Calls};
 use ocf_comm::{
     Channel, ClusterKey, Endpoint, KeyError, KeyId, KeyStatus, Lane, PeerStatus, Received, Secrets, Transmit,
 };
@@ -40,6 +42,8 @@ pub struct StackConfig {
     pub executor: executor::Config,
     /// What runs where. The first member of a cluster brings it.
     pub resources: ocf_resource::Config,
+    /// Bounds of calls between nodes.
+    pub calls: CallLimits,
     /// Fence devices.
     pub fencing: ocf_stonith::Config,
     /// What is done to a node that must be fenced: [`FenceAction::Off`] or [`FenceAction::Reboot`].
@@ -132,6 +136,8 @@ pub enum Output {
     Fence(ocf_stonith::Run),
     /// The answer of this attempt is no longer waited for.
     CancelFence(ocf_stonith::AttemptId),
+    /// A call between nodes: it is complete, or is to be run.
+    Call(ocf_comm::rpc::Output),
     /// Tell the application.
     Event(NodeEvent),
 }
@@ -145,6 +151,7 @@ pub struct Stack {
     pub(crate) manager: Manager,
     pub(crate) executor: Executor,
     pub(crate) fencer: Fencer,
+    calls: Calls,
     local: NodeInstance,
     fence_action: FenceAction,
     /// When the last input came: outputs are settled lazily, in the call that asks for them.
@@ -184,6 +191,7 @@ impl Stack {
             manager: Manager::new(local, config.resources).with_nodes(nodes),
             executor: Executor::new(config.executor, rng.fork()),
             fencer: Fencer::new(config.fencing, local.node, rng.fork()),
+            calls: Calls::new(config.calls),
             local,
             fence_action: config.fence_action,
             now,
@@ -483,6 +491,7 @@ impl Layer for Stack {
         self.manager.handle_timeout(now);
         self.executor.handle_timeout(now);
         self.fencer.handle_timeout(now);
+        self.calls_timeout(now);
     }
 
     fn poll_output(&mut self) -> Option<Output> {
@@ -516,6 +525,7 @@ impl Layer for Stack {
             self.manager.poll_timeout(),
             self.executor.poll_timeout(),
             self.fencer.poll_timeout(),
+            self.calls.poll_timeout(),
         ];
         timers.into_iter().flatten().min()
     }

@@ -58,11 +58,10 @@ impl Api {
     pub(super) fn start(
         config: &NodeConfig,
         local: NodeInstance,
-        handle: &Handle<Stack, NodeHost>,
+        methods: Dispatcher,
         bus: &Bus,
     ) -> Result<Self, ApiError> {
         let api = &config.api;
-        let methods = methods(config, handle, local).policy(policy(api)).build();
         let server = match &api.local {
             Some(address) => Some(Server::start(
                 &Address::from(address.as_str()),
@@ -110,7 +109,16 @@ fn policy(api: &ApiConfig) -> Policy {
     policy
 }
 
-/// What programs may ask of the node.
+/// What programs and other nodes may ask of the node: its own methods, and those that its program brings.
+pub(super) fn dispatcher(
+    config: &NodeConfig,
+    handle: &Handle<Stack, NodeHost>,
+    local: NodeInstance,
+    more: Builder,
+) -> Dispatcher {
+    methods(config, handle, local).merge(more).policy(policy(&config.api)).build()
+}
+
 fn methods(config: &NodeConfig, handle: &Handle<Stack, NodeHost>, local: NodeInstance) -> Builder {
     let stopped = |why: ocf_comm::driver::Stopped| Fault::new(Fault::UNAVAILABLE, why.to_string());
     let status = {

@@ -1,4 +1,5 @@
 use super::api::{self, Api, ApiError};
+use super::calls::{self, Callers};
 use super::gate::Gate;
 use super::host::{Command, NodeHost};
 use super::queue::EventQueue;
@@ -12,6 +13,7 @@ use ocf_comm::Secrets;
 use ocf_comm::crypto::X25519;
 use ocf_comm::driver::sentinel::{Sentinel, SentinelConfig};
 use ocf_comm::driver::{IoConfig, Ports, Reactor, Remote, SetupError, cipher, entropy};
+use ocf_comm::rpc::{self, Dispatcher};
 use ocf_resource::driver::{AgentHost, OcfClass};
 use ocf_resource::{AgentClass, AgentName, Agents, GroupConfig};
 use ocf_stonith::driver::{Classes, DeviceClass, DeviceHost};
@@ -29,6 +31,8 @@ const BACKLOG: usize = 64 << 20;
 /// Child processes that may run at once: agents and fence agents.
 const CHILDREN: usize = 64;
 
+type Loaded = (Option<Vec<u8>>, Option<Box<dyn RecordStore>>);
+
 /// Assembles a node from its configuration and from parts that a program brings.
 pub struct NodeBuilder {
     config: NodeConfig,
@@ -40,6 +44,7 @@ pub struct NodeBuilder {
     ports: Option<Ports>,
     offload: bool,
     backlog: usize,
+    methods: rpc::Builder,
     tune: Box<dyn FnOnce(&mut StackConfig)>,
 }
 
@@ -85,6 +90,7 @@ impl NodeBuilder {
             ports: None,
             offload: true,
             backlog: BACKLOG,
+            methods: Dispatcher::builder(),
             tune: Box::new(|_| {}),
         }
     }
@@ -115,6 +121,18 @@ impl NodeBuilder {
     #[must_use]
     pub fn api(mut self, api: ApiConfig) -> Self {
         self.config.api = api;
+        self
+    }
+
+    /// Adds methods that other nodes call with [`Node::call`], and programs outside through the `api`. They run on a thread of
+    /// their own, one after the other: one that takes long answers later.
+    ///
+    /// # Panics
+    /// If one has the name of a method that is there already, such as `node.status`: a mistake in the program, found at the
+    /// latest by [`NodeBuilder::start`].
+    #[must_use]
+    pub fn methods(mut self, methods: rpc::Builder) -> Self {
+        self.methods = self.methods.merge(methods);
         self
     }
 
@@ -217,16 +235,12 @@ impl NodeBuilder {
         stack_config.comm = cipher::for_this_machine(stack_config.comm);
         check_here(self.config.node, &stack_config, &agents, &self.devices)?;
         let keys = self.config.read_keys()?;
-        let store = self.store.or_else(|| {
-            self.config.record.as_ref().map(|path| Box::new(FileStore::new(path)) as Box<dyn RecordStore>)
-        });
-        let (record, store) = match store {
-            Some(mut store) => (store.load().map_err(StartError::Record)?, Some(store)),
-            None => (None, None),
-        };
+        let (record, store) = load(self.store, &self.config)?;
         let ports = self.ports.map_or_else(|| bind(&self.config, self.offload), Ok)?;
         let ports = ports.ping(&PingEntry::configs(&self.config.ping))?;
-        stack_config.comm.discovery = self.config.discovery_config(&ports.local_addresses()?);
+        if let Some(discovery) = self.config.discovery_config(&ports.local_addresses()?) {
+            stack_config.comm.discovery = Some(discovery);
+        }
         let local = NodeInstance::new(self.config.node, entropy::incarnation());
         let guard = SentinelConfig::default();
         let sentinel = self.config.sentinel.then(|| Sentinel::start(&guard, local)).transpose()?;
@@ -238,18 +252,8 @@ impl NodeBuilder {
 
         let addresses = ports.local_addresses()?;
         let (remote, inbox) = ports.inbox::<Command>();
-        let report = reporter(&remote);
-        let recorder = store
-            .map(|store| {
-                Recorder::start(store, move |token, written| {
-                    report(match written {
-                        Ok(()) => Command::Persisted(token),
-                        Err(_) => Command::PersistFailed(token),
-                    });
-                })
-            })
-            .transpose()
-            .map_err(StartError::Threads)?;
+        let recorder =
+            store.map(|store| recorder(store, &remote)).transpose().map_err(StartError::Threads)?;
         let events = Arc::new(EventQueue::new(self.backlog));
         let gate = Arc::new(Gate::new(stack.sending()));
         let report = reporter(&remote);
@@ -257,13 +261,23 @@ impl NodeBuilder {
             DeviceHost::new(&fencing, &self.devices, &runner, move |device| report(Command::Device(device)))?;
         let report = reporter(&remote);
         let agents = AgentHost::new(agents, move |done| report(Command::Operated(done.run, done.result)));
-        let bus = self.config.api.is_on().then(api::bus);
-        let host = NodeHost::new((Arc::clone(&events), Arc::clone(&gate)), remote, recorder, agents, devices)
-            .with_sentinel(sentinel)
-            .with_bus(bus.clone());
+        let bus = api::bus();
+        let (callers, jobs) = Callers::new();
+        let host = NodeHost::new(
+            (Arc::clone(&events), Arc::clone(&gate)),
+            remote.clone(),
+            recorder,
+            agents,
+            devices,
+        )
+        .with_sentinel(sentinel)
+        .with_bus(Some(bus.clone()))
+        .with_callers(callers);
         let running = Reactor::new(ports, inbox, stack, host).spawn(&format!("ocf-{}", local.node))?;
+        let methods = api::dispatcher(&self.config, &running.handle(), local, self.methods);
+        calls::serve(methods.clone(), jobs, remote).map_err(StartError::Threads)?;
         let api =
-            bus.as_ref().map(|bus| Api::start(&self.config, local, &running.handle(), bus)).transpose()?;
+            self.config.api.is_on().then(|| Api::start(&self.config, local, methods, &bus)).transpose()?;
         Ok(Node {
             inner: Arc::new(Inner {
                 handle: running.handle(),
@@ -278,6 +292,25 @@ impl NodeBuilder {
             }),
         })
     }
+}
+
+/// The view record of an earlier life, and where it is kept.
+fn load(store: Option<Box<dyn RecordStore>>, config: &NodeConfig) -> Result<Loaded, StartError> {
+    let file = || config.record.as_ref().map(|path| Box::new(FileStore::new(path)) as Box<dyn RecordStore>);
+    Ok(match store.or_else(file) {
+        Some(mut store) => (store.load().map_err(StartError::Record)?, Some(store)),
+        None => (None, None),
+    })
+}
+
+fn recorder(store: Box<dyn RecordStore>, remote: &Remote<Command>) -> io::Result<Recorder> {
+    let report = reporter(remote);
+    Recorder::start(store, move |token, written| {
+        report(match written {
+            Ok(()) => Command::Persisted(token),
+            Err(_) => Command::PersistFailed(token),
+        });
+    })
 }
 
 /// Opens the sockets that the configuration names.

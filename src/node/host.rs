@@ -1,3 +1,4 @@
+use super::calls::Callers;
 use super::gate::{Gate, Offers};
 use super::queue::EventQueue;
 use super::recorder::Recorder;
@@ -8,6 +9,7 @@ use ocf_comm::driver::sentinel::Sentinel;
 use ocf_comm::driver::{Host, Io, MediumStatus, Remote, Report, Stopped};
 use ocf_comm::medium::Link;
 use ocf_comm::ping::PingChange;
+use ocf_comm::rpc::{Body, Fault, Ticket};
 use ocf_membership::PersistToken;
 use ocf_resource::OperationResult;
 use ocf_resource::driver::AgentHost;
@@ -30,6 +32,8 @@ pub(super) enum Command {
     Operated(RunId, OperationResult),
     /// A fence device answered.
     Device(DeviceReport),
+    /// A method that another node called answered.
+    Answered(Ticket, Result<Body, Fault>),
 }
 
 /// Carries out what the stack wants.
@@ -46,6 +50,8 @@ pub(super) struct NodeHost {
     devices: DeviceHost,
     sentinel: Option<Sentinel>,
     bus: Option<Bus>,
+    /// `None` once stopped, so that whoever waits is told.
+    callers: Option<Callers>,
 }
 
 impl NodeHost {
@@ -68,6 +74,7 @@ impl NodeHost {
             devices,
             sentinel: None,
             bus: None,
+            callers: None,
         }
     }
 
@@ -81,6 +88,16 @@ impl NodeHost {
     pub(super) fn with_bus(mut self, bus: Option<Bus>) -> Self {
         self.bus = bus;
         self
+    }
+
+    /// Makes calls to other nodes and serves theirs.
+    pub(super) fn with_callers(mut self, callers: Callers) -> Self {
+        self.callers = Some(callers);
+        self
+    }
+
+    pub(super) const fn callers(&mut self) -> Option<&mut Callers> {
+        self.callers.as_mut()
     }
 
     /// Number of the last event.
@@ -136,20 +153,28 @@ impl Host<Stack> for NodeHost {
             Output::CancelOperation(run) => self.agents.cancel(run),
             Output::Fence(run) => self.devices.run(run),
             Output::CancelFence(attempt) => self.devices.cancel(attempt),
+            Output::Call(output) => {
+                if let Some(callers) = &mut self.callers {
+                    callers.carry_out(output, &self.remote);
+                }
+            }
             Output::Event(event) => self.tell(now, event),
         }
     }
 
     fn command(&mut self, layer: &mut Stack, now: Instant, command: Command) {
-        layer.handle(
-            now,
-            match command {
-                Command::Persisted(token) => Input::Persisted(token),
-                Command::PersistFailed(token) => Input::PersistFailed(token),
-                Command::Operated(run, result) => Input::Operated { run, result },
-                Command::Device(report) => Input::Device(report),
-            },
-        );
+        let input = match command {
+            Command::Persisted(token) => Input::Persisted(token),
+            Command::PersistFailed(token) => Input::PersistFailed(token),
+            Command::Operated(run, result) => Input::Operated { run, result },
+            Command::Device(report) => Input::Device(report),
+            Command::Answered(ticket, answer) => {
+                // Nobody may wait for it any more; that is counted.
+                let _taken: bool = layer.answer(now, ticket, answer);
+                return;
+            }
+        };
+        layer.handle(now, input);
     }
 
     fn medium_changed(&mut self, layer: &mut Stack, now: Instant, changed: &MediumStatus) {
@@ -201,6 +226,7 @@ impl Host<Stack> for NodeHost {
         tracing::debug!(%why, "no more events");
         self.gate.close(why);
         self.sentinel = None;
+        self.callers = None;
         let _full: bool = self.events.hand_over(&mut self.turn);
         self.events.close();
     }

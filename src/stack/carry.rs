@@ -48,6 +48,7 @@ impl Stack {
                 busy = true;
                 self.on_fencer(now, output);
             }
+            self.drain_calls();
             if !busy {
                 return;
             }
@@ -57,6 +58,7 @@ impl Stack {
 
     pub(super) fn on_endpoint(&mut self, now: Instant, event: ocf_comm::Event) {
         use ocf_comm::{Event, PathReason, PathState};
+        let Some(event) = self.on_calls(now, event) else { return };
         match event {
             Event::Up { peer } => {
                 self.outbox.flush(&mut self.endpoint, now, peer);

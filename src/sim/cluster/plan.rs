@@ -168,6 +168,7 @@ impl Plan {
             groups,
             executor: ocf_resource::executor::Config { margin: Duration::from_secs(1), ..Default::default() },
             resources: self.resources(),
+            calls: ocf_comm::rpc::CallLimits::default(),
             fencing,
             fence_action: self.fence_action,
         }

@@ -334,7 +334,8 @@ impl Program for Cluster {
                 self.fences += 1;
                 fence::ask(ctx.world(), &self.plan, who, &run);
             }
-            Output::CancelFence(_) => {}
+            // The simulated cluster makes no calls; those of `ocf-comm` have a simulation of their own.
+            Output::CancelFence(_) | Output::Call(_) => {}
             Output::Event(event) => self.event(ctx, layer, event),
         }
     }
