@@ -15,7 +15,8 @@ use core::time::Duration;
 use ocf_comm::crypto::SimulatedAgreement;
 use ocf_comm::{
     Change, ChangeError, Channel, ClusterKey, Config, DownReason, Endpoint, Event, Input, KeyId, KeyRing,
-    Lane, Output, PathId, PathState, PathStatus, PeerConfig, Preset, Received, Secrets, SendError, Transmit,
+    Lane, Output, PathId, PathState, PathStatus, PeerConfig, Plugins, Preset, Received, Secrets, SendError,
+    Transmit,
 };
 use pils::{Incarnation, Instant, Layer, NodeId, NodeInstance, Rng};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -111,6 +112,8 @@ pub struct Net {
     /// Every sealed packet ever sent: sender's incarnation, circuit, path, number.
     numbers: BTreeSet<(NodeInstance, u32, u8, u64)>,
     pub check_numbers: bool,
+    /// What the names in the configurations of nodes mean.
+    pub plugins: Plugins,
     pub datagrams: u64,
     spins: u32,
 }
@@ -163,6 +166,7 @@ impl Net {
             recorded: Vec::new(),
             numbers: BTreeSet::new(),
             check_numbers: true,
+            plugins: Plugins::default(),
             datagrams: 0,
             spins: 0,
         };
@@ -221,7 +225,9 @@ impl Net {
         let secrets = Secrets { keys: ring, seed, agreement };
         node.instance = NodeInstance::new(id(i), incarnation);
         node.lives += 1;
-        node.endpoint = Some(Endpoint::new(self.now, node.config.clone(), node.instance, secrets).unwrap());
+        let (config, local) = (node.config.clone(), node.instance);
+        node.endpoint =
+            Some(Endpoint::with_plugins(self.now, config, local, secrets, &self.plugins).unwrap());
         node.up.clear();
         node.waiting.clear();
         node.unconsumed.clear();
