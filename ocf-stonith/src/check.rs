@@ -125,9 +125,10 @@ impl Config {
     /// One pass through the devices of any node must fit into a round.
     fn check_budget(&self, errors: &mut ConfigErrors) {
         for node in self.named_nodes() {
-            let times = self.plan(node).into_iter().flat_map(|level| {
-                // every device but the one that was last is read again
-                let again = if level.len() > 1 { level.clone() } else { Vec::new() };
+            let times = self.plan(node).into_iter().flat_map(|mut level| {
+                // every device but the last one is read again, and that may be the fastest
+                level.sort_by_key(|i| self.devices.get(*i).map(|d| d.timeout_ms));
+                let again = level.get(1..).unwrap_or_default().to_vec();
                 level.into_iter().chain(again)
             });
             let times = times.filter_map(|i| self.devices.get(i));

@@ -27,6 +27,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod access;
 mod classes;
 mod external;
 mod fence_agent;
@@ -40,6 +41,7 @@ mod simulated;
 mod waiting;
 mod watchdog;
 
+pub use access::{AccessDevice, AddressFence, SimulatedAccess};
 pub use classes::{Classes, DeviceClass};
 pub use external::{External, ExternalClass, find_external, installed_externals, query_external};
 pub use fence_agent::{

@@ -6,6 +6,7 @@
 //!   distribution), `external` (any script of cluster-glue), `sbd` (a poison pill over shared disks), `simulated`, `manual`
 //!   and `none`, and the host that runs them; `testing` the suite for those who write another.
 //! * [`agent`]: the protocol of fence agents, without input or output.
+//! * [`ResourceFence`]: takes the access of a node to one resource instead of its power.
 //! * [`sbd`]: a poison pill over shared disks, and the core of a node that watches over itself.
 //!
 //! A fencer takes requests and answers, and gives orders and events:
@@ -57,6 +58,7 @@ mod event;
 mod fencer;
 mod outcome;
 mod request;
+mod resource_fence;
 pub mod sbd;
 mod script;
 #[cfg(feature = "testing")]
@@ -76,4 +78,7 @@ pub use fencer::{
 };
 pub use outcome::{Cause, Evidence, Failure, FenceAction, FenceRequest, Outcome, ReadBack, UnknownReason};
 pub use request::{History, Record, State, Stats, Status, TRIES_MAX, Try};
+pub use resource_fence::{
+    Reservation, Reservations, ResourceFence, ScsiFence, WRITE_EXCLUSIVE_REGISTRANTS_ONLY, key_of,
+};
 pub use script::{Plan, Script, ScriptError, SimulatedDevice, Step};

@@ -102,6 +102,15 @@ impl SbdDisk {
         Ok(slots)
     }
 
+    fn slot_of(&self, name: &str) -> Result<Option<u8>, SbdError> {
+        for slot in 0..self.header.slots {
+            if decode_slot(&self.read(self.header.slot_at(slot))?).is_ok_and(|n| n.as_deref() == Some(name)) {
+                return Ok(Some(slot));
+            }
+        }
+        Ok(None)
+    }
+
     /// The slot of a node; one is taken if it has none, which takes the disk's `allocate` time.
     ///
     /// # Errors
@@ -145,9 +154,8 @@ impl SbdDisk {
     /// # Errors
     /// See [`SbdError`].
     pub fn send(&self, name: &str, mail: &Mail) -> Result<(), SbdError> {
-        let slots = self.slots()?;
         let missing = || SbdError::NoSlot { path: self.path.clone(), name: name.to_owned() };
-        let (slot, _) = slots.into_iter().find(|(_, owner)| owner == name).ok_or_else(missing)?;
+        let slot = self.slot_of(name)?.ok_or_else(missing)?;
         let sector = mail.encode(self.header.sector).map_err(|why| self.layout(why))?;
         self.write(self.header.mail_at(slot), &sector)
     }
