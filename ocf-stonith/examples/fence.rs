@@ -4,22 +4,35 @@
 //! ```text
 //! cargo run -p ocf-stonith --example fence -- list
 //! cargo run -p ocf-stonith --example fence -- metadata fence_ipmilan
-//! cargo run -p ocf-stonith --example fence -- off 2 --config fencing.toml
+//! cargo run -p ocf-stonith --example fence -- drill 2 --config fencing.toml
+//! cargo run -p ocf-stonith --example fence -- off 2 --config fencing.toml --log fenced.jsonl
+//! cargo run -p ocf-stonith --example fence -- history --log fenced.jsonl
 //! ```
-//! Exit status: 0 confirmed (or the state was read), 2 not known, 1 wrong use. Only 0 means fenced.
+//! `off`, `reboot` and `drill` go through the coordinator, with its levels, retries and evidence; `on` and `status` ask the
+//! devices of the node in order until one knows. With `--json` every line is an object.
+//!
+//! Exit status: 0 confirmed (or the state was read, or every device is proven); 2 not known, or a device is not proven;
+//! 1 wrong use. Only 0 means fenced.
 #![expect(clippy::print_stderr, reason = "it is a program for a terminal")]
+#![expect(clippy::wildcard_enum_match_arm, reason = "a person is told what matters")]
+#![expect(clippy::disallowed_methods, reason = "a program lives in real time")]
 
 use clap::{Parser, Subcommand};
-use ocf_stonith::driver::{Classes, DeviceHost, find_agent, installed_agents, query_metadata};
-use ocf_stonith::{AttemptId, Config, DeviceConfig, DeviceResult, FenceAction, Operation, ReadBack};
-use pils::{NodeId, process::Runner};
-use serde_json::json;
+use ocf_stonith::driver::{
+    Classes, DeviceHost, find_agent, installed_agents, installed_externals, query_external, query_metadata,
+};
+use ocf_stonith::{
+    AttemptId, Authority, Cause, Config, DeviceConfig, DeviceReport, DeviceResult, Event, FenceAction,
+    FenceRequest, Fencer, Input, Operation, Outcome, Output, ReadBack, Withdrawal,
+};
+use pils::{Incarnation, Instant, Layer as _, NodeId, NodeInstance, Rng, process::Runner};
+use serde_json::{Value, json};
 use std::error::Error;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 /// Prints a line. Nobody reads any more if the pipe is closed: that changes neither what is done nor the exit status.
@@ -43,6 +56,9 @@ struct Arguments {
     /// Print JSON, one object per line.
     #[arg(long, global = true)]
     json: bool,
+    /// A file to which `off`, `reboot` and `drill` add what became of them, and which `history` reads.
+    #[arg(long, global = true)]
+    log: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -57,7 +73,7 @@ enum Command {
     },
     /// Print what an agent says about itself.
     Metadata {
-        /// Its name, such as fence_ipmilan.
+        /// Its name, such as fence_ipmilan or external/ipmi.
         agent: String,
     },
     /// Read whether a node is on.
@@ -68,6 +84,19 @@ enum Command {
     On(Target),
     /// Switch a node off, read it back, switch it on.
     Reboot(Target),
+    /// Prove every device of a node.
+    Drill {
+        #[command(flatten)]
+        target: Target,
+        /// Really switch off and on. The node may die of it.
+        #[arg(long)]
+        harm: bool,
+    },
+    /// Print what the log says.
+    History {
+        /// Only this node.
+        node: Option<u32>,
+    },
 }
 
 #[derive(clap::Args)]
@@ -83,15 +112,24 @@ struct Target {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let json = arguments.json;
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // A closed pipe is no reason to fail.
+            error.print().unwrap_or(());
+            return if error.use_stderr() { ExitCode::from(1) } else { ExitCode::SUCCESS };
+        }
+    };
+    let (json, log) = (arguments.json, arguments.log);
     let result = match arguments.command {
         Command::List { config } => list(config.as_deref(), json),
         Command::Metadata { agent } => metadata(&agent, json),
         Command::Status(target) => switch(&target, FenceAction::Status, json),
-        Command::Off(target) => switch(&target, FenceAction::Off, json),
+        Command::Off(target) => fence(&target, FenceAction::Off, json, log.as_deref()),
         Command::On(target) => switch(&target, FenceAction::On, json),
-        Command::Reboot(target) => switch(&target, FenceAction::Reboot, json),
+        Command::Reboot(target) => fence(&target, FenceAction::Reboot, json, log.as_deref()),
+        Command::Drill { target, harm } => drill(&target, harm, json, log.as_deref()),
+        Command::History { node } => history(node, json, log.as_deref()),
     };
     result.unwrap_or_else(|error| {
         eprintln!("{error}");
@@ -114,7 +152,7 @@ fn list(config: Option<&Path>, json: bool) -> Result<ExitCode, Box<dyn Error>> {
             say!("class   {:<12} {}", class.name(), class.describe());
         }
     }
-    for agent in installed_agents() {
+    for agent in installed_agents().into_iter().chain(installed_externals()) {
         if json {
             say!("{}", json!({ "agent": agent }));
         } else {
@@ -133,10 +171,15 @@ fn list(config: Option<&Path>, json: bool) -> Result<ExitCode, Box<dyn Error>> {
 }
 
 fn metadata(agent: &str, json: bool) -> Result<ExitCode, Box<dyn Error>> {
-    let program = find_agent(agent).ok_or_else(|| format!("{agent} is not installed"))?;
     let (tell, told) = channel();
     let runner = Runner::new(1)?;
-    query_metadata(&runner, program, Duration::from_secs(30), move |m| tell.send(m).unwrap_or(()));
+    let done = move |m| tell.send(m).unwrap_or(());
+    if agent.starts_with("external/") {
+        query_external(&runner, agent, Duration::from_secs(30), done);
+    } else {
+        let program = find_agent(agent).ok_or_else(|| format!("{agent} is not installed"))?;
+        query_metadata(&runner, program, Duration::from_secs(30), done);
+    }
     let metadata = told.recv()??;
     if json {
         say!("{}", serde_json::to_string(&metadata)?);
@@ -151,6 +194,196 @@ fn metadata(agent: &str, json: bool) -> Result<ExitCode, Box<dyn Error>> {
         say!("  {:<24} {:<8} {required:<8} {default:<10} {}", p.name, p.kind, p.short);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A coordinator with its devices, driven from this thread.
+struct Session {
+    fencer: Fencer,
+    host: DeviceHost,
+    reports: Receiver<DeviceReport>,
+    origin: std::time::Instant,
+    json: bool,
+}
+
+impl Session {
+    fn new(target: &Target, json: bool) -> Result<Self, Box<dyn Error>> {
+        let mut config = read_config(&target.config)?;
+        if let Some(name) = &target.device {
+            config.devices.retain(|d| d.name == *name);
+            config.levels.clear();
+        }
+        // A program that lives for one order watches no device.
+        config.health_every_ms = 0;
+        config.devices.iter_mut().for_each(|d| d.hosts = ocf_stonith::Hosts::Static);
+        if config.plan(NodeId::new(target.node)).is_empty() {
+            return Err(format!("no device fences node {}", target.node).into());
+        }
+        let (tell, reports) = channel();
+        let report = move |report| tell.send(report).unwrap_or(());
+        let host = DeviceHost::new(&config, &Classes::default(), &Runner::new(4)?, report)?;
+        let mut fencer = Fencer::new(config, NodeId::new(u32::MAX), Rng::new(1));
+        fencer.set_authority(Instant::ZERO, Authority::Absent);
+        Ok(Self { fencer, host, reports, origin: std::time::Instant::now(), json })
+    }
+
+    fn now(&self) -> Instant {
+        Instant::ZERO + self.origin.elapsed()
+    }
+
+    /// Until nothing is left to wait for, or a round brought nothing. All events, in order.
+    fn drive(&mut self, target: NodeInstance) -> Result<Vec<Event>, Box<dyn Error>> {
+        let mut events = Vec::new();
+        loop {
+            while let Some(output) = self.fencer.poll_output() {
+                match output {
+                    Output::Run(run) => self.host.run(run),
+                    Output::Cancel { attempt } => self.host.cancel(attempt),
+                    Output::Event(event) => {
+                        if !self.json {
+                            progress(&event);
+                        }
+                        let vain = matches!(event, Event::Unresolved { .. });
+                        events.push(event);
+                        if vain {
+                            // A person who waits wants to know now, not after the next round.
+                            let now = self.now();
+                            self.fencer.withdraw(now, target, Withdrawal::Operator)?;
+                        }
+                    }
+                    other => return Err(format!("{other:?} is not understood").into()),
+                }
+            }
+            let Some(at) = self.fencer.poll_timeout() else { return Ok(events) };
+            let left = Duration::from_nanos(at.as_nanos().saturating_sub(self.now().as_nanos()));
+            if let Ok(report) = self.reports.recv_timeout(left) {
+                self.fencer.handle(self.now(), Input::Device(report));
+            }
+            self.fencer.handle_timeout(self.now());
+        }
+    }
+}
+
+fn progress(event: &Event) {
+    match event {
+        Event::AttemptStarted { device, action, .. } => eprintln!("{device} is asked for {action}"),
+        Event::AttemptFailed { device, failure, .. } => eprintln!("{device} failed: {failure}"),
+        Event::RestartFailed { device, failure, .. } => {
+            eprintln!("{device} did not switch on again: {failure}");
+        }
+        _ => {}
+    }
+}
+
+fn life(node: u32) -> NodeInstance {
+    NodeInstance::new(NodeId::new(node), Incarnation::new(0))
+}
+
+/// Whoever runs this program.
+fn who() -> String {
+    std::env::var("SUDO_USER")
+        .or_else(|_unset| std::env::var("USER"))
+        .unwrap_or_else(|_unset| "operator".to_owned())
+}
+
+fn fence(
+    target: &Target,
+    action: FenceAction,
+    json: bool,
+    log: Option<&Path>,
+) -> Result<ExitCode, Box<dyn Error>> {
+    let mut session = Session::new(target, json)?;
+    let node = life(target.node);
+    let cause = Cause::Operator { who: who().into() };
+    session.fencer.request(session.now(), FenceRequest { target: node, action, cause })?;
+    let events = session.drive(node)?;
+    let outcome = events.iter().find_map(|e| match e {
+        Event::Finished { outcome, .. } | Event::Unresolved { outcome, .. } => Some(outcome),
+        _ => None,
+    });
+    let confirmed = outcome.is_some_and(Outcome::is_confirmed);
+    let restarted = events.iter().any(|e| matches!(e, Event::Restarted { .. }));
+    let record = session.fencer.history().iter().last();
+    let text = match (record, outcome) {
+        (Some(record), Some(outcome)) if record.outcome.is_none() => format!("{outcome}\n{record}"),
+        (Some(record), _) => record.to_string(),
+        (None, Some(outcome)) => outcome.to_string(),
+        (None, None) => "nothing is known".to_owned(),
+    };
+    let entry = json!({
+        "at": unix_seconds(), "node": target.node, "action": action, "confirmed": confirmed, "outcome": outcome,
+        "switched_on_again": restarted, "record": record, "text": text,
+    });
+    let word = if confirmed { "confirmed" } else { "NOT CONFIRMED" };
+    tell(&entry, &format!("node {} {action}: {word}: {text}", target.node), json, log)?;
+    Ok(if confirmed { ExitCode::SUCCESS } else { ExitCode::from(2) })
+}
+
+fn drill(target: &Target, harm: bool, json: bool, log: Option<&Path>) -> Result<ExitCode, Box<dyn Error>> {
+    let mut session = Session::new(target, json)?;
+    let node = life(target.node);
+    session.fencer.drill(session.now(), node, harm, &who())?;
+    let events = session.drive(node)?;
+    let findings = events.into_iter().find_map(|e| match e {
+        Event::Drilled { findings, .. } => Some(findings),
+        _ => None,
+    });
+    let findings = findings.ok_or("the drill did not end")?;
+    let proven = findings.iter().all(|f| f.failure.is_none());
+    let mut text = String::new();
+    for finding in &findings {
+        let result = match &finding.failure {
+            Some(failure) => format!("NOT PROVEN: {failure}"),
+            None => {
+                let read: Vec<_> = finding.read.iter().map(ToString::to_string).collect();
+                format!("proven: {}", read.join(", "))
+            }
+        };
+        text.push_str(&format!("\n  {} {result}", finding.device));
+    }
+    let entry = json!({
+        "at": unix_seconds(), "node": target.node, "action": "drill", "harm": harm, "proven": proven,
+        "findings": findings, "text": text.trim(),
+    });
+    tell(&entry, &format!("node {} drill:{text}", target.node), json, log)?;
+    Ok(if proven { ExitCode::SUCCESS } else { ExitCode::from(2) })
+}
+
+fn history(node: Option<u32>, json: bool, log: Option<&Path>) -> Result<ExitCode, Box<dyn Error>> {
+    let path = log.ok_or("name the log: --log FILE")?;
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    for (i, line) in text.lines().enumerate() {
+        let entry: Value =
+            serde_json::from_str(line).map_err(|error| format!("{}:{}: {error}", path.display(), i + 1))?;
+        if node.is_some_and(|node| entry["node"] != node) {
+            continue;
+        }
+        if json {
+            say!("{entry}");
+        } else {
+            let of = |name: &str| entry[name].as_str().unwrap_or_default().to_owned();
+            say!("{} node {} {}: {}", entry["at"], entry["node"], of("action"), of("text"));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn unix_seconds() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Prints an entry, and adds it to the log.
+fn tell(entry: &Value, text: &str, json: bool, log: Option<&Path>) -> Result<(), Box<dyn Error>> {
+    if json {
+        say!("{entry}");
+    } else {
+        say!("{text}");
+    }
+    if let Some(path) = log {
+        let wrong = |error: std::io::Error| format!("{}: {error}", path.display());
+        let mut file = std::fs::OpenOptions::new().append(true).create(true).open(path).map_err(wrong)?;
+        file.write_all(format!("{entry}\n").as_bytes()).map_err(wrong)?;
+    }
+    Ok(())
 }
 
 fn switch(target: &Target, action: FenceAction, json: bool) -> Result<ExitCode, Box<dyn Error>> {
