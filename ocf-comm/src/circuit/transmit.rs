@@ -17,6 +17,10 @@ const CRUMB: usize = 24;
 impl Circuit {
     /// When [`Circuit::on_timeout`] or a packet is due.
     pub(crate) fn deadline(&self, t: &Tuning) -> Option<Instant> {
+        if self.seal.is_exhausted() {
+            // Nothing is sent any more, so that nothing that would be sent is ever due.
+            return self.open.deadline();
+        }
         let mut at = self.open.deadline().into_iter().chain(self.renewal_at()).min();
         let mut sooner = |x: Instant| at = Some(at.map_or(x, |a: Instant| a.min(x)));
         for path in &self.paths {
@@ -120,7 +124,7 @@ impl Circuit {
 
     /// True if [`Circuit::build`] has something to send that only the budget of the turn holds back.
     pub(crate) fn is_over_budget(&self, now: Instant) -> bool {
-        self.budget == 0 && (0..self.paths.len()).any(|i| self.wants(now, i))
+        self.budget == 0 && !self.seal.is_exhausted() && (0..self.paths.len()).any(|i| self.wants(now, i))
     }
 
     /// Builds the next burst for one path into `buffer`: packets of equal size, but for the last.
