@@ -4,19 +4,24 @@
 use crate::circuit::fuzz_stream;
 use crate::crypto::{KeyId, SimulatedAgreement};
 use crate::rpc::wire::Message;
-use crate::wire::{Frame, Handshake, Header, Kind};
+use crate::wire::{ANNOUNCE_LEN, Announce, Frame, Handshake, Header, Kind, Obituary};
 use crate::{Config, Endpoint, Input, PathId, Preset, Received, Secrets};
 use bytes::Bytes;
 use pils::codec::Limits;
 use pils::wire::Reader;
 use pils::{Incarnation, Instant, Layer as _, NodeId, NodeInstance};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 /// An entry point, and the name of its program and its corpus.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every entry point.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: &[Target] = &[
+    ("announce", announce),
+    ("sentinel", sentinel),
+    #[cfg(feature = "driver")]
+    ("local", local),
     ("frames", frames),
     ("handshake", handshake),
     ("datagram", datagram),
@@ -101,6 +106,44 @@ pub fn calls(data: &[u8]) {
     tracing::trace!(good = parsed.is_ok(), "calls");
 }
 
+/// What a node says of itself to those who do not know it, behind its code: brought to its one length.
+///
+/// # Panics
+/// If there is a bug.
+pub fn announce(data: &[u8]) {
+    let mut content = data.to_vec();
+    content.resize(ANNOUNCE_LEN - 32, 0);
+    if let Some(said) = Announce::parse(&content) {
+        let paths: BTreeSet<PathId> = said.addresses.iter().map(|(path, _)| *path).collect();
+        assert!(paths.len() == said.addresses.len() && paths.len() <= 8, "one address on each path");
+        assert!(said.addresses.iter().all(|(_, at)| at.port() != 0), "addresses that one can send to");
+    }
+}
+
+/// What a sentinel says to the peers, and, with the driver, what its node says to it in a pipe.
+///
+/// # Panics
+/// If there is a bug.
+pub fn sentinel(data: &[u8]) {
+    if let Some(obituary) = Obituary::parse(data) {
+        assert_eq!(obituary.emit()[1..], data[1..], "what is read is what is written");
+    }
+    #[cfg(feature = "driver")]
+    crate::driver::sentinel::take_orders(data);
+}
+
+/// What a local program and the server say to each other, behind its length.
+///
+/// # Panics
+/// If there is a bug.
+#[cfg(feature = "driver")]
+pub fn local(data: &[u8]) {
+    use crate::local::frame::{Request, Response};
+    let frame = Bytes::copy_from_slice(data);
+    let (request, response) = (Request::parse(&frame), Response::parse(&frame));
+    tracing::trace!(request = request.is_ok(), response = response.is_ok(), "local");
+}
+
 fn endpoint() -> Endpoint {
     let at = SocketAddr::from(([192, 0, 2, 2], 5405));
     let other = SocketAddr::from(([192, 0, 2, 9], 5405));
@@ -146,7 +189,7 @@ mod tests {
 
     #[test]
     fn the_corpus_and_its_mutations_panic_nowhere() {
-        for (name, target) in TARGETS {
+        for &(name, target) in TARGETS {
             let mut files: Vec<PathBuf> =
                 fs::read_dir(corpus(name)).unwrap().map(|entry| entry.unwrap().path()).collect();
             files.sort();

@@ -7,6 +7,8 @@ mod header;
 mod obituary;
 mod renewal;
 
+#[cfg(any(test, fuzzing, feature = "testing"))]
+pub(crate) use announce::ANNOUNCE_LEN;
 pub(crate) use announce::Announce;
 pub(crate) use frame::{ANSWER, Ack, DECLINE, Frame, OFFER, data_fit, put_ack, put_data_header, put_frame};
 pub(crate) use handshake::{

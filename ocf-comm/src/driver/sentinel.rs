@@ -213,6 +213,15 @@ fn take_order(pipe: &mut Vec<u8>) -> Option<Orders> {
     Some(Orders { obituary: Obituary { of, resources, secret }, addresses })
 }
 
+/// Takes every order off what a fuzzer put into the pipe.
+#[cfg(any(test, fuzzing, feature = "testing"))]
+pub(crate) fn take_orders(pipe: &[u8]) {
+    let mut pipe = pipe.to_vec();
+    while let Some(order) = take_order(&mut pipe) {
+        assert!(order.addresses.len() <= ORDER_MAX || !pipe.is_empty(), "addresses have bytes in the pipe");
+    }
+}
+
 /// True if the child says that it is a sentinel.
 fn is_ready(says: Option<ChildStderr>) -> bool {
     let Some(mut says) = says else { return false };

@@ -81,7 +81,7 @@ impl Announce {
         Self::parse(content).ok_or(DropReason::Malformed)
     }
 
-    fn parse(content: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(content: &[u8]) -> Option<Self> {
         let mut r = Reader::new(content.get(1..)?);
         let asks = r.u8("asks").ok()? == 1;
         r.take("reserved", 2).ok()?;
