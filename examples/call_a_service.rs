@@ -27,10 +27,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         let call = node.call(target, "demo.load", Body::default(), &CallOptions::default())?;
         let done = call.wait(Duration::from_secs(10))?.ok_or("no answer in time")?;
         for (who, outcome) in done.results {
-            match outcome {
-                Outcome::Answered(body) => println!("{who}: {} %", body.read::<u32>()?),
-                other => return Err(format!("{who}: {other:?}").into()),
-            }
+            let Outcome::Answered(body) = outcome else { return Err(format!("{who}: {outcome:?}").into()) };
+            println!("{who}: {} %", body.read::<u32>()?);
         }
     }
     Ok(())
