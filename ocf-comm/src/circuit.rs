@@ -10,12 +10,18 @@ mod ranges;
 mod received;
 mod recovery;
 mod renewing;
+mod sabotage;
 mod transmit;
 
 pub(crate) use incoming::Batch;
 pub(crate) use keys::Renewal;
 use keys::{OpenKeys, SealKeys};
 pub(crate) use renewing::{Answered, Word};
+#[cfg(feature = "testing")]
+pub use sabotage::Sabotage;
+#[cfg(not(feature = "testing"))]
+use sabotage::Sabotage;
+pub(crate) use sabotage::Saboteur;
 
 use crate::codec::ENCODE_MIN;
 use crate::crypto::{KeyId, Suite};
@@ -163,6 +169,7 @@ pub(crate) struct Circuit {
     peer_message_max: Option<usize>,
     /// What the peer's sentinel can prove with.
     pub(crate) commitment: Option<[u8; 32]>,
+    bug: Saboteur,
 }
 
 /// What is needed to start a circuit.
@@ -228,7 +235,14 @@ impl Circuit {
             probes: 0,
             peer_message_max: None,
             commitment: None,
+            bug: Saboteur::default(),
         }
+    }
+
+    /// Puts a bug back, before the circuit is used.
+    pub(crate) fn sabotage(&mut self, bug: Saboteur) {
+        self.bug = bug;
+        self.paths.iter_mut().for_each(|path| path.bug = bug);
     }
 
     /// Moves to the next stage and queues what it has to say.
@@ -364,6 +378,9 @@ impl Circuit {
                     events.push_back(Event::Message { from, lane, channel, message });
                 };
                 let incoming = &mut self.incoming[lane_index(lane)];
+                if self.bug.is(Sabotage::TakeTwice) {
+                    incoming.forget(offset, bytes.len());
+                }
                 incoming.receive(offset, bytes, batch, &mut deliver)?;
                 if incoming.wants_grant() {
                     self.credit_due |= 1 << lane_number(lane);

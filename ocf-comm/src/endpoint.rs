@@ -8,7 +8,7 @@ mod receive;
 mod renewal;
 mod watch;
 
-use crate::circuit::{Batch, Circuit, Renewal, Tuning};
+use crate::circuit::{Batch, Circuit, Renewal, Saboteur, Tuning};
 use crate::crypto::{Drbg, KeyAgreement, KeyRing, Mac};
 use crate::detector::Health;
 use crate::discovery::Discovery;
@@ -114,6 +114,7 @@ pub struct Endpoint {
     discovered: BTreeSet<NodeId>,
     /// Incarnations that ended, of peers that were removed.
     removed: VecDeque<(NodeId, VecDeque<Incarnation>)>,
+    saboteur: Saboteur,
 }
 
 impl Endpoint {
@@ -199,8 +200,15 @@ impl Endpoint {
             discovery,
             discovered: BTreeSet::new(),
             removed: VecDeque::new(),
+            saboteur: Saboteur::default(),
             config,
         })
+    }
+
+    /// Puts a bug back, in circuits that begin from now on.
+    #[cfg(feature = "testing")]
+    pub const fn sabotage(&mut self, what: crate::Sabotage) {
+        self.saboteur = Saboteur::new(what);
     }
 
     /// Who this node is.

@@ -47,6 +47,8 @@ pub mod testing;
 pub mod tokio;
 mod wire;
 
+#[cfg(feature = "testing")]
+pub use circuit::Sabotage;
 pub use codec::{PacketCodec, codecs};
 pub use config::{Config, ConfigError, ConfigErrors, LaneConfig, PeerConfig, Preset, Timers};
 pub use connectivity::{Connectivity, PeerStatus, SendError};

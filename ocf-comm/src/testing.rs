@@ -46,8 +46,18 @@ mod plugins;
 pub use medium::{MediumPair, check_medium};
 pub use plugins::{check_authenticator, check_codec};
 
-use crate::{Connectivity, Event, Lane};
+use crate::wire::{Header, Kind};
+use crate::{Connectivity, Event, Lane, PathId};
 use pils::{NodeId, NodeInstance};
+
+/// The circuit, named by its receiver, the path and the number of a sealed packet; `None` if the datagram is none. Whoever
+/// carries packets can judge by it that no number is used twice.
+#[must_use]
+pub fn sealed_number(datagram: &[u8]) -> Option<(u32, PathId, u64)> {
+    let (kind, _) = Kind::parse(*datagram.first()?)?;
+    let header = Header::parse(datagram).filter(|_| kind == Kind::Sealed)?;
+    Some((header.circuit, PathId(header.path), header.number))
+}
 
 /// Makes the nodes that the suite examines. One value is one cluster; nodes 1 to 3 are each other's peers in it.
 pub trait Fabric {

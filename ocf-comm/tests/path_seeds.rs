@@ -1,7 +1,8 @@
 //! Seeds of faults of single paths: one-way cuts, delays, losses, narrow paths, flapping, changes of paths and policy.
 //!
 //! One path of each pair is left alone. Then no peer may go down, everything arrives while the others are still broken
-//! (C5), and a small urgent message that is sent while that path is up arrives in one flight (C6).
+//! (C5), and a small urgent message that is sent while that path is up arrives in one flight (C6). The network judges C1
+//! and C3. Bugs of paths that are put back must be caught by that.
 #![allow(
     clippy::allow_attributes,
     clippy::unwrap_used,
@@ -13,8 +14,16 @@ mod net;
 
 use core::time::Duration;
 use net::{Faults, MS, Net, address, id};
-use ocf_comm::{Change, ChangeError, Input, Lane, PathId, PathPolicy, PathState};
-use pils::{Layer as _, Rng};
+use ocf_comm::{
+    Change, ChangeError, Event, Input, Lane, PathId, PathPolicy, PathReason, PathState, Sabotage,
+};
+use pils::{Instant, Layer as _, Rng};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// In a network that loses nothing where it is not told to, and with one good path, nothing waits longer for an arrival.
+const STALL_MAX: Duration = Duration::from_millis(500);
+/// Seeds within which each bug must be caught.
+const CAUGHT_WITHIN: u64 = 100;
 
 const POLICIES: [PathPolicy; 3] = [PathPolicy::Failover, PathPolicy::Balance, PathPolicy::Redundant];
 
@@ -28,18 +37,21 @@ struct Run {
     policy: PathPolicy,
     /// Only small messages in the urgent lane, and a network that loses nothing where it is not told to.
     strict: bool,
+    /// By sender and lane: what had arrived, and when that was more than before, or all.
+    arrived: [[(u64, Instant); 3]; 2],
     /// Small urgent messages that were judged.
     judged: u32,
 }
 
 impl Run {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, bug: Option<Sabotage>) -> Self {
         let mut rng = Rng::new(seed);
         let paths = u8::try_from(rng.between(2, 4)).unwrap();
         let safe = u8::try_from(rng.below(u64::from(paths))).unwrap();
         let policy = *rng.pick(&POLICIES).unwrap();
         let strict = rng.chance(0.5);
         let mut net = Net::with(seed, 2, paths, |c| c.policy = policy);
+        net.bug = bug;
         if !strict {
             net.faults = Faults { replay: 0.02, ..Faults::swarm(&mut rng) };
         }
@@ -48,7 +60,8 @@ impl Run {
             n.all_up() && n.state(0, 1, safe) == PathState::Up && n.state(1, 0, safe) == PathState::Up
         };
         assert!(net.run_until(5000 * MS, all), "seed {seed}: the nodes meet\n{}", net.report());
-        Self { net, rng, paths, safe, policy, strict, judged: 0 }
+        let arrived = [[(0, net.now); 3]; 2];
+        Self { net, rng, paths, safe, policy, strict, arrived, judged: 0 }
     }
 
     /// A path other than the safe one.
@@ -99,6 +112,25 @@ impl Run {
         self.net.drain(i);
     }
 
+    /// C5 while it happens: something arrives now and then, or everything has.
+    fn check_progress(&mut self) {
+        let now = self.net.now;
+        for from in 0..2 {
+            for (lane, seen) in Lane::ALL.into_iter().zip(&mut self.arrived[from]) {
+                let (sent, received) = self.net.progress(from, 1 - from, lane);
+                if received > seen.0 || sent == received {
+                    *seen = (received, now);
+                }
+                let waits = now.since(seen.1);
+                assert!(
+                    !self.strict || waits <= STALL_MAX,
+                    "C5: nothing in {lane:?} for {waits:?}\n{}",
+                    self.net.report()
+                );
+            }
+        }
+    }
+
     /// Sends some messages. Gives the nodes whose small urgent messages must arrive in one flight.
     fn talk(&mut self) {
         let from = usize::try_from(self.rng.below(2)).unwrap();
@@ -123,8 +155,8 @@ impl Run {
     }
 }
 
-fn chaos(seed: u64) -> u32 {
-    let mut run = Run::new(seed);
+fn chaos(seed: u64, bug: Option<Sabotage>) -> u32 {
+    let mut run = Run::new(seed, bug);
     for _ in 0..run.rng.between(20, 150) {
         if run.rng.chance(0.3) {
             run.disturb();
@@ -132,6 +164,7 @@ fn chaos(seed: u64) -> u32 {
         run.talk();
         let time = run.rng.duration(Duration::ZERO, 30 * MS);
         run.net.run(time);
+        run.check_progress();
     }
     run.net.faults = Faults::NONE;
     let arrived = run.net.run_until(3000 * MS, Net::all_arrived);
@@ -143,7 +176,7 @@ fn chaos(seed: u64) -> u32 {
 
 #[test]
 fn one_good_path_is_enough_whatever_the_others_do() {
-    let judged: u32 = (0..60).map(chaos).sum();
+    let judged: u32 = (0..60).map(|seed| chaos(seed, None)).sum();
     assert!(judged > 100, "{judged} times that urgent messages could be judged");
 }
 
@@ -151,6 +184,147 @@ fn one_good_path_is_enough_whatever_the_others_do() {
 #[ignore = "two thousand seeds: a minute in release"]
 fn one_good_path_is_enough_over_many_seeds() {
     for seed in 1000..3000 {
-        chaos(seed);
+        chaos(seed, None);
+        flapping(seed, None);
+        narrow(seed, None);
+        restless(seed, None);
     }
+}
+
+/// One of two paths goes up and down. Each time that it fails within a minute it is held back twice as long.
+fn flapping(seed: u64, bug: Option<Sabotage>) {
+    let mut rng = Rng::new(seed);
+    let policy = *rng.pick(&POLICIES).unwrap();
+    let mut net = Net::with(seed, 2, 2, |c| c.policy = policy);
+    net.bug = bug;
+    net.start_all();
+    let up =
+        |n: &Net| n.all_up() && [(0, 1), (1, 0)].iter().all(|(a, b)| n.state(*a, *b, 0) == PathState::Up);
+    assert!(net.run_until(5000 * MS, up), "seed {seed}: the nodes meet\n{}", net.report());
+    for _ in 0..12 {
+        net.cut_both(0, 1, 0);
+        net.send(0, 1, Lane::Small, 100);
+        let (broken, whole) = (rng.duration(300 * MS, 800 * MS), rng.duration(500 * MS, 2000 * MS));
+        net.run(broken);
+        net.cut.clear();
+        net.run(whole);
+    }
+    assert!(net.run_until(1000 * MS, Net::all_arrived), "C5, seed {seed}: over the other path");
+    for (i, node) in net.nodes.iter().enumerate() {
+        let heartbeat = node.config.timers.heartbeat;
+        let (mut failures, mut failed_at) = (0, None);
+        for (at, event) in &node.events {
+            match event {
+                Event::PathDown { path: PathId(0), reason: PathReason::ProbesLost, .. } => {
+                    failures += 1;
+                    failed_at = Some(*at);
+                }
+                Event::PathUp { path: PathId(0), .. } => {
+                    let Some(failed_at) = failed_at.take() else { continue };
+                    let held = heartbeat * 5 * (1 << (failures - 1));
+                    assert!(at.since(failed_at) >= held, "seed {seed}, node {i}: up before {held:?} went by");
+                }
+                _ => {}
+            }
+        }
+        assert!(failures >= 2, "seed {seed}, node {i}: {failures} failures are none that follow each other");
+    }
+}
+
+/// All paths lose large datagrams without a word, from some moment on.
+fn narrow(seed: u64, bug: Option<Sabotage>) {
+    let mut rng = Rng::new(seed);
+    let paths = u8::try_from(rng.between(1, 3)).unwrap();
+    let policy = *rng.pick(&POLICIES).unwrap();
+    let mut net = Net::with(seed, 2, paths, |c| c.policy = policy);
+    net.bug = bug;
+    net.start_all();
+    assert!(net.run_until(5000 * MS, Net::all_up), "seed {seed}: the nodes meet\n{}", net.report());
+    net.run(rng.duration(MS, 500 * MS));
+    for path in 0..paths {
+        let size = usize::try_from(rng.between(1200, 1399)).unwrap();
+        net.mtu.extend([((0, 1, path), size), ((1, 0, path), size)]);
+    }
+    for from in [0, 1, 0] {
+        net.send(from, 1 - from, Lane::Bulk, 20_000);
+        net.run(rng.duration(MS, 50 * MS));
+    }
+    assert!(net.run_until(2000 * MS, Net::all_arrived), "C5, seed {seed}: small ones pass\n{}", net.report());
+}
+
+/// The path that carries the data dies under a sender that never rests.
+fn restless(seed: u64, bug: Option<Sabotage>) {
+    const LATE: u64 = 600;
+    let mut rng = Rng::new(seed);
+    let mut net = Net::with(seed, 2, 2, |_| {});
+    net.bug = bug;
+    net.start_all();
+    let up = |n: &Net| n.all_up() && (0..2).all(|path| n.state(0, 1, path) == PathState::Up);
+    assert!(net.run_until(5000 * MS, up), "seed {seed}: the nodes meet\n{}", net.report());
+    let cut_at = rng.between(10, 200);
+    for step in 0..cut_at + 2 * LATE {
+        if step == cut_at && rng.chance(0.5) {
+            net.cut_both(0, 1, 0);
+        } else if step == cut_at {
+            net.cut.insert((0, 1, 0));
+        }
+        net.send(0, 1, Lane::Small, 20);
+        net.run(MS / 2);
+        let (sent, received) = net.progress(0, 1, Lane::Small);
+        assert!(sent - received < LATE, "C5, seed {seed}: {received} of {sent} came\n{}", net.report());
+    }
+}
+
+#[test]
+fn a_path_that_flaps_is_held_back_twice_as_long_each_time() {
+    (0..5).for_each(|seed| flapping(seed, None));
+}
+
+#[test]
+fn networks_that_become_narrow_are_noticed() {
+    (0..20).for_each(|seed| narrow(seed, None));
+}
+
+#[test]
+fn a_sender_that_never_rests_notices_that_its_path_is_dead() {
+    (0..5).for_each(|seed| restless(seed, None));
+}
+
+/// The first of the seeds at which a run with the bug goes wrong; the same run without it must not.
+fn is_caught(bug: Sabotage, run: impl Fn(u64, Option<Sabotage>)) {
+    let fails = |seed: &u64| catch_unwind(AssertUnwindSafe(|| run(*seed, Some(bug)))).is_err();
+    let Some(seed) = (0..CAUGHT_WITHIN).find(fails) else {
+        panic!("{bug:?} is not caught within {CAUGHT_WITHIN} seeds");
+    };
+    run(seed, None);
+}
+
+#[test]
+fn data_that_stays_on_a_dead_path_is_caught() {
+    is_caught(Sabotage::StickToDeadPath, |seed, bug| _ = chaos(seed, bug));
+}
+
+#[test]
+fn a_wait_that_counts_from_the_latest_packet_is_caught() {
+    is_caught(Sabotage::CountFromLastSend, restless);
+}
+
+#[test]
+fn a_path_that_keeps_its_size_in_a_black_hole_is_caught() {
+    is_caught(Sabotage::NeverFallBack, narrow);
+}
+
+#[test]
+fn packet_numbers_that_start_again_are_caught() {
+    is_caught(Sabotage::RestartNumbers, |seed, bug| _ = chaos(seed, bug));
+}
+
+#[test]
+fn pieces_that_are_taken_twice_are_caught() {
+    is_caught(Sabotage::TakeTwice, |seed, bug| _ = chaos(seed, bug));
+}
+
+#[test]
+fn a_flapping_path_that_is_not_held_back_is_caught() {
+    is_caught(Sabotage::NoBackOff, flapping);
 }

@@ -3,6 +3,7 @@
 use super::mtu::Mtu;
 use super::received::ReceivedPath;
 use super::recovery::{Part, Recovery};
+use super::sabotage::{Sabotage, Saboteur};
 use crate::wire::lane_number;
 use crate::{Config, Lane, PathId, PathReason, PathState, PathStatus};
 use core::time::Duration;
@@ -55,6 +56,7 @@ pub(super) struct Path {
     flaps: u32,
     held_until: Instant,
     loss_ppm: u32,
+    pub(super) bug: Saboteur,
 }
 
 impl Path {
@@ -81,6 +83,7 @@ impl Path {
             flaps: 0,
             held_until: now,
             loss_ppm: 0,
+            bug: Saboteur::default(),
         }
     }
 
@@ -110,6 +113,9 @@ impl Path {
     pub(super) fn renew(&mut self, now: Instant, address: SocketAddr, datagram: usize) {
         self.address = address;
         self.mtu.renew(now, datagram);
+        if self.bug.is(Sabotage::RestartNumbers) {
+            self.recovery = Recovery::new(datagram);
+        }
         self.recovery.set_datagram(datagram);
         self.recovery.renew();
         (self.good, self.flaps, self.held_until, self.loss_ppm) = (0, 0, now, 0);
@@ -164,7 +170,7 @@ impl Path {
     }
 
     fn hold_back(&mut self, now: Instant, heartbeat: Duration, others: bool) {
-        if others {
+        if others && !self.bug.is(Sabotage::NoBackOff) {
             let held = heartbeat.saturating_mul(GOOD_PATH).saturating_mul(1 << self.flaps.min(16));
             self.flaps += 1;
             self.held_until = now + held.min(HELD_MAX.max(heartbeat));
@@ -196,7 +202,7 @@ impl Path {
 
     /// Packets were lost, or not answered in time; `large` if one was larger than what every network carries.
     pub(super) fn on_large_lost(&mut self, now: Instant, large: bool) {
-        if large && self.mtu.on_large_lost(now) {
+        if large && !self.bug.is(Sabotage::NeverFallBack) && self.mtu.on_large_lost(now) {
             tracing::debug!(path = self.id.0, "only small datagrams pass");
             self.recovery.set_datagram(self.mtu.size());
         }

@@ -2,6 +2,7 @@
 
 use super::path::Path;
 use super::recovery::{Content, Part};
+use super::sabotage::Sabotage;
 use super::{Circuit, Stage};
 use crate::wire::{lane_index, lane_number};
 use crate::{Config, Event, Lane, PathId, PathPolicy, PathState, PathStatus};
@@ -14,6 +15,9 @@ use std::net::SocketAddr;
 impl Circuit {
     /// The data goes on the best path from now on: of equally good ones, on the first.
     pub(super) fn choose_path(&mut self) {
+        if self.bug.is(Sabotage::StickToDeadPath) && self.active < self.paths.len() {
+            return;
+        }
         let best = (0..self.paths.len()).min_by_key(|i| (self.paths[*i].rank(), *i)).unwrap_or(0);
         if best != self.active {
             tracing::debug!(peer = %self.instance, to = self.paths[best].id.0, "path");
@@ -109,6 +113,7 @@ impl Circuit {
     pub(crate) fn add_path(&mut self, now: Instant, id: PathId, address: SocketAddr, config: &Config) {
         let earlier = self.retired.iter().position(|p| p.id == id).map(|at| self.retired.swap_remove(at));
         let mut path = earlier.unwrap_or_else(|| Path::new(now, id, address, config));
+        path.bug = self.bug;
         path.renew(now, address, config.datagram);
         self.paths.push(path);
         self.choose_path();

@@ -231,6 +231,11 @@ impl Recovery {
         }
     }
 
+    /// Waits for an answer from now on: the bug that tests put back.
+    pub(crate) const fn wait_anew(&mut self, now: Instant) {
+        self.asked_at = now;
+    }
+
     /// When [`Recovery::detect_lost`] or, if it is `true`, [`Recovery::on_probe_timeout`] is due. Backoff ends at `cap`.
     pub(crate) fn deadline(&self, cap: Duration) -> Option<(Instant, bool)> {
         if let Some(at) = self.loss_at {

@@ -3,6 +3,7 @@
 use super::mtu::BASE;
 use super::path::Path;
 use super::recovery::{Content, Part};
+use super::sabotage::Sabotage;
 use super::{Circuit, Stage, Tuning};
 use crate::crypto::TAG;
 use crate::wire::{Frame, Header, data_fit, lane_index, lane_number, put_ack, put_data_header, put_frame};
@@ -158,6 +159,9 @@ impl Circuit {
             self.seal.seal(path.id.0, path.recovery.next_number(), buffer, start);
             content.large = buffer.len() - start > BASE;
             path.recovery.on_sent(now, buffer.len() - start, content);
+            if path.bug.is(Sabotage::CountFromLastSend) {
+                path.recovery.wait_anew(now);
+            }
             path.sent_at = now;
             stats.packets_sent += 1;
             // What was just sent may have been the last that the window admits.

@@ -316,7 +316,8 @@ impl Endpoint {
         came: (PathId, SocketAddr),
         (nonce, response): ([u8; 16], Vec<u8>),
     ) {
-        let circuit = Circuit::new(now, &self.config, &self.peers[start.peer].addresses, start);
+        let mut circuit = Circuit::new(now, &self.config, &self.peers[start.peer].addresses, start);
+        circuit.sabotage(self.saboteur);
         self.circuits.insert(start.local_id, Box::new(circuit));
         self.peers[start.peer].candidates.push(Candidate { id: start.local_id, nonce, response, came });
     }

@@ -114,6 +114,8 @@ pub struct Net {
     pub check_numbers: bool,
     /// What the names in the configurations of nodes mean.
     pub plugins: Plugins,
+    /// A bug of paths that is put back in every life.
+    pub bug: Option<ocf_comm::Sabotage>,
     pub datagrams: u64,
     spins: u32,
 }
@@ -167,6 +169,7 @@ impl Net {
             numbers: BTreeSet::new(),
             check_numbers: true,
             plugins: Plugins::default(),
+            bug: None,
             datagrams: 0,
             spins: 0,
         };
@@ -226,8 +229,11 @@ impl Net {
         node.instance = NodeInstance::new(id(i), incarnation);
         node.lives += 1;
         let (config, local) = (node.config.clone(), node.instance);
-        node.endpoint =
-            Some(Endpoint::with_plugins(self.now, config, local, secrets, &self.plugins).unwrap());
+        let mut endpoint = Endpoint::with_plugins(self.now, config, local, secrets, &self.plugins).unwrap();
+        if let Some(bug) = self.bug {
+            endpoint.sabotage(bug);
+        }
+        node.endpoint = Some(endpoint);
         node.up.clear();
         node.waiting.clear();
         node.unconsumed.clear();
