@@ -1,6 +1,6 @@
 //! The whole stack under the simulator, for as many seeds as you like.
 //!
-//! `cargo run --release --example simulate -- [--seed N] [--runs N] [--nodes N] [--seconds N] [--canary] [--verbose]`, or
+//! `cargo run --release --example simulate -- [--seed N] [--runs N] [--nodes N] [--paths N] [--seconds N] [--canary] [--verbose]`, or
 //! with `--circuits` node communication alone.
 //!
 //! Exit status: 0 every property held, 1 one did not, 2 a healed cluster did not become well, 3 a core panicked or a
@@ -9,7 +9,7 @@
 
 use clap::Parser;
 use ocf::sim::cluster::{self, Bug, EXPECTED, Options};
-use ocf::sim::{Report, Verdict, circuits};
+use ocf::sim::{PATH_CASES, Report, Verdict, circuits};
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::hash::{BuildHasher, RandomState};
@@ -31,6 +31,9 @@ struct Args {
     /// Number of nodes. Default: 3 to 5, by the seed.
     #[arg(long)]
     nodes: Option<u32>,
+    /// Number of paths between two nodes, 1 to 3. Default: by the seed.
+    #[arg(long)]
+    paths: Option<u8>,
     /// Virtual seconds with faults in each run.
     #[arg(long, default_value_t = 30)]
     seconds: u64,
@@ -121,8 +124,13 @@ fn main() -> ExitCode {
     let args = Args::parse();
     // A panic of a core is a result like any other; the default hook would print pages.
     std::panic::set_hook(Box::new(|panic| println!("{panic}")));
-    let mut options =
-        Options { nodes: args.nodes, canary: args.canary, idle: args.idle, ..Options::default() };
+    let mut options = Options {
+        nodes: args.nodes,
+        paths: args.paths,
+        canary: args.canary,
+        idle: args.idle,
+        ..Options::default()
+    };
     options.safety = Duration::from_secs(args.seconds);
     if let Some(name) = &args.bug {
         let Some(bug) = Bug::ALL.into_iter().find(|b| b.name() == *name) else {
@@ -133,10 +141,19 @@ fn main() -> ExitCode {
         options.bug = Some(bug);
     }
     if args.circuits {
-        let run = |seed| circuits::run(seed, args.nodes, options.safety);
-        campaign(&args, run, &[])
+        let bug = match options.bug {
+            Some(Bug::Paths(bug)) => Some(bug),
+            Some(other) => {
+                println!("{} is no bug of node communication", other.name());
+                return ExitCode::from(3);
+            }
+            None => None,
+        };
+        let options = circuits::Options { nodes: args.nodes, paths: args.paths, safety: options.safety, bug };
+        campaign(&args, |seed| circuits::run(seed, &options), &PATH_CASES)
     } else {
-        campaign(&args, |seed| cluster::run(seed, &options), &EXPECTED)
+        let expected: Vec<&str> = EXPECTED.into_iter().chain(PATH_CASES).collect();
+        campaign(&args, |seed| cluster::run(seed, &options), &expected)
     }
 }
 
@@ -205,6 +222,9 @@ fn reproduce(seed: u64, args: &Args) {
     let mut line = format!("REPRODUCE: cargo run --release --example simulate -- --seed {seed}");
     if let Some(nodes) = args.nodes {
         line += &format!(" --nodes {nodes}");
+    }
+    if let Some(paths) = args.paths {
+        line += &format!(" --paths {paths}");
     }
     if args.seconds != 30 {
         line += &format!(" --seconds {}", args.seconds);

@@ -164,7 +164,7 @@ impl Checker<u64> for NoOldLeaseActs {
 
 fn run(seed: u64, mistake: bool) -> Verdict {
     let menu = [Fault::Kill, Fault::Pause, Fault::TwoSides, Fault::Slow, Fault::OneWay];
-    let mut profile = Profile::draw(&mut Rng::new(seed), 3, Duration::from_secs(60), &menu);
+    let mut profile = Profile::draw(&mut Rng::new(seed), (3, Some(1)), Duration::from_secs(60), &menu);
     // This layer does not protect its messages.
     (profile.quality.corrupt, profile.attack) = (0.0, 0.0);
     let checker = Box::new(NoOldLeaseActs::default());

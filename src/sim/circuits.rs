@@ -8,12 +8,14 @@
 )]
 
 use super::checkers::CircuitOrder;
-use super::{Ctx, Datagrams, Fault, Profile, Program, Report, Simulation, World, address};
+use super::paths::{LOOK_EVERY, Watch, addresses, case_of};
+use super::{Ctx, Datagrams, Fault, Profile, Program, Report, Simulation, World};
 use bytes::{BufMut, Bytes};
 use core::time::Duration;
 use ocf_comm::crypto::SimulatedAgreement;
 use ocf_comm::{
-    Channel, Config, Endpoint, Event, Input, Lane, Output, PathId, Preset, Received, Secrets, SendError,
+    Channel, Config, Endpoint, Event, Input, Lane, Output, PathId, PathReason, PathState, PeerConfig, Preset,
+    Received, Sabotage, Secrets, SendError,
 };
 use pils::wire::{ParseError, Reader, Writer};
 use pils::{Instant, Layer, NodeId, NodeInstance, Rng};
@@ -32,6 +34,8 @@ pub enum Record {
     Full(NodeInstance, Lane),
     /// A message arrived: what the circuit says about it.
     Got(NodeInstance, Lane, u64),
+    /// A path to a peer is in another state.
+    Path(NodeInstance, PathId, PathState, PathReason),
     /// What arrived is not what the sender sent to this incarnation.
     Garbled(NodeInstance),
 }
@@ -43,6 +47,8 @@ pub enum Completion {
     Send,
     /// The memory of a message is free again.
     Consume(NodeInstance, Lane, usize),
+    /// Its paths are looked at.
+    Look,
 }
 
 /// The world of circuits: nothing but nodes.
@@ -51,6 +57,9 @@ pub struct Circuits {
     interval: Duration,
     largest: u64,
     slow_reader: bool,
+    /// A bug of paths that is put back.
+    bug: Option<Sabotage>,
+    watch: Watch,
     next: BTreeMap<(NodeInstance, NodeInstance, Lane), u64>,
     up: BTreeSet<(NodeInstance, NodeInstance)>,
     /// Lanes in which something arrived that was sent after the last fault.
@@ -58,16 +67,37 @@ pub struct Circuits {
     healed_from: BTreeMap<(NodeInstance, NodeInstance, Lane), u64>,
 }
 
+/// What a person chooses about a run; the seed chooses the rest.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Number of nodes, or `None`: 2, 3 or 4 by the seed.
+    pub nodes: Option<u32>,
+    /// Number of paths between two nodes, 1 to 3, or `None`: by the seed.
+    pub paths: Option<u8>,
+    /// Length of the phase with faults.
+    pub safety: Duration,
+    /// A bug of paths to put back.
+    pub bug: Option<Sabotage>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { nodes: None, paths: None, safety: Duration::from_secs(30), bug: None }
+    }
+}
+
 /// Simulates one seed.
 #[must_use]
-pub fn run(seed: u64, nodes: Option<u32>, safety: Duration) -> Report<Record> {
+pub fn run(seed: u64, options: &Options) -> Report<Record> {
     let mut rng = Rng::new(seed);
-    let nodes = nodes.unwrap_or_else(|| 2 + u32::try_from(rng.below(3)).unwrap_or(0));
-    let profile = Profile::draw(&mut rng, nodes, safety, &Fault::ALL);
+    let nodes = options.nodes.unwrap_or_else(|| 2 + u32::try_from(rng.below(3)).unwrap_or(0));
+    let profile = Profile::draw(&mut rng, (nodes, options.paths), options.safety, &Fault::ALL);
     let program = Circuits {
         interval: rng.duration(Duration::from_millis(1), Duration::from_millis(100)),
         largest: *rng.pick(&[100, 3_000, 60_000]).unwrap_or(&100),
         slow_reader: rng.chance(0.3),
+        bug: options.bug,
+        watch: Watch::default(),
         next: BTreeMap::new(),
         up: BTreeSet::new(),
         fresh: BTreeSet::new(),
@@ -160,6 +190,15 @@ impl Circuits {
                     layer.consumed(ctx.now(), from, lane, message.len());
                 }
             }
+            Event::PathUp { peer, path, .. } => {
+                ctx.record(Record::Path(peer, path, PathState::Up, PathReason::Answered));
+            }
+            Event::PathDoubtful { peer, path, reason, .. } => {
+                ctx.record(Record::Path(peer, path, PathState::Doubtful, reason));
+            }
+            Event::PathDown { peer, path, reason, .. } => {
+                ctx.record(Record::Path(peer, path, PathState::Down, reason));
+            }
             Event::Misbehaved { peer, rule } => panic!("{peer} broke the rule {rule:?} without malice"),
             _ => {}
         }
@@ -178,8 +217,13 @@ impl Program for Circuits {
         for lane in [&mut config.urgent, &mut config.small, &mut config.bulk] {
             (lane.send_queue, lane.receive_window) = (128 * 1024, 64 * 1024);
         }
-        for peer in ctx.world().nodes().filter(|n| *n != local.node) {
-            config = config.with_peer(peer, address(peer, 0));
+        let paths = ctx.world().profile().paths;
+        config.policy = ctx.world().profile().policy;
+        for node in ctx.world().nodes().filter(|n| *n != local.node) {
+            config.peers.push(PeerConfig { node, addresses: addresses(node, paths) });
+        }
+        if paths > 1 {
+            ctx.later(LOOK_EVERY, Completion::Look);
         }
         let rng = ctx.world().rng();
         let mut seed = [0; 32];
@@ -187,10 +231,18 @@ impl Program for Circuits {
         let agreement = Box::new(SimulatedAgreement::new(rng.next_u64()));
         let secrets = Secrets { keys: vec![0x5a; 32].into(), seed, agreement };
         ctx.later(self.interval, Completion::Send);
-        match Endpoint::new(ctx.now(), config, local, secrets) {
+        let mut endpoint = match Endpoint::new(ctx.now(), config, local, secrets) {
             Ok(endpoint) => endpoint,
             Err(error) => panic!("{local} cannot start: {error}"),
+        };
+        if let Some(bug) = self.bug {
+            endpoint.sabotage(bug);
         }
+        endpoint
+    }
+
+    fn carrier(&mut self, ctx: &mut Ctx<'_, Self>, layer: &mut Endpoint, path: u8, up: bool) {
+        layer.handle(ctx.now(), Input::Carrier { path: PathId(path), up });
     }
 
     fn received(&mut self, ctx: &mut Ctx<'_, Self>, layer: &mut Endpoint, datagrams: Datagrams<'_>) {
@@ -202,22 +254,36 @@ impl Program for Circuits {
         match completion {
             Completion::Send => self.send(ctx, layer),
             Completion::Consume(from, lane, bytes) => layer.consumed(ctx.now(), from, lane, bytes),
+            Completion::Look => {
+                let (me, now) = (ctx.instance(), ctx.now());
+                self.watch.look(ctx.world(), me, layer.peers(now));
+                ctx.later(LOOK_EVERY, Completion::Look);
+            }
         }
         layer.check_invariants();
     }
 
     fn carry_out(&mut self, ctx: &mut Ctx<'_, Self>, layer: &mut Endpoint, output: Output) {
         match output {
-            Output::Transmit(t) => ctx.transmit(t.path.0, t.to, t.segment, t.data),
+            Output::Transmit(t) => {
+                self.watch.number(ctx.instance(), &t);
+                ctx.transmit(t.path.0, t.to, t.segment, t.data);
+            }
             Output::Event(event) => self.event(ctx, layer, event),
             _ => {}
         }
     }
 
-    fn noticed(&mut self, _world: &mut World<Self>, entry: &super::Entry<Record>) {
+    fn noticed(&mut self, world: &mut World<Self>, entry: &super::Entry<Record>) {
         match &entry.what {
             super::What::Healed => self.healed_from = self.next.clone(),
-            super::What::Stopped { instance, .. } => self.up.retain(|(a, _)| a != instance),
+            super::What::Network(change) => {
+                case_of(change).into_iter().for_each(|case| world.sometimes(case));
+            }
+            super::What::Stopped { instance, .. } => {
+                self.up.retain(|(a, _)| a != instance);
+                self.watch.ended(*instance);
+            }
             _ => {}
         }
     }

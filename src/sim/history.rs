@@ -80,6 +80,10 @@ pub enum Change {
     Swizzle(Vec<NodeId>),
     /// The link from the first to the second is bad in this way.
     Worse(NodeId, NodeId, &'static str),
+    /// One path from the first node to the second, or between the two, fails in this way.
+    Path(NodeId, NodeId, u8, &'static str),
+    /// The interface of a node under one path went down, or works again.
+    Interface(NodeId, u8, bool),
     /// An earlier change ended.
     Restored(&'static str),
 }

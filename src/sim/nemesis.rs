@@ -1,8 +1,9 @@
 //! Draws faults, one after the other, and ends them.
 
 use super::history::{Change, What};
+use super::network::Way;
 use super::profile::{Fault, Quality};
-use super::program::Program;
+use super::program::{Program, Wake};
 use super::world::{Event, World, id};
 use core::time::Duration;
 use pils::{NodeId, Rng};
@@ -10,9 +11,11 @@ use pils::{NodeId, Rng};
 /// How a fault ends.
 #[derive(Debug)]
 pub(crate) enum Undo {
-    Mend(Vec<(usize, usize)>, &'static str),
-    Cut(Vec<(usize, usize)>),
-    Restore(usize, usize, &'static str),
+    Mend(Vec<Way>, &'static str),
+    Cut(Vec<Way>),
+    Restore(Way, &'static str),
+    /// The interface of a node under a path works again.
+    Interface(usize, u8),
     Speed(usize),
     Space(usize),
 }
@@ -101,14 +104,29 @@ impl<P: Program> World<P> {
             Fault::Isolate => self.split(|i| u64::from(i == node)),
             Fault::CutPair => {
                 let (a, b) = self.two_nodes();
-                self.cut_links(vec![(a, b), (b, a)], Change::Pair(id(a), id(b)), "pair");
+                self.cut_links(both(a, b, None), Change::Pair(id(a), id(b)), "pair");
             }
             Fault::OneWay => {
                 let (a, b) = self.two_nodes();
-                self.cut_links(vec![(a, b)], Change::OneWay(id(a), id(b)), "one way");
+                self.cut_links(vec![Way::whole(a, b)], Change::OneWay(id(a), id(b)), "one way");
             }
-            Fault::Flap => self.flap(),
+            Fault::Flap => self.flap(None),
             Fault::Swizzle => self.swizzle(),
+            Fault::Lossy | Fault::Slow | Fault::Starved | Fault::SmallMtu => self.worsen_links(fault),
+            Fault::CutPath
+            | Fault::CutPathOneWay
+            | Fault::FlapPath
+            | Fault::LatePath
+            | Fault::LossyPath
+            | Fault::NarrowPath
+            | Fault::InterfaceDown => self.inflict_on_path(fault),
+        }
+    }
+
+    /// Makes the link from one node to another bad in this way.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the caller names the others")]
+    fn worsen_links(&mut self, fault: Fault) {
+        match fault {
             Fault::Lossy => self.worsen("lossy", |q, rng| q.loss = 0.05 + 0.9 * rng.unit()),
             Fault::Slow => self.worsen("slow", |q, rng| {
                 q.delay.1 += rng.duration(Duration::from_millis(1), Duration::from_millis(300));
@@ -117,9 +135,84 @@ impl<P: Program> World<P> {
             Fault::Starved => {
                 self.worsen("starved", |q, rng| q.bandwidth = Some(rng.between(20_000, 2_000_000)));
             }
-            Fault::SmallMtu => self.worsen("small mtu", |q, rng| {
+            _ => self.worsen("small mtu", |q, rng| {
                 q.mtu = usize::try_from(rng.between(300, 1_300)).unwrap_or(1_300);
             }),
+        }
+    }
+
+    /// A path other than the one that is spared.
+    fn victim_path(&mut self) -> Option<u8> {
+        let others = self.profile.paths.checked_sub(2)?;
+        let step = 1 + u8::try_from(self.rng.below(u64::from(others) + 1)).unwrap_or(0);
+        Some((self.profile.spared + step) % self.profile.paths)
+    }
+
+    /// Carries out a fault of one path, if there are several.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the caller names the others")]
+    fn inflict_on_path(&mut self, fault: Fault) {
+        let Some(path) = self.victim_path() else { return };
+        let (a, b) = self.two_nodes();
+        let way = Way::single(a, b, path);
+        let change = |what| Change::Path(id(a), id(b), path, what);
+        match fault {
+            Fault::CutPath => self.cut_links(both(a, b, Some(path)), change("cut"), "path cut"),
+            Fault::CutPathOneWay => self.cut_links(vec![way], change("one way"), "path one way"),
+            Fault::FlapPath => self.flap(Some(path)),
+            Fault::LatePath => {
+                let late = self.rng.duration(Duration::from_millis(1), Duration::from_millis(200));
+                self.worsen_way(way, change("late"), "path late", |q| {
+                    (q.delay.0, q.delay.1) = (q.delay.0 + late, q.delay.1 + late);
+                });
+            }
+            Fault::LossyPath => {
+                let loss = 0.05 + 0.9 * self.rng.unit();
+                self.worsen_way(way, change("lossy"), "path lossy", |q| q.loss = loss);
+            }
+            Fault::NarrowPath => {
+                let mtu = usize::try_from(self.rng.between(1_200, 8_900)).unwrap_or(1_200);
+                self.worsen_way(way, change("narrow"), "path narrow", |q| q.mtu = mtu);
+            }
+            _ => {
+                self.interface_down(a, path);
+                self.undo_later(Undo::Interface(a, path));
+            }
+        }
+    }
+
+    /// The interface of a node under a path goes down, and its process is told.
+    fn interface_down(&mut self, node: usize, path: u8) {
+        self.hosts[node].dark[usize::from(path)] += 1;
+        for way in self.links_of(node, Some(path)) {
+            self.network.cut(way);
+        }
+        self.note(What::Network(Change::Interface(id(node), path, false)));
+        self.tell_carrier(node, path, false);
+    }
+
+    fn interface_up(&mut self, node: usize, path: u8) {
+        let dark = &mut self.hosts[node].dark[usize::from(path)];
+        *dark = dark.saturating_sub(1);
+        let up = *dark == 0;
+        for way in self.links_of(node, Some(path)) {
+            self.network.mend(way);
+        }
+        self.note(What::Network(Change::Interface(id(node), path, up)));
+        if up {
+            self.tell_carrier(node, path, true);
+        }
+    }
+
+    /// True if a fault keeps the interface of this node under this path down.
+    pub(crate) fn is_dark(&self, node: usize, path: u8) -> bool {
+        self.hosts[node].dark[usize::from(path)] > 0
+    }
+
+    /// Tells a node, soon, whether its interface under a path has a carrier.
+    pub(crate) fn tell_carrier(&mut self, node: usize, path: u8, up: bool) {
+        if let Some(life) = self.hosts[node].running {
+            let delay = self.rng.duration(Duration::from_micros(10), Duration::from_millis(5));
+            self.queue.push(self.now() + delay, Event::Wake(node, life, Wake::Carrier(path, up)));
         }
     }
 
@@ -128,9 +221,9 @@ impl<P: Program> World<P> {
         self.queue.push(self.now() + length, Event::Undo(undo, self.phase));
     }
 
-    fn cut_links(&mut self, links: Vec<(usize, usize)>, change: Change, name: &'static str) {
-        for (from, to) in &links {
-            self.network.cut(*from, *to);
+    fn cut_links(&mut self, links: Vec<Way>, change: Change, name: &'static str) {
+        for way in &links {
+            self.network.cut(*way);
         }
         self.note(What::Network(change));
         self.undo_later(Undo::Mend(links, name));
@@ -141,7 +234,7 @@ impl<P: Program> World<P> {
         let n = self.hosts.len();
         let mut links = Vec::new();
         for from in 0..n {
-            links.extend((0..n).filter(|to| side(from) != side(*to)).map(|to| (from, to)));
+            links.extend((0..n).filter(|to| side(from) != side(*to)).map(|to| Way::whole(from, to)));
         }
         let mut sides: Vec<Vec<NodeId>> = Vec::new();
         let mut names: Vec<u64> = (0..n).map(&side).collect();
@@ -168,16 +261,20 @@ impl<P: Program> World<P> {
         self.split(|i| of[i]);
     }
 
-    fn flap(&mut self) {
+    fn flap(&mut self, path: Option<u8>) {
         let (a, b) = self.two_nodes();
         let times = u32::try_from(self.rng.between(2, 10)).unwrap_or(2);
         let period = self.rng.duration(Duration::from_millis(20), Duration::from_millis(1_000));
-        let both = vec![(a, b), (b, a)];
-        self.note(What::Network(Change::Flap(id(a), id(b), times)));
+        let both = both(a, b, path);
+        self.note(What::Network(match path {
+            None => Change::Flap(id(a), id(b), times),
+            Some(path) => Change::Path(id(a), id(b), path, "flap"),
+        }));
+        let name = if path.is_some() { "path flap" } else { "flap" };
         let mut at = self.now();
         for _ in 0..times {
             self.queue.push(at, Event::Undo(Undo::Cut(both.clone()), self.phase));
-            self.queue.push(at + period / 2, Event::Undo(Undo::Mend(both.clone(), "flap"), self.phase));
+            self.queue.push(at + period / 2, Event::Undo(Undo::Mend(both.clone(), name), self.phase));
             at += period;
         }
     }
@@ -191,19 +288,19 @@ impl<P: Program> World<P> {
         let step = self.length() / u32::try_from(chosen * 2).unwrap_or(2);
         let mut at = self.now();
         for victim in &order {
-            self.queue.push(at, Event::Undo(Undo::Cut(self.links_of(*victim)), self.phase));
+            self.queue.push(at, Event::Undo(Undo::Cut(self.links_of(*victim, None)), self.phase));
             at += step;
         }
         self.shuffle(&mut order);
         for victim in &order {
-            let mend = Undo::Mend(self.links_of(*victim), "swizzle");
+            let mend = Undo::Mend(self.links_of(*victim, None), "swizzle");
             self.queue.push(at, Event::Undo(mend, self.phase));
             at += step;
         }
     }
 
-    fn links_of(&self, node: usize) -> Vec<(usize, usize)> {
-        (0..self.hosts.len()).filter(|i| *i != node).flat_map(|i| [(i, node), (node, i)]).collect()
+    fn links_of(&self, node: usize, path: Option<u8>) -> Vec<Way> {
+        (0..self.hosts.len()).filter(|i| *i != node).flat_map(|i| both(i, node, path)).collect()
     }
 
     fn shuffle(&mut self, items: &mut [usize]) {
@@ -213,12 +310,24 @@ impl<P: Program> World<P> {
         }
     }
 
-    fn worsen(&mut self, name: &'static str, change: impl FnOnce(&mut Quality, &mut Rng)) {
+    /// Makes all paths from one node to another bad in one way, by the same draw.
+    fn worsen(&mut self, name: &'static str, change: impl Fn(&mut Quality, &mut Rng)) {
         let (from, to) = self.two_nodes();
-        let Self { network, rng, .. } = self;
-        network.worsen(from, to, |quality| change(quality, rng));
+        let draw = self.rng.clone();
+        let mut after = draw.clone();
+        self.network.worsen(Way::whole(from, to), |quality| {
+            after = draw.clone();
+            change(quality, &mut after);
+        });
+        self.rng = after;
         self.note(What::Network(Change::Worse(id(from), id(to), name)));
-        self.undo_later(Undo::Restore(from, to, name));
+        self.undo_later(Undo::Restore(Way::whole(from, to), name));
+    }
+
+    fn worsen_way(&mut self, way: Way, change: Change, name: &'static str, worse: impl Fn(&mut Quality)) {
+        self.network.worsen(way, worse);
+        self.note(What::Network(change));
+        self.undo_later(Undo::Restore(way, name));
     }
 
     pub(crate) fn undo(&mut self, undo: Undo, phase: u32) {
@@ -227,20 +336,21 @@ impl<P: Program> World<P> {
         }
         match undo {
             Undo::Cut(links) => {
-                for (from, to) in links {
-                    self.network.cut(from, to);
+                for way in links {
+                    self.network.cut(way);
                 }
             }
             Undo::Mend(links, name) => {
-                for (from, to) in links {
-                    self.network.mend(from, to);
+                for way in links {
+                    self.network.mend(way);
                 }
                 self.note(What::Network(Change::Restored(name)));
             }
-            Undo::Restore(from, to, name) => {
-                self.network.restore(from, to);
+            Undo::Restore(way, name) => {
+                self.network.restore(way);
                 self.note(What::Network(Change::Restored(name)));
             }
+            Undo::Interface(node, path) => self.interface_up(node, path),
             Undo::Speed(node) => {
                 self.hosts[node].cost = Duration::ZERO;
                 self.note(What::Slowed(id(node), Duration::ZERO));
@@ -252,10 +362,17 @@ impl<P: Program> World<P> {
         }
     }
 
-    /// Ends every fault: the network is good, every machine has power and runs.
+    /// Ends every fault: the network is good, or at least the path that was spared, every machine has power and runs.
     pub(crate) fn heal(&mut self) {
         self.phase += 1;
-        self.network.heal();
+        self.network.heal(self.profile.lame.then_some(self.profile.spared));
+        for i in 0..self.hosts.len() {
+            for path in 0..self.profile.paths {
+                if !self.profile.lame && core::mem::take(&mut self.hosts[i].dark[usize::from(path)]) > 0 {
+                    self.tell_carrier(i, path, true);
+                }
+            }
+        }
         for i in 0..self.hosts.len() {
             let spread = self.rng.duration(Duration::ZERO, Duration::from_millis(200));
             let host = &mut self.hosts[i];
@@ -275,6 +392,11 @@ impl<P: Program> World<P> {
         }
         self.note(What::Healed);
     }
+}
+
+/// Both ways between two nodes.
+fn both(a: usize, b: usize, path: Option<u8>) -> Vec<Way> {
+    vec![Way { from: a, to: b, path }, Way { from: b, to: a, path }]
 }
 
 /// A draw from the exponential distribution of mean 1, at most 5.

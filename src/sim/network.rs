@@ -40,10 +40,34 @@ struct Link {
     last_arrival: Instant,
 }
 
-/// The directed links between nodes. Drawn per link from the profile's quality, so that no two are the same.
+/// One direction between two nodes: on one path, or on all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Way {
+    pub(crate) from: usize,
+    pub(crate) to: usize,
+    /// `None`: every path.
+    pub(crate) path: Option<u8>,
+}
+
+impl Way {
+    /// All paths from one node to another.
+    pub(crate) const fn whole(from: usize, to: usize) -> Self {
+        Self { from, to, path: None }
+    }
+
+    /// One path from one node to another.
+    pub(crate) const fn single(from: usize, to: usize, path: u8) -> Self {
+        Self { from, to, path: Some(path) }
+    }
+}
+
+/// The directed paths between nodes: networks that have nothing to do with one another. Drawn per link from the profile's
+/// quality, so that no two are the same.
 #[derive(Debug)]
 pub(crate) struct Network {
     nodes: usize,
+    paths: u8,
+    /// By path, sender and receiver.
     links: Vec<Link>,
     captured: Vec<(SocketAddr, u8, Vec<u8>)>,
     attack: f64,
@@ -60,38 +84,55 @@ impl Network {
             base.loss *= rng.unit();
             Link { cuts: 0, now: base.clone(), base, idle_at: Instant::ZERO, last_arrival: Instant::ZERO }
         };
-        let links = (0..nodes * nodes).map(|_| draw()).collect();
-        Self { nodes, links, captured: Vec::new(), attack: profile.attack, carried: 0, lost: 0 }
+        let links = (0..nodes * nodes * usize::from(profile.paths)).map(|_| draw()).collect();
+        Self {
+            nodes,
+            paths: profile.paths,
+            links,
+            captured: Vec::new(),
+            attack: profile.attack,
+            carried: 0,
+            lost: 0,
+        }
     }
 
-    fn link(&mut self, from: usize, to: usize) -> &mut Link {
-        &mut self.links[from * self.nodes + to]
+    const fn at(&self, from: usize, to: usize, path: u8) -> usize {
+        (path as usize * self.nodes + from) * self.nodes + to
     }
 
-    pub(crate) fn cut(&mut self, from: usize, to: usize) {
-        self.link(from, to).cuts += 1;
+    /// Does something to every path of a way.
+    fn each(&mut self, way: Way, mut change: impl FnMut(&mut Link)) {
+        for path in (0..self.paths).filter(|path| way.path.is_none_or(|one| one == *path)) {
+            let at = self.at(way.from, way.to, path);
+            change(&mut self.links[at]);
+        }
     }
 
-    pub(crate) fn mend(&mut self, from: usize, to: usize) {
-        let link = self.link(from, to);
-        link.cuts = link.cuts.saturating_sub(1);
+    pub(crate) fn cut(&mut self, way: Way) {
+        self.each(way, |link| link.cuts += 1);
     }
 
-    pub(crate) fn worsen(&mut self, from: usize, to: usize, change: impl FnOnce(&mut Quality)) {
-        change(&mut self.link(from, to).now);
+    pub(crate) fn mend(&mut self, way: Way) {
+        self.each(way, |link| link.cuts = link.cuts.saturating_sub(1));
     }
 
-    pub(crate) fn restore(&mut self, from: usize, to: usize) {
-        let link = self.link(from, to);
-        link.now = link.base.clone();
+    pub(crate) fn worsen(&mut self, way: Way, mut change: impl FnMut(&mut Quality)) {
+        self.each(way, |link| change(&mut link.now));
     }
 
-    /// Ends every cut and disturbance, for good.
-    pub(crate) fn heal(&mut self) {
+    pub(crate) fn restore(&mut self, way: Way) {
+        self.each(way, |link| link.now = link.base.clone());
+    }
+
+    /// Ends every cut and disturbance, for good; if `spared` is given, only on this path.
+    pub(crate) fn heal(&mut self, spared: Option<u8>) {
         self.attack = 0.0;
-        for link in &mut self.links {
-            link.cuts = 0;
-            link.now = Quality { delay: link.base.delay, ..Quality::lan() };
+        let one = self.nodes * self.nodes;
+        for (at, link) in self.links.iter_mut().enumerate() {
+            if spared.is_none_or(|path| at / one == usize::from(path)) {
+                link.cuts = 0;
+                link.now = Quality { delay: link.base.delay, ..Quality::lan() };
+            }
         }
     }
 
@@ -106,8 +147,9 @@ impl Network {
         self.carried += burst.data.len().div_ceil(burst.segment.max(1)) as u64;
         self.be_attacked(now, &burst, rng, &mut arrive);
         let (sender, to) = (burst.sender, burst.to);
+        let at = self.at(sender, to, burst.path);
         let lost = &mut self.lost;
-        let link = &mut self.links[sender * self.nodes + to];
+        let link = &mut self.links[at];
         if link.cuts > 0 {
             *lost += 1;
             return;
@@ -250,18 +292,38 @@ mod tests {
     #[test]
     fn a_cut_is_one_way_and_counts() {
         let mut net = Network::new(&Profile::calm(2, Duration::from_secs(1)), &mut Rng::new(1));
-        net.cut(0, 1);
-        net.cut(0, 1);
-        net.mend(0, 1);
+        let way = Way::whole(0, 1);
+        net.cut(way);
+        net.cut(way);
+        net.mend(way);
         assert!(arrivals(&mut net, 10).is_empty());
-        net.mend(0, 1);
+        net.mend(way);
         assert_eq!(arrivals(&mut net, 10).len(), 1);
+    }
+
+    #[test]
+    fn a_path_is_cut_alone_and_a_pair_with_all_its_paths() {
+        let profile = Profile { paths: 3, ..Profile::calm(2, Duration::from_secs(1)) };
+        let mut net = Network::new(&profile, &mut Rng::new(1));
+        let passes = |net: &mut Network, path| {
+            let (mut rng, mut seen) = (Rng::new(3), 0);
+            net.send(Instant::ZERO, Burst { path, ..burst(10) }, &mut rng, |_, _| seen += 1);
+            seen == 1
+        };
+        net.cut(Way::single(0, 1, 1));
+        assert_eq!([0, 1, 2].map(|path| passes(&mut net, path)), [true, false, true]);
+        net.cut(Way::whole(0, 1));
+        assert_eq!([0, 1, 2].map(|path| passes(&mut net, path)), [false; 3]);
+        net.heal(Some(2));
+        assert_eq!([0, 1, 2].map(|path| passes(&mut net, path)), [false, false, true]);
+        net.heal(None);
+        assert_eq!([0, 1, 2].map(|path| passes(&mut net, path)), [true; 3]);
     }
 
     #[test]
     fn a_narrow_link_delays_and_then_drops() {
         let mut net = Network::new(&Profile::calm(2, Duration::from_secs(1)), &mut Rng::new(1));
-        net.worsen(0, 1, |q| {
+        net.worsen(Way::whole(0, 1), |q| {
             q.bandwidth = Some(10_000);
             q.queue = 1_000;
             q.reorder = true;

@@ -1,5 +1,6 @@
 use super::disk::DiskProfile;
 use core::time::Duration;
+use ocf_comm::PathPolicy;
 use pils::Rng;
 
 /// A kind of fault. Each seed switches some of them off entirely, so that runs differ in kind and not only in degree.
@@ -46,10 +47,24 @@ pub enum Fault {
     Starved,
     /// A link drops large datagrams.
     SmallMtu,
+    /// One path between two nodes is cut, others are not.
+    CutPath,
+    /// One path carries nothing in one direction.
+    CutPathOneWay,
+    /// One path goes up and down.
+    FlapPath,
+    /// One path takes longer in one direction.
+    LatePath,
+    /// One path loses much in one direction.
+    LossyPath,
+    /// One path loses all large datagrams in one direction, without a word.
+    NarrowPath,
+    /// A node's interface under one path goes down and comes back, and its process is told.
+    InterfaceDown,
 }
 
 impl Fault {
-    /// Every kind.
+    /// Every kind that hits nodes, or all paths between two nodes.
     pub const ALL: [Self; 20] = [
         Self::Kill,
         Self::KillBetween,
@@ -72,7 +87,21 @@ impl Fault {
         Self::Starved,
         Self::SmallMtu,
     ];
+
+    /// Every kind that hits a single path, where there are several.
+    pub const OF_PATHS: [Self; 7] = [
+        Self::CutPath,
+        Self::CutPathOneWay,
+        Self::FlapPath,
+        Self::LatePath,
+        Self::LossyPath,
+        Self::NarrowPath,
+        Self::InterfaceDown,
+    ];
 }
+
+/// Paths between two nodes at most.
+pub(crate) const PATHS_MAX: u8 = 3;
 
 /// How a directed path treats datagrams.
 #[derive(Clone, Debug, PartialEq)]
@@ -132,6 +161,14 @@ impl Quality {
 pub struct Profile {
     /// Number of nodes, with the ids 1 to `nodes`.
     pub nodes: u32,
+    /// Paths between any two nodes, 1 to 3: networks that have nothing to do with one another.
+    pub paths: u8,
+    /// The path that no fault of single paths hits.
+    pub spared: u8,
+    /// The last faults of single paths never end: the cluster must become well with the spared path alone.
+    pub lame: bool,
+    /// How the nodes share messages among paths.
+    pub policy: PathPolicy,
     /// Length of the phase with faults, in which safety is judged.
     pub safety: Duration,
     /// Longest time after the last fault until all is well again; judged after it.
@@ -170,6 +207,10 @@ impl Profile {
     pub fn calm(nodes: u32, length: Duration) -> Self {
         Self {
             nodes,
+            paths: 1,
+            spared: 0,
+            lame: false,
+            policy: PathPolicy::Failover,
             safety: length,
             heal_limit: Duration::from_secs(30),
             calm: Duration::from_secs(1),
@@ -188,12 +229,13 @@ impl Profile {
         }
     }
 
-    /// Draws a run: which of the faults in `menu` occur, how bad the network is, how long things take.
+    /// Draws a run: which of the faults in `menu` occur, how bad the network is, how long things take. Most runs have several
+    /// paths, if `paths` does not say how many, and then some of [`Fault::OF_PATHS`].
     ///
     /// # Panics
     /// Never: the lists it picks from are not empty.
     #[must_use]
-    pub fn draw(rng: &mut Rng, nodes: u32, safety: Duration, menu: &[Fault]) -> Self {
+    pub fn draw(rng: &mut Rng, (nodes, paths): (u32, Option<u8>), safety: Duration, menu: &[Fault]) -> Self {
         let mut quality = Quality::lan();
         let slowest = *rng.pick(&[100, 100, 300, 1_000, 5_000]).expect("not empty");
         quality.delay.1 = Duration::from_micros(slowest);
@@ -215,8 +257,24 @@ impl Profile {
             quality.bandwidth = Some(rng.between(2_000_000, 125_000_000));
         }
         let severity = rng.unit();
-        let faults = menu.iter().copied().filter(|_| rng.chance(0.2 + 0.6 * severity)).collect();
+        let mut faults: Vec<Fault> =
+            menu.iter().copied().filter(|_| rng.chance(0.2 + 0.6 * severity)).collect();
+        // From a generator of its own: what else a seed decides does not depend on it.
+        let mut own = rng.clone().fork();
+        let drawn = *own.pick(&[1, 1, 2, 2, PATHS_MAX]).expect("not empty");
+        let paths = paths.map_or(drawn, |paths| paths.clamp(1, PATHS_MAX));
+        let spared = u8::try_from(own.below(u64::from(paths))).unwrap_or(0);
+        if paths > 1 {
+            faults.extend(Fault::OF_PATHS.into_iter().filter(|_| own.chance(0.6)));
+        }
+        let policy = *own
+            .pick(&[PathPolicy::Failover, PathPolicy::Balance, PathPolicy::Redundant])
+            .expect("not empty");
         Self {
+            paths,
+            spared,
+            lame: paths > 1 && own.chance(0.3),
+            policy,
             quality,
             faults,
             fault_interval: rng.duration(Duration::from_millis(100), Duration::from_millis(5_000)),

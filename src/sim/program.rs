@@ -28,6 +28,11 @@ pub trait Program: Sized {
     /// Datagrams arrived at the node's socket.
     fn received(&mut self, ctx: &mut Ctx<'_, Self>, layer: &mut Self::Layer, datagrams: Datagrams<'_>);
 
+    /// The interface under a path of the node lost its carrier, or has it again.
+    fn carrier(&mut self, ctx: &mut Ctx<'_, Self>, layer: &mut Self::Layer, path: u8, up: bool) {
+        let _ignored_by_default = (ctx, layer, path, up);
+    }
+
     /// The write `token` of [`Ctx::persist`] is durable, or failed and changed nothing.
     fn persisted(&mut self, ctx: &mut Ctx<'_, Self>, layer: &mut Self::Layer, token: u64, durable: bool) {
         let _ignored_by_default = (ctx, layer, token, durable);
@@ -109,9 +114,12 @@ impl<'a, P: Program> Ctx<'a, P> {
     }
 
     /// Sends datagrams of `segment` bytes each (the last may be shorter) from a path of this node. What is addressed to
-    /// nobody is lost.
+    /// nobody, or to another path, is lost.
     pub fn transmit(&mut self, path: u8, to: SocketAddr, segment: usize, data: Vec<u8>) {
-        let Some(peer) = owner(to).and_then(|(node, _)| index(node)) else { return };
+        let Some((node, net)) = owner(to) else { return };
+        let Some(peer) = index(node).filter(|_| net == path && path < self.world.profile.paths) else {
+            return;
+        };
         let (from, segment) = (address(self.instance.node, path), segment.max(1));
         self.world.transmit(Burst { sender: self.node, to: peer, from, path, segment, data });
     }
@@ -153,6 +161,7 @@ pub(crate) enum Wake<C> {
     Datagrams(Burst),
     Persisted(u64, bool),
     Completion(C),
+    Carrier(u8, bool),
     Timer,
 }
 
@@ -160,7 +169,7 @@ impl<C> Wake<C> {
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::Datagrams(burst) => burst.data.len(),
-            Self::Persisted(..) | Self::Completion(_) | Self::Timer => 0,
+            Self::Persisted(..) | Self::Completion(_) | Self::Carrier(..) | Self::Timer => 0,
         }
     }
 }

@@ -162,6 +162,8 @@ impl<P: Program> Simulation<P> {
                         Wake::Persisted(token, worked) => {
                             Wake::Persisted(token, self.world.hosts[i].disk.complete(token, !worked))
                         }
+                        // Words that overtake one another end with the truth.
+                        Wake::Carrier(path, _) => Wake::Carrier(path, !self.world.is_dark(i, path)),
                         other @ (Wake::Datagrams(_) | Wake::Completion(_) | Wake::Timer) => other,
                     };
                     self.wake(i, wake);
@@ -248,6 +250,11 @@ impl<P: Program> Simulation<P> {
         let layer = self.program.boot(&mut Ctx::new(world, i, instance), record);
         self.layers[i] = Some(layer);
         self.settle(i, instance);
+        for path in 0..self.world.profile.paths {
+            if self.world.is_dark(i, path) {
+                self.world.tell_carrier(i, path, false);
+            }
+        }
     }
 
     fn resume(&mut self, i: usize, turn: u64) {
@@ -320,6 +327,7 @@ impl<P: Program> Simulation<P> {
             }
             Wake::Persisted(token, durable) => self.program.persisted(ctx, layer, token, durable),
             Wake::Completion(completion) => self.program.completed(ctx, layer, completion),
+            Wake::Carrier(path, up) => self.program.carrier(ctx, layer, path, up),
             Wake::Timer => layer.handle_timeout(ctx.now()),
         }
         self.settle(i, instance);

@@ -2,7 +2,7 @@ use super::clock::Clock;
 use super::disk::Disk;
 use super::history::{Entry, Stop, What};
 use super::network::{Burst, Network};
-use super::profile::Profile;
+use super::profile::{PATHS_MAX, Profile};
 use super::program::{Program, Scheduled, Wake};
 use super::queue::Queue;
 use super::trace::Fold;
@@ -46,6 +46,8 @@ pub(crate) struct Host<C> {
     pub(crate) timer_at: Option<Instant>,
     pub(crate) deadline: Option<Instant>,
     pub(crate) outputs_left: Option<u32>,
+    /// How many faults keep the interface under each path down.
+    pub(crate) dark: [u32; PATHS_MAX as usize],
 }
 
 /// Everything outside the nodes' software: time, network, machines, history.
@@ -85,6 +87,7 @@ impl<P: Program> World<P> {
             timer_at: None,
             deadline: None,
             outputs_left: None,
+            dark: [0; PATHS_MAX as usize],
         });
         Self {
             now: Instant::ZERO,

@@ -64,7 +64,7 @@ impl Checker<Record> for CircuitOrder {
                     return Err(format!("{me} got {number} from {from}, which had ended"));
                 }
             }
-            Record::Full(..) => {}
+            Record::Full(..) | Record::Path(..) => {}
             Record::Garbled(from) => return Err(format!("{me} got from {from} what was not sent to it")),
         }
         Ok(())

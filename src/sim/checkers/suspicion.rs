@@ -3,10 +3,11 @@
 //! | F1 a dead incarnation is suspected by every live peer within 1.25 T_d and a probe | protocols 11.2 |
 //! | F1 the same where gaps were irregular: within 1.25 of the cap of the adaptive timeout | protocols 4 |
 //! | F2 no suspicion of a living peer on a good network | protocols 11.2 |
+//! | F2 nor while one path of each pair is whole, whatever becomes of the others | protocols 11.2 |
 //! | F4 an own stall never yields suspicion within one heartbeat | protocols 11.2 |
 
 use crate::sim::cluster::Record;
-use crate::sim::{Checker, Entry, What};
+use crate::sim::{Change, Checker, Entry, What};
 use core::time::Duration;
 use ocf_comm::{DownReason, Timers};
 use pils::{Instant, NodeId, NodeInstance};
@@ -31,6 +32,8 @@ pub struct Suspicion {
     /// The network of this run is so good that gaps are regular when nothing disturbs it.
     regular: bool,
     good_since: Option<Instant>,
+    /// Nothing but single paths failed so far in the network.
+    spared: bool,
     judged: u64,
 }
 
@@ -50,6 +53,7 @@ impl Suspicion {
             disturbed: Instant::ZERO,
             regular,
             good_since: None,
+            spared: true,
             judged: 0,
         }
     }
@@ -99,6 +103,10 @@ impl Suspicion {
         if alive && good {
             return Err(format!("{at} suspects {peer}, which lives, on a good network"));
         }
+        let free = !self.hampered.contains_key(&at.node) && !self.hampered.contains_key(&peer.node);
+        if alive && free && self.regular && self.spared {
+            return Err(format!("{at} suspects {peer}, which lives, over a path that is whole"));
+        }
         Ok(())
     }
 
@@ -120,6 +128,9 @@ impl Checker<Record> for Suspicion {
             What::Network(_) | What::Paused(..) | What::Resumed(_) | What::Slowed(..) | What::Healed
         ) {
             self.disturbed = now;
+        }
+        if let What::Network(change) = &entry.what {
+            self.spared &= is_of_path(change);
         }
         match &entry.what {
             What::Started { instance, .. } => {
@@ -163,5 +174,19 @@ impl Checker<Record> for Suspicion {
 
     fn judged(&self) -> u64 {
         self.judged
+    }
+}
+
+/// True if the change leaves the spared path of each pair alone.
+fn is_of_path(change: &Change) -> bool {
+    match change {
+        Change::Path(..) | Change::Interface(..) => true,
+        Change::Restored(name) => name.starts_with("path"),
+        Change::Partition(_)
+        | Change::OneWay(..)
+        | Change::Pair(..)
+        | Change::Flap(..)
+        | Change::Swizzle(_)
+        | Change::Worse(..) => false,
     }
 }

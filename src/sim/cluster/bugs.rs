@@ -1,4 +1,5 @@
 use crate::stack::Stack;
+use ocf_comm::Sabotage as Paths;
 use ocf_groups::Sabotage as Groups;
 use ocf_membership::Sabotage as Membership;
 
@@ -12,13 +13,15 @@ pub enum Bug {
     Membership(Membership),
     /// A bug of the ordered stream.
     Groups(Groups),
+    /// A bug of the paths between two nodes.
+    Paths(Paths),
     /// The resource manager starts a resource elsewhere without waiting for the fence.
     StartBeforeFence,
 }
 
 impl Bug {
     /// Every bug that can be put back.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 17] = [
         Self::Membership(Membership::NoLeaseWait),
         Self::Membership(Membership::IgnoreAccepted),
         Self::Membership(Membership::NoMemoryRule),
@@ -29,6 +32,12 @@ impl Bug {
         Self::Groups(Groups::IgnoreSequence),
         Self::Groups(Groups::ForgetUnordered),
         Self::Groups(Groups::OpenGates),
+        Self::Paths(Paths::StickToDeadPath),
+        Self::Paths(Paths::CountFromLastSend),
+        Self::Paths(Paths::NoBackOff),
+        Self::Paths(Paths::NeverFallBack),
+        Self::Paths(Paths::RestartNumbers),
+        Self::Paths(Paths::TakeTwice),
         Self::StartBeforeFence,
     ];
 
@@ -38,6 +47,7 @@ impl Bug {
         match self {
             Self::Membership(bug) => format!("{bug:?}"),
             Self::Groups(bug) => format!("{bug:?}"),
+            Self::Paths(bug) => format!("{bug:?}"),
             Self::StartBeforeFence => format!("{self:?}"),
         }
     }
@@ -46,6 +56,7 @@ impl Bug {
         match self {
             Self::Membership(bug) => stack.consensus.sabotage(bug),
             Self::Groups(bug) => stack.groups.sabotage(bug),
+            Self::Paths(bug) => stack.endpoint.sabotage(bug),
             Self::StartBeforeFence => stack.manager.sabotage(),
         }
     }

@@ -2,6 +2,7 @@
 
 use super::record::{Record, ViewRecord};
 use super::{Cluster, Plan};
+use crate::sim::paths::case_of;
 use crate::sim::{Change, Entry, What, World};
 use core::time::Duration;
 use ocf_groups::Position;
@@ -9,7 +10,8 @@ use pils::{Instant, NodeId, NodeInstance};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Cases that runs of the default plan must meet within a few hundred seeds.
+/// Cases that runs of the default plan must meet within a few hundred seeds, beside those of paths
+/// ([`PATH_CASES`](crate::sim::PATH_CASES)).
 pub const EXPECTED: [&str; 27] = [
     "sequencer died before stamping",
     "sequencer died after stamping to a subset",
@@ -171,6 +173,7 @@ impl Cases {
     }
 
     fn network(&self, world: &mut World<Cluster>, change: &Change) {
+        case_of(change).into_iter().for_each(|case| world.sometimes(case));
         match change {
             Change::Partition(sides) if sides.len() == 3 => world.sometimes("a three-way split"),
             Change::Partition(sides) if sides.len() == 2 && sides[0].len() == sides[1].len() => {

@@ -1,9 +1,10 @@
 use super::bugs::Bug;
 use super::program::SERVICE;
-use crate::sim::{Fault, Profile, address};
+use crate::sim::paths::addresses;
+use crate::sim::{Fault, Profile};
 use crate::stack::StackConfig;
 use core::time::Duration;
-use ocf_comm::Timers;
+use ocf_comm::{PeerConfig, Timers};
 use ocf_membership::{BlankRecord, NodeVotes};
 use ocf_resource::{GroupConfig, PartitionPolicy, ResourceConfig, StartFailure, StopFailure};
 use ocf_stonith::{DeviceConfig, FenceAction, Parameters, Targets};
@@ -15,6 +16,8 @@ use std::collections::BTreeMap;
 pub struct Options {
     /// Number of nodes, or `None`: 3, 4 or 5 by the seed.
     pub nodes: Option<u32>,
+    /// Number of paths between two nodes, 1 to 3, or `None`: by the seed.
+    pub paths: Option<u8>,
     /// Length of the phase with faults.
     pub safety: Duration,
     /// Put back: the world's fence device lies. A run must fail sooner or later.
@@ -27,7 +30,14 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { nodes: None, safety: Duration::from_secs(30), canary: false, bug: None, idle: false }
+        Self {
+            nodes: None,
+            paths: None,
+            safety: Duration::from_secs(30),
+            canary: false,
+            bug: None,
+            idle: false,
+        }
     }
 }
 
@@ -79,7 +89,7 @@ impl Plan {
     #[must_use]
     pub fn draw(rng: &mut Rng, options: &Options) -> Self {
         let nodes = options.nodes.unwrap_or_else(|| 3 + u32::try_from(rng.below(3)).unwrap_or(0));
-        let mut profile = Profile::draw(rng, nodes, options.safety, &Fault::ALL);
+        let mut profile = Profile::draw(rng, (nodes, options.paths), options.safety, &Fault::ALL);
         profile.heal_limit = Duration::from_secs(90);
         if options.idle {
             profile = Profile::calm(nodes, options.safety);
@@ -135,8 +145,9 @@ impl Plan {
         let all = || (1..=self.nodes).map(NodeId::new);
         let mut comm = ocf_comm::Config::new("simulated", ocf_comm::Preset::Lan);
         comm.timers = self.timers;
-        for peer in all().filter(|n| *n != local) {
-            comm = comm.with_peer(peer, address(peer, 0));
+        comm.policy = self.profile.policy;
+        for node in all().filter(|n| *n != local) {
+            comm.peers.push(PeerConfig { node, addresses: addresses(node, self.profile.paths) });
         }
         let mut membership = ocf_membership::Config::new(all().map(|n| NodeVotes::new(n, 1)));
         membership.detection = self.timers.detection;

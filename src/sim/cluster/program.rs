@@ -3,6 +3,7 @@ use super::cases::Cases;
 use super::record::{MessageId, Record, ViewRecord};
 use super::{Plan, agents::Agents, fence, fence::Answer};
 use crate::event::NodeEvent;
+use crate::sim::paths::{LOOK_EVERY, Watch};
 use crate::sim::{Ctx, Datagrams, Entry, Program, What, World};
 use crate::stack::{Birth, Input, Output, Stack};
 use bytes::Bytes;
@@ -33,6 +34,8 @@ pub enum Completion {
     Operated(RunId, OperationResult),
     /// A fence device answered about this target; true if the answer proves its death.
     Device(NodeInstance, bool, DeviceReport),
+    /// Its paths are looked at.
+    Look,
     /// An operator looks after the cluster: forgets the failures of resources, and confirms what devices could not tell.
     Care,
 }
@@ -55,6 +58,7 @@ pub struct Cluster {
     apps: Vec<App>,
     agents: Agents,
     cases: Cases,
+    watch: Watch,
     quiet: bool,
     /// Fence devices at work.
     fences: usize,
@@ -75,6 +79,7 @@ impl Cluster {
             apps,
             agents: Agents::default(),
             cases,
+            watch: Watch::default(),
             quiet: false,
             fences: 0,
             changed: Instant::ZERO,
@@ -119,6 +124,9 @@ impl Cluster {
         match event {
             NodeEvent::PeerUp(peer) => ctx.record(Record::PeerUp(peer)),
             NodeEvent::PeerDown { peer, reason } => ctx.record(Record::PeerDown(peer, reason)),
+            NodeEvent::Path { peer, path, state, reason, .. } => {
+                ctx.record(Record::Path(peer, path, state, reason));
+            }
             NodeEvent::NonPrimary(situation) => {
                 app.view = 0;
                 ctx.record(Record::NonPrimary(situation.last_primary));
@@ -288,7 +296,15 @@ impl Program for Cluster {
         }
         stack.join(ctx.now(), GROUP, 0).expect("a fresh node is in no group");
         ctx.later(self.plan.send_interval, Completion::Send);
+        if self.plan.profile.paths > 1 {
+            ctx.later(LOOK_EVERY, Completion::Look);
+        }
         stack
+    }
+
+    fn carrier(&mut self, ctx: &mut Ctx<'_, Self>, layer: &mut Stack, path: u8, up: bool) {
+        let path = PathId(path);
+        layer.handle(ctx.now(), Input::Network(ocf_comm::Input::Carrier { path, up }));
     }
 
     fn received(&mut self, ctx: &mut Ctx<'_, Self>, layer: &mut Stack, datagrams: Datagrams<'_>) {
@@ -312,6 +328,11 @@ impl Program for Cluster {
                 }
                 layer.handle(ctx.now(), Input::Device(report));
             }
+            Completion::Look => {
+                let (me, now) = (ctx.instance(), ctx.now());
+                self.watch.look(ctx.world(), me, layer.peers(now));
+                ctx.later(LOOK_EVERY, Completion::Look);
+            }
             Completion::Care => self.care(ctx, layer),
         }
     }
@@ -320,6 +341,7 @@ impl Program for Cluster {
         let who = ctx.instance();
         match output {
             Output::Transmit(t) => {
+                self.watch.number(who, &t);
                 ctx.transmit(t.path.0, t.to, t.segment, t.data);
             }
             Output::Persist { token, record } => ctx.persist(token.0, record),
@@ -363,6 +385,7 @@ impl Program for Cluster {
             What::Stopped { instance, .. } => {
                 self.apps[instance.node.raw() as usize - 1] = App::default();
                 self.agents.orphan(world, *instance);
+                self.watch.ended(*instance);
             }
             What::PoweredOff(node) => {
                 self.dead.extend(self.lives.remove(node).unwrap_or_default());

@@ -1,5 +1,5 @@
 use core::fmt;
-use ocf_comm::DownReason;
+use ocf_comm::{DownReason, PathId, PathReason, PathState};
 use ocf_groups::{Guarantee, Position};
 use ocf_membership::{Ballot, Member, ViewNumber};
 use ocf_resource::{Action, Decision};
@@ -15,6 +15,8 @@ pub enum Record {
     PeerUp(NodeInstance),
     /// Node communication says that a peer is gone.
     PeerDown(NodeInstance, DownReason),
+    /// A path to a peer is in another state.
+    Path(NodeInstance, PathId, PathState, PathReason),
     /// A view was installed.
     View(Arc<ViewRecord>),
     /// The node is outside the primary partition.
