@@ -1,6 +1,7 @@
 //! What to keep running, where, and what to do when it fails.
 
-use crate::AgentName;
+use crate::executor::WatchPolicy;
+use crate::{AgentName, HealthStrategy, Role};
 use core::time::Duration;
 use pils::NodeId;
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,8 @@ pub struct Config {
     pub groups: Vec<GroupConfig>,
     /// What a node outside the primary partition does with what it runs.
     pub on_partition: PartitionPolicy,
+    /// What a node's health means for what it may run.
+    pub health: HealthStrategy,
 }
 
 /// Resources that are always together on one node: started in this order, stopped in reverse order.
@@ -50,8 +53,36 @@ pub struct GroupConfig {
     /// Is it to run when the cluster starts? Default yes. Later, commands say so.
     #[serde(default = "yes")]
     pub started: bool,
+    /// On how many nodes it runs at once: 1, the default, active/passive; more, active/active; 0, on every node that can
+    /// take it. Each copy is a whole group, with the same parameters.
+    #[serde(default = "one")]
+    pub copies: u32,
+    /// How many copies are in the promoted role. 0, the default: its resources have no roles. At most `copies`.
+    #[serde(default)]
+    pub promoted: u32,
     /// Its resources, in starting order. At least one.
     pub resources: Vec<ResourceConfig>,
+}
+
+impl GroupConfig {
+    /// A group of these resources, with every default.
+    #[must_use]
+    pub fn new(name: impl Into<String>, resources: Vec<ResourceConfig>) -> Self {
+        Self {
+            name: name.into(),
+            nodes: Vec::new(),
+            elsewhere: false,
+            failback: false,
+            migration_threshold: default_threshold(),
+            failure_window: Duration::ZERO,
+            on_start_failure: StartFailure::default(),
+            on_stop_failure: StopFailure::default(),
+            started: true,
+            copies: 1,
+            promoted: 0,
+            resources,
+        }
+    }
 }
 
 /// One resource.
@@ -77,6 +108,51 @@ pub struct ResourceConfig {
     /// Time a monitor may take; a hung one counts as a failure after it. Default 20 s.
     #[serde(default = "default_timeout", with = "span")]
     pub monitor_timeout: Duration,
+    /// How many failed monitors among the last ones are a failure. Default 1 of 1.
+    #[serde(default)]
+    pub watch: WatchPolicy,
+    /// Further recurring monitors, each of another depth or for another role. At most [`Config::MONITORS_MAX`].
+    #[serde(default)]
+    pub monitors: Vec<MonitorConfig>,
+}
+
+impl ResourceConfig {
+    /// A resource with every default and no parameters.
+    #[must_use]
+    pub fn new(name: impl Into<String>, agent: AgentName) -> Self {
+        Self {
+            name: name.into(),
+            agent,
+            parameters: BTreeMap::new(),
+            start_timeout: default_timeout(),
+            stop_timeout: default_timeout(),
+            monitor_interval: default_interval(),
+            monitor_timeout: default_timeout(),
+            watch: WatchPolicy::default(),
+            monitors: Vec::new(),
+        }
+    }
+}
+
+/// One more recurring monitor of a resource.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MonitorConfig {
+    /// How often. Default 10 s.
+    #[serde(default = "default_interval", with = "span")]
+    pub interval: Duration,
+    /// Time it may take. Default 20 s.
+    #[serde(default = "default_timeout", with = "span")]
+    pub timeout: Duration,
+    /// How thorough: `OCF_CHECK_LEVEL`. Default 0.
+    #[serde(default)]
+    pub depth: u32,
+    /// Only in this role. Default: in any.
+    #[serde(default)]
+    pub role: Option<Role>,
+    /// How many failed ones among the last ones are a failure. Default 1 of 1.
+    #[serde(default)]
+    pub watch: WatchPolicy,
 }
 
 /// What a node outside the primary partition does with what it runs.
@@ -117,6 +193,8 @@ impl Config {
     pub const GROUPS_MAX: usize = 1024;
     /// Most resources of a group.
     pub const RESOURCES_MAX: usize = 64;
+    /// Most further monitors of a resource.
+    pub const MONITORS_MAX: usize = 8;
 
     /// The group of this name.
     #[must_use]
@@ -127,6 +205,10 @@ impl Config {
 
 const fn default_threshold() -> u32 {
     3
+}
+
+const fn one() -> u32 {
+    1
 }
 
 const fn yes() -> bool {

@@ -7,6 +7,7 @@
 )]
 
 pub mod apphb;
+mod exits;
 mod heartbeat;
 mod host;
 mod local;
@@ -18,6 +19,7 @@ mod systemd;
 pub mod tester;
 mod tree;
 
+pub use exits::{AddressError, Exits, Mail, context};
 pub use heartbeat::{HeartbeatClass, from_haresources};
 pub use host::{AgentHost, OperationDone};
 pub use local::{Events, Local};

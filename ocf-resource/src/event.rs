@@ -212,6 +212,8 @@ pub enum Why {
     Stopped,
     /// One before it in its group has to be started or stopped.
     Order,
+    /// It is to be in another role there.
+    Role,
 }
 
 /// What the manager tells the application. The same events, in the same order, at every member, except those marked
@@ -239,6 +241,17 @@ pub enum Event {
         /// Where.
         node: NodeInstance,
         /// Which decision started it, or found it running.
+        decision: Decision,
+    },
+    /// A resource that runs is in another role.
+    RoleChanged {
+        /// The resource.
+        resource: Arc<str>,
+        /// Where.
+        node: NodeInstance,
+        /// The role it has now.
+        role: crate::Role,
+        /// Which decision brought it there.
         decision: Decision,
     },
     /// A resource is down.
@@ -353,6 +366,11 @@ pub enum Blocked {
         /// What its agent said.
         why: Arc<str>,
     },
+    /// An operator said that nothing is to be done with it for now.
+    Maintenance {
+        /// The whole cluster, not this group alone.
+        whole: bool,
+    },
 }
 
 impl fmt::Display for Blocked {
@@ -371,6 +389,8 @@ impl fmt::Display for Blocked {
             Self::StopFailed { resource, node, why } => {
                 write!(f, "{resource} could not be stopped on {node}: {why}")
             }
+            Self::Maintenance { whole: true } => f.write_str("the cluster is in maintenance"),
+            Self::Maintenance { whole: false } => f.write_str("is in maintenance"),
         }
     }
 }
@@ -388,6 +408,13 @@ pub enum Ineligible {
     Leaving,
     /// It is to be fenced, or an earlier life of it is.
     Fencing,
+    /// Its health forbids it.
+    Unhealthy {
+        /// Which attribute.
+        attribute: Arc<str>,
+        /// Its value.
+        value: crate::Health,
+    },
     /// Too many failures.
     Failures {
         /// How many.
@@ -409,6 +436,7 @@ impl fmt::Display for Ineligible {
             Self::Standby => f.write_str("is in standby"),
             Self::Leaving => f.write_str("is leaving"),
             Self::Fencing => f.write_str("is to be fenced"),
+            Self::Unhealthy { attribute, value } => write!(f, "is not healthy ({attribute} is {value:?})"),
             Self::Failures { count, why } => write!(f, "failed {count} times ({why})"),
             Self::Hard { why } => write!(f, "cannot run it ({why})"),
         }
@@ -436,6 +464,14 @@ pub enum Command {
     Standby(pils::NodeId),
     /// The reverse of `Standby`.
     Online(pils::NodeId),
+    /// Take the hands off a group, or of everything: nothing is started, stopped, watched or (for everything) fenced. At
+    /// its end what runs is looked at anew.
+    Maintenance {
+        /// The group; `None` for the whole cluster.
+        group: Option<Arc<str>>,
+        /// Begin or end it.
+        on: bool,
+    },
 }
 
 /// Why a command was not accepted. Nothing was sent.

@@ -33,6 +33,8 @@ mod config;
 pub mod driver;
 mod event;
 pub mod executor;
+mod explain;
+mod health;
 mod manager;
 mod message;
 mod metadata;
@@ -50,11 +52,15 @@ pub use agent::{
     AgentClass, AgentError, AgentName, AgentNameError, Agents, Canceller, Done, MetadataDone, Operation,
     OperationResult, Outcome, ResourceAgent,
 };
-pub use config::{Config, GroupConfig, PartitionPolicy, ResourceConfig, StartFailure, StopFailure};
+pub use config::{
+    Config, GroupConfig, MonitorConfig, PartitionPolicy, ResourceConfig, StartFailure, StopFailure,
+};
 pub use event::{
     Blocked, Command, CommandError, Decision, Departed, Event, FenceCause, FenceOutcome, Ineligible, Input,
     Output, Why,
 };
+pub use explain::{Explanation, WayOut, explain};
+pub use health::{Health, HealthStrategy};
 pub use manager::Manager;
 pub use metadata::{METADATA_MAX, Metadata, MetadataError, Parameter, SupportedAction};
 pub use state::State;

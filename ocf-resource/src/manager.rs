@@ -1,18 +1,19 @@
 //! The cluster resource manager of one node.
 
-use crate::executor::{self, OperationId, Request, WatchPolicy};
+use crate::executor::{self, OperationId, Request};
 use crate::message::{Failure, Message, Report, short};
 use crate::plan::{Rules, plan_by};
 use crate::state::{Entered, State};
 use crate::{
     Action, Blocked, Command, CommandError, Config, Decision, Event, FenceOutcome, Input, LocalStatus,
-    OcfCode, Operation, OperationResult, Outcome, Output, PartitionPolicy, Status,
+    OcfCode, OperationResult, Outcome, Output, PartitionPolicy, Status,
 };
 use core::time::Duration;
 use pils::{Incarnation, Instant, Layer, NodeId, NodeInstance};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+mod operate;
 mod report;
 
 /// Decides together with the managers of the other nodes what runs where, and has this node's share carried out.
@@ -142,6 +143,7 @@ impl Manager {
             | Command::StopGroup(group)
             | Command::StartGroup(group)
             | Command::ClearFailures(group) => Some(group),
+            Command::Maintenance { group, .. } => group.as_ref(),
             Command::Standby(_) | Command::Online(_) => None,
         };
         if let Some(group) = group
@@ -173,6 +175,24 @@ impl Manager {
         let mut result = OperationResult::new(Outcome::Failed { code: OcfCode::Generic });
         result.reason = Some(why.to_owned());
         self.out.push_back(Output::Execute(Request::Fail { resource: resource.into(), result }));
+    }
+
+    /// Sets one attribute of this node's health, or removes it. What follows from it, the configuration's strategy says.
+    ///
+    /// # Errors
+    /// [`CommandError::NotPrimary`].
+    pub fn set_health(&mut self, attribute: &str, value: Option<crate::Health>) -> Result<(), CommandError> {
+        if !self.is_member() {
+            return Err(CommandError::NotPrimary);
+        }
+        self.broadcast(&Message::Health { attribute: short(attribute), value });
+        Ok(())
+    }
+
+    /// Why a group is as it is, and what can be done about it; `None` if there is no such group.
+    #[must_use]
+    pub fn explain(&self, group: &str) -> Option<crate::Explanation> {
+        crate::explain(&self.state, group)
     }
 
     /// The replicated state, for comparison: members that have seen the same stream have the same.
@@ -310,7 +330,9 @@ impl Manager {
         self.left = false;
         self.unwritten = false;
         self.awaiting = None;
+        let believe_old = self.state.believe_old;
         self.state = state;
+        self.state.believe_old = believe_old;
         self.adopt_config();
     }
 
@@ -402,6 +424,7 @@ impl Manager {
                 }
             }
         }
+        self.unwatch_maintained();
         for event in events {
             self.follow(&event);
             self.tell(event);
@@ -428,55 +451,6 @@ impl Manager {
             change(group, Some(why.clone()));
         }
         self.blocked = now;
-    }
-
-    /// Does what an event means for this node.
-    #[expect(clippy::wildcard_enum_match_arm, reason = "most events mean nothing for the executor")]
-    fn follow(&mut self, event: &Event) {
-        match event {
-            Event::Decided { decision, resource, node, action, .. } if *node == self.me => {
-                self.run_step(*decision, resource, *action);
-            }
-            Event::Started { resource, node, decision } if *node == self.me => {
-                if let Some(operation) = self.operation(resource, Action::Monitor, true) {
-                    let local = Local::Watch(*decision, Arc::clone(resource));
-                    let policy = WatchPolicy::default();
-                    self.execute(local, |id| Request::Watch { id, operation, policy });
-                }
-            }
-            Event::Fenced { target, .. } => {
-                self.fence_again.remove(target);
-                self.out.push_back(Output::WithdrawFence { target: *target });
-            }
-            _ => {}
-        }
-    }
-
-    fn run_step(&mut self, decision: Decision, resource: &Arc<str>, action: Action) {
-        if let Some(operation) = self.operation(resource, action, false) {
-            self.running.retain(|_, l| !matches!(l, Local::Watch(_, watched) if watched == resource));
-            let local = Local::Step(decision);
-            self.execute(local, |id| Request::Run { id, operation });
-        }
-    }
-
-    fn operation(&self, resource: &Arc<str>, action: Action, recurring: bool) -> Option<Operation> {
-        let config = self.config.groups.iter().flat_map(|g| &g.resources).find(|r| *r.name == **resource)?;
-        Some(Operation {
-            parameters: Arc::new(config.parameters.clone()),
-            timeout: match action {
-                Action::Start | Action::Promote | Action::MigrateFrom => config.start_timeout,
-                Action::Stop | Action::Demote | Action::MigrateTo => config.stop_timeout,
-                Action::Monitor
-                | Action::ValidateAll
-                | Action::MetaData
-                | Action::Notify
-                | Action::Reload
-                | Action::ReloadAgent => config.monitor_timeout,
-            },
-            interval: recurring.then_some(config.monitor_interval),
-            ..Operation::new(Arc::clone(resource), config.agent.clone(), action)
-        })
     }
 
     fn on_executor(&mut self, event: executor::Event) {
@@ -568,7 +542,7 @@ impl Manager {
 
     fn stop_next_alone(&mut self, list: usize) {
         let Some(resource) = self.leaving_behind.get_mut(list).and_then(VecDeque::pop_front) else { return };
-        if let Some(operation) = self.operation(&resource, Action::Stop, false) {
+        if let Some(operation) = self.operation(&resource, Action::Stop) {
             self.execute(Local::Alone(list), |id| Request::StopNow { id, operation });
         }
     }
@@ -608,7 +582,22 @@ impl Manager {
     /// Puts a known mistake back, to prove that tests notice it: resources start without waiting for fencing.
     #[cfg(feature = "testing")]
     pub const fn sabotage(&mut self) {
-        self.rules.skip_fencing = true;
+        self.put_back(crate::testing::Bug::StartBeforeFence);
+    }
+
+    /// Puts a known mistake back, to prove that tests notice it.
+    #[cfg(feature = "testing")]
+    pub const fn put_back(&mut self, bug: crate::testing::Bug) {
+        use crate::testing::Bug;
+        match bug {
+            Bug::StartBeforeFence => self.rules.skip_fencing = true,
+            Bug::StartBesideOthers => self.rules.ignore_others = true,
+            Bug::StartBackwards => self.rules.ignore_order = true,
+            Bug::TooManyCopies => self.rules.ignore_copies = true,
+            Bug::TwoPromoted => self.rules.ignore_roles = true,
+            Bug::ForgetFailures => self.rules.ignore_failures = true,
+            Bug::BelieveOldAnswers => self.state.believe_old = true,
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::wire::{self, put_config, read_config};
 use crate::{
-    AgentError, Command, Config, Decision, FenceOutcome, OcfCode, OperationResult, Outcome, Severity,
+    AgentError, Command, Config, Decision, FenceOutcome, Health, OcfCode, OperationResult, Outcome, Severity,
 };
 use bytes::Bytes;
 use pils::wire::{Malformed, ParseError, Reader, Writer};
@@ -12,7 +12,7 @@ use std::sync::Arc;
 /// Longest explanation that is kept, in bytes.
 pub(crate) const WHY_MAX: usize = 200;
 /// Version of messages and state; the first byte of both.
-pub(crate) const VERSION: u8 = 1;
+pub(crate) const VERSION: u8 = 2;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Message {
@@ -26,6 +26,11 @@ pub(crate) enum Message {
     },
     Command(Command),
     Leave,
+    /// One attribute of the health of the sender's node; `None` if it has it no longer.
+    Health {
+        attribute: Arc<str>,
+        value: Option<Health>,
+    },
     /// Instances that the sender knows from before the cluster was founded anew, and that are not members.
     Remember(Vec<NodeInstance>),
     Expire {
@@ -58,6 +63,8 @@ pub(crate) struct Failure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Ok,
+    /// Runs in the promoted role.
+    Promoted,
     NotRunning,
     NotInstalled,
     /// The agent did not run at all.
@@ -69,6 +76,7 @@ impl Verdict {
     pub(crate) fn of(outcome: &Outcome) -> Self {
         match outcome {
             Outcome::Ok | Outcome::Failed { code: OcfCode::Degraded } => Self::Ok,
+            Outcome::Failed { code: OcfCode::RunningPromoted | OcfCode::DegradedPromoted } => Self::Promoted,
             Outcome::Failed { code: OcfCode::NotRunning } => Self::NotRunning,
             Outcome::Failed { code: OcfCode::NotInstalled } => Self::NotInstalled,
             Outcome::NotStarted(error) => Self::NotRun(AgentError::severity(error)),
@@ -80,7 +88,7 @@ impl Verdict {
 
     pub(crate) const fn severity(self) -> Severity {
         match self {
-            Self::Ok | Self::NotRunning => Severity::Soft,
+            Self::Ok | Self::Promoted | Self::NotRunning => Severity::Soft,
             Self::NotInstalled => Severity::Hard,
             Self::NotRun(severity) | Self::Failed(severity) => severity,
         }
@@ -96,6 +104,7 @@ impl Verdict {
             Self::Ok => 0,
             Self::NotRunning => 1,
             Self::NotInstalled => 2,
+            Self::Promoted => 3,
             Self::NotRun(severity) => 0x10 | wire::severity_code(severity),
             Self::Failed(severity) => 0x20 | wire::severity_code(severity),
         }
@@ -110,6 +119,7 @@ impl Verdict {
             (0, _) => Ok(Self::Ok),
             (1, _) => Ok(Self::NotRunning),
             (2, _) => Ok(Self::NotInstalled),
+            (3, _) => Ok(Self::Promoted),
             (_, 0x10) => Ok(Self::NotRun(severity()?)),
             (_, 0x20) => Ok(Self::Failed(severity()?)),
             _ => Err(bad()),
@@ -141,6 +151,7 @@ const COMMAND: u8 = 5;
 const LEAVE: u8 = 6;
 const EXPIRE: u8 = 7;
 const REMEMBER: u8 = 8;
+const HEALTH: u8 = 9;
 
 impl Message {
     pub(crate) fn emit(&self) -> Bytes {
@@ -175,6 +186,11 @@ impl Message {
                 put_command(&mut w, command);
             }
             Self::Leave => w.push(LEAVE),
+            Self::Health { attribute, value } => {
+                w.push(HEALTH);
+                w.put_text(attribute);
+                wire::put_option(&mut w, *value, |w, health| w.push(wire::health_code(health)));
+            }
             Self::Remember(instances) => {
                 w.push(REMEMBER);
                 wire::put_list(&mut w, instances.iter(), |w, instance| w.put_instance(*instance));
@@ -214,6 +230,10 @@ impl Message {
             },
             COMMAND => Self::Command(read_command(&mut r)?),
             LEAVE => Self::Leave,
+            HEALTH => Self::Health {
+                attribute: short(r.text("attribute")?),
+                value: wire::option(&mut r, "value", wire::health)?,
+            },
             REMEMBER => Self::Remember(wire::list(&mut r, "instances", |r| r.instance("instance"))?),
             EXPIRE => Self::Expire {
                 group: r.text("group")?.into(),
@@ -254,6 +274,11 @@ fn put_command(w: &mut Vec<u8>, command: &Command) {
             w.push(5);
             w.put_node(*node);
         }
+        Command::Maintenance { group, on } => {
+            w.push(6);
+            wire::put_option(w, group.as_ref(), |w, group| w.put_text(group));
+            wire::put_flag(w, *on);
+        }
     }
 }
 
@@ -269,6 +294,10 @@ fn read_command(r: &mut Reader<'_>) -> Result<Command, ParseError> {
         3 => Command::ClearFailures(r.text("group")?.into()),
         4 => Command::Standby(r.node("node")?),
         5 => Command::Online(r.node("node")?),
+        6 => Command::Maintenance {
+            group: wire::option(r, "group", |r| Ok(r.text("group")?.into()))?,
+            on: wire::flag(r, "on")?,
+        },
         _ => return Err(at.error("command", Malformed::OutOfRange)),
     })
 }

@@ -7,10 +7,14 @@
 //! 3. A group stays where it is as long as its node can take it, unless it fails back or an operator says otherwise.
 
 use crate::state::{Node, Presence, Spot, State};
-use crate::{Action, Blocked, Config, FenceCause, GroupConfig, Ineligible, Severity, StopFailure, Why};
+use crate::{
+    Action, Blocked, Config, FenceCause, GroupConfig, HealthStrategy, Ineligible, Severity, StopFailure, Why,
+};
 use pils::{NodeId, NodeInstance};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+mod many;
 
 /// What to do next. Empty steps and fences mean that the state is settled until something happens.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,6 +50,11 @@ impl Plan {
     pub fn is_empty(&self) -> bool {
         self.homes.is_empty() && self.steps.is_empty() && self.fences.is_empty()
     }
+
+    /// True if a step on this node is about this group.
+    fn concerns(&self, node: NodeInstance, group: &GroupConfig) -> bool {
+        self.steps.iter().any(|s| s.node == node && group.resources.iter().any(|r| *r.name == *s.resource))
+    }
 }
 
 /// Rules that a test may switch off to prove that their absence is noticed.
@@ -53,6 +62,16 @@ impl Plan {
 pub(crate) struct Rules {
     /// Start without waiting for fencing.
     pub(crate) skip_fencing: bool,
+    /// Start on a node whatever runs of the group on others.
+    pub(crate) ignore_others: bool,
+    /// Start what stands behind in a group before what stands in front of it.
+    pub(crate) ignore_order: bool,
+    /// Start more copies than the configuration has.
+    pub(crate) ignore_copies: bool,
+    /// Promote more copies than the configuration has.
+    pub(crate) ignore_roles: bool,
+    /// Try again and again where it has failed.
+    pub(crate) ignore_failures: bool,
 }
 
 /// What to do next. O(groups x resources x nodes).
@@ -63,6 +82,9 @@ pub fn plan(config: &Config, state: &State) -> Plan {
 
 pub(crate) fn plan_by(config: &Config, state: &State, rules: Rules) -> Plan {
     let mut plan = Plan::default();
+    if state.maintenance {
+        return hands_off(config, state);
+    }
     let mut load: BTreeMap<NodeInstance, usize> = BTreeMap::new();
     for home in state.groups.values().filter_map(|g| g.home) {
         *load.entry(home).or_default() += 1;
@@ -71,8 +93,15 @@ pub(crate) fn plan_by(config: &Config, state: &State, rules: Rules) -> Plan {
     let standing = state.nodes.iter().filter_map(|(i, n)| Some((*i, n.fence.as_ref()?.cause.clone())));
     let doomed: BTreeMap<NodeInstance, FenceCause> =
         standing.chain(plan.fences.iter().map(|f| (f.0, f.1.clone()))).collect();
+    let quiet: BTreeSet<&str> = config
+        .groups
+        .iter()
+        .filter(|g| state.groups.get(g.name.as_str()).is_some_and(|g| g.maintenance))
+        .flat_map(|g| &g.resources)
+        .map(|r| r.name.as_str())
+        .collect();
     for (instance, node) in state.living() {
-        for (resource, spot) in &node.spots {
+        for (resource, spot) in node.spots.iter().filter(|(name, _)| !quiet.contains(&***name)) {
             if spot.presence == Presence::Unknown && spot.pending.is_none() {
                 plan.steps.push(Step {
                     node: instance,
@@ -85,10 +114,45 @@ pub(crate) fn plan_by(config: &Config, state: &State, rules: Rules) -> Plan {
     }
     for group in &config.groups {
         let Some((name, current)) = state.groups.get_key_value(group.name.as_str()) else { continue };
-        let scene = Scene { config: group, name, group: current, state, rules, doomed: &doomed };
-        scene.plan(&mut plan, &mut load);
+        let (doomed, strategy) = (&doomed, config.health);
+        let scene = Scene { config: group, name, group: current, state, rules, doomed, strategy };
+        if current.maintenance {
+            plan.targets.insert(Arc::clone(name), current.home);
+            plan.blocked.insert(Arc::clone(name), Blocked::Maintenance { whole: false });
+        } else if scene.is_many() {
+            scene.plan_many(&mut plan);
+        } else {
+            scene.plan(&mut plan, &mut load);
+        }
     }
     plan
+}
+
+/// The plan for a cluster in maintenance: nothing.
+fn hands_off(config: &Config, state: &State) -> Plan {
+    let mut plan = Plan::default();
+    for group in &config.groups {
+        if let Some((name, current)) = state.groups.get_key_value(group.name.as_str()) {
+            plan.targets.insert(Arc::clone(name), current.home);
+            plan.blocked.insert(Arc::clone(name), Blocked::Maintenance { whole: true });
+        }
+    }
+    plan
+}
+
+/// Each member: why it cannot take a group, or `None` if it can.
+pub(crate) fn eligibility(
+    config: &Config,
+    state: &State,
+    group: &str,
+) -> Vec<(NodeInstance, Option<Ineligible>)> {
+    let Some((name, current)) = state.groups.get_key_value(group) else { return Vec::new() };
+    let Some(group_config) = config.group(group) else { return Vec::new() };
+    let standing = state.nodes.iter().filter_map(|(i, n)| Some((*i, n.fence.as_ref()?.cause.clone())));
+    let doomed: BTreeMap<NodeInstance, FenceCause> = standing.collect();
+    let (rules, strategy) = (Rules::default(), config.health);
+    let scene = Scene { config: group_config, name, group: current, state, rules, doomed: &doomed, strategy };
+    state.living().map(|(i, n)| (i, scene.ineligible(i, n))).collect()
 }
 
 fn plan_fences(config: &Config, state: &State, plan: &mut Plan) {
@@ -133,6 +197,7 @@ struct Scene<'a> {
     state: &'a State,
     rules: Rules,
     doomed: &'a BTreeMap<NodeInstance, FenceCause>,
+    strategy: HealthStrategy,
 }
 
 impl Scene<'_> {
@@ -226,7 +291,10 @@ impl Scene<'_> {
             return if pinned { Some(best) } else { fit.iter().map(|f| f.3).find(runs).or(Some(best)) };
         };
         if !fit.iter().any(|f| f.3 == home) {
-            return Some(best);
+            // It may well be able to take it: nobody has looked yet what runs there.
+            let looked = |n: &Node| self.spots(n).all(|(_, s)| s.presence != Presence::Unknown);
+            let waits = self.state.nodes.get(&home).is_some_and(|n| n.member && !looked(n));
+            return (!waits).then_some(best);
         }
         let pinned = Some(best.node) == self.group.pin;
         let untried = !self.group.failures.contains_key(&best.node);
@@ -256,7 +324,11 @@ impl Scene<'_> {
         if node.leaving {
             return Some(Ineligible::Leaving);
         }
-        let failures = self.group.failures.get(&id)?;
+        let mut health = self.state.health.iter().filter(|((node, _), _)| *node == id);
+        if let Some(((_, attribute), value)) = health.find(|(_, value)| self.strategy.forbids(**value)) {
+            return Some(Ineligible::Unhealthy { attribute: Arc::clone(attribute), value: *value });
+        }
+        let failures = self.group.failures.get(&id).filter(|_| !self.rules.ignore_failures)?;
         if failures.hard {
             return Some(Ineligible::Hard { why: Arc::clone(&failures.why) });
         }
@@ -326,7 +398,9 @@ impl Scene<'_> {
                 Presence::Running(_) | Presence::Failed(_) => Why::Stopped,
             };
             let resource = Arc::clone(resource);
-            plan.steps.push(Step { node: instance, resource, action: Action::Stop, why });
+            let demoted_first = spot.promoted && matches!(spot.presence, Presence::Running(_));
+            let action = if demoted_first { Action::Demote } else { Action::Stop };
+            plan.steps.push(Step { node: instance, resource, action, why });
             return;
         }
     }
@@ -340,9 +414,19 @@ impl Scene<'_> {
             .filter(|(i, n)| **i != target && (n.member || !self.rules.skip_fencing))
             .any(|(_, n)| !self.is_clear(n));
         let Some(node) = self.state.nodes.get(&target) else { return };
-        let spots: Vec<_> = self.spots(node).collect();
+        if !elsewhere || self.rules.ignore_others {
+            self.start_next(target, node, plan);
+        }
+    }
+
+    /// Starts the first resource that does not run on this node yet, if everything behind it is down.
+    fn start_next(&self, target: NodeInstance, node: &Node, plan: &mut Plan) {
+        let mut spots: Vec<_> = self.spots(node).collect();
+        if self.rules.ignore_order {
+            spots.reverse();
+        }
         let Some(first) = spots.iter().position(|(_, s)| !s.is_running()) else { return };
-        if elsewhere || !spots[first..].iter().all(|(_, s)| s.is_clear()) {
+        if !spots[first..].iter().all(|(_, s)| s.is_clear()) {
             return;
         }
         let failed = self.group.failures.get(&target.node).is_some_and(|f| f.count > 0);

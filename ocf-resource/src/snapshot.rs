@@ -20,6 +20,12 @@ impl State {
         put_list(&mut w, self.members.iter(), |w, member| w.put_instance(*member));
         put_option(&mut w, self.config.as_ref(), |w, config| wire::put_config(w, config));
         put_list(&mut w, self.standby.iter(), |w, node| w.put_node(*node));
+        put_flag(&mut w, self.maintenance);
+        put_list(&mut w, self.health.iter(), |w, ((node, attribute), value)| {
+            w.put_node(*node);
+            w.put_text(attribute);
+            w.push(wire::health_code(*value));
+        });
         put_list(&mut w, self.nodes.iter(), |w, (instance, node)| {
             w.put_instance(*instance);
             put_node(w, node);
@@ -44,10 +50,17 @@ impl State {
             members: list(&mut r, "members", |r| r.instance("member"))?,
             config: option(&mut r, "configuration", wire::read_config)?.map(Arc::new),
             standby: list(&mut r, "standby", |r| r.node("node"))?.into_iter().collect(),
+            maintenance: flag(&mut r, "maintenance")?,
+            health: list(&mut r, "health", |r| {
+                Ok(((r.node("node")?, short(r.text("attribute")?)), wire::health(r)?))
+            })?
+            .into_iter()
+            .collect(),
             nodes: list(&mut r, "nodes", |r| Ok((r.instance("node")?, read_node(r)?)))?.into_iter().collect(),
             groups: list(&mut r, "groups", |r| Ok((r.text("group")?.into(), read_group(r)?)))?
                 .into_iter()
                 .collect(),
+            believe_old: false,
         };
         r.finish("state")?;
         Ok(state)
@@ -70,6 +83,7 @@ fn put_node(w: &mut Vec<u8>, node: &Node) {
     put_list(w, node.spots.iter(), |w, (name, spot)| {
         w.put_text(name);
         put_flag(w, spot.seen);
+        put_flag(w, spot.promoted);
         put_option(w, spot.pending, |w, (decision, action)| {
             wire::put_decision(w, decision);
             w.push(wire::action_code(action));
@@ -114,6 +128,7 @@ fn read_node(r: &mut Reader<'_>) -> Parsed<Node> {
 
 fn read_spot(r: &mut Reader<'_>) -> Parsed<Spot> {
     let seen = flag(r, "seen")?;
+    let promoted = flag(r, "promoted")?;
     let pending = option(r, "pending", |r| {
         let decision = wire::decision(r)?;
         Ok((decision, wire::action(r)?))
@@ -131,7 +146,7 @@ fn read_spot(r: &mut Reader<'_>) -> Parsed<Spot> {
         },
         _ => return Err(at.error("presence", Malformed::OutOfRange)),
     };
-    Ok(Spot { presence, pending, seen })
+    Ok(Spot { presence, pending, seen, promoted })
 }
 
 fn put_cause(w: &mut Vec<u8>, cause: &FenceCause) {
@@ -172,6 +187,7 @@ fn read_cause(r: &mut Reader<'_>) -> Parsed<FenceCause> {
 
 fn put_group(w: &mut Vec<u8>, group: &Group) {
     put_flag(w, group.wanted);
+    put_flag(w, group.maintenance);
     put_option(w, group.pin, |w, node| w.put_node(node));
     put_option(w, group.home, |w, home| w.put_instance(home));
     put_option(w, group.fatal.as_ref(), |w, (resource, why)| {
@@ -190,6 +206,7 @@ fn put_group(w: &mut Vec<u8>, group: &Group) {
 fn read_group(r: &mut Reader<'_>) -> Parsed<Group> {
     Ok(Group {
         wanted: flag(r, "wanted")?,
+        maintenance: flag(r, "maintenance")?,
         pin: option(r, "pin", |r| r.node("node"))?,
         home: option(r, "home", |r| r.instance("home"))?,
         fatal: option(r, "fatal", |r| Ok((r.text("resource")?.into(), short(r.text("why")?))))?,

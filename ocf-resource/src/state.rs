@@ -3,7 +3,8 @@
 use crate::message::{Failure, Message, Report, Verdict, short};
 use crate::plan::{Plan, Step};
 use crate::{
-    Action, Command, Config, Decision, Departed, Event, FenceCause, FenceOutcome, Severity, StartFailure,
+    Action, Command, Config, Decision, Departed, Event, FenceCause, FenceOutcome, Health, Role, Severity,
+    StartFailure,
 };
 use pils::{NodeId, NodeInstance};
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,7 +21,15 @@ pub struct State {
     pub(crate) nodes: BTreeMap<NodeInstance, Node>,
     pub(crate) groups: BTreeMap<Arc<str>, Group>,
     pub(crate) standby: BTreeSet<NodeId>,
+    /// Hands off everything.
+    pub(crate) maintenance: bool,
+    pub(crate) health: BTreeMap<(NodeId, Arc<str>), Health>,
+    /// A known mistake, for tests: answers to old decisions count.
+    pub(crate) believe_old: bool,
 }
+
+/// Most health attributes of a node; one more drops the first by name.
+const ATTRIBUTES_MAX: usize = 32;
 
 /// A view, as it is entered.
 #[derive(Clone, Copy, Debug)]
@@ -70,6 +79,8 @@ pub(crate) struct Spot {
     pub(crate) pending: Option<(Decision, Action)>,
     /// It was seen running here, or was told to start, since the node joined.
     pub(crate) seen: bool,
+    /// It is, or may be, in the promoted role.
+    pub(crate) promoted: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,6 +95,8 @@ pub(crate) enum Presence {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Group {
     pub(crate) wanted: bool,
+    /// Hands off.
+    pub(crate) maintenance: bool,
     pub(crate) pin: Option<NodeId>,
     pub(crate) home: Option<NodeInstance>,
     pub(crate) fatal: Option<(Arc<str>, Arc<str>)>,
@@ -102,7 +115,7 @@ pub(crate) struct Failures {
 
 impl Spot {
     pub(crate) const fn unknown() -> Self {
-        Self { presence: Presence::Unknown, pending: None, seen: false }
+        Self { presence: Presence::Unknown, pending: None, seen: false, promoted: false }
     }
 
     /// Known to be down, with nothing going on.
@@ -175,6 +188,7 @@ impl State {
             }
             // It is here now, and its probes say what runs there.
             self.nodes.remove(&NodeInstance::new(member.node, crate::manager::UNKNOWN_LIFE));
+            self.health.retain(|(node, _), _| *node != member.node);
             // A joiner has forgotten everything: whatever was known of this instance has to be found out again.
             self.nodes.insert(*member, Node { member: true, ..Node::default() });
             for group in self.groups.values_mut() {
@@ -256,6 +270,7 @@ impl State {
                 return self.on_fenced(target, outcome, detail, events);
             }
             Message::Command(command) => return self.on_command(&command),
+            Message::Health { attribute, value } => self.on_health(sender.node, attribute, value),
             Message::Leave => match self.nodes.get_mut(&sender) {
                 Some(node) => node.leaving = true,
                 None => return false,
@@ -277,6 +292,18 @@ impl State {
         true
     }
 
+    fn on_health(&mut self, node: NodeId, attribute: Arc<str>, value: Option<Health>) {
+        let key = (node, attribute);
+        match value {
+            Some(value) => self.health.insert(key, value),
+            None => self.health.remove(&key),
+        };
+        let mine: Vec<_> = self.health.keys().filter(|(n, _)| *n == node).cloned().collect();
+        for key in mine.iter().take(mine.len().saturating_sub(ATTRIBUTES_MAX)) {
+            self.health.remove(key);
+        }
+    }
+
     /// An instance of an earlier founding of the cluster: nobody here knows what became of it.
     fn remember(&mut self, instance: NodeInstance) {
         if self.members.iter().any(|m| m.node == instance.node) || self.nodes.contains_key(&instance) {
@@ -294,10 +321,14 @@ impl State {
     fn on_report(&mut self, sender: NodeInstance, report: &Report, events: &mut Vec<Event>) -> bool {
         let Report { decision, resource, verdict, why } = report;
         let resource = Arc::clone(resource);
+        let (single, roles) =
+            self.owner(&resource).map_or((true, false), |g| (g.copies == 1, g.promoted > 0));
+        let believe_old = self.believe_old;
         let Some(spot) = self.nodes.get_mut(&sender).and_then(|n| n.spots.get_mut(&resource)) else {
             return false;
         };
-        let Some((_, action)) = spot.pending.filter(|(pending, _)| pending == decision) else { return false };
+        let newest = |(pending, _): &(Decision, Action)| pending == decision || believe_old;
+        let Some((_, action)) = spot.pending.filter(newest) else { return false };
         spot.pending = None;
         let decision = *decision;
         let now = match (action, *verdict) {
@@ -311,18 +342,36 @@ impl State {
                 Presence::StopFailed { decision, why: Arc::clone(why), severity: other.severity() }
             }
             (_, Verdict::Ok) => Presence::Running(decision),
+            (Action::Monitor, Verdict::Promoted) if roles => Presence::Running(decision),
             _ => Presence::Failed(Arc::clone(why)),
         };
         let running = matches!(now, Presence::Running(_));
         let stopped = matches!(now, Presence::Stopped) && action == Action::Stop;
         spot.seen |= running;
         spot.presence = now;
+        spot.promoted = match (action, running) {
+            // Whoever does not answer may be in any role.
+            (Action::Monitor, _) => {
+                roles
+                    && !matches!(
+                        verdict,
+                        Verdict::Ok | Verdict::NotRunning | Verdict::NotInstalled | Verdict::NotRun(_)
+                    )
+            }
+            (Action::Start | Action::Demote, true) => false,
+            _ => spot.promoted && !stopped,
+        };
+        let role = if spot.promoted { Role::Promoted } else { Role::Unpromoted };
         if stopped {
             spot.seen = false;
             events.push(Event::Stopped { resource, node: sender, decision });
+        } else if running && matches!(action, Action::Promote | Action::Demote) {
+            events.push(Event::RoleChanged { resource, node: sender, role, decision });
         } else if running {
             events.push(Event::Started { resource: Arc::clone(&resource), node: sender, decision });
-            self.check_multiple(&resource);
+            if single {
+                self.check_multiple(&resource);
+            }
         } else if action != Action::Monitor || verdict.is_refusal() {
             let severity = verdict.severity();
             let failures =
@@ -337,6 +386,11 @@ impl State {
             });
         }
         true
+    }
+
+    fn owner(&self, resource: &str) -> Option<&crate::GroupConfig> {
+        let groups = &self.config.as_ref()?.groups;
+        groups.iter().find(|g| g.resources.iter().any(|r| *r.name == *resource))
     }
 
     /// Found running on several nodes: it must go down everywhere before it can be trusted again.
@@ -432,7 +486,7 @@ impl State {
         node.fence = None;
         node.dead = true;
         for spot in node.spots.values_mut() {
-            *spot = Spot { presence: Presence::Stopped, pending: None, seen: false };
+            *spot = Spot { presence: Presence::Stopped, ..Spot::unknown() };
         }
         if !node.member {
             self.nodes.remove(&target);
@@ -468,6 +522,34 @@ impl State {
             }
             Command::Online(node) => {
                 self.standby.remove(node);
+            }
+            Command::Maintenance { group, on } => return self.maintain(group.as_ref(), *on),
+        }
+        true
+    }
+
+    /// Begins or ends maintenance. At its end nobody knows what became of what was left alone.
+    fn maintain(&mut self, group: Option<&Arc<str>>, on: bool) -> bool {
+        match group {
+            None => self.maintenance = on,
+            Some(name) => match self.groups.get_mut(name) {
+                Some(group) => group.maintenance = on,
+                None => return false,
+            },
+        }
+        let Some(config) = self.config.clone().filter(|_| !on) else { return true };
+        let over = |g: &&crate::GroupConfig| {
+            group.is_none_or(|name| **name == *g.name)
+                && !self.maintenance
+                && self.groups.get(g.name.as_str()).is_some_and(|g| !g.maintenance)
+        };
+        let resources: BTreeSet<&str> =
+            config.groups.iter().filter(over).flat_map(|g| &g.resources).map(|r| r.name.as_str()).collect();
+        for node in self.nodes.values_mut().filter(|n| n.member) {
+            for (_, spot) in node.spots.iter_mut().filter(|(name, _)| resources.contains(&***name)) {
+                if spot.pending.is_none() && !matches!(spot.presence, Presence::StopFailed { .. }) {
+                    spot.presence = Presence::Unknown;
+                }
             }
         }
         true
@@ -507,6 +589,7 @@ impl State {
             if let Some(spot) = self.nodes.get_mut(node).and_then(|n| n.spots.get_mut(resource)) {
                 spot.pending = Some((decision, *action));
                 spot.seen |= *action == Action::Start;
+                spot.promoted |= *action == Action::Promote;
                 events.push(Event::Decided {
                     decision,
                     resource: Arc::clone(resource),

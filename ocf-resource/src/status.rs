@@ -48,8 +48,12 @@ pub struct GroupStatus {
     pub wanted: bool,
     /// Where it is to run now, if anywhere.
     pub target: Option<NodeInstance>,
-    /// Where it runs completely.
+    /// Where it runs completely; of several copies, the first.
     pub running_on: Option<NodeInstance>,
+    /// Every node where it runs completely.
+    pub copies_on: Vec<NodeInstance>,
+    /// Where it is promoted.
+    pub promoted_on: Vec<NodeInstance>,
     /// Why it does not get on.
     pub blocked: Option<Blocked>,
     /// Its resources, in starting order.
@@ -83,6 +87,12 @@ pub enum ResourceState {
     Failed(Arc<str>),
     /// Being stopped.
     Stopping(Decision),
+    /// Being promoted.
+    Promoting(Decision),
+    /// Runs, in the promoted role.
+    Promoted(Decision),
+    /// Being demoted.
+    Demoting(Decision),
     /// Could not be stopped.
     StopFailed(Arc<str>),
     /// Down. Not listed.

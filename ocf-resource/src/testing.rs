@@ -4,6 +4,38 @@ use crate::{Action, MetadataError, OcfCode, Operation, OperationResult, Outcome,
 use core::time::Duration;
 use std::sync::mpsc;
 
+/// A mistake in deciding that a test can put back, to prove that it would be noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bug {
+    /// Resources start elsewhere before the node that had them is proven dead.
+    StartBeforeFence,
+    /// Resources start while another node still runs them.
+    StartBesideOthers,
+    /// A group starts from its end.
+    StartBackwards,
+    /// More copies start than the configuration has.
+    TooManyCopies,
+    /// More copies are promoted than the configuration has.
+    TwoPromoted,
+    /// Failures do not count: what fails is tried again for ever.
+    ForgetFailures,
+    /// An answer counts whatever decision it belongs to.
+    BelieveOldAnswers,
+}
+
+impl Bug {
+    /// Every one.
+    pub const ALL: [Self; 7] = [
+        Self::StartBeforeFence,
+        Self::StartBesideOthers,
+        Self::StartBackwards,
+        Self::TooManyCopies,
+        Self::TwoPromoted,
+        Self::ForgetFailures,
+        Self::BelieveOldAnswers,
+    ];
+}
+
 /// A rule that an agent broke.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{step}: expected {expected}, found {found}")]

@@ -1,9 +1,10 @@
 //! Parts of messages and of the state that both have: layouts are in PROTOCOL.md.
 
+use crate::executor::{Report, WatchPolicy};
 use crate::message::VERSION;
 use crate::{
-    Action, Config, Decision, FenceOutcome, GroupConfig, PartitionPolicy, ResourceConfig, Severity,
-    StartFailure, StopFailure,
+    Action, Config, Decision, FenceOutcome, GroupConfig, Health, HealthStrategy, MonitorConfig,
+    PartitionPolicy, ResourceConfig, Role, Severity, StartFailure, StopFailure,
 };
 use bytes::BufMut;
 use core::time::Duration;
@@ -157,8 +158,65 @@ fn span(r: &mut Reader<'_>) -> Parsed<Duration> {
     Ok(Duration::from_millis(r.u64("time in ms")?))
 }
 
+fn put_policy(w: &mut Vec<u8>, policy: &WatchPolicy) {
+    w.put_u32(policy.failures);
+    w.put_u32(policy.among);
+    w.push(match policy.report {
+        Report::Failures => 0,
+        Report::Changes => 1,
+        Report::Everything => 2,
+    });
+}
+
+fn policy(r: &mut Reader<'_>) -> Parsed<WatchPolicy> {
+    let (failures, among) = (r.u32("failures")?, r.u32("among")?);
+    let at = r.clone();
+    let report = match r.u8("report")? {
+        0 => Report::Failures,
+        1 => Report::Changes,
+        2 => Report::Everything,
+        _ => return Err(at.error("report", Malformed::OutOfRange)),
+    };
+    Ok(WatchPolicy { failures, among, report })
+}
+
+fn monitor(r: &mut Reader<'_>) -> Parsed<MonitorConfig> {
+    Ok(MonitorConfig {
+        interval: span(r)?,
+        timeout: span(r)?,
+        depth: r.u32("depth")?,
+        role: option(r, "role", |r| {
+            Ok(if flag(r, "promoted")? { Role::Promoted } else { Role::Unpromoted })
+        })?,
+        watch: policy(r)?,
+    })
+}
+
+pub(crate) const fn health_code(health: Health) -> u8 {
+    match health {
+        Health::Green => 0,
+        Health::Yellow => 1,
+        Health::Red => 2,
+    }
+}
+
+pub(crate) fn health(r: &mut Reader<'_>) -> Parsed<Health> {
+    let at = r.clone();
+    match r.u8("health")? {
+        0 => Ok(Health::Green),
+        1 => Ok(Health::Yellow),
+        2 => Ok(Health::Red),
+        _ => Err(at.error("health", Malformed::OutOfRange)),
+    }
+}
+
 pub(crate) fn put_config(w: &mut Vec<u8>, config: &Config) {
     put_flag(w, config.on_partition == PartitionPolicy::Freeze);
+    w.push(match config.health {
+        HealthStrategy::Ignore => 0,
+        HealthStrategy::MigrateOnRed => 1,
+        HealthStrategy::OnlyGreen => 2,
+    });
     put_list(w, config.groups.iter(), |w, group| {
         w.put_text(&group.name);
         put_list(w, group.nodes.iter(), |w, node| w.put_node(*node));
@@ -169,6 +227,8 @@ pub(crate) fn put_config(w: &mut Vec<u8>, config: &Config) {
         put_flag(w, group.on_start_failure == StartFailure::Count);
         put_flag(w, group.on_stop_failure == StopFailure::Block);
         put_flag(w, group.started);
+        w.put_u32(group.copies);
+        w.put_u32(group.promoted);
         put_list(w, group.resources.iter(), |w, resource| {
             w.put_text(&resource.name);
             w.put_text(&resource.agent.to_string());
@@ -184,14 +244,30 @@ pub(crate) fn put_config(w: &mut Vec<u8>, config: &Config) {
             ] {
                 put_span(w, time);
             }
+            put_policy(w, &resource.watch);
+            put_list(w, resource.monitors.iter(), |w, monitor| {
+                put_span(w, monitor.interval);
+                put_span(w, monitor.timeout);
+                w.put_u32(monitor.depth);
+                put_option(w, monitor.role, |w, role| put_flag(w, role == Role::Promoted));
+                put_policy(w, &monitor.watch);
+            });
         });
     });
 }
 
 pub(crate) fn read_config(r: &mut Reader<'_>) -> Parsed<Config> {
     let frozen = flag(r, "on partition")?;
+    let at = r.clone();
+    let health = match r.u8("health")? {
+        0 => HealthStrategy::Ignore,
+        1 => HealthStrategy::MigrateOnRed,
+        2 => HealthStrategy::OnlyGreen,
+        _ => return Err(at.error("health", Malformed::OutOfRange)),
+    };
     let groups = list(r, "groups", read_group)?;
-    Ok(Config { groups, on_partition: if frozen { PartitionPolicy::Freeze } else { PartitionPolicy::Stop } })
+    let on_partition = if frozen { PartitionPolicy::Freeze } else { PartitionPolicy::Stop };
+    Ok(Config { groups, on_partition, health })
 }
 
 fn read_group(r: &mut Reader<'_>) -> Parsed<GroupConfig> {
@@ -205,6 +281,8 @@ fn read_group(r: &mut Reader<'_>) -> Parsed<GroupConfig> {
         on_start_failure: if flag(r, "start failure")? { StartFailure::Count } else { StartFailure::Move },
         on_stop_failure: if flag(r, "stop failure")? { StopFailure::Block } else { StopFailure::Fence },
         started: flag(r, "started")?,
+        copies: r.u32("copies")?,
+        promoted: r.u32("promoted")?,
         resources: list(r, "resources", |r| {
             let name = r.text("resource")?.to_owned();
             let at = r.clone();
@@ -221,6 +299,8 @@ fn read_group(r: &mut Reader<'_>) -> Parsed<GroupConfig> {
                 stop_timeout: span(r)?,
                 monitor_interval: span(r)?,
                 monitor_timeout: span(r)?,
+                watch: policy(r)?,
+                monitors: list(r, "monitors", monitor)?,
             })
         })?,
     })

@@ -4,10 +4,11 @@
 
 mod world;
 
+use ocf_resource::testing::Bug;
 use std::time::Duration;
 use world::{Faults, World, config};
 
-const SEEDS: u64 = 500;
+const SEEDS: u64 = 100;
 const FAULTS_END: Duration = Duration::from_secs(40);
 
 fn faults(seed: u64) -> Faults {
@@ -24,15 +25,15 @@ fn faults(seed: u64) -> Faults {
     }
 }
 
-fn world(seed: u64, sabotage: bool) -> World {
+fn world(seed: u64, bug: Option<Bug>) -> World {
     let nodes = [3, 4, 5][usize::from(seed.to_le_bytes()[0]) % 3];
     let names: Vec<u32> = (1..=nodes).collect();
-    World::new(seed, nodes, config(&[3, 2, 1], &names), faults(seed), sabotage)
+    World::new(seed, nodes, config(&[3, 2, 1], &names), faults(seed), bug)
 }
 
 /// Runs a seed through the faults, has an operator put things in order, and lets the world rest.
-fn live(seed: u64, tracing: bool) -> (World, Result<(), String>) {
-    let mut w = world(seed, false);
+fn live(seed: u64, tracing: bool, bug: Option<Bug>) -> (World, Result<(), String>) {
+    let mut w = world(seed, bug);
     w.tracing = tracing;
     w.run(FAULTS_END + Duration::from_secs(50));
     if w.violations.is_empty() {
@@ -53,18 +54,24 @@ fn live(seed: u64, tracing: bool) -> (World, Result<(), String>) {
     (w, if resting { Ok(()) } else { Err("R4: goes on deciding in a world that rests".to_owned()) })
 }
 
-#[test]
-fn every_promise_holds_under_faults_and_the_cluster_recovers() {
+/// Lives through seeds, and says how often each thing happened.
+fn lives(seeds: std::ops::Range<u64>) -> std::collections::BTreeMap<&'static str, u64> {
     let mut seen = std::collections::BTreeMap::new();
-    for seed in 0..SEEDS {
-        let (w, verdict) = live(seed, false);
+    for seed in seeds {
+        let (w, verdict) = live(seed, false, None);
         if let Err(wrong) = verdict {
-            panic!("seed {seed}: {wrong}\n{}", live(seed, true).0.tail(80));
+            panic!("seed {seed}: {wrong}\n{}", live(seed, true, None).0.tail(80));
         }
         for (what, n) in w.seen {
             *seen.entry(what).or_insert(0) += n;
         }
     }
+    seen
+}
+
+#[test]
+fn every_promise_holds_under_faults_and_the_cluster_recovers() {
+    let seen = lives(0..SEEDS);
     for what in [
         "process crash",
         "machine crash",
@@ -79,6 +86,7 @@ fn every_promise_holds_under_faults_and_the_cluster_recovers() {
         "no primary",
         "fenced as lost",
         "fenced for a failed stop",
+        "promote",
     ] {
         assert!(seen.get(what).is_some_and(|n| *n >= 50), "{what} hardly ever happened: {seen:?}");
     }
@@ -87,7 +95,7 @@ fn every_promise_holds_under_faults_and_the_cluster_recovers() {
 #[test]
 fn a_manager_that_starts_without_waiting_for_fencing_is_caught() {
     let caught = (0..200).find(|seed| {
-        let mut w = world(*seed, true);
+        let mut w = world(*seed, Some(Bug::StartBeforeFence));
         w.run(FAULTS_END);
         w.violations.iter().any(|v| v.contains("R1") || v.contains("X1"))
     });
@@ -97,11 +105,29 @@ fn a_manager_that_starts_without_waiting_for_fencing_is_caught() {
 #[test]
 fn the_same_seed_gives_the_same_run() {
     let trace = |seed| {
-        let mut w = world(seed, false);
+        let mut w = world(seed, None);
         w.tracing = true;
         w.run(FAULTS_END);
         w.trace
     };
     assert_eq!(trace(7), trace(7));
     assert_ne!(trace(7), trace(8));
+}
+
+#[test]
+fn each_mistake_that_is_put_back_is_caught_by_the_promise_it_breaks() {
+    let expected = |bug| match bug {
+        Bug::StartBeforeFence | Bug::StartBesideOthers | Bug::TooManyCopies => ["R1", "X1"].as_slice(),
+        Bug::TwoPromoted => &["R1"],
+        Bug::StartBackwards => &["R3"],
+        Bug::ForgetFailures => &["R4"],
+        Bug::BelieveOldAnswers => &["R1", "X1", "R3", "does not settle"],
+    };
+    for bug in Bug::ALL {
+        let caught = (0..100).find(|seed| {
+            let verdict = live(*seed, false, Some(bug)).1;
+            verdict.is_err_and(|wrong| expected(bug).iter().any(|promise| wrong.contains(promise)))
+        });
+        assert!(caught.is_some(), "100 seeds did not notice {bug:?}");
+    }
 }

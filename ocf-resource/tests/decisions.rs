@@ -23,13 +23,12 @@ fn life(node: u32, life: u128) -> NodeInstance {
 
 fn config() -> Config {
     let resource = |name: &str| ResourceConfig {
-        name: name.to_owned(),
-        agent: "rust:x".parse().expect("a name"),
         parameters: BTreeMap::new(),
         start_timeout: Duration::from_secs(20),
         stop_timeout: Duration::from_secs(20),
         monitor_interval: Duration::from_secs(10),
         monitor_timeout: Duration::from_secs(20),
+        ..ResourceConfig::new(name, "rust:x".parse().expect("a name"))
     };
     let group = GroupConfig {
         name: "web".to_owned(),
@@ -41,6 +40,8 @@ fn config() -> Config {
         on_start_failure: Default::default(),
         on_stop_failure: Default::default(),
         started: true,
+        copies: 1,
+        promoted: 0,
         resources: vec![resource("ip"), resource("site")],
     };
     Config { groups: vec![group], ..Config::default() }
@@ -66,6 +67,11 @@ impl Table {
 
     /// As `founded`, with these nodes configured.
     fn founded_of(nodes: &[u32], configured: &[u32]) -> Self {
+        Self::of(&config(), nodes, configured)
+    }
+
+    /// A cluster with this configuration.
+    fn of(config: &Config, nodes: &[u32], configured: &[u32]) -> Self {
         let mut t = Self {
             managers: Vec::new(),
             now: Instant::ZERO,
@@ -80,7 +86,7 @@ impl Table {
         let members: Vec<_> = nodes.iter().map(|n| instance(*n)).collect();
         for member in &members {
             let all = configured.iter().map(|n| NodeId::new(*n));
-            t.managers.push((*member, Manager::new(*member, config()).with_nodes(all)));
+            t.managers.push((*member, Manager::new(*member, config.clone()).with_nodes(all)));
         }
         t.view(&members, &members, &[]);
         t
@@ -194,6 +200,26 @@ impl Table {
         let result = OperationResult::new(Outcome::Failed { code: OcfCode::NotRunning });
         let event = executor::Event::Failed { id, resource: operation.resource, result };
         self.input(node, Input::Executor(event));
+    }
+
+    fn command(&mut self, node: u32, command: Command) {
+        let now = self.now;
+        self.manager(node).request(now, command).expect("a member");
+        self.settle();
+    }
+
+    /// Answers everything that is asked with success, until nothing is; what was asked, in order.
+    fn obey(&mut self) -> Vec<String> {
+        let mut done = Vec::new();
+        while let Some((n, _, o)) = self.waiting.first().cloned() {
+            done.push(format!("{} {} {}", n.node, o.action, o.resource));
+            self.answer(n.node.raw(), &o.resource, o.action, Outcome::Ok);
+        }
+        done
+    }
+
+    fn status(&mut self, node: u32) -> ocf_resource::GroupStatus {
+        self.manager(node).status().groups[0].clone()
     }
 
     fn asked(&self) -> Vec<String> {
@@ -510,8 +536,8 @@ fn answers_to_old_decisions_change_nothing() {
 fn a_foreign_or_broken_message_is_counted_and_changes_nothing() {
     let mut t = Table::running(&[1, 2]);
     let before = t.manager(1).state().clone();
-    t.input(1, Input::Ordered { sender: instance(2), payload: b"\x01\xffgarbage" });
-    t.input(1, Input::Ordered { sender: instance(9), payload: b"\x01\x06" });
+    t.input(1, Input::Ordered { sender: instance(2), payload: b"\x02\xffgarbage" });
+    t.input(1, Input::Ordered { sender: instance(9), payload: b"\x02\x06" });
     assert_eq!(t.manager(1).state(), &before);
     assert_eq!(t.manager(1).status().malformed, 1);
 }
@@ -649,4 +675,210 @@ fn a_founder_that_is_not_first_in_the_stream_takes_the_state_it_is_handed() {
     t.managers.push((instance(2), second));
     t.settle();
     assert_eq!(t.asked().iter().filter(|a| a.starts_with("n2 monitor")).count(), 2, "{:?}", t.asked());
+}
+
+fn maintenance(group: Option<&str>, on: bool) -> Command {
+    Command::Maintenance { group: group.map(Into::into), on }
+}
+
+#[test]
+fn in_maintenance_nothing_is_done_and_at_its_end_everything_is_looked_at() {
+    for group in [None, Some("web")] {
+        let mut t = Table::running(&[1, 2, 3]);
+        t.command(2, maintenance(group, true));
+        assert_eq!(t.blocked(1), Some(Blocked::Maintenance { whole: group.is_none() }));
+        t.command(2, Command::StopGroup("web".into()));
+        t.command(2, Command::Standby(NodeId::new(1)));
+        assert_eq!(t.asked(), [""; 0]);
+        t.command(2, Command::Online(NodeId::new(1)));
+        t.command(2, Command::StartGroup("web".into()));
+        let watched = t.watched.len();
+        t.command(3, maintenance(group, false));
+        assert_eq!(t.asked().len(), 6, "{:?}", t.asked());
+        // Meanwhile somebody moved it by hand: it is found where it is now, and stays.
+        let stopped = || Outcome::Failed { code: OcfCode::NotRunning };
+        for resource in ["ip", "site"] {
+            t.answer(2, resource, Action::Monitor, Outcome::Ok);
+            t.answer(3, resource, Action::Monitor, stopped());
+        }
+        assert_eq!(t.asked(), ["n1 monitor ip", "n1 monitor site"], "nothing moves before all is known");
+        t.answer(1, "ip", Action::Monitor, Outcome::Ok);
+        t.answer(1, "site", Action::Monitor, stopped());
+        assert!(t.watched.len() > watched, "what runs is watched again");
+        assert!(t.asked().iter().all(|a| a.contains(" stop ")), "ip runs twice: {:?}", t.asked());
+        t.obey();
+        assert_eq!((t.status(3).running_on, t.blocked(3)), (Some(instance(1)), None));
+    }
+}
+
+#[test]
+fn a_lost_node_is_not_fenced_while_the_whole_cluster_is_in_maintenance() {
+    let mut t = Table::running(&[1, 2, 3]);
+    t.command(2, maintenance(None, true));
+    t.without(1);
+    assert_eq!(t.fences, []);
+    t.command(2, maintenance(None, false));
+    assert_eq!(t.fences.len(), 1);
+    t.answer_probes();
+    assert_eq!(t.asked(), [""; 0], "and it is waited for");
+    t.fenced(2, instance(1), FenceOutcome::Confirmed);
+    assert_eq!(t.asked(), ["n2 start ip"]);
+}
+
+/// A group of one resource, on so many nodes, with so many promoted.
+fn several(copies: u32, promoted: u32) -> Config {
+    let mut config = config();
+    config.groups[0].copies = copies;
+    config.groups[0].promoted = promoted;
+    config.groups[0].resources.truncate(1);
+    config
+}
+
+#[test]
+fn a_group_with_copies_runs_on_so_many_nodes_and_a_lost_one_is_made_up_for_after_fencing() {
+    let mut t = Table::of(&several(2, 0), &[1, 2, 3], &[]);
+    t.answer_probes();
+    assert_eq!(t.obey(), ["n1 start ip", "n2 start ip"]);
+    assert_eq!(t.status(3).copies_on, [instance(1), instance(2)]);
+    t.without(1);
+    assert_eq!(t.asked(), [""; 0], "it may run there still");
+    assert!(matches!(t.blocked(2), Some(Blocked::Fencing { .. })), "{:?}", t.blocked(2));
+    t.fenced(2, instance(1), FenceOutcome::Confirmed);
+    assert_eq!(t.obey(), ["n3 start ip"]);
+    assert_eq!((t.status(2).copies_on, t.blocked(2)), (vec![instance(2), instance(3)], None));
+}
+
+#[test]
+fn a_group_on_every_node_needs_no_fencing_to_run_on_the_others() {
+    let mut t = Table::of(&several(0, 0), &[1, 2, 3], &[]);
+    t.answer_probes();
+    assert_eq!(t.obey().len(), 3);
+    t.without(3);
+    assert_eq!((t.asked().len(), t.status(1).copies_on.len(), t.blocked(1)), (0, 2, None));
+    t.fail(1, "ip");
+    assert_eq!(t.obey(), ["n1 stop ip", "n1 start ip"]);
+}
+
+#[test]
+fn one_copy_is_promoted_and_its_role_moves_to_a_running_copy_after_fencing() {
+    let mut t = Table::of(&several(2, 1), &[1, 2, 3], &[]);
+    t.answer_probes();
+    assert_eq!(t.obey(), ["n1 start ip", "n2 start ip", "n1 promote ip"]);
+    assert_eq!((t.status(2).promoted_on, t.status(2).copies_on.len()), (vec![instance(1)], 2));
+    t.without(1);
+    assert_eq!(t.asked(), [""; 0], "it may be promoted there still");
+    t.fenced(2, instance(1), FenceOutcome::Confirmed);
+    assert_eq!(t.asked(), ["n2 promote ip", "n3 start ip"], "no restart: the copy is there");
+    t.obey();
+    assert_eq!(t.status(2).promoted_on, [instance(2)]);
+}
+
+#[test]
+fn what_is_promoted_is_demoted_before_it_is_stopped_and_another_promoted_after_that() {
+    let mut t = Table::of(&several(2, 1), &[1, 2, 3], &[]);
+    t.answer_probes();
+    t.obey();
+    t.command(2, Command::Standby(NodeId::new(1)));
+    assert_eq!(t.asked(), ["n1 demote ip"]);
+    t.answer(1, "ip", Action::Demote, Outcome::Ok);
+    assert_eq!(t.asked(), ["n1 stop ip", "n2 promote ip"]);
+    t.obey();
+    assert_eq!(
+        (t.status(1).copies_on, t.status(1).promoted_on),
+        (vec![instance(2), instance(3)], vec![instance(2)])
+    );
+}
+
+#[test]
+fn a_probe_that_finds_two_promoted_leaves_one() {
+    let mut t = Table::of(&several(2, 1), &[1, 2], &[]);
+    let promoted = || Outcome::Failed { code: OcfCode::RunningPromoted };
+    t.answer(1, "ip", Action::Monitor, promoted());
+    t.answer(2, "ip", Action::Monitor, promoted());
+    assert_eq!(t.obey(), ["n2 demote ip"]);
+    assert_eq!(t.status(1).promoted_on, [instance(1)]);
+}
+
+#[test]
+fn monitors_follow_the_role_and_each_has_its_depth() {
+    let mut config = several(1, 1);
+    let monitor = |depth, role| ocf_resource::MonitorConfig {
+        interval: Duration::from_secs(30),
+        timeout: Duration::from_secs(5),
+        depth,
+        role,
+        watch: Default::default(),
+    };
+    let promoted = Some(ocf_resource::Role::Promoted);
+    config.groups[0].resources[0].monitors = vec![monitor(10, None), monitor(20, promoted)];
+    let mut t = Table::of(&config, &[1], &[]);
+    t.answer_probes();
+    t.answer(1, "ip", Action::Start, Outcome::Ok);
+    let seen = |t: &Table| t.watched.iter().map(|(_, _, o)| (o.check_level, o.role)).collect::<Vec<_>>();
+    let unpromoted = Some(ocf_resource::Role::Unpromoted);
+    assert_eq!(seen(&t), [(0, unpromoted), (10, unpromoted)]);
+    t.watched.clear();
+    t.answer(1, "ip", Action::Promote, Outcome::Ok);
+    assert_eq!(seen(&t), [(0, promoted), (10, promoted), (20, promoted)]);
+}
+
+#[test]
+fn a_node_that_is_not_healthy_is_left_and_the_explanation_says_so() {
+    use ocf_resource::{Health, HealthStrategy};
+    let mut config = config();
+    config.health = HealthStrategy::MigrateOnRed;
+    let mut t = Table::of(&config, &[1, 2], &[]);
+    t.answer_probes();
+    t.obey();
+    t.manager(1).set_health("disk", Some(Health::Yellow)).expect("a member");
+    t.settle();
+    assert_eq!(t.asked(), [""; 0]);
+    t.manager(1).set_health("disk", Some(Health::Red)).expect("a member");
+    t.settle();
+    assert_eq!(t.obey(), ["n1 stop site", "n1 stop ip", "n2 start ip", "n2 start site"]);
+    let explanation = t.manager(2).explain("web").expect("there is one");
+    let text = explanation.to_string();
+    assert!(text.contains("is not healthy (disk is Red)") && text.contains("can take it"), "{text}");
+    assert_eq!((explanation.target, explanation.ways_out.len()), (Some(instance(2)), 0));
+}
+
+#[test]
+fn every_way_out_that_is_a_command_leads_out() {
+    // Failed on every node.
+    let mut t = Table::founded(&[1, 2]);
+    t.answer_probes();
+    for node in [1, 2] {
+        t.answer(node, "ip", Action::Start, Outcome::Failed { code: OcfCode::Generic });
+        t.answer(node, "ip", Action::Stop, Outcome::Ok);
+    }
+    // In standby, in maintenance, configured wrongly.
+    let cases: [fn(&mut Table); 4] = [
+        |_| {},
+        |t| {
+            for node in [1, 2] {
+                t.command(1, Command::ClearFailures("web".into()));
+                t.obey();
+                t.command(1, Command::Standby(NodeId::new(node)));
+                t.obey();
+            }
+        },
+        |t| t.command(1, maintenance(Some("web"), true)),
+        |t| t.command(1, maintenance(None, true)),
+    ];
+    for case in cases {
+        case(&mut t);
+        let mut steps = 0;
+        while t.blocked(1).is_some() {
+            steps += 1;
+            assert!(steps < 5, "{:?}", t.manager(1).explain("web"));
+            let ways = t.manager(1).explain("web").expect("there is one").ways_out;
+            assert!(!ways.is_empty());
+            for command in ways.into_iter().filter_map(|w| w.command) {
+                t.command(1, command);
+            }
+            t.answer_probes();
+            t.obey();
+        }
+        assert!(t.status(1).running_on.is_some());
+    }
 }

@@ -84,6 +84,10 @@ impl GroupConfig {
                 errors.push(format!("nodes[{at}]"), node, "is not a node of this cluster", fix);
             }
         }
+        if self.copies > 0 && self.promoted > self.copies {
+            let fix = "promote at most as many copies as there are";
+            errors.push("promoted", self.promoted, "is more than copies", fix);
+        }
         if self.migration_threshold == 0 {
             errors.push("migration_threshold", 0, "is below 1", "write 1 to move at the first failure");
         }
@@ -123,6 +127,22 @@ impl ResourceConfig {
             let fix = "choose 1 s to 60 s; shorter finds failures sooner and costs more";
             errors.push("monitor_interval", show(self.monitor_interval), "is outside 100 ms to 24 h", fix);
         }
+        if self.monitors.len() > Config::MONITORS_MAX {
+            let problem = format!("are more than {}", Config::MONITORS_MAX);
+            errors.push("monitors", self.monitors.len(), problem, "keep the most telling ones");
+        }
+        for (at, monitor) in self.monitors.iter().enumerate() {
+            if monitor.interval < INTERVAL_MIN || monitor.interval > TIMEOUT_MAX {
+                let fix = "choose 1 s to 60 s, more for thorough ones";
+                let path = format!("monitors[{at}].interval");
+                errors.push(path, show(monitor.interval), "is outside 100 ms to 24 h", fix);
+            }
+            if monitor.timeout < INTERVAL_MIN || monitor.timeout > TIMEOUT_MAX {
+                let path = format!("monitors[{at}].timeout");
+                let fix = "choose what the agent needs at worst";
+                errors.push(path, show(monitor.timeout), "is outside 100 ms to 24 h", fix);
+            }
+        }
         for (name, value) in &self.parameters {
             let good = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
             if name.is_empty() || !good {
@@ -152,32 +172,18 @@ fn show(span: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{StartFailure, StopFailure};
 
     fn resource(name: &str) -> ResourceConfig {
         ResourceConfig {
-            name: name.to_owned(),
-            agent: "ocf:heartbeat:Dummy".parse().unwrap(),
             parameters: [("state".to_owned(), "/tmp/x".to_owned())].into(),
-            start_timeout: Duration::from_secs(20),
-            stop_timeout: Duration::from_secs(20),
-            monitor_interval: Duration::from_secs(10),
-            monitor_timeout: Duration::from_secs(20),
+            ..ResourceConfig::new(name, "ocf:heartbeat:Dummy".parse().unwrap())
         }
     }
 
     fn group(name: &str, resources: &[&str]) -> GroupConfig {
         GroupConfig {
-            name: name.to_owned(),
             nodes: vec![NodeId::new(1), NodeId::new(2)],
-            elsewhere: false,
-            failback: false,
-            migration_threshold: 3,
-            failure_window: Duration::ZERO,
-            on_start_failure: StartFailure::Move,
-            on_stop_failure: StopFailure::Fence,
-            started: true,
-            resources: resources.iter().map(|r| resource(r)).collect(),
+            ..GroupConfig::new(name, resources.iter().map(|r| resource(r)).collect())
         }
     }
 

@@ -23,6 +23,11 @@ pub(super) fn status(manager: &Manager) -> Status {
         let whole = |n: &Node| {
             group.resources.iter().all(|r| n.spot(&r.name).is_some_and(Spot::is_running)) && n.member
         };
+        let promoted = |n: &Node| {
+            group.promoted > 0
+                && whole(n)
+                && group.resources.iter().all(|r| n.spot(&r.name).is_some_and(|s| s.promoted))
+        };
         let resources = group.resources.iter().map(|resource| ResourceStatus {
             name: resource.name.as_str().into(),
             at: state
@@ -37,6 +42,8 @@ pub(super) fn status(manager: &Manager) -> Status {
             name: Arc::clone(name),
             wanted: current.wanted,
             target: plan.targets.get(name).copied().flatten(),
+            copies_on: state.nodes.iter().filter(|(_, n)| whole(n)).map(|(i, _)| *i).collect(),
+            promoted_on: state.nodes.iter().filter(|(_, n)| promoted(n)).map(|(i, _)| *i).collect(),
             running_on: state.nodes.iter().find(|(_, n)| whole(n)).map(|(i, _)| *i),
             blocked: plan.blocked.get(name).cloned(),
             resources: resources.collect(),
@@ -74,9 +81,12 @@ fn resource_state(node: &Node, spot: &Spot) -> ResourceState {
     match (&spot.presence, spot.pending) {
         (_, Some((decision, Action::Start))) => ResourceState::Starting(decision),
         (_, Some((decision, Action::Stop))) => ResourceState::Stopping(decision),
+        (_, Some((decision, Action::Promote))) => ResourceState::Promoting(decision),
+        (_, Some((decision, Action::Demote))) => ResourceState::Demoting(decision),
         (_, Some((decision, _))) => ResourceState::Probing(decision),
         (Presence::Unknown, None) => ResourceState::Unknown,
         (Presence::Stopped, None) => ResourceState::Stopped,
+        (Presence::Running(decision), None) if spot.promoted => ResourceState::Promoted(*decision),
         (Presence::Running(decision), None) => ResourceState::Running(*decision),
         (Presence::Failed(why), None) => ResourceState::Failed(Arc::clone(why)),
         (Presence::StopFailed { why, .. }, None) => ResourceState::StopFailed(Arc::clone(why)),

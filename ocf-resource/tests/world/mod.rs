@@ -1,7 +1,7 @@
 //! A whole cluster in virtual time: managers and executors as they are, agents, fencing and the ordered stream as models.
 //!
 //! One seed decides every delay and every failure. The checkers run inside the model, at the moment something happens:
-//! * R1: a resource is active on at most one machine.
+//! * R1: a resource is active on at most as many machines as it has copies, and promoted on at most as many as configured.
 //! * R2: managers that have consumed the same prefix of the stream have the same state, byte for byte.
 //! * R3: a resource starts after those before it in its group, and is stopped after those behind it.
 //! * R4: once faults have ceased, decisions cease too.
@@ -14,9 +14,10 @@
 
 use bytes::Bytes;
 use ocf_resource::executor::{self, Executor, RunId};
+use ocf_resource::testing::Bug;
 use ocf_resource::{
-    Action, Config, Departed, FenceCause, FenceOutcome, GroupConfig, Input, Manager, OcfCode, Operation,
-    OperationResult, Outcome, Output, ResourceConfig,
+    Action, Config, Departed, FenceCause, FenceOutcome, GroupConfig, Input, LocalStatus, Manager, OcfCode,
+    Operation, OperationResult, Outcome, Output, ResourceConfig,
 };
 use pils::{Incarnation, Instant, Layer, NodeId, NodeInstance, Rng};
 use std::collections::{BTreeMap, BTreeSet};
@@ -50,7 +51,7 @@ enum Due {
     Effect {
         at: NodeInstance,
         resource: Arc<str>,
-        active: bool,
+        action: Action,
     },
     Timer(NodeInstance, Instant),
     FenceEnds {
@@ -98,7 +99,7 @@ pub(crate) struct World {
     pub(crate) config: Config,
     nodes: Vec<NodeId>,
     faults: Faults,
-    sabotage: bool,
+    bug: Option<Bug>,
     queue: BTreeMap<(Instant, u64), Due>,
     sequence: u64,
     log: Vec<Entry>,
@@ -113,6 +114,8 @@ pub(crate) struct World {
     incarnations: u128,
     /// What is really active, by machine.
     active: BTreeMap<NodeId, BTreeSet<Arc<str>>>,
+    /// What of it is promoted, by machine.
+    promoted: BTreeMap<NodeId, BTreeSet<Arc<str>>>,
     /// Instances that began to start a resource and are not known to have stopped it.
     owners: BTreeMap<Arc<str>, BTreeSet<NodeInstance>>,
     last_order: BTreeMap<NodeInstance, Instant>,
@@ -129,13 +132,12 @@ pub(crate) fn config(sizes: &[usize], nodes: &[u32]) -> Config {
     for (g, size) in sizes.iter().enumerate() {
         let shifted = (0..nodes.len()).map(|i| NodeId::new(nodes[(i + g) % nodes.len()])).collect();
         let resources = (0..*size).map(|r| ResourceConfig {
-            name: format!("g{g}r{r}"),
-            agent: "rust:model".parse().unwrap(),
             parameters: BTreeMap::new(),
             start_timeout: MS(2000),
             stop_timeout: MS(2000),
             monitor_interval: MS(2500),
             monitor_timeout: MS(1000),
+            ..ResourceConfig::new(format!("g{g}r{r}"), "rust:model".parse().unwrap())
         });
         groups.push(GroupConfig {
             name: format!("g{g}"),
@@ -147,21 +149,36 @@ pub(crate) fn config(sizes: &[usize], nodes: &[u32]) -> Config {
             on_start_failure: Default::default(),
             on_stop_failure: Default::default(),
             started: true,
+            copies: 1,
+            promoted: 0,
             resources: resources.collect(),
         });
+    }
+    // One on two nodes at once, one on all, one with roles; and one that no node can start.
+    let nodes: Vec<NodeId> = nodes.iter().map(|n| NodeId::new(*n)).collect();
+    for (name, copies, promoted, like) in
+        [("two", 2, 0, 0), ("all", 0, 0, 2), ("roles", 2, 1, 1), ("broken", 1, 0, 2)]
+    {
+        let mut group = groups[like].clone();
+        group.name = name.to_owned();
+        (group.copies, group.promoted, group.nodes) = (copies, promoted, nodes.clone());
+        for (r, resource) in group.resources.iter_mut().enumerate() {
+            resource.name = format!("{name}r{r}");
+        }
+        groups.push(group);
     }
     Config { groups, ..Config::default() }
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, nodes: u32, config: Config, faults: Faults, sabotage: bool) -> Self {
+    pub(crate) fn new(seed: u64, nodes: u32, config: Config, faults: Faults, bug: Option<Bug>) -> Self {
         let mut world = Self {
             now: Instant::ZERO,
             rng: Rng::new(seed),
             config,
             nodes: (1..=nodes).map(NodeId::new).collect(),
             faults,
-            sabotage,
+            bug,
             queue: BTreeMap::new(),
             sequence: 0,
             log: Vec::new(),
@@ -175,6 +192,7 @@ impl World {
             token: 0,
             incarnations: 0,
             active: BTreeMap::new(),
+            promoted: BTreeMap::new(),
             owners: BTreeMap::new(),
             last_order: BTreeMap::new(),
             violations: Vec::new(),
@@ -260,7 +278,7 @@ impl World {
                     self.drain(at);
                 }
             }
-            Due::Effect { at, resource, active } => self.effect(at, &resource, active),
+            Due::Effect { at, resource, action } => self.effect(at, &resource, action),
             Due::Timer(who, at) => {
                 if let Some(process) = self.processes.get_mut(&who)
                     && process.timer == Some(at)
@@ -300,8 +318,8 @@ impl World {
         self.incarnations += 1;
         let me = NodeInstance::new(node, Incarnation::new(self.incarnations << 96));
         let mut manager = Manager::new(me, self.config.clone());
-        if self.sabotage {
-            manager.sabotage();
+        if let Some(bug) = self.bug {
+            manager.put_back(bug);
         }
         let executor =
             Executor::new(executor::Config { margin: MS(500), ..Default::default() }, self.rng.fork());
@@ -581,6 +599,7 @@ impl World {
                 self.after(delay, Due::Boot(target.node));
             }
             self.active.remove(&target.node);
+            self.promoted.remove(&target.node);
             for owners in self.owners.values_mut() {
                 owners.remove(&target);
             }
@@ -621,6 +640,18 @@ impl World {
         (names, at)
     }
 
+    /// On how many machines it may be active, and promoted.
+    fn limits(&self, resource: &str) -> (usize, usize) {
+        let group =
+            self.config.groups.iter().find(|g| g.resources.iter().any(|r| r.name == resource)).unwrap();
+        let number = |n: u32| usize::try_from(n).unwrap();
+        (if group.copies == 0 { usize::MAX } else { number(group.copies) }, number(group.promoted))
+    }
+
+    fn is_promoted(&self, node: NodeId, resource: &str) -> bool {
+        self.promoted.get(&node).is_some_and(|a| a.contains(resource))
+    }
+
     fn is_active(&self, node: NodeId, resource: &str) -> bool {
         self.active.get(&node).is_some_and(|a| a.contains(resource))
     }
@@ -629,23 +660,25 @@ impl World {
     fn begin(&mut self, who: NodeInstance, run: RunId, operation: Operation) {
         let resource = Arc::clone(&operation.resource);
         let (names, at) = self.group_of(&resource);
-        let inside = self.processes[&who].inside;
+        let (copies, promoted) = self.limits(&resource);
+        // Outside, and until it has seen that it is inside again, a stop that fails holds up no other.
+        let local = self.processes[&who].manager.status().local;
+        let inside = matches!(local, LocalStatus::Active | LocalStatus::Suspended);
         self.note(|| format!("{who} runs {} of {resource}", operation.action));
         match operation.action {
             Action::Start => {
-                for node in self.nodes.clone() {
-                    for name in &names {
-                        if node != who.node && self.is_active(node, name) {
-                            self.violate(format!(
-                                "R1: {who} starts {resource} while {name} is active on {node}"
-                            ));
-                        }
-                    }
+                let elsewhere: Vec<NodeId> = self.nodes.iter().copied().filter(|n| *n != who.node).collect();
+                let busy = |n: &&NodeId| names.iter().any(|name| self.is_active(**n, name));
+                let on: Vec<NodeId> = elsewhere.iter().filter(busy).copied().collect();
+                if on.len() >= copies {
+                    self.violate(format!("R1: {who} starts {resource} while its group is active on {on:?}"));
                 }
                 let owners = self.owners.entry(Arc::clone(&resource)).or_default();
                 let others: Vec<_> = owners.iter().filter(|o| **o != who).copied().collect();
                 owners.insert(who);
-                if !others.is_empty() {
+                // Two lives of one machine are one place.
+                let places: BTreeSet<NodeId> = others.iter().map(|o| o.node).collect();
+                if places.len() >= copies {
                     self.violate(format!("X1: {who} starts {resource}, begun by {others:?} and never ended"));
                 }
                 if self.active.get(&who.node).is_none_or(|a| names[..at].iter().any(|n| !a.contains(n)))
@@ -657,6 +690,18 @@ impl World {
                     self.violate(format!("R3: {who} starts {resource} while one behind it is active"));
                 }
             }
+            Action::Promote => {
+                let on: Vec<NodeId> = self
+                    .nodes
+                    .iter()
+                    .copied()
+                    .filter(|n| *n != who.node && self.is_promoted(*n, &resource))
+                    .collect();
+                self.saw("promote");
+                if on.len() >= promoted {
+                    self.violate(format!("R1: {who} promotes {resource} while it is promoted on {on:?}"));
+                }
+            }
             Action::Stop if inside && names[at + 1..].iter().any(|n| self.is_active(who.node, n)) => {
                 self.violate(format!("R3: {who} stops {resource} while one behind it is active"));
             }
@@ -666,16 +711,16 @@ impl World {
         let action = operation.action;
         self.processes.get_mut(&who).unwrap().runs.insert(run, operation);
         let fails = match action {
-            Action::Start => self.faults.start_fails,
+            Action::Start | Action::Promote => self.faults.start_fails,
             Action::Stop => self.faults.stop_fails,
             _ => 0.0,
         };
         let hang = self.chance(self.faults.hangs);
-        let fail = self.chance(fails);
+        let broken = action == Action::Start && resource.starts_with("broken");
+        let fail = self.chance(fails) || broken;
         let took = self.jitter(5, 150);
-        let effect =
-            Due::Effect { at: who, resource: Arc::clone(&resource), active: action == Action::Start };
-        let acts = matches!(action, Action::Start | Action::Stop);
+        let effect = Due::Effect { at: who, resource: Arc::clone(&resource), action };
+        let acts = action.changes();
         if hang {
             self.saw("agent hung");
             if acts && self.rng.chance(0.5) {
@@ -690,12 +735,15 @@ impl World {
             }
             return;
         }
-        if acts && (!fail || self.rng.chance(0.5)) {
+        if acts && !broken && (!fail || self.rng.chance(0.5)) {
             self.after(took, effect);
         }
         if action == Action::Monitor {
-            let code =
-                if self.is_active(who.node, &resource) { OcfCode::Success } else { OcfCode::NotRunning };
+            let code = match self.is_active(who.node, &resource) {
+                true if self.is_promoted(who.node, &resource) => OcfCode::RunningPromoted,
+                true => OcfCode::Success,
+                false => OcfCode::NotRunning,
+            };
             if code == OcfCode::NotRunning {
                 if let Some(owners) = self.owners.get_mut(&resource) {
                     owners.remove(&who);
@@ -711,23 +759,41 @@ impl World {
         self.after(took + MS(1), Due::Done { at: who, run, result: OperationResult::new(outcome) });
     }
 
-    fn effect(&mut self, at: NodeInstance, resource: &Arc<str>, active: bool) {
+    fn effect(&mut self, at: NodeInstance, resource: &Arc<str>, action: Action) {
         // In this model an agent that is at work dies with the process that started it; what it started lives on.
         if !self.processes.contains_key(&at) {
             return;
         }
         let set = self.active.entry(at.node).or_default();
-        if active {
-            set.insert(Arc::clone(resource));
-        } else {
-            set.remove(resource);
-            if let Some(owners) = self.owners.get_mut(resource) {
-                owners.remove(&at);
+        let roles = self.promoted.entry(at.node).or_default();
+        match action {
+            Action::Start => {
+                set.insert(Arc::clone(resource));
             }
+            Action::Promote if set.contains(resource) => {
+                roles.insert(Arc::clone(resource));
+            }
+            Action::Demote => {
+                roles.remove(resource);
+            }
+            Action::Stop => {
+                set.remove(resource);
+                roles.remove(resource);
+                if let Some(owners) = self.owners.get_mut(resource) {
+                    owners.remove(&at);
+                }
+            }
+            _ => {}
+        }
+        let (copies, promoted) = self.limits(resource);
+        let on: Vec<NodeId> =
+            self.promoted.iter().filter(|(_, a)| a.contains(resource)).map(|(n, _)| *n).collect();
+        if on.len() > promoted {
+            self.violate(format!("R1: {resource} is promoted on {on:?}"));
         }
         let on: Vec<NodeId> =
             self.active.iter().filter(|(_, a)| a.contains(resource)).map(|(n, _)| *n).collect();
-        if on.len() > 1 {
+        if on.len() > copies {
             self.violate(format!("R1: {resource} is active on {on:?}"));
         }
     }
@@ -751,6 +817,7 @@ impl World {
                     self.saw("machine crash");
                     self.kill(who);
                     self.active.remove(&who.node);
+                    self.promoted.remove(&who.node);
                     let delay = self.jitter(1000, 8000);
                     self.after(delay, Due::Boot(who.node));
                 }
@@ -775,6 +842,7 @@ impl World {
                         self.note(|| format!("{resource} dies on {who}"));
                         self.saw("resource crash");
                         self.active.get_mut(&who.node).unwrap().remove(&resource);
+                        self.promoted.entry(who.node).or_default().remove(&resource);
                     }
                 }
                 _ => self.command(who),
@@ -788,12 +856,14 @@ impl World {
         use ocf_resource::Command;
         let group: Arc<str> = self.rng.pick(&self.config.groups).unwrap().name.as_str().into();
         let node = *self.rng.pick(&self.nodes).unwrap();
-        let command = match self.rng.below(7) {
+        let command = match self.rng.below(9) {
             0 => Command::StopGroup(group),
             1 | 2 => Command::StartGroup(group),
             3 => Command::MoveGroup { group, to: Some(node) },
             4 => Command::Standby(node),
             5 => Command::Online(node),
+            7 => Command::Maintenance { group: Some(group), on: self.rng.chance(0.3) },
+            8 => Command::Maintenance { group: None, on: self.rng.chance(0.3) },
             _ => Command::ClearFailures(group),
         };
         let now = self.now;
@@ -820,8 +890,13 @@ impl World {
             let Some(process) = self.processes.get_mut(&who) else { return };
             process.manager.request(now, Command::Online(node)).unwrap();
         }
+        let Some(process) = self.processes.get_mut(&who) else { return };
+        process.manager.request(now, Command::Maintenance { group: None, on: false }).unwrap();
         for group in self.config.groups.clone() {
             let name: Arc<str> = group.name.as_str().into();
+            let Some(process) = self.processes.get_mut(&who) else { return };
+            let end = Command::Maintenance { group: Some(Arc::clone(&name)), on: false };
+            process.manager.request(now, end).unwrap();
             let Some(process) = self.processes.get_mut(&who) else { return };
             process.manager.request(now, Command::ClearFailures(Arc::clone(&name))).unwrap();
             process.manager.request(now, Command::StartGroup(name)).unwrap();
@@ -835,17 +910,23 @@ impl World {
         if self.view.len() != self.nodes.len() {
             wrong.push(format!("view is {:?}", self.view));
         }
-        for group in &self.config.groups {
+        let sound = |name: &str| !name.starts_with("broken");
+        for group in self.config.groups.iter().filter(|g| sound(&g.name)) {
             for resource in &group.resources {
                 let on: Vec<_> =
                     self.active.iter().filter(|(_, a)| a.contains(resource.name.as_str())).collect();
-                if on.len() != 1 {
+                let (copies, promoted) = self.limits(&resource.name);
+                if on.len() != copies.min(self.nodes.len()) {
                     wrong.push(format!("{} is active on {} machines", resource.name, on.len()));
+                }
+                let on = self.nodes.iter().filter(|n| self.is_promoted(**n, &resource.name)).count();
+                if on != promoted {
+                    wrong.push(format!("{} is promoted on {on} machines", resource.name));
                 }
             }
         }
         for process in self.processes.values() {
-            for group in process.manager.status().groups {
+            for group in process.manager.status().groups.into_iter().filter(|g| sound(&g.name)) {
                 if let Some(blocked) = group.blocked {
                     wrong.push(format!("{} {blocked}", group.name));
                 }

@@ -187,13 +187,12 @@ impl Plan {
 
     fn resources(&self) -> ocf_resource::Config {
         let resource = |name: String| ResourceConfig {
-            name,
-            agent: "simulated:service".parse().expect("a name of two parts"),
             parameters: BTreeMap::new(),
             start_timeout: Duration::from_secs(2),
             stop_timeout: Duration::from_secs(2),
             monitor_interval: self.monitor,
             monitor_timeout: Duration::from_secs(1),
+            ..ResourceConfig::new(name, "simulated:service".parse().expect("a name of two parts"))
         };
         let group = GroupConfig {
             name: SERVICE.to_owned(),
@@ -205,9 +204,11 @@ impl Plan {
             on_start_failure: StartFailure::default(),
             on_stop_failure: StopFailure::default(),
             started: true,
+            copies: 1,
+            promoted: 0,
             resources: self.resource_names().into_iter().map(resource).collect(),
         };
         let groups = if self.resources > 0 { vec![group] } else { Vec::new() };
-        ocf_resource::Config { groups, on_partition: PartitionPolicy::Stop }
+        ocf_resource::Config { groups, on_partition: PartitionPolicy::Stop, ..Default::default() }
     }
 }

@@ -1,0 +1,237 @@
+//! What is done outside when something happens: programs of the user, and mail.
+
+use super::process::{environment, programs};
+use crate::{Event, Status};
+use pils::process::{Command, Exit, Runner};
+use serde_json::{Value, json};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Runs the user's programs when something happens to the cluster's resources.
+///
+/// Every executable file of a directory is run, in the order of their names, with the event's name as its argument and all
+/// that is known as JSON on its standard input ([`context`]); `OCF_EVENT`, `OCF_RESOURCE`, `OCF_GROUP` and `OCF_NODE` are in its
+/// environment. What it answers changes nothing; what fails or does not end in time is logged.
+#[derive(Clone, Debug)]
+pub struct Exits {
+    runner: Runner,
+    directory: PathBuf,
+    timeout: Duration,
+}
+
+impl Exits {
+    /// The programs of this directory; an absolute path. `runner` limits how many run at a time.
+    #[must_use]
+    pub fn new(runner: Runner, directory: impl Into<PathBuf>) -> Self {
+        Self { runner, directory: directory.into(), timeout: Duration::from_secs(30) }
+    }
+
+    /// Time that each may take. Default 30 s.
+    #[must_use]
+    pub const fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Tells them of an event, and returns at once with how many there are.
+    pub fn tell(&self, event: &Event, status: &Status) -> usize {
+        let context = context(event, status);
+        let programs = programs(&self.directory);
+        for (name, path) in &programs {
+            let mut command = Command::new(path);
+            command.args = vec![text(&context, "event").into()];
+            command.env = environment();
+            command.env.extend(variables(&context));
+            command.stdin = context.to_string().into_bytes();
+            command.timeout = self.timeout;
+            run(&self.runner, command, name.clone());
+        }
+        programs.len()
+    }
+}
+
+fn run(runner: &Runner, command: Command, name: String) {
+    let _ticket = runner.run(command, move |finished| {
+        if finished.exit != Exit::Code(0) {
+            let said = String::from_utf8_lossy(&finished.stderr).into_owned();
+            tracing::warn!(%name, exit = %finished.exit, said, "a program that is told of events failed");
+        }
+    });
+}
+
+fn text(context: &Value, key: &str) -> String {
+    context[key].as_str().unwrap_or_default().to_owned()
+}
+
+fn variables(context: &Value) -> Vec<(OsString, OsString)> {
+    let one = |(name, key): (&str, &str)| (name.into(), text(context, key).into());
+    [("OCF_EVENT", "event"), ("OCF_RESOURCE", "resource"), ("OCF_GROUP", "group"), ("OCF_NODE", "node")]
+        .map(one)
+        .to_vec()
+}
+
+/// An event with all that is known about it, as JSON: `event`, a sentence in `text`, what it is about (`resource`, `group`,
+/// `node`, `action`, `decision`, `why`, ..), the state of its group in `state`, and the view's number.
+#[must_use]
+pub fn context(event: &Event, status: &Status) -> Value {
+    let mut context = fields(event);
+    let resource = text(&context, "resource");
+    let group = status
+        .groups
+        .iter()
+        .find(|g| *g.name == *text(&context, "group") || g.resources.iter().any(|r| *r.name == *resource));
+    if let Some(group) = group {
+        context["group"] = json!(group.name);
+        context["state"] = serde_json::to_value(group).unwrap_or_default();
+    }
+    context["view"] = json!(status.view);
+    context
+}
+
+fn fields(event: &Event) -> Value {
+    match event {
+        Event::Decided { decision, resource, node, action, why } => json!({
+            "event": "decided", "resource": resource, "node": node.to_string(), "action": action,
+            "decision": decision, "why": why, "text": format!("{action} {resource} on {node}"),
+        }),
+        Event::Started { resource, node, decision } => json!({
+            "event": "started", "resource": resource, "node": node.to_string(), "decision": decision,
+            "text": format!("{resource} runs on {node}"),
+        }),
+        Event::RoleChanged { resource, node, role, decision } => json!({
+            "event": "role-changed", "resource": resource, "node": node.to_string(), "decision": decision,
+            "role": role, "text": format!("{resource} is {} on {node}", role.word().to_lowercase()),
+        }),
+        Event::Stopped { resource, node, decision } => json!({
+            "event": "stopped", "resource": resource, "node": node.to_string(), "decision": decision,
+            "text": format!("{resource} is down on {node}"),
+        }),
+        Event::Failed { resource, node, action, decision, why, failures } => json!({
+            "event": "failed", "resource": resource, "node": node.to_string(), "action": action,
+            "decision": decision, "why": why, "failures": failures,
+            "text": format!("{action} of {resource} failed on {node}: {why}"),
+        }),
+        Event::Fenced { target, detail } => json!({
+            "event": "fenced", "node": target.to_string(), "why": detail,
+            "text": format!("{target} is fenced: {detail}"),
+        }),
+        Event::FenceUnconfirmed { target, outcome, detail } => json!({
+            "event": "fence-unconfirmed", "node": target.to_string(), "outcome": outcome, "why": detail,
+            "text": format!("{target} is not known to be fenced: {detail}"),
+        }),
+        Event::Blocked { group, because: Some(why) } => json!({
+            "event": "blocked", "group": group, "why": why.to_string(), "because": why,
+            "ways_out": why.ways_out(group), "text": format!("{group}: {why}"),
+        }),
+        Event::Blocked { group, because: None } => json!({
+            "event": "unblocked", "group": group, "text": format!("{group} gets on again"),
+        }),
+        Event::ConfigurationDiffers => json!({
+            "event": "configuration-differs", "text": "the cluster runs another configuration than this node's",
+        }),
+        Event::StoppingAll { resources } => json!({
+            "event": "stopping-all", "resources": resources,
+            "text": "this node left the primary partition and stops what it runs",
+        }),
+        Event::StoppedAlone { resource, result } => json!({
+            "event": "stopped-alone", "resource": resource, "why": result.explain(),
+            "text": format!("stop of {resource} outside the primary partition: {}", result.explain()),
+        }),
+        Event::ReadyToLeave => json!({ "event": "ready-to-leave", "text": "this node may leave" }),
+        Event::Malformed { error, .. } => json!({
+            "event": "malformed", "why": error.to_string(), "text": format!("a message could not be read: {error}"),
+        }),
+    }
+}
+
+/// Sends mail when something happens that a person should know.
+#[derive(Clone, Debug)]
+pub struct Mail {
+    runner: Runner,
+    program: PathBuf,
+    from: String,
+    to: Vec<String>,
+    cluster: String,
+}
+
+/// An address that cannot stand in a letter.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{address:?} cannot be an address of mail")]
+pub struct AddressError {
+    /// The address.
+    pub address: String,
+}
+
+impl Mail {
+    /// Mail of the cluster of this name, handed to `/usr/sbin/sendmail`.
+    ///
+    /// # Errors
+    /// [`AddressError`] for an address with spaces, commas, line ends, or without `@`.
+    pub fn new(runner: Runner, cluster: &str, from: &str, to: &[&str]) -> Result<Self, AddressError> {
+        let bad = |a: &&&str| {
+            let odd = |c: char| c.is_whitespace() || c.is_control() || ",;<>\"".contains(c);
+            !a.contains('@') || a.starts_with('-') || a.contains(odd)
+        };
+        if let Some(address) = to.iter().chain([&from]).find(bad) {
+            return Err(AddressError { address: (*address).to_owned() });
+        }
+        Ok(Self {
+            runner,
+            program: "/usr/sbin/sendmail".into(),
+            from: from.to_owned(),
+            to: to.iter().map(|a| (*a).to_owned()).collect(),
+            cluster: cluster.chars().filter(|c| !c.is_control()).collect(),
+        })
+    }
+
+    /// Another program that takes a letter on its standard input when called with `-i -t`; an absolute path.
+    #[must_use]
+    pub fn with_program(mut self, program: impl Into<PathBuf>) -> Self {
+        self.program = program.into();
+        self
+    }
+
+    /// True for what a person should know: failures, fencing, takeovers, and groups that do not get on.
+    #[must_use]
+    pub fn is_notable(event: &Event) -> bool {
+        matches!(
+            event,
+            Event::Failed { .. }
+                | Event::Fenced { .. }
+                | Event::FenceUnconfirmed { .. }
+                | Event::RoleChanged { .. }
+                | Event::Started { .. }
+                | Event::Blocked { .. }
+                | Event::StoppingAll { .. }
+        )
+    }
+
+    /// Sends a letter if the event is notable, and returns at once. True if one was sent.
+    pub fn tell(&self, event: &Event, status: &Status) -> bool {
+        if !Self::is_notable(event) {
+            return false;
+        }
+        let mut command = Command::new(&self.program);
+        command.args = vec!["-i".into(), "-t".into()];
+        command.env = environment();
+        command.stdin = self.letter(event, status).into_bytes();
+        run(&self.runner, command, "mail".to_owned());
+        true
+    }
+
+    fn letter(&self, event: &Event, status: &Status) -> String {
+        let context = context(event, status);
+        // What an agent said may have line ends: a subject has none.
+        let subject: String = text(&context, "text").chars().filter(|c| !c.is_control()).take(150).collect();
+        let body = serde_json::to_string_pretty(&context).unwrap_or_default();
+        format!(
+            "From: {}\nTo: {}\nSubject: [{}] {subject}\nAuto-Submitted: auto-generated\n\
+             Content-Type: text/plain; charset=utf-8\n\n{}\n\n{body}\n",
+            self.from,
+            self.to.join(", "),
+            self.cluster,
+            text(&context, "text"),
+        )
+    }
+}

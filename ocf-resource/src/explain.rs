@@ -1,0 +1,157 @@
+//! Why a group is as it is, and what can be done about it.
+
+use crate::plan::plan;
+use crate::{Blocked, Command, FenceCause, Ineligible, State};
+use core::fmt;
+use pils::NodeInstance;
+use serde::Serialize;
+use std::sync::Arc;
+
+/// Why a group is as it is. A pure function of the replicated state: the same at every member, and for any state that was
+/// kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Explanation {
+    /// The group.
+    pub group: Arc<str>,
+    /// Is it to run?
+    pub wanted: bool,
+    /// Where it is to run, if anywhere; of a group with several copies, the first.
+    pub target: Option<NodeInstance>,
+    /// Why it does not get on, if it does not.
+    pub blocked: Option<Blocked>,
+    /// What gets it on again, the best first. Empty if it is not blocked.
+    pub ways_out: Vec<WayOut>,
+    /// Each member: why it cannot take the group, or `None` if it can.
+    pub nodes: Vec<(NodeInstance, Option<Ineligible>)>,
+}
+
+/// Something that helps.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct WayOut {
+    /// What to do, in words.
+    pub what: String,
+    /// The command that does it, if one does.
+    #[serde(skip)]
+    pub command: Option<Command>,
+}
+
+impl WayOut {
+    fn new(what: impl Into<String>) -> Self {
+        Self { what: what.into(), command: None }
+    }
+
+    fn by(what: impl Into<String>, command: Command) -> Self {
+        Self { what: what.into(), command: Some(command) }
+    }
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let wanted = if self.wanted { "is to run" } else { "is not to run" };
+        write!(f, "{} {wanted}", self.group)?;
+        match (&self.target, &self.blocked) {
+            (_, Some(blocked)) => write!(f, "; {blocked}")?,
+            (Some(target), None) => write!(f, ", on {target}")?,
+            (None, None) => {}
+        }
+        for (node, why) in &self.nodes {
+            match why {
+                None => write!(f, "\n  {node} can take it")?,
+                Some(why) => write!(f, "\n  {node} {why}")?,
+            }
+        }
+        self.ways_out.iter().try_for_each(|way| write!(f, "\n  way out: {}", way.what))
+    }
+}
+
+/// Explains a group of this name, if there is one. O(groups x resources x nodes).
+#[must_use]
+pub fn explain(state: &State, group: &str) -> Option<Explanation> {
+    let config = state.config.as_ref()?;
+    let (name, current) = state.groups.get_key_value(group)?;
+    let plan = plan(config, state);
+    let blocked = plan.blocked.get(name).cloned();
+    Some(Explanation {
+        group: Arc::clone(name),
+        wanted: current.wanted,
+        target: plan.targets.get(name).copied().flatten(),
+        ways_out: blocked.as_ref().map(|b| b.ways_out(name)).unwrap_or_default(),
+        nodes: crate::plan::eligibility(config, state, name),
+        blocked,
+    })
+}
+
+impl Blocked {
+    /// What gets a group on that is blocked so, the best first.
+    #[must_use]
+    pub fn ways_out(&self, group: &Arc<str>) -> Vec<WayOut> {
+        match self {
+            Self::Fencing { target, cause, .. } => {
+                let mut ways = vec![
+                    WayOut::new(format!("have the fence device of {} answer", target.node)),
+                    WayOut::new(format!("make sure that {target} is off, and confirm that by hand")),
+                ];
+                if matches!(cause, FenceCause::Lost { .. }) {
+                    let back = format!("let {} join again: it is looked at then", target.node);
+                    ways.insert(0, WayOut::new(back));
+                }
+                ways
+            }
+            Self::Probing { node } => {
+                vec![WayOut::new(format!("wait until the agents on {node} have answered, or time out"))]
+            }
+            Self::NoNode { nodes } => {
+                let mut ways: Vec<WayOut> = nodes.iter().map(|(n, why)| why.way_out(*n, group)).collect();
+                if nodes.is_empty() {
+                    ways.push(WayOut::new("let a node join that may run it"));
+                }
+                ways
+            }
+            Self::Misconfigured { resource, .. } => {
+                vec![WayOut::by(
+                    format!("correct the parameters of {resource}, then clear the failures of {group}"),
+                    Command::ClearFailures(Arc::clone(group)),
+                )]
+            }
+            Self::StopFailed { resource, node, .. } => {
+                let by_hand = WayOut::by(
+                    format!("stop {resource} on {node} by hand, then clear the failures of {group}"),
+                    Command::ClearFailures(Arc::clone(group)),
+                );
+                vec![by_hand, WayOut::new(format!("fence {node}"))]
+            }
+            Self::Maintenance { whole: false } => {
+                let command = Command::Maintenance { group: Some(Arc::clone(group)), on: false };
+                vec![WayOut::by(format!("end the maintenance of {group}"), command)]
+            }
+            Self::Maintenance { whole: true } => {
+                let command = Command::Maintenance { group: None, on: false };
+                vec![WayOut::by("end the maintenance of the cluster", command)]
+            }
+        }
+    }
+}
+
+impl Ineligible {
+    /// What makes this node able to take the group.
+    #[must_use]
+    pub fn way_out(&self, node: NodeInstance, group: &Arc<str>) -> WayOut {
+        match self {
+            Self::NotListed => {
+                WayOut::new(format!("list {} among the nodes of {group}, or let it run elsewhere", node.node))
+            }
+            Self::Standby => {
+                WayOut::by(format!("bring {} back from standby", node.node), Command::Online(node.node))
+            }
+            Self::Leaving => WayOut::new(format!("let {} leave, and join again", node.node)),
+            Self::Fencing => WayOut::new(format!("wait until {} is fenced and back", node.node)),
+            Self::Failures { .. } | Self::Hard { .. } => WayOut::by(
+                format!("mend what failed on {}, then clear the failures of {group}", node.node),
+                Command::ClearFailures(Arc::clone(group)),
+            ),
+            Self::Unhealthy { attribute, .. } => {
+                WayOut::new(format!("have {attribute} of {} become healthy", node.node))
+            }
+        }
+    }
+}

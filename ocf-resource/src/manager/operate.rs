@@ -1,0 +1,119 @@
+//! What this node does because of a decision.
+
+use super::{Local, Manager};
+use crate::executor::Request;
+use crate::{Action, Decision, Event, GroupConfig, MonitorConfig, Operation, Output, ResourceConfig, Role};
+use std::sync::Arc;
+
+impl Manager {
+    /// Does what an event means for this node.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "most events mean nothing for the executor")]
+    pub(super) fn follow(&mut self, event: &Event) {
+        match event {
+            Event::Decided { decision, resource, node, action, .. } if *node == self.me => {
+                self.run_step(*decision, resource, *action);
+            }
+            Event::Started { resource, node, decision }
+            | Event::RoleChanged { resource, node, decision, .. }
+                if *node == self.me =>
+            {
+                self.watch(*decision, resource);
+            }
+            Event::Fenced { target, .. } => {
+                self.fence_again.remove(target);
+                self.out.push_back(Output::WithdrawFence { target: *target });
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn run_step(&mut self, decision: Decision, resource: &Arc<str>, action: Action) {
+        if let Some(operation) = self.operation(resource, action) {
+            self.running.retain(|_, l| !matches!(l, Local::Watch(_, watched) if watched == resource));
+            let local = Local::Step(decision);
+            self.execute(local, |id| Request::Run { id, operation });
+        }
+    }
+
+    /// Begins the recurring monitors of a resource that runs here, those of its role.
+    fn watch(&mut self, decision: Decision, resource: &Arc<str>) {
+        if self.is_maintained(resource) {
+            return;
+        }
+        let role = self.role(resource);
+        let Some(config) = self.resource(resource) else { return };
+        let first = MonitorConfig {
+            interval: config.monitor_interval,
+            timeout: config.monitor_timeout,
+            depth: 0,
+            role: None,
+            watch: config.watch.clone(),
+        };
+        let more = config.monitors.iter().filter(|m| m.role.is_none() || m.role == role).cloned();
+        for monitor in core::iter::once(first).chain(more).collect::<Vec<_>>() {
+            let Some(operation) = self.operation(resource, Action::Monitor) else { return };
+            let operation = Operation {
+                interval: Some(monitor.interval),
+                timeout: monitor.timeout,
+                check_level: monitor.depth,
+                role,
+                ..operation
+            };
+            let policy = monitor.watch;
+            let local = Local::Watch(decision, Arc::clone(resource));
+            self.execute(local, |id| Request::Watch { id, operation, policy });
+        }
+    }
+
+    /// Ends the monitors of what is in maintenance.
+    pub(super) fn unwatch_maintained(&mut self) {
+        if !self.state.maintenance && !self.state.groups.values().any(|g| g.maintenance) {
+            return;
+        }
+        let ends = |local: &Local| matches!(local, Local::Watch(_, name) if self.is_maintained(name));
+        let ended: Vec<_> = self.running.iter().filter(|(_, local)| ends(local)).map(|(id, _)| *id).collect();
+        for id in ended {
+            self.running.remove(&id);
+            self.out.push_back(Output::Execute(Request::Cancel { id }));
+        }
+    }
+
+    fn group_of(&self, resource: &str) -> Option<&GroupConfig> {
+        self.config.groups.iter().find(|g| g.resources.iter().any(|r| r.name == *resource))
+    }
+
+    fn is_maintained(&self, resource: &str) -> bool {
+        let state = self.group_of(resource).and_then(|g| self.state.groups.get(g.name.as_str()));
+        self.state.maintenance || state.is_some_and(|g| g.maintenance)
+    }
+
+    fn resource(&self, name: &str) -> Option<&ResourceConfig> {
+        self.config.groups.iter().flat_map(|g| &g.resources).find(|r| r.name == *name)
+    }
+
+    /// The role that a resource has here, if it has roles.
+    fn role(&self, resource: &str) -> Option<Role> {
+        self.group_of(resource).filter(|g| g.promoted > 0)?;
+        let spot = self.state.nodes.get(&self.me).and_then(|n| n.spots.get(resource));
+        let promoted = spot.is_some_and(|s| s.promoted && !matches!(s.pending, Some((_, Action::Promote))));
+        Some(if promoted { Role::Promoted } else { Role::Unpromoted })
+    }
+
+    pub(super) fn operation(&self, resource: &Arc<str>, action: Action) -> Option<Operation> {
+        let config = self.resource(resource)?;
+        Some(Operation {
+            parameters: Arc::new(config.parameters.clone()),
+            timeout: match action {
+                Action::Start | Action::Promote | Action::MigrateFrom => config.start_timeout,
+                Action::Stop | Action::Demote | Action::MigrateTo => config.stop_timeout,
+                Action::Monitor
+                | Action::ValidateAll
+                | Action::MetaData
+                | Action::Notify
+                | Action::Reload
+                | Action::ReloadAgent => config.monitor_timeout,
+            },
+            ..Operation::new(Arc::clone(resource), config.agent.clone(), action)
+        })
+    }
+}
