@@ -67,6 +67,12 @@ impl Fencer {
 
     /// Asks the next device of the pass; or ends the pass, or the round, or the request.
     pub(super) fn next_attempt(&mut self, now: Instant, target: NodeInstance) {
+        let choice = self.choose(now, target);
+        // A proof needs no authority and disturbs no device: whoever waits for it is told at once.
+        if let Choice::Fenced(evidence) = choice {
+            self.finish(now, target, evidence);
+            return;
+        }
         let may = self.authority == Authority::Granted || sabotaged!(self, FenceUnasked);
         let Some(standing) = self.requests.get_mut(&target) else { return };
         if !may && !standing.by_operator {
@@ -84,9 +90,9 @@ impl Fencer {
             }
             return;
         }
-        match self.choose(now, target) {
+        match choice {
             Choice::Ask(place, action) => self.ask(now, target, place, action),
-            Choice::Fenced(evidence) => self.finish(now, target, evidence),
+            Choice::Fenced(_) => {}
             Choice::PassOver => self.pass_over(now, target),
         }
     }
