@@ -389,6 +389,7 @@ impl NodeConfig {
             calls: ocf_comm::rpc::CallLimits::default(),
             fencing: self.fencing.clone(),
             fence_action: self.fence_action,
+            locks: None,
         })
     }
 

@@ -34,7 +34,10 @@ pub use config::{
     NodeConfig, NodeEntry, Paths, PingEntry, ProtectionName,
 };
 pub use event::{NodeEvent, Numbered};
-pub use node::{ApiError, Node, NodeBuilder, PendingCall, ReloadError, RequestError, StartError};
+pub use node::{
+    ApiError, LockGuard, Locks, LostLock, Node, NodeBuilder, PendingCall, ReloadError, RequestError,
+    StartError,
+};
 pub use ocf_comm::driver::sentinel::run_if_asked as run_sentinel_if_asked;
 pub use snapshot::{
     GroupSnapshot, PathSnapshot, PeerSnapshot, PingHostSnapshot, PingSnapshot, Snapshot, Standing,

@@ -5,12 +5,14 @@ mod builder;
 mod calls;
 mod gate;
 mod host;
+mod locks;
 mod queue;
 mod recorder;
 
 pub use api::ApiError;
 pub use builder::{NodeBuilder, StartError};
 pub use calls::PendingCall;
+pub use locks::{LockGuard, Locks, LostLock};
 
 use crate::config::NodeConfig;
 use crate::event::Numbered;

@@ -7,6 +7,7 @@
 
 mod calls;
 mod carry;
+mod locks;
 mod outbox;
 
 use crate::event::NodeEvent;
@@ -48,6 +49,8 @@ pub struct StackConfig {
     pub fencing: ocf_stonith::Config,
     /// What is done to a node that must be fenced: [`FenceAction::Off`] or [`FenceAction::Reboot`].
     pub fence_action: FenceAction,
+    /// Distributed locks; `None`: this cluster has none. The same on every node: each must take part in the directory.
+    pub locks: Option<ocf_dlm::cluster::Config>,
 }
 
 /// What one life of a node starts with.
@@ -79,6 +82,9 @@ pub enum StackError {
     /// The configuration of fencing is wrong.
     #[error("fencing: {0}")]
     Fencing(pils::ConfigErrors),
+    /// The configuration of locks is wrong.
+    #[error("locks: {0}")]
+    Locks(pils::ConfigErrors),
 }
 
 /// What arrives at a node.
@@ -138,6 +144,8 @@ pub enum Output {
     CancelFence(ocf_stonith::AttemptId),
     /// A call between nodes: it is complete, or is to be run.
     Call(ocf_comm::rpc::Output),
+    /// Tell the owner of a lock: an operation ended, the lock is in the way, or it is lost.
+    Lock(ocf_dlm::cluster::Output),
     /// Tell the application.
     Event(NodeEvent),
 }
@@ -152,6 +160,9 @@ pub struct Stack {
     pub(crate) executor: Executor,
     pub(crate) fencer: Fencer,
     calls: Calls,
+    locks: Option<Box<ocf_dlm::cluster::Engine>>,
+    /// This node was the senior of the last view: it asks for the fencing that locks wait for.
+    was_senior: bool,
     local: NodeInstance,
     fence_action: FenceAction,
     /// When the last input came: outputs are settled lazily, in the call that asks for them.
@@ -180,6 +191,8 @@ impl Stack {
         let nodes: Vec<NodeId> = config.membership.nodes.iter().map(|n| n.node).collect();
         config.resources.check(&nodes, |_| Ok(())).map_err(StackError::Resources)?;
         config.fencing.check().map_err(StackError::Fencing)?;
+        let engine = |config| ocf_dlm::cluster::Engine::new(config, local).map(Box::new);
+        let locks = config.locks.map(engine).transpose().map_err(StackError::Locks)?;
         let endpoint = Endpoint::new(now, config.comm, local, secrets)?;
         let consensus = Consensus::new(now, config.membership, local, record.as_deref(), rng.fork())?;
         let mut groups = Groups::new(config.groups, local);
@@ -192,6 +205,8 @@ impl Stack {
             executor: Executor::new(config.executor, rng.fork()),
             fencer: Fencer::new(config.fencing, local.node, rng.fork()),
             calls: Calls::new(config.calls),
+            locks,
+            was_senior: false,
             local,
             fence_action: config.fence_action,
             now,
@@ -412,12 +427,14 @@ impl Stack {
 
     /// Tells every peer that this incarnation is gone for good. Drain the outputs, then drop it.
     pub fn depart(&mut self, now: Instant) {
+        self.lose_locks(now);
         self.settle(now);
         self.endpoint.leave(now);
     }
 
     /// Tells every peer that this incarnation is dying, for panic and signal hooks. Drain the outputs, then drop it.
     pub fn last_gasp(&mut self, now: Instant) {
+        self.lose_locks(now);
         self.endpoint.last_gasp(now);
     }
 
@@ -492,6 +509,9 @@ impl Layer for Stack {
         self.executor.handle_timeout(now);
         self.fencer.handle_timeout(now);
         self.calls_timeout(now);
+        if let Some(locks) = &mut self.locks {
+            locks.handle_timeout(now);
+        }
     }
 
     fn poll_output(&mut self) -> Option<Output> {
@@ -526,6 +546,7 @@ impl Layer for Stack {
             self.executor.poll_timeout(),
             self.fencer.poll_timeout(),
             self.calls.poll_timeout(),
+            self.locks.as_ref().and_then(|locks| locks.poll_timeout()),
         ];
         timers.into_iter().flatten().min()
     }

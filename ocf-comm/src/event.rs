@@ -31,6 +31,8 @@ impl Channel {
     pub const MEMBERSHIP: Self = Self(1);
     /// Ordered group messages.
     pub const GROUPS: Self = Self(2);
+    /// Lock managers among each other.
+    pub const LOCKS: Self = Self(3);
     /// Calls between nodes: [`Calls`](crate::rpc::Calls).
     pub const CALLS: Self = Self(8);
     /// The first channel that applications may use; those below belong to this project's layers.

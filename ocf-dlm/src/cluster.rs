@@ -219,6 +219,12 @@ impl Engine {
         self.local
     }
 
+    /// True if that instance left and is not proven to act no more.
+    #[must_use]
+    pub fn is_unproven(&self, instance: NodeInstance) -> bool {
+        self.departed.contains_key(&instance)
+    }
+
     /// Number of the newest view; zero before the first.
     #[must_use]
     pub const fn epoch(&self) -> u64 {

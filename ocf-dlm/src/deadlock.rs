@@ -170,6 +170,7 @@ impl Engine {
     pub(crate) fn on_victim(&mut self, lock: u64, op: u32) {
         let waits = self.locks.get(&lock).is_some_and(|l| l.op == op && l.pending.is_some());
         if waits && !sabotaged!(self, SpareVictims) {
+            self.stats.victims += 1;
             self.stop(lock, Stop::Deadlock);
         }
     }

@@ -46,6 +46,7 @@ pub struct NodeBuilder {
     backlog: usize,
     methods: rpc::Builder,
     tune: Box<dyn FnOnce(&mut StackConfig)>,
+    locks: Option<ocf_dlm::cluster::Config>,
 }
 
 impl fmt::Debug for NodeBuilder {
@@ -92,6 +93,7 @@ impl NodeBuilder {
             backlog: BACKLOG,
             methods: Dispatcher::builder(),
             tune: Box::new(|_| {}),
+            locks: None,
         }
     }
 
@@ -177,6 +179,14 @@ impl NodeBuilder {
         self
     }
 
+    /// Takes part in distributed locks: see [`Node::locks`](super::Node::locks). All nodes of a cluster must, or none. A node
+    /// that is lost without a proof of its death is fenced then, because it may hold locks.
+    #[must_use]
+    pub const fn locks(mut self, config: ocf_dlm::cluster::Config) -> Self {
+        self.locks = Some(config);
+        self
+    }
+
     fn agents(&self, runner: &Runner) -> Agents {
         if self.has_ocf {
             return self.agents.clone();
@@ -231,6 +241,7 @@ impl NodeBuilder {
         let agents = self.agents(&runner);
         self.check_with(&agents)?;
         let mut stack_config = self.config.stack()?;
+        stack_config.locks = self.locks;
         (self.tune)(&mut stack_config);
         stack_config.comm = cipher::for_this_machine(stack_config.comm);
         check_here(self.config.node, &stack_config, &agents, &self.devices)?;

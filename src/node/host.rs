@@ -1,5 +1,6 @@
 use super::calls::Callers;
 use super::gate::{Gate, Offers};
+use super::locks::Table;
 use super::queue::EventQueue;
 use super::recorder::Recorder;
 use crate::event::{NodeEvent, Numbered};
@@ -52,6 +53,7 @@ pub(super) struct NodeHost {
     bus: Option<Bus>,
     /// `None` once stopped, so that whoever waits is told.
     callers: Option<Callers>,
+    locks: Arc<Table>,
 }
 
 impl NodeHost {
@@ -75,7 +77,13 @@ impl NodeHost {
             sentinel: None,
             bus: None,
             callers: None,
+            locks: Arc::default(),
         }
+    }
+
+    /// Who waits for what about locks.
+    pub(super) fn locks(&self) -> &Table {
+        &self.locks
     }
 
     /// Tells a sentinel whom to tell.
@@ -153,6 +161,7 @@ impl Host<Stack> for NodeHost {
             Output::CancelOperation(run) => self.agents.cancel(run),
             Output::Fence(run) => self.devices.run(run),
             Output::CancelFence(attempt) => self.devices.cancel(attempt),
+            Output::Lock(told) => self.locks.tell(told),
             Output::Call(output) => {
                 if let Some(callers) = &mut self.callers {
                     callers.carry_out(output, &self.remote);
@@ -227,6 +236,7 @@ impl Host<Stack> for NodeHost {
         self.gate.close(why);
         self.sentinel = None;
         self.callers = None;
+        self.locks.close();
         let _full: bool = self.events.hand_over(&mut self.turn);
         self.events.close();
     }

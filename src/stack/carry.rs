@@ -49,6 +49,7 @@ impl Stack {
                 self.on_fencer(now, output);
             }
             self.drain_calls();
+            busy |= self.settle_locks(now);
             if !busy {
                 return;
             }
@@ -81,6 +82,9 @@ impl Stack {
                     }
                     Channel::GROUPS => {
                         self.groups.handle(now, ocf_groups::Input::Message { from, message: &message });
+                    }
+                    Channel::LOCKS => {
+                        self.tell_locks(now, ocf_dlm::cluster::Input::Message { from, message: &message });
                     }
                     Channel::APPLICATION => self.emit(NodeEvent::Direct { from, lane, message }),
                     Channel(other) => tracing::debug!(%from, other, "message on an unknown channel dropped"),
@@ -124,9 +128,11 @@ impl Stack {
                 self.outbox.retain(Channel::GROUPS, |peer| view.contains(peer));
                 self.fencer.set_authority(now, Authority::Granted);
                 self.groups.handle(now, ocf_groups::Input::Installed(&view));
+                self.view_for_locks(now, &view);
             }
             From::Event(Event::NonPrimary(situation)) => {
                 self.fencer.set_authority(now, Authority::Absent);
+                self.lose_locks(now);
                 self.groups.handle(now, ocf_groups::Input::NonPrimary);
                 self.manager.handle(now, ocf_resource::Input::NonPrimary);
                 self.broadcasts.clear();
@@ -136,6 +142,7 @@ impl Stack {
             }
             From::Event(Event::Suspended) => {
                 self.fencer.set_authority(now, Authority::Suspended);
+                self.tell_locks(now, ocf_dlm::cluster::Input::Suspended);
                 self.groups.handle(now, ocf_groups::Input::Suspended);
                 self.manager.handle(now, ocf_resource::Input::Suspended);
                 // Who was told to be outside is told of a view once its lease is confirmed, and of no lease before.
@@ -145,6 +152,8 @@ impl Stack {
             }
             From::Event(Event::Resumed) => {
                 self.fencer.set_authority(now, Authority::Granted);
+                self.tell_locks(now, ocf_dlm::cluster::Input::Resumed);
+                self.fence_for_locks(now);
                 self.groups.handle(now, ocf_groups::Input::Resumed);
                 self.manager.handle(now, ocf_resource::Input::Resumed);
                 if self.told_primary {
@@ -271,7 +280,9 @@ impl Stack {
                 }
             }
             From::WithdrawFence { target } => {
-                if self.fencer.withdraw(now, target, Withdrawal::NotNeeded).is_err() {
+                if self.locks_wait_for(target) {
+                    tracing::debug!(%target, "locks wait for its fencing");
+                } else if self.fencer.withdraw(now, target, Withdrawal::NotNeeded).is_err() {
                     tracing::debug!(%target, "no fence request to withdraw");
                 }
             }
@@ -311,6 +322,10 @@ impl Stack {
                     _ => None,
                 };
                 if let Some((target, outcome, detail)) = told {
+                    if outcome == FenceOutcome::Confirmed {
+                        let proof = ocf_dlm::wire::Proof::Fenced;
+                        self.tell_locks(now, ocf_dlm::cluster::Input::Proven { instance: target, proof });
+                    }
                     self.manager
                         .handle(now, ocf_resource::Input::Fenced { target, outcome, detail: &detail });
                 }

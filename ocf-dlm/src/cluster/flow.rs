@@ -70,6 +70,12 @@ impl Engine {
             // It cannot follow any more, and must not act on a part of what was said.
             self.stats.overruns += 1;
             self.on_non_primary();
+            // Nor in a view of which it has dropped a part: it joins in a later one.
+            let dropped = self.held.iter().map(|(_, held)| &**held).chain([message]);
+            let newest = dropped.filter_map(|message| Message::epoch(message).ok()).max();
+            self.epoch = self.epoch.max(newest.unwrap_or_default());
+            self.held.clear();
+            self.held_bytes = 0;
             self.outputs.push_back(Output::Overrun);
             return;
         }

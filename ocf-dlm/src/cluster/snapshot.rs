@@ -34,6 +34,8 @@ pub struct Stats {
     pub searches: u64,
     /// Cycles found.
     pub deadlocks: u64,
+    /// Operations of this node that were denied to end one.
+    pub victims: u64,
     /// Locks that were claimed from this node in recoveries.
     pub claims: u64,
     /// Locks that were rebuilt here in recoveries.

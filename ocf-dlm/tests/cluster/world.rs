@@ -42,6 +42,8 @@ pub(crate) struct Node {
     pub(crate) engine: Engine,
     timer: Option<Instant>,
     paused: bool,
+    /// Its lease is in doubt, and it was told so.
+    suspended: bool,
     /// Taken out of the primary, and told so.
     outside: bool,
     /// What membership said while the node was paused.
@@ -132,7 +134,8 @@ impl World {
         if let Some(bug) = self.sabotage {
             engine.sabotage(bug);
         }
-        let node = Node { engine, timer: None, paused: false, outside: true, missed: Vec::new() };
+        let node =
+            Node { engine, timer: None, paused: false, suspended: false, outside: true, missed: Vec::new() };
         self.nodes.insert(instance, node);
     }
 
@@ -310,6 +313,7 @@ impl World {
                 ("recovered", stats.recovered),
                 ("claims", stats.claims),
                 ("deadlock", stats.deadlocks),
+                ("victim", stats.victims),
                 ("unknown lock", stats.unknown_locks),
             ] {
                 *self.coverage.entry(what).or_default() += n;
@@ -398,6 +402,9 @@ impl World {
 
     fn hear(&mut self, to: NodeInstance, word: Word) {
         let Some(node) = self.nodes.get_mut(&to) else { return };
+        if !matches!(word, Word::Proven(..)) {
+            node.suspended = matches!(word, Word::Suspended);
+        }
         match word {
             Word::View(view) => {
                 node.outside = false;
@@ -482,6 +489,9 @@ impl World {
             Status::Lost => self.count("request lost"),
             Status::Granted => self.count("granted"),
             Status::Unlocked => self.count("unlocked by force"),
+        }
+        if self.nodes.get(&at).is_some_and(|node| node.suspended) {
+            self.checkers.completed_in_doubt(at, completed);
         }
         self.checkers.completed(at, completed);
         if !self.only_on_notice && self.asking && self.rng.chance(0.5) {

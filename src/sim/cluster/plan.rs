@@ -182,6 +182,7 @@ impl Plan {
             calls: ocf_comm::rpc::CallLimits::default(),
             fencing,
             fence_action: self.fence_action,
+            locks: None,
         }
     }
 

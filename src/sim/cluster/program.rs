@@ -357,7 +357,7 @@ impl Program for Cluster {
                 fence::ask(ctx.world(), &self.plan, who, &run);
             }
             // The simulated cluster makes no calls; those of `ocf-comm` have a simulation of their own.
-            Output::CancelFence(_) | Output::Call(_) => {}
+            Output::CancelFence(_) | Output::Call(_) | Output::Lock(_) => {}
             Output::Event(event) => self.event(ctx, layer, event),
         }
     }

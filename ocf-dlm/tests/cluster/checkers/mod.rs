@@ -130,6 +130,16 @@ impl Checkers {
         }
     }
 
+    /// The lease of the node is in doubt: it may go down, and nothing else.
+    pub(crate) fn completed_in_doubt(&mut self, at: NodeInstance, completed: &Completed) {
+        let held = self.book.locks.get(&(at, completed.lock)).and_then(|seen| seen.held);
+        let up = completed.held.is_some_and(|mode| held.is_none_or(|held| !held.is_down(mode)));
+        if completed.status == ocf_dlm::Status::Granted && up {
+            let what = format!("{at} is granted {completed:?} while its lease is in doubt");
+            self.book.fail("D1", what);
+        }
+    }
+
     pub(crate) fn unlocked(&mut self, at: NodeInstance, lock: u64, value: u64) {
         if let Some(seen) = self.book.locks.remove(&(at, lock)) {
             self.values.released(&seen, value);

@@ -1,0 +1,172 @@
+//! The lock manager among the other layers: views and leases from membership, messages over circuits, proofs from fencing.
+
+use super::{Output, Stack};
+use ocf_comm::{Channel, Lane};
+use ocf_dlm::cluster::{
+    Ask, ClusterView, Engine, Input, LockState, Output as From, Snapshot, ViewMember, WaitReason,
+};
+use ocf_dlm::directory::Weighted;
+use ocf_dlm::wire::{Proof, Value};
+use ocf_dlm::{Flags, Mode, RequestError};
+use ocf_membership::View;
+use ocf_stonith::{Cause, FenceRequest};
+use pils::{Instant, Layer as _, NodeInstance};
+use std::sync::Arc;
+
+impl Stack {
+    /// True if this node takes part in distributed locks.
+    #[must_use]
+    pub const fn has_locks(&self) -> bool {
+        self.locks.is_some()
+    }
+
+    fn engine(&mut self, now: Instant) -> Result<&mut Engine, RequestError> {
+        self.now = now;
+        self.locks.as_deref_mut().ok_or(RequestError::NotPrimary)
+    }
+
+    /// Asks for a lock. See [`Engine::lock`]; how it ends is an [`Output::Lock`].
+    ///
+    /// # Errors
+    /// See [`RequestError`]; nothing changed. [`RequestError::NotPrimary`] if this node has no locks, or if the lock is not
+    /// to be waited for and this node may not act.
+    pub fn lock(&mut self, now: Instant, ask: Ask) -> Result<u64, RequestError> {
+        if ask.flags.has(Flags::NOQUEUE) && !self.consensus.is_active(now) {
+            return Err(RequestError::NotPrimary);
+        }
+        self.engine(now)?.lock(now, ask)
+    }
+
+    /// Asks for another mode. See [`Engine::convert`].
+    ///
+    /// # Errors
+    /// See [`RequestError`]; nothing changed.
+    pub fn convert_lock(
+        &mut self,
+        now: Instant,
+        lock: u64,
+        (mode, flags, value): (Mode, Flags, Option<Value>),
+    ) -> Result<(), RequestError> {
+        self.engine(now)?.convert(now, lock, (mode, flags, value), None)
+    }
+
+    /// Gives a lock back. See [`Engine::unlock`].
+    ///
+    /// # Errors
+    /// See [`RequestError`]; nothing changed.
+    pub fn unlock(
+        &mut self,
+        now: Instant,
+        lock: u64,
+        flags: Flags,
+        value: Option<Value>,
+    ) -> Result<(), RequestError> {
+        self.engine(now)?.unlock(now, lock, flags, value)
+    }
+
+    /// What a lock holds, if it may be relied on at `now`: it is held, and the primary lease is confirmed.
+    #[must_use]
+    pub fn lock_held(&self, now: Instant, lock: u64) -> Option<LockState> {
+        let state = self.locks.as_ref()?.lock_state(lock)?;
+        (state.held.is_some() && state.reliable && self.consensus.is_active(now)).then_some(state)
+    }
+
+    /// Why an operation on a lock waits; `None` if none does.
+    #[must_use]
+    pub fn lock_waits(&self, lock: u64) -> Option<WaitReason> {
+        self.locks.as_ref()?.wait_reason(lock)
+    }
+
+    /// The lock manager of this node in numbers.
+    #[must_use]
+    pub fn locks(&self) -> Option<Snapshot> {
+        self.locks.as_ref().map(|locks| locks.snapshot())
+    }
+
+    pub(super) fn tell_locks(&mut self, now: Instant, input: Input<'_>) {
+        if let Some(locks) = &mut self.locks {
+            locks.handle(now, input);
+        }
+    }
+
+    /// This node is not, or will not be, in the primary: every holder is told before any other node can hear of it.
+    pub(super) fn lose_locks(&mut self, now: Instant) {
+        self.tell_locks(now, Input::NonPrimary);
+        self.was_senior = false;
+        self.settle_locks(now);
+    }
+
+    pub(super) fn view_for_locks(&mut self, now: Instant, view: &View) {
+        self.outbox.retain(Channel::LOCKS, |peer| view.contains(peer));
+        // Who said itself that it ends has told its holders before.
+        for cause in view.causes.iter().filter(|cause| cause.reason.is_proof_of_death()) {
+            let (instance, proof) = (cause.instance, Proof::Obituary);
+            self.tell_locks(now, Input::Proven { instance, proof });
+        }
+        let member =
+            |m: &ocf_membership::Member| ViewMember { instance: m.instance, weight: 1, joined: m.joined.0 };
+        let previous = |m: &ocf_membership::Member| Weighted { instance: m.instance, weight: 1 };
+        let view = ClusterView {
+            number: view.number.0,
+            members: view.members.iter().map(member).collect(),
+            previous: view.previous.iter().map(previous).collect(),
+        };
+        self.tell_locks(now, Input::View(&view));
+        let senior = self.is_senior();
+        if senior && !self.was_senior {
+            // The senior before may not have come to an end with it.
+            self.fence_for_locks(now);
+        }
+        self.was_senior = senior;
+    }
+
+    fn is_senior(&self) -> bool {
+        self.consensus.view().is_some_and(|view| view.senior().instance == self.local)
+    }
+
+    /// True if locks of that instance stay in the way until it is certain that it is dead.
+    pub(super) fn locks_wait_for(&self, instance: NodeInstance) -> bool {
+        self.locks.as_ref().is_some_and(|locks| locks.is_unproven(instance))
+    }
+
+    /// Asks for the fencing of everybody whose locks stay in the way until then.
+    pub(super) fn fence_for_locks(&mut self, now: Instant) {
+        for target in self.locks.as_ref().map(|locks| locks.snapshot().unproven).unwrap_or_default() {
+            self.fence_holder(now, target);
+        }
+    }
+
+    fn fence_holder(&mut self, now: Instant, target: NodeInstance) {
+        if !self.is_senior() {
+            return;
+        }
+        let cause = Cause::Lost { why: Arc::from("it may hold locks") };
+        let request = FenceRequest { target, action: self.fence_action, cause };
+        if let Err(error) = self.fencer.request(now, request) {
+            // Asked again when the lease is confirmed, or by the next senior.
+            tracing::debug!(%target, %error, "a holder of locks is not fenced");
+        }
+    }
+
+    /// Carries out what the lock manager wants. True if there was anything.
+    pub(super) fn settle_locks(&mut self, now: Instant) -> bool {
+        let mut busy = false;
+        while let Some(output) = self.locks.as_mut().and_then(|locks| locks.poll_output()) {
+            busy = true;
+            match output {
+                From::Send { to, message } => {
+                    self.outbox.send(&mut self.endpoint, now, to, (Lane::Urgent, Channel::LOCKS, message));
+                }
+                From::FenceWanted(target) => self.fence_holder(now, target),
+                From::Recovered { epoch } => tracing::debug!(epoch, "locks are recovered"),
+                From::Overrun => {
+                    tracing::warn!("more lock messages than may wait: this node has no locks any more");
+                }
+                told @ (From::Completed(_) | From::Blocking { .. } | From::Lost { .. } | _) => {
+                    self.outputs.push_back(Output::Lock(told));
+                }
+            }
+        }
+        busy
+    }
+}
