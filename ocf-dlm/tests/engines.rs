@@ -106,13 +106,10 @@ impl Three {
     }
 
     fn granted(&self, node: u32, lock: u64) -> Option<(u32, Completed)> {
-        self.told.iter().find_map(|(depth, at, output)| match output {
-            Output::Completed(c)
-                if *at == instance(node) && c.lock == lock && c.status == Status::Granted =>
-            {
-                Some((*depth, c.clone()))
-            }
-            _ => None,
+        self.told.iter().find_map(|(depth, at, output)| {
+            let Output::Completed(done) = output else { return None };
+            let is_it = *at == instance(node) && done.lock == lock && done.status == Status::Granted;
+            is_it.then(|| (*depth, done.clone()))
         })
     }
 
