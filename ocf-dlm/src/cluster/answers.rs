@@ -74,7 +74,10 @@ impl Engine {
 
     /// An answer about a lock that was given up while it was on its way. It still tells who masters the tree.
     fn on_answer_to_nobody(&mut self, from: NodeInstance, epoch: u64, answer: &Answer, lock: u64) {
-        if matches!(answer, Answer::Granted { .. } | Answer::Queued { .. }) {
+        // A release that waits to be sent may write the value block: this one must not overtake it.
+        let leaving = |item: &Item| matches!(item, Item::Unlock(unlock) if unlock.lock == lock);
+        let leaves = self.trees.values().any(|tree| tree.deferred.iter().any(leaving));
+        if !leaves && matches!(answer, Answer::Granted { .. } | Answer::Queued { .. }) {
             self.push(from, Item::Unlock(Unlock { lock, flags: Flags::NONE, value: None }));
         }
         let Some(name) = self.lookups.get(&lock).cloned() else { return };

@@ -462,7 +462,13 @@ impl World {
                     self.checkers.lost(at, lock);
                     self.count("lock lost");
                 }
-                Output::FenceWanted(_) => self.count("fence wanted"),
+                Output::FenceWanted(x) => {
+                    self.count("fence wanted");
+                    // It was proven before: whoever asks is told again.
+                    if !self.unproven.contains(&x) && !self.is_in(x) && !self.nodes.contains_key(&x) {
+                        self.tell_late(at, x, Proof::Fenced, Duration::from_micros(500));
+                    }
+                }
                 Output::Recovered { .. } => self.count("recovered view"),
                 Output::Overrun | _ => unreachable!("no engine here does anything else"),
             }
