@@ -27,7 +27,7 @@ fn is_caught(bug: Bug, likely: u64) {
 
 #[test]
 fn a_fresh_view_in_place_of_an_accepted_one_is_caught() {
-    is_caught(Bug::Membership(Membership::IgnoreAccepted), 2);
+    is_caught(Bug::Membership(Membership::IgnoreAccepted), 9);
 }
 
 #[test]
@@ -37,7 +37,7 @@ fn a_primary_that_goes_on_without_its_lease_is_caught() {
 
 #[test]
 fn safe_messages_that_no_quorum_holds_are_caught() {
-    is_caught(Bug::Groups(Groups::SafeWithoutQuorum), 45);
+    is_caught(Bug::Groups(Groups::SafeWithoutQuorum), 5);
 }
 
 #[test]
@@ -62,5 +62,5 @@ fn a_stream_that_goes_on_before_the_state_has_come_is_caught() {
 
 #[test]
 fn a_start_before_the_fence_is_caught() {
-    is_caught(Bug::StartBeforeFence, 9);
+    is_caught(Bug::StartBeforeFence, 4);
 }
