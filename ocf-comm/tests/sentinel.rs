@@ -196,7 +196,9 @@ fn without_its_sentinel_a_death_is_found_by_silence(bench: &Bench) {
     kill_process(victim.sentinel, Signal::KILL).expect("the sentinel lives");
     victim.signal(Signal::KILL);
     let reason = bench.down();
-    assert!(matches!(reason, DownReason::Silent { .. }), "{reason}");
+    // Its closed port makes the others ask sooner; that nobody answers decides.
+    assert!(matches!(reason, DownReason::Silent { .. } | DownReason::Unreachable { .. }), "{reason}");
+    assert!(!reason.is_final());
     victim.reap();
 }
 
