@@ -3,7 +3,7 @@
 //! [`Engine`] is a [`pils::Layer`]: it is told of views, leases, deaths and messages ([`Input`]), takes requests of
 //! local clients, and says what to send and whom to tell ([`Output`]). It needs messages between each pair of members in
 //! order, exactly once, as long as both live; views as [`ClusterView`] says; and a word when the holders of a departed
-//! instance are certain to act no more ([`Proof`](crate::wire::Proof)).
+//! instance are certain to act no more ([`Proof`]).
 //!
 //! PROTOCOL.md of this crate, sections 8 to 10, has the states, messages, timers and limits.
 
