@@ -125,7 +125,12 @@ fn an_address_goes_away_and_comes_back() {
             assert_eq!((back.reason, back.reachable), (PingReason::Answered { in_row: 2 }, 2));
             run("ip addr del 192.0.2.1/32 dev lo");
             let gone = change("router", PingState::Down);
-            assert!(matches!(gone.reason, PingReason::NotSent { in_row: 3 }), "{gone:?}");
+            // Whether the kernel takes what nobody will receive depends on the route that the socket remembers.
+            let unheard = PingReason::Silent { in_row: 3 };
+            assert!(
+                gone.reason == unheard || matches!(gone.reason, PingReason::NotSent { in_row: 3 }),
+                "{gone:?}"
+            );
             run("ip addr add 192.0.2.1/32 dev lo");
             change("router", PingState::Up);
         }
