@@ -223,7 +223,8 @@ impl Server {
     fn answer(&self, client: ClientId, result: Result<(), CallError>) {
         let Some(mut stream) = self.clients.get(&client) else { return };
         let number = result.err().map_or(0, CallError::errno);
-        if writeln!(stream, "{number}").is_err() {
+        // In one piece, for clients that read once.
+        if stream.write_all(format!("{number}\n").as_bytes()).is_err() {
             // The reader sees the end and says so.
             stream.shutdown(std::net::Shutdown::Both).unwrap_or_default();
         }
