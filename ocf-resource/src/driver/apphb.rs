@@ -182,8 +182,20 @@ impl Server {
     fn run(mut self, said: &Receiver<Said>) {
         let origin = std::time::Instant::now();
         let clock = || Instant::ZERO + origin.elapsed();
+        // Calls taken since somebody became due.
+        let mut overdue = 0;
         loop {
             let now = clock();
+            if self.core.poll_timeout().is_none_or(|at| at > now) {
+                overdue = 0;
+            } else if overdue > CALLS_MAX {
+                // What was in the queue then has been heard. One who never stops talking must not hide the silence of others.
+                self.core.handle_timeout(now);
+                self.tell_all();
+                overdue = 0;
+                continue;
+            }
+            overdue += 1;
             let wait = self.core.poll_timeout().map(|at| if at > now { at - now } else { Duration::ZERO });
             let next = match wait {
                 Some(wait) => said.recv_timeout(wait),
@@ -207,16 +219,20 @@ impl Server {
                 Err(RecvTimeoutError::Timeout) => self.core.handle_timeout(now),
                 Ok(Said::Quit) | Err(RecvTimeoutError::Disconnected) => break,
             }
-            while let Some(output) = self.core.poll_output() {
-                match output {
-                    Output::Answer { client, result } => self.answer(client, result),
-                    Output::Event(event) => (self.tell)(Told::Event(event)),
-                    Output::Reboot(application) => (self.tell)(Told::Reboot(application)),
-                }
-            }
+            self.tell_all();
         }
         for stream in self.clients.values() {
             stream.shutdown(std::net::Shutdown::Both).unwrap_or_default();
+        }
+    }
+
+    fn tell_all(&mut self) {
+        while let Some(output) = self.core.poll_output() {
+            match output {
+                Output::Answer { client, result } => self.answer(client, result),
+                Output::Event(event) => (self.tell)(Told::Event(event)),
+                Output::Reboot(application) => (self.tell)(Told::Reboot(application)),
+            }
         }
     }
 
@@ -312,5 +328,29 @@ mod tests {
         for bad in ["%4", "%zz", "a b", "%ff"] {
             assert_eq!(unescape(bad), Err(CallError::Invalid), "{bad}");
         }
+    }
+
+    #[test]
+    fn one_who_never_stops_talking_does_not_hide_the_silence_of_another() {
+        const CALLS: usize = 20 * CALLS_MAX;
+        let (quiet, loud) = (ClientId(1), ClientId(2));
+        let config = Config { interval_min: Duration::from_nanos(1), ..Config::default() };
+        let (say, said) = mpsc::sync_channel(CALLS + 3);
+        let (name, instance) = ("quiet".into(), "".into());
+        let application = Application { name, instance, pid: 1, user: 0, group: 0 };
+        for call in [Call::Register(application), Call::SetInterval(Duration::from_nanos(1))] {
+            say.send(Said::Heard(quiet, Ok(call))).expect("there is room");
+        }
+        for _ in 0..CALLS {
+            say.send(Said::Heard(loud, Ok(Call::Beat))).expect("there is room");
+        }
+        say.send(Said::Quit).expect("there is room");
+        let (tell, told) = mpsc::channel();
+        let tell = Box::new(move |what| tell.send(what).unwrap_or_default());
+        Server { core: AppHeartbeat::new(config), clients: BTreeMap::new(), tell }.run(&said);
+        let missed = told.iter().any(
+            |told| matches!(told, Told::Event(Event { kind: crate::apphb::EventKind::Missed, application, .. }) if &*application.name == "quiet"),
+        );
+        assert!(missed, "the queue was never empty, and nobody looked at the time");
     }
 }
