@@ -248,4 +248,23 @@ mod socket {
         good.unregister().unwrap();
         assert_eq!(next(&said), ("good".to_owned(), EventKind::Unregistered));
     }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "the end of a connection is read on another thread")]
+    fn more_connections_than_applications_are_closed_at_once() {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("many-{}", std::process::id()));
+        let config = Config { clients_max: 2, ..Config::default() };
+        let _server = AppHeartbeatServer::bind(&path, config, |_| {}).unwrap();
+        let idle = UnixStream::connect(&path).unwrap();
+        let mut first = AppHeartbeatClient::register(&path, "first", "").unwrap();
+        assert!(AppHeartbeatClient::register(&path, "second", "").is_err());
+        first.set_interval(LONG).unwrap();
+        drop(idle);
+        // Its place is free as soon as its end was read.
+        let freed = (0..12_000).any(|_| {
+            std::thread::sleep(MS(5));
+            AppHeartbeatClient::register(&path, "second", "").is_ok()
+        });
+        assert!(freed, "no place becomes free");
+    }
 }

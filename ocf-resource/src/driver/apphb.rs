@@ -10,6 +10,8 @@ use std::collections::BTreeMap;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::time::Duration;
 use std::{fs, thread};
@@ -45,7 +47,8 @@ pub enum Told {
 }
 
 impl AppHeartbeatServer {
-    /// Binds the socket, replacing one that nobody serves.
+    /// Binds the socket, replacing one that nobody serves. At most [`Config::clients_max`] connections are kept, registered or
+    /// not; one more is closed at once.
     ///
     /// # Errors
     /// If the socket cannot be bound, or somebody serves it already.
@@ -60,7 +63,10 @@ impl AppHeartbeatServer {
         let listener = UnixListener::bind(path)?;
         let (say, said) = mpsc::sync_channel(CALLS_MAX);
         let report = say.clone();
-        thread::Builder::new().name("apphb-accept".to_owned()).spawn(move || accept(&listener, &report))?;
+        let most = config.clients_max;
+        thread::Builder::new()
+            .name("apphb-accept".to_owned())
+            .spawn(move || accept(&listener, &report, most))?;
         let core = AppHeartbeat::new(config);
         let thread = thread::Builder::new()
             .name("apphb".to_owned())
@@ -83,7 +89,8 @@ impl Drop for AppHeartbeatServer {
     }
 }
 
-fn accept(listener: &UnixListener, report: &SyncSender<Said>) {
+fn accept(listener: &UnixListener, report: &SyncSender<Said>, most: usize) {
+    let open = Arc::new(AtomicUsize::new(0));
     let mut number = 0;
     for stream in listener.incoming() {
         number += 1;
@@ -92,14 +99,22 @@ fn accept(listener: &UnixListener, report: &SyncSender<Said>) {
             thread::sleep(Duration::from_millis(50));
             continue;
         };
+        if open.load(Ordering::Relaxed) >= most {
+            tracing::warn!(most, "too many connections for application heartbeats: one more is closed");
+            continue;
+        }
         let Ok(reader) = stream.try_clone() else { continue };
         if report.send(Said::Opened(id, stream)).is_err() {
             return;
         }
-        let say = report.clone();
-        let spawned =
-            thread::Builder::new().name("apphb-client".to_owned()).spawn(move || listen(id, &reader, &say));
+        open.fetch_add(1, Ordering::Relaxed);
+        let (say, left) = (report.clone(), Arc::clone(&open));
+        let spawned = thread::Builder::new().name("apphb-client".to_owned()).spawn(move || {
+            listen(id, &reader, &say);
+            left.fetch_sub(1, Ordering::Relaxed);
+        });
         if spawned.is_err() {
+            open.fetch_sub(1, Ordering::Relaxed);
             report.send(Said::Closed(id)).unwrap_or_default();
         }
     }
