@@ -372,8 +372,8 @@ impl Node {
     /// same time.
     #[must_use]
     pub fn is_active(&self) -> bool {
-        let now = self.now();
-        self.inner.handle.inspect(|stack, _, _| stack.is_active(now)).unwrap_or(false)
+        // The time is read when it is this call's turn: waiting for that may outlast the lease.
+        self.inner.handle.inspect(|stack, _, _| stack.is_active(self.now())).unwrap_or(false)
     }
 
     /// What every layer knows now.
@@ -381,10 +381,9 @@ impl Node {
     /// # Errors
     /// [`Stopped`] if the node failed.
     pub fn snapshot(&self) -> Result<Snapshot, Stopped> {
-        let now = self.now();
         self.inner
             .handle
-            .inspect(|stack, host, io| Snapshot::of(now, &self.inner.config, stack, host.number(), io))
+            .inspect(|stack, host, io| Snapshot::of(self.now(), &self.inner.config, stack, host.number(), io))
     }
 
     /// Why the node does not run any more, or `None` while it runs.

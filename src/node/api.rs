@@ -124,9 +124,9 @@ fn methods(config: &NodeConfig, handle: &Handle<Stack, NodeHost>, local: NodeIns
     let status = {
         let (config, handle) = (config.clone(), handle.clone());
         move || {
-            let now = handle.clock().now();
+            let now = || handle.clock().now();
             handle
-                .inspect(|stack, host, io| Snapshot::of(now, &config, stack, host.number(), io))
+                .inspect(|stack, host, io| Snapshot::of(now(), &config, stack, host.number(), io))
                 .map_err(stopped)
         }
     };

@@ -267,8 +267,9 @@ impl LockGuard {
         if handle.stopped().is_some() {
             return Err(lost);
         }
-        let now = self.locks.node.now();
-        let held = handle.inspect(|stack, _, _| stack.lock_held(now, self.lock)).ok().flatten();
+        // The time is read when it is this call's turn: waiting for that may outlast the lease.
+        let look = handle.inspect(|stack, _, _| stack.lock_held(self.locks.node.now(), self.lock));
+        let held = look.ok().flatten();
         held.map(|_| ()).ok_or(lost)
     }
 
