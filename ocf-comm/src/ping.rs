@@ -9,6 +9,7 @@
 //! requests can pretend that a dead host lives. States, timers and limits are in `PROTOCOL.md`.
 
 mod config;
+#[cfg(any(feature = "driver", test))]
 pub(crate) mod echo;
 mod host;
 #[cfg(test)]

@@ -15,7 +15,9 @@ pub(crate) use handshake::{
     CLUSTER_HASH, Envelope, Handshake, REFUSED_DOUBLE, REFUSED_OFFER, seal_handshake,
 };
 pub(crate) use header::{HEADER, Header, Kind, VERSION};
-pub(crate) use obituary::{Obituary, hash};
+pub(crate) use obituary::Obituary;
+#[cfg(any(feature = "driver", test))]
+pub(crate) use obituary::hash;
 pub(crate) use renewal::{Declined, RENEWAL, Renewal};
 
 use crate::Lane;

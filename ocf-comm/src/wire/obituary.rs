@@ -1,7 +1,6 @@
-use super::header::{Kind, VERSION};
-use bytes::BufMut as _;
+use super::header::VERSION;
 use pils::NodeInstance;
-use pils::wire::{Reader, Writer as _};
+use pils::wire::Reader;
 use ring::digest::{SHA256, digest};
 
 /// Bytes of an obituary.
@@ -40,9 +39,12 @@ impl Obituary {
         (reserved == [0; 2]).then_some(Self { of, resources, secret })
     }
 
+    #[cfg(any(test, fuzzing, feature = "driver", feature = "testing"))]
     pub(crate) fn emit(&self) -> Vec<u8> {
+        use bytes::BufMut as _;
+        use pils::wire::Writer as _;
         let mut out = Vec::with_capacity(OBITUARY_LEN);
-        out.put_slice(&[Kind::Obituary.byte(), u8::from(self.resources), 0, 0]);
+        out.put_slice(&[super::Kind::Obituary.byte(), u8::from(self.resources), 0, 0]);
         out.put_instance(self.of);
         out.put_slice(&self.secret);
         out
@@ -92,7 +94,7 @@ mod tests {
                 bytes[2..4].fill(0);
             }
             if let Some(obituary) = Obituary::parse(&bytes) {
-                bytes[0] = Kind::Obituary.byte();
+                bytes[0] = crate::wire::Kind::Obituary.byte();
                 prop_assert_eq!(obituary.emit(), bytes);
             } else {
                 prop_assert!(!full);
