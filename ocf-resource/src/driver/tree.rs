@@ -1,6 +1,6 @@
 //! The processes that a run of an agent left behind, wherever they went, and their end.
 
-use rustix::process::{Pid, PidfdFlags, Signal, getpgrp, getpid, getsid, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, getpid, pidfd_open, pidfd_send_signal};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::thread;
@@ -62,27 +62,32 @@ pub fn sweep(tag: &str) -> Swept {
 /// The living processes of a run: number and birth of each.
 fn members(tag: &str, known: &BTreeMap<i32, u64>) -> BTreeMap<i32, u64> {
     let wanted = format!("{TAG}={tag}");
-    let all = processes(wanted.as_bytes());
-    let own = (getpid().as_raw_nonzero().get(), getpgrp().as_raw_nonzero().get());
-    let own_session = getsid(None).map_or(0, |s| s.as_raw_nonzero().get());
+    of_run(&processes(wanted.as_bytes()), getpid().as_raw_nonzero().get(), known)
+}
+
+/// Those of `all` that belong to a run, without the process `own` and the first one.
+fn of_run(all: &BTreeMap<i32, Entry>, own: i32, known: &BTreeMap<i32, u64>) -> BTreeMap<i32, u64> {
+    let (own_group, own_session) = all.get(&own).map_or((0, 0), |e| (e.group, e.session));
+    // 0 is what a group or a session is called that was made outside of this namespace of process numbers: that of every
+    // kernel thread, and of whatever was started from there, this process too.
+    let made_by_the_run = |number: &i32, ours: i32| *number > 1 && *number != ours;
+    let may_go = |pid: i32| pid != own && pid > 1;
     let mut mine: BTreeSet<i32> = all
         .iter()
-        .filter(|(pid, e)| e.tagged || known.get(pid) == Some(&e.born))
+        .filter(|(pid, e)| may_go(**pid) && (e.tagged || known.get(pid) == Some(&e.born)))
         .map(|(pid, _)| *pid)
         .collect();
     loop {
+        let entries = || mine.iter().filter_map(|p| all.get(p));
         let groups: BTreeSet<i32> =
-            mine.iter().filter_map(|p| all.get(p)).map(|e| e.group).filter(|g| *g != own.1).collect();
-        let sessions: BTreeSet<i32> = mine
-            .iter()
-            .filter_map(|p| all.get(p))
-            .map(|e| e.session)
-            .filter(|s| *s != own_session && *s > 1)
-            .collect();
+            entries().map(|e| e.group).filter(|g| made_by_the_run(g, own_group)).collect();
+        let sessions: BTreeSet<i32> =
+            entries().map(|e| e.session).filter(|s| made_by_the_run(s, own_session)).collect();
         let more: Vec<i32> = all
             .iter()
             .filter(|(pid, e)| {
-                !mine.contains(pid)
+                may_go(**pid)
+                    && !mine.contains(pid)
                     && (mine.contains(&e.parent)
                         || groups.contains(&e.group)
                         || sessions.contains(&e.session))
@@ -94,8 +99,6 @@ fn members(tag: &str, known: &BTreeMap<i32, u64>) -> BTreeMap<i32, u64> {
         }
         mine.extend(more);
     }
-    mine.remove(&own.0);
-    mine.remove(&1);
     mine.into_iter().filter_map(|pid| Some((pid, all.get(&pid)?.born))).collect()
 }
 
@@ -116,7 +119,10 @@ fn entry(pid: i32, wanted: &[u8]) -> Option<Entry> {
 
 /// Parent, group, session and birth of a process; none if it is gone or a zombie.
 fn stat(pid: i32) -> Option<(i32, i32, i32, u64)> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    fields(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+fn fields(text: &str) -> Option<(i32, i32, i32, u64)> {
     // The name stands in parentheses and may contain anything, parentheses too.
     let mut fields = text.get(text.rfind(')')? + 1..)?.split_ascii_whitespace();
     if matches!(fields.next()?, "Z" | "X") {
@@ -156,11 +162,58 @@ pub(super) fn tags(resource: &str, action: &str) -> BTreeSet<String> {
 mod tests {
     use super::*;
 
+    fn entry_of(parent: i32, group: i32, session: i32, tagged: bool) -> Entry {
+        Entry { parent, group, session, born: 7, tagged }
+    }
+
     #[test]
     fn a_name_with_parentheses_does_not_confuse_the_reader() {
+        let text = "12 (a (b) c) S 3 4 5 0 -1 1 2 3 4 5 6 7 8 9 20 0 1 0 777 1 2";
+        assert_eq!(fields(text), Some((3, 4, 5, 777)));
         let own = stat(getpid().as_raw_nonzero().get()).unwrap();
-        assert_eq!(own.1, getpgrp().as_raw_nonzero().get());
-        assert!(own.3 > 0);
+        assert!(own.0 >= 0 && own.3 > 0);
+    }
+
+    #[test]
+    fn a_run_is_its_tagged_processes_their_children_groups_and_sessions() {
+        let all = BTreeMap::from([
+            (1, entry_of(0, 1, 1, false)),
+            (10, entry_of(1, 10, 10, false)),  // this process
+            (20, entry_of(10, 20, 10, true)),  // the agent, in a group of its own
+            (21, entry_of(1, 20, 10, false)),  // in its group, without tag and parent
+            (22, entry_of(20, 22, 22, false)), // its child, in a session of its own
+            (23, entry_of(1, 23, 22, false)),  // in the child's session
+            (30, entry_of(10, 30, 10, false)), // another run
+            (31, entry_of(30, 10, 10, false)),
+        ]);
+        let found = of_run(&all, 10, &BTreeMap::new());
+        assert_eq!(found.into_keys().collect::<Vec<_>>(), [20, 21, 22, 23]);
+        let known = BTreeMap::from([(30, 7), (31, 6)]);
+        let found = of_run(&all, 10, &known);
+        assert_eq!(found.into_keys().collect::<Vec<_>>(), [20, 21, 22, 23, 30, 31]);
+    }
+
+    #[test]
+    fn a_group_and_a_session_from_outside_of_the_namespace_are_not_taken_for_the_runs() {
+        let all = BTreeMap::from([
+            (2, entry_of(0, 0, 0, false)),  // a kernel thread
+            (10, entry_of(0, 0, 0, false)), // this process, started from outside
+            (20, entry_of(10, 0, 0, true)), // the agent stayed in its group
+            (30, entry_of(10, 0, 0, false)),
+        ]);
+        let found = of_run(&all, 10, &BTreeMap::new());
+        assert_eq!(found.into_keys().collect::<Vec<_>>(), [20]);
+    }
+
+    #[test]
+    fn this_process_is_no_part_of_a_run_even_if_it_inherited_the_tag() {
+        let all = BTreeMap::from([
+            (10, entry_of(1, 10, 10, true)),
+            (20, entry_of(10, 20, 10, true)),
+            (30, entry_of(10, 30, 10, false)),
+        ]);
+        let found = of_run(&all, 10, &BTreeMap::from([(10, 7)]));
+        assert_eq!(found.into_keys().collect::<Vec<_>>(), [20]);
     }
 
     #[test]
