@@ -68,12 +68,16 @@ pub enum Sabotage {
     OwnWithoutSuspects,
     /// Sends nothing of locks that wait to a new master.
     ClaimOnlyHeld,
+    /// Sends to a new master also what no master is known to have queued, as if it had been.
+    ClaimUndecided,
+    /// Does not note that a lock that converts went down to NL to end a deadlock.
+    ForgetDemotions,
 }
 
 #[cfg(feature = "testing")]
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::ReleaseWithoutProof,
         Self::ForgetSuspects,
         Self::SkipBarrier,
@@ -87,6 +91,8 @@ impl Sabotage {
         Self::SpareVictims,
         Self::OwnWithoutSuspects,
         Self::ClaimOnlyHeld,
+        Self::ClaimUndecided,
+        Self::ForgetDemotions,
     ];
 }
 

@@ -23,7 +23,8 @@ flags! {
     QUECVT = 0x10;
     /// Where a value block would be written, make the resource's block invalid instead.
     IVVALBLK = 0x20;
-    /// Conversions only: on a conversion deadlock hold NL and wait, instead of failing.
+    /// Conversions only: on a conversion deadlock hold NL and wait, instead of failing. Do not rely on the held mode
+    /// until the conversion ends.
     CONVDEADLK = 0x40;
     /// The lock survives its client as an orphan.
     PERSISTENT = 0x80;

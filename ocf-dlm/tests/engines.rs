@@ -5,10 +5,10 @@
 #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
 use bytes::Bytes;
-use ocf_dlm::cluster::{Ask, ClusterView, Completed, Config, Engine, Input, Output, ViewMember};
+use ocf_dlm::cluster::{Ask, ClusterView, Completed, Config, Engine, Input, Output, Sabotage, ViewMember};
 use ocf_dlm::directory::{Placement, Slot, Weighted};
-use ocf_dlm::wire::{Batch, Item, Key, Proof};
-use ocf_dlm::{ClientId, Flags, Mode, Status};
+use ocf_dlm::wire::{Batch, Item, Key, Proof, Value};
+use ocf_dlm::{ClientId, Flags, Mode, Status, ValueBlock};
 use pils::{Incarnation, Instant, Layer, NodeId, NodeInstance};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -38,7 +38,17 @@ struct Three {
 
 impl Three {
     fn new() -> Self {
-        let engine = |node| (instance(node), Engine::new(Config::default(), instance(node)).unwrap());
+        Self::with(None)
+    }
+
+    fn with(bug: Option<Sabotage>) -> Self {
+        let engine = |node| {
+            let mut engine = Engine::new(Config::default(), instance(node)).unwrap();
+            if let Some(bug) = bug {
+                engine.sabotage(bug);
+            }
+            (instance(node), engine)
+        };
         let mut three = Self {
             engines: (1..=3).map(engine).collect(),
             network: VecDeque::new(),
@@ -83,12 +93,16 @@ impl Three {
     }
 
     fn ask(&mut self, node: u32, key: &Key, mode: Mode) -> u64 {
+        self.ask_with(node, key, mode, Flags::NOTIFY)
+    }
+
+    fn ask_with(&mut self, node: u32, key: &Key, mode: Mode, flags: Flags) -> u64 {
         let ask = Ask {
             client: ClientId::new(1),
             key: key.clone(),
             parent: None,
             mode,
-            flags: Flags::NOTIFY,
+            flags,
             transaction: None,
             deadline: None,
         };
@@ -103,6 +117,34 @@ impl Three {
         let lock = self.ask(node, key, mode);
         self.settle();
         (lock, self.granted(node, lock).expect("it is granted").0)
+    }
+
+    fn convert(&mut self, node: u32, lock: u64, mode: Mode, flags: Flags) {
+        let engine = self.engines.get_mut(&instance(node)).unwrap();
+        engine.convert(Instant::ZERO, lock, (mode, flags, None), None).unwrap();
+        self.drain(instance(node), 0);
+    }
+
+    /// Node 3 dies with what was said to it and by it; the others go on, and a while later it is certain that it is dead.
+    fn lose_the_third(&mut self) {
+        self.engines.remove(&instance(3));
+        self.network.retain(|(_, from, to, _)| *from != instance(3) && *to != instance(3));
+        self.told.clear();
+        self.install(&view(2, &[(1, 1), (2, 1)], &[1, 2, 3]));
+        self.hear(instance(1), Input::Proven { instance: instance(3), proof: Proof::Fenced });
+        self.settle();
+    }
+
+    /// How an operation on the lock ended.
+    fn ended(&self, node: u32, lock: u64) -> Option<Status> {
+        self.told.iter().find_map(|(_, at, output)| {
+            let Output::Completed(done) = output else { return None };
+            (*at == instance(node) && done.lock == lock).then_some(done.status)
+        })
+    }
+
+    fn held(&self, node: u32, lock: u64) -> Option<Mode> {
+        self.engines[&instance(node)].lock_state(lock).and_then(|state| state.held)
     }
 
     fn granted(&self, node: u32, lock: u64) -> Option<(u32, Completed)> {
@@ -231,4 +273,139 @@ fn who_cannot_keep_what_waits_gives_up_and_says_so() {
     assert!(!engine.snapshot().active, "a part of what was said in that view is dropped");
     engine.handle(Instant::ZERO, Input::View(&view(3, &[(1, 3), (2, 1)], &[1, 2])));
     assert!(engine.snapshot().active, "it has joined anew");
+}
+
+/// Two conversions of which the first waits for the second's lock, and the second would wait behind the first: they die
+/// with their master before it decides them.
+fn undecided_conversions(bug: Option<Sabotage>) -> (Three, u64, u64) {
+    let mut three = Three::with(bug);
+    let key = kept_by(1);
+    three.lock(3, &key, Mode::Nl);
+    let (first, _) = three.lock(2, &key, Mode::Nl);
+    let (second, _) = three.lock(2, &key, Mode::Cw);
+    three.convert(2, first, Mode::Pr, Flags::NOTIFY);
+    three.convert(2, second, Mode::Pw, Flags::NOTIFY);
+    three.lose_the_third();
+    (three, first, second)
+}
+
+#[test]
+fn conversions_that_a_lost_master_never_decided_are_not_left_in_a_deadlock() {
+    let (mut three, first, second) = undecided_conversions(None);
+    assert_eq!(three.ended(2, second), Some(Status::Deadlock), "it would wait behind who waits for it");
+    assert_eq!(three.held(2, second), Some(Mode::Cw), "and keeps what it held");
+    assert_eq!(three.ended(2, first), None, "CW is in the way");
+    three.unlock(2, second);
+    three.settle();
+    assert_eq!(three.ended(2, first), Some(Status::Granted));
+}
+
+#[test]
+fn a_claim_of_what_nobody_decided_leaves_conversions_in_a_deadlock() {
+    let (three, first, second) = undecided_conversions(Some(Sabotage::ClaimUndecided));
+    assert_eq!((three.ended(2, first), three.ended(2, second)), (None, None), "both wait, for ever");
+}
+
+#[test]
+fn a_request_that_is_not_to_wait_does_not_wait_after_its_master_died() {
+    for (bug, expected) in [(None, Some(Status::NotQueued)), (Some(Sabotage::ClaimUndecided), None)] {
+        let mut three = Three::with(bug);
+        let key = kept_by(1);
+        three.lock(3, &key, Mode::Nl);
+        three.lock(1, &key, Mode::Ex);
+        three.lock(2, &key, Mode::Nl);
+        let asked = three.ask_with(2, &key, Mode::Pr, Flags::NOQUEUE);
+        three.lose_the_third();
+        assert_eq!(three.ended(2, asked), expected, "{bug:?}");
+    }
+}
+
+/// Two readers convert to EX, the second with CONVDEADLK: it goes down to NL, and the first has EX. Then the master dies.
+/// `told`: the second has heard of it.
+fn demoted_conversion(bug: Option<Sabotage>, told: bool) -> (Three, u64, u64) {
+    let mut three = Three::with(bug);
+    let key = kept_by(1);
+    three.lock(3, &key, Mode::Nl);
+    let read = |three: &mut Three, node| {
+        let lock = three.ask_with(node, &key, Mode::Pr, Flags::VALBLK);
+        three.settle();
+        lock
+    };
+    let (first, second) = (read(&mut three, 1), read(&mut three, 2));
+    three.convert(1, first, Mode::Ex, Flags::VALBLK);
+    three.settle();
+    three.convert(2, second, Mode::Ex, Flags::VALBLK | Flags::CONVDEADLK);
+    if !told {
+        let (_, from, to, message) = three.network.pop_front().expect("the conversion");
+        assert_eq!((from, to, three.network.len()), (instance(2), instance(3), 0));
+        three.hear(to, Input::Message { from, message: &message });
+        three.network.retain(|(_, _, to, _)| *to == instance(1));
+    }
+    three.settle();
+    assert_eq!(three.held(1, first), Some(Mode::Ex));
+    three.lose_the_third();
+    (three, first, second)
+}
+
+#[test]
+fn a_lock_that_went_down_to_end_a_deadlock_holds_nothing_after_its_master_died() {
+    for told in [true, false] {
+        let (mut three, first, second) = demoted_conversion(None, told);
+        assert_eq!(three.held(1, first), Some(Mode::Ex), "told {told}");
+        assert_eq!((three.held(2, second), three.ended(2, second)), (Some(Mode::Nl), None), "told {told}");
+        let value = Value { block: ValueBlock::zero(32).with_number(7), sequence: 0 };
+        let engine = three.engines.get_mut(&instance(1)).unwrap();
+        engine.unlock(Instant::ZERO, first, Flags::VALBLK, Some(value)).unwrap();
+        three.drain(instance(1), 0);
+        three.settle();
+        let done = three.granted(2, second).expect("nobody is in the way").1;
+        assert!(done.remarks.demoted, "others had the resource meanwhile");
+        assert_eq!(done.value.map(|value| value.block.number()), Some(7), "and this is what they wrote");
+    }
+}
+
+#[test]
+fn a_demotion_that_is_forgotten_leaves_two_holders() {
+    for told in [true, false] {
+        let (three, first, second) = demoted_conversion(Some(Sabotage::ForgetDemotions), told);
+        let held = (three.held(1, first), three.held(2, second));
+        assert_eq!(held, (Some(Mode::Ex), Some(Mode::Pr)), "told {told}");
+    }
+}
+
+#[test]
+fn a_holder_in_the_way_is_told_by_the_new_master_what_the_old_one_could_not_tell() {
+    for (bug, told) in [(None, true), (Some(Sabotage::ForgetNotices), false)] {
+        let mut three = Three::with(bug);
+        let key = kept_by(1);
+        three.lock(3, &key, Mode::Nl);
+        let (held, _) = three.lock(1, &key, Mode::Ex);
+        three.lock(2, &key, Mode::Nl);
+        three.ask(2, &key, Mode::Ex);
+        let (_, from, to, message) = three.network.pop_front().expect("the request");
+        three.hear(to, Input::Message { from, message: &message });
+        // Who asks hears that it waits; the notice to the holder dies with the master.
+        three.network.retain(|(_, _, to, _)| *to == instance(2));
+        three.settle();
+        three.lose_the_third();
+        let notice = |output: &Output| matches!(output, Output::Blocking { lock, .. } if *lock == held);
+        assert_eq!(three.told.iter().any(|(_, _, output)| notice(output)), told, "{bug:?}");
+    }
+}
+
+#[test]
+fn who_went_down_to_end_a_deadlock_does_not_wait_ahead_of_whom_it_waits_for() {
+    let mut three = Three::new();
+    let key = kept_by(1);
+    let [first, second, third] = [1, 2, 3].map(|node| three.lock(node, &key, Mode::Pr).0);
+    three.convert(1, first, Mode::Cw, Flags::NONE);
+    three.settle();
+    three.convert(2, second, Mode::Cw, Flags::HEADQUE | Flags::CONVDEADLK);
+    three.settle();
+    three.unlock(3, third);
+    three.settle();
+    assert_eq!(
+        (three.ended(1, first), three.ended(2, second)),
+        (Some(Status::Granted), Some(Status::Granted))
+    );
 }

@@ -240,3 +240,14 @@ fn a_call_that_cannot_be_changes_nothing() {
     assert!(matches!(sync, Ok(Answer::Done(Completion { status: Status::Granted, .. }))));
     world.outputs();
 }
+
+#[test]
+fn who_went_down_to_end_a_deadlock_does_not_wait_ahead_of_whom_it_waits_for() {
+    let mut world = World::new();
+    let [first, second, third] = [(); 3].map(|()| world.lock(Mode::Pr));
+    world.convert(first, Terms::new(Mode::Cw));
+    world.convert(second, Terms::new(Mode::Cw).flags(Flags::HEADQUE | Flags::CONVDEADLK));
+    world.outputs();
+    world.release(third);
+    assert_eq!(world.outputs(), ["Granted 1 CW", "Granted 2 CW"]);
+}

@@ -58,9 +58,9 @@ impl Engine {
                 self.on_granted(lock, Grant { mode, token, remarks, value });
                 self.flush_tree(&name);
             }
-            Answer::Queued { place, fence, .. } => {
+            Answer::Queued { place, demoted, fence, .. } => {
                 self.learn_master(&name, from);
-                self.on_queued(lock, place, fence);
+                self.on_queued(lock, (place, demoted), fence);
                 self.flush_tree(&name);
             }
             Answer::Refused { why, held, .. } => {
@@ -119,9 +119,11 @@ impl Engine {
         }
     }
 
-    fn on_granted(&mut self, lock: u64, grant: Grant) {
+    fn on_granted(&mut self, lock: u64, mut grant: Grant) {
         let Some(known) = self.locks.get_mut(&lock) else { return };
         let Some(pending) = known.pending.take() else { return };
+        // A master that rebuilt the queue knows nothing of it.
+        grant.remarks.demoted |= pending.demoted;
         let transfer = Mode::transfer(known.held, grant.mode);
         known.flags = pending.flags;
         known.held = Some(grant.mode);
@@ -153,8 +155,9 @@ impl Engine {
         self.operation_over(lock, &pending);
     }
 
-    fn on_queued(&mut self, lock: u64, place: i64, fence: Vec<NodeInstance>) {
+    fn on_queued(&mut self, lock: u64, (place, demoted): (i64, bool), fence: Vec<NodeInstance>) {
         let search_at = self.now + self.config.deadlock_delay;
+        let demoted = demoted && !sabotaged!(self, ForgetDemotions);
         let Some(known) = self.locks.get_mut(&lock) else { return };
         let Some(pending) = known.pending.as_mut() else { return };
         pending.place = Some(place);
@@ -162,6 +165,9 @@ impl Engine {
         if pending.search.is_none() {
             pending.search = Some(search_at);
             self.timers.insert((search_at, Timer::Search(lock, known.op)));
+        }
+        if demoted {
+            known.demote();
         }
     }
 

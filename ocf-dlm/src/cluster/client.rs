@@ -41,6 +41,8 @@ pub(crate) struct Pending {
     pub(crate) search: Option<Instant>,
     pub(crate) order: u64,
     pub(crate) stop: Option<Stop>,
+    /// The lock holds NL meanwhile, to let others out of a deadlock.
+    pub(crate) demoted: bool,
 }
 
 /// A lock of this node.
@@ -64,6 +66,13 @@ pub(crate) struct ClientLock {
 }
 
 impl ClientLock {
+    /// What is held is given up for NL until the conversion under way ends: what others may write since is not known here.
+    pub(crate) fn demote(&mut self) {
+        let (Some(_), Some(pending)) = (self.held, self.pending.as_mut()) else { return };
+        pending.demoted = true;
+        (self.held, self.value_certain) = (Some(Mode::Nl), false);
+    }
+
     /// What a new master is told of it; nothing if no master knows of it.
     pub(crate) fn claim(&self, lock: u64) -> Option<ClaimedLock> {
         let sent = self.pending.as_ref().filter(|p| p.sent);
@@ -326,6 +335,7 @@ impl Engine {
             search: None,
             order,
             stop: None,
+            demoted: false,
         });
         if let Some(tree) = self.trees.get_mut(&known.key.tree) {
             tree.unsent.insert(order, lock);
@@ -510,11 +520,13 @@ impl Engine {
     pub(crate) fn end_operation(&mut self, lock: u64, status: Status) {
         let Some(known) = self.locks.get_mut(&lock) else { return };
         let pending = known.pending.take();
+        let demoted = pending.as_ref().is_some_and(|p| p.demoted);
         if let Some(pending) = pending {
             self.operation_over(lock, &pending);
         }
         let Some(known) = self.locks.get_mut(&lock) else { return };
-        let completed = known.completed(lock, status);
+        let mut completed = known.completed(lock, status);
+        completed.remarks.demoted = demoted;
         let key = known.key.clone();
         if completed.held.is_none() {
             self.forget_lock(lock);

@@ -149,9 +149,9 @@ impl Engine {
                     self.stats.grants += 1;
                     Answer::Granted { lock, op, mode, token, remarks, value, blocking: None }
                 }
-                Effect::Queued { op, place } => {
+                Effect::Queued { op, place, demoted } => {
                     let fence = self.fenced_blockers(key, who);
-                    Answer::Queued { lock, op, place, fence }
+                    Answer::Queued { lock, op, place, demoted, fence }
                 }
                 Effect::Refused { op, why, held } => {
                     if held.is_none() {

@@ -17,7 +17,7 @@ pub struct Holder {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Effect {
     Granted { op: u32, mode: Mode, token: FencingToken, remarks: Remarks, value: Option<Value> },
-    Queued { op: u32, place: i64 },
+    Queued { op: u32, place: i64, demoted: bool },
     Refused { op: u32, why: Refusal, held: Option<Mode> },
     Blocking { wanted: Mode },
 }
@@ -74,7 +74,7 @@ impl Entry {
     }
 
     fn effect_queued(&self) -> (Holder, Effect) {
-        (self.who, Effect::Queued { op: self.op, place: self.place })
+        (self.who, Effect::Queued { op: self.op, place: self.place, demoted: self.demoted })
     }
 }
 
@@ -225,10 +225,12 @@ impl Queues {
             return;
         }
         let mut entry = self.granted.remove(at);
-        entry.place = self.new_place(terms.flags);
-        out.push(entry.effect_queued());
         let demoted = entry.demoted;
-        let at = if terms.flags.has(Flags::HEADQUE) { 0 } else { self.converting.len() };
+        // Holding NL does not help those that it would overtake: they would wait behind it. Deviation: D2.
+        let flags = if demoted { terms.flags.without(Flags::HEADQUE) } else { terms.flags };
+        entry.place = self.new_place(flags);
+        out.push(entry.effect_queued());
+        let at = if flags.has(Flags::HEADQUE) { 0 } else { self.converting.len() };
         self.converting.insert(at, entry);
         self.notify(terms.mode, who, false, out);
         if demoted || terms.flags.has_any(Flags::HEADQUE | Flags::NOORDER) {

@@ -1,11 +1,11 @@
 //! What each node tells the new masters and directory keepers, and how they rebuild from it.
 
-use crate::FencingToken;
 use crate::cluster::{
     Effects, Engine, Entry, Mastered, Queues, Route, SlotState, Tree, sabotaged, slot_number,
 };
 use crate::directory::{Placement, Slot};
 use crate::wire::{Answer, Claim, Handover, Item, Key, Name};
+use crate::{FencingToken, Flags};
 use pils::NodeInstance;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -134,7 +134,7 @@ impl Engine {
                         continue;
                     }
                     tree.route = Route::Recovering(keeper);
-                    self.recall_conversions_down(&name);
+                    self.recall_undecided(&name);
                     let mut claims = self.claims_of(&name);
                     if claims.is_empty() {
                         // Nothing to rebuild, but who masters it must be learned: releases wait for that.
@@ -149,16 +149,25 @@ impl Engine {
         self.placement = Some(placement);
     }
 
-    /// Conversions down, also to the same mode, are granted at once, and may write the value block, which no claim carries:
-    /// they are asked for again, not claimed.
-    fn recall_conversions_down(&mut self, name: &Name) {
+    /// Operations that no master is known to have queued are asked for again, not claimed: the new master must decide them
+    /// as new ones, or it would let one wait that is not to wait, or that is in a deadlock. So are conversions down, also
+    /// to the same mode: they are granted at once, and may write the value block, which no claim carries.
+    fn recall_undecided(&mut self, name: &Name) {
+        let claim_all = sabotaged!(self, ClaimUndecided);
+        let keep = sabotaged!(self, ForgetDemotions);
         let Some(tree) = self.trees.get_mut(name) else { return };
         for lock in &tree.locks {
             let Some(known) = self.locks.get_mut(lock) else { continue };
-            let (Some(held), Some(pending)) = (known.held, known.pending.as_mut()) else { continue };
-            if pending.sent && held.is_down(pending.mode) {
-                pending.sent = false;
-                tree.unsent.insert(pending.order, *lock);
+            let Some(pending) = known.pending.as_mut().filter(|p| p.sent) else { continue };
+            let down = known.held.is_some_and(|held| held.is_down(pending.mode));
+            if !down && (pending.place.is_some() || claim_all) {
+                continue;
+            }
+            pending.sent = false;
+            tree.unsent.insert(pending.order, *lock);
+            if pending.flags.has(Flags::CONVDEADLK) && !down && !keep {
+                // The last master may have let it go down to NL, and have granted others what it held.
+                known.demote();
             }
         }
     }

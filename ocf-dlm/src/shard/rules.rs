@@ -110,9 +110,10 @@ impl Shard {
     fn enqueue(&mut self, now: Instant, at: u32, queue: Queue, deadline: Option<Instant>) {
         self.sequence += 1;
         self.locks[at].sequence = self.sequence;
-        let Lock { flags, resource, .. } = self.locks[at];
+        let Lock { flags, resource, demoted, .. } = self.locks[at];
         let found = &mut self.resources[resource];
-        found.link(&mut self.locks, at, queue, flags.has(Flags::HEADQUE));
+        // Holding NL does not help those that it would overtake: they would wait behind it. Deviation: D2.
+        found.link(&mut self.locks, at, queue, flags.has(Flags::HEADQUE) && !demoted);
         found.any_order |= flags.has_any(ANY_ORDER);
         self.wait(now, at, deadline);
     }

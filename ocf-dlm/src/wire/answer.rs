@@ -1,5 +1,5 @@
 use super::common::{
-    Name, Value, put_mode_or_none, put_token, take_mode, take_mode_or_none, take_name, take_token,
+    Name, Value, put_mode_or_none, put_token, take_bool, take_mode, take_mode_or_none, take_name, take_token,
 };
 use crate::{FencingToken, Mode, Remarks};
 use pils::NodeInstance;
@@ -34,6 +34,8 @@ pub enum Answer {
         op: u32,
         /// Its place: recovery rebuilds the queues by it.
         place: i64,
+        /// It is a conversion that would have been in a deadlock, and holds NL until it is granted.
+        demoted: bool,
         /// Departed instances whose locks, or possible locks, it waits for: they are not proven dead.
         fence: Vec<NodeInstance>,
     },
@@ -121,9 +123,10 @@ impl Answer {
                 Value::emit(value.as_ref(), out);
                 put_mode_or_none(*blocking, out);
             }
-            Self::Queued { lock, op, place, fence } => {
+            Self::Queued { lock, op, place, demoted, fence } => {
                 put_head(QUEUED, *lock, *op, out);
                 out.extend_from_slice(&place.to_be_bytes());
+                out.push(u8::from(*demoted));
                 super::put_instances(fence, out);
             }
             Self::Refused { lock, op, why, held } => {
@@ -166,7 +169,8 @@ impl Answer {
             },
             QUEUED => {
                 let place = i64::from_be_bytes(r.array("place")?);
-                Self::Queued { lock, op, place, fence: super::take_instances(r)? }
+                let demoted = take_bool(r, "demoted")?;
+                Self::Queued { lock, op, place, demoted, fence: super::take_instances(r)? }
             }
             REFUSED => Self::Refused { lock, op, why: Refusal::parse(r)?, held: take_mode_or_none(r)? },
             BLOCKING if op == 0 => Self::Blocking { lock, wanted: take_mode(r)? },

@@ -75,6 +75,8 @@ pub(crate) struct World {
     value: u64,
     config: Config,
     sabotage: Option<Sabotage>,
+    /// Conversions with every flag that there is for them.
+    all_flags: bool,
     trace: bool,
 }
 
@@ -112,6 +114,7 @@ impl World {
             value: 0,
             config,
             sabotage,
+            all_flags: false,
             trace: std::env::var_os("DLM_TRACE").is_some(),
         };
         for node in 0..size {
@@ -121,6 +124,12 @@ impl World {
         world.schedule(Duration::ZERO, What::Act);
         world.schedule(Duration::from_millis(3), What::Fault);
         world
+    }
+
+    /// The same world, but conversions have all flags.
+    pub(crate) fn with_all_flags(mut self) -> Self {
+        self.all_flags = true;
+        self
     }
 
     pub(crate) fn count(&mut self, what: &'static str) {
@@ -487,6 +496,9 @@ impl World {
     }
 
     fn completed(&mut self, at: NodeInstance, completed: &Completed) {
+        if completed.remarks.demoted {
+            self.count("demoted");
+        }
         match completed.status {
             Status::Deadlock => self.count("denied for a deadlock"),
             Status::TimedOut => self.count("timed out"),
@@ -581,6 +593,9 @@ impl World {
         if self.rng.chance(0.2) {
             flags |= Flags::NOQUEUE;
         }
+        if self.all_flags {
+            flags |= self.conversion_flags(at, lock, mode);
+        }
         self.value += 1;
         let value = Value { block: ValueBlock::zero(32).with_number(self.value), sequence: 0 };
         let node = self.nodes.get_mut(&at).unwrap();
@@ -590,6 +605,27 @@ impl World {
             self.checkers.conversion_refused(at, lock);
         }
         self.drain(at);
+    }
+
+    fn conversion_flags(&mut self, at: NodeInstance, lock: u64, mode: Mode) -> Flags {
+        let held = self.nodes[&at].engine.lock_state(lock).and_then(|s| s.held).unwrap_or(Mode::Nl);
+        // Who holds less than the alternative gives nothing up for it.
+        let low = held <= Mode::Cr;
+        let choices = [
+            (Flags::HEADQUE, true, 0.15),
+            (Flags::QUECVT, held.may_queue_conversion(mode), 0.2),
+            (Flags::NOORDER, true, 0.1),
+            (Flags::CONVDEADLK, true, 0.3),
+            (Flags::ALTPR, low, 0.1),
+            (Flags::ALTCW, low, 0.1),
+        ];
+        let mut flags = Flags::NONE;
+        for (flag, may, p) in choices {
+            if may && self.rng.chance(p) {
+                flags |= flag;
+            }
+        }
+        flags
     }
 
     fn unlock(&mut self, at: NodeInstance, lock: u64, flags: Flags) {

@@ -242,7 +242,9 @@ impl Model {
     }
 
     fn enqueue(list: &mut Vec<Lock>, lock: Lock) {
-        if lock.flags.has(Flags::HEADQUE) { list.insert(0, lock) } else { list.push(lock) }
+        // Who went down to NL does not overtake: those behind it could wait for ever.
+        let first = lock.flags.has(Flags::HEADQUE) && !lock.demoted;
+        if first { list.insert(0, lock) } else { list.push(lock) }
     }
 
     pub(crate) fn request(

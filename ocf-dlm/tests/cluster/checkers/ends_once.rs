@@ -1,5 +1,6 @@
-use super::{Book, Id, Violation};
+use super::{Book, Id, Seen, Violation};
 use crate::world::Node;
+use ocf_dlm::Flags;
 use ocf_dlm::cluster::Completed;
 use pils::NodeInstance;
 use std::collections::BTreeMap;
@@ -15,6 +16,19 @@ pub(super) fn completed(book: &mut Book, id: Id, completed: &Completed) {
             book.fail("D6", what);
         }
     }
+}
+
+/// D6: what is not to wait never does.
+pub(super) fn watch(book: &Book, nodes: &BTreeMap<NodeInstance, Node>) -> Result<(), Violation> {
+    let refuses = |seen: &&Seen| seen.pending.is_some_and(|(_, flags)| flags.has(Flags::NOQUEUE));
+    for ((x, lock), seen) in book.locks.iter().filter(|(_, seen)| !seen.lost && refuses(seen)) {
+        let state = nodes.get(x).and_then(|node| node.engine.lock_state(*lock));
+        if let Some(place) = state.and_then(|state| state.place) {
+            let what = format!("{x} {lock}: {:?} waits at {place} and is not to wait", seen.pending);
+            return Err(Violation { rule: "D6", what });
+        }
+    }
+    Ok(())
 }
 
 /// D6: when nobody is in the way for good, every request has ended.

@@ -209,6 +209,7 @@ impl Checkers {
             }
         }
         one_master::watch(nodes)?;
+        ends_once::watch(&self.book, nodes)?;
         self.order.watch(nodes)?;
         self.verdict()
     }
