@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use ocf_dlm::cluster::{Ask, ClusterView, Completed, Config, Engine, Input, Output, Sabotage, ViewMember};
 use ocf_dlm::directory::{Placement, Slot, Weighted};
-use ocf_dlm::wire::{Batch, Item, Key, Proof, Value};
+use ocf_dlm::wire::{Answer, Batch, Item, Key, Message, Proof, Value};
 use ocf_dlm::{ClientId, Flags, Mode, Status, ValueBlock};
 use pils::{Incarnation, Instant, Layer, NodeId, NodeInstance};
 use std::collections::{BTreeMap, VecDeque};
@@ -34,6 +34,8 @@ struct Three {
     /// What clients were told, and after how many messages in a row.
     told: Vec<(u32, NodeInstance, Output)>,
     messages: usize,
+    /// Answers of nodes that were taken for the master.
+    retries: usize,
 }
 
 impl Three {
@@ -54,6 +56,7 @@ impl Three {
             network: VecDeque::new(),
             told: Vec::new(),
             messages: 0,
+            retries: 0,
         };
         three.install(&view(1, &[(1, 1), (2, 1), (3, 1)], &[]));
         three
@@ -85,6 +88,9 @@ impl Three {
     fn settle(&mut self) {
         while let Some((depth, from, to, message)) = self.network.pop_front() {
             self.messages += 1;
+            let items = Message::parse(&message).unwrap().items;
+            let retry = |item: &&Item| matches!(item, Item::Answer(Answer::Retry { .. }));
+            self.retries += items.iter().filter(retry).count();
             if let Some(engine) = self.engines.get_mut(&to) {
                 engine.handle(Instant::ZERO, Input::Message { from, message: &message });
                 self.drain(to, depth);
@@ -408,4 +414,18 @@ fn who_went_down_to_end_a_deadlock_does_not_wait_ahead_of_whom_it_waits_for() {
         (three.ended(1, first), three.ended(2, second)),
         (Some(Status::Granted), Some(Status::Granted))
     );
+}
+
+#[test]
+fn a_lock_that_nobody_could_claim_is_asked_for_as_if_it_was_new() {
+    let mut three = Three::new();
+    let key = kept_by(1);
+    let (seen, _) = three.lock(3, &key, Mode::Nl);
+    let (known, _) = three.lock(2, &key, Mode::Nl);
+    three.unlock(2, known);
+    three.settle();
+    let wanted = three.ask(2, &key, Mode::Ex);
+    three.lose_the_third();
+    assert_eq!(three.ended(2, wanted), Some(Status::Granted), "after {seen} of the lost node is proven dead");
+    assert_eq!(three.retries, 0, "nobody is taken for a master that is none");
 }

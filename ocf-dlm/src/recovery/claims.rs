@@ -310,8 +310,19 @@ impl Engine {
         let names: Vec<Name> =
             self.trees.iter().filter(|(_, t)| waiting(&t.route)).map(|(name, _)| name.clone()).collect();
         for name in names {
-            if let Some(tree) = self.trees.get_mut(&name) {
-                tree.route = Route::At(from);
+            let told = |lock: &u64| {
+                let known = self.locks.get(lock);
+                known.is_some_and(|l| l.held.is_some() || l.pending.as_ref().is_some_and(|p| p.sent))
+            };
+            let Some(tree) = self.trees.get_mut(&name) else { continue };
+            let claimed = tree.locks.is_empty() || tree.locks.iter().any(told);
+            tree.route = if claimed { Route::At(from) } else { Route::Looking(false) };
+            if !claimed {
+                // Perhaps nobody had a lock to tell of, and it has no master: it is asked for as if it was new. What is
+                // given back goes before.
+                for item in core::mem::take(&mut tree.deferred) {
+                    self.push(from, item);
+                }
             }
             self.flush_tree(&name);
             self.tidy(&Key { tree: name, path: std::sync::Arc::from([]) });

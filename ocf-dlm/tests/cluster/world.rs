@@ -4,7 +4,7 @@
 use crate::checkers::{Checkers, Violation};
 use bytes::Bytes;
 use ocf_dlm::cluster::{
-    Ask, ClusterView, Completed, Config, Engine, Input, Output, Sabotage, TreeState, ViewMember,
+    Ask, ClusterView, Completed, Config, Engine, Input, Output, Sabotage, TreeSnapshot, TreeState, ViewMember,
 };
 use ocf_dlm::directory::Weighted;
 use ocf_dlm::wire::{Key, Proof, Value};
@@ -417,7 +417,17 @@ impl World {
         match word {
             Word::View(view) => {
                 node.outside = false;
-                let before: Vec<_> = node.engine.trees().collect();
+                // Where a node only asks, it may have asked one that gave the tree up, and hear so at any time. A master
+                // that has granted or queued something of its does not give it up.
+                let known = |lock: u64| {
+                    node.engine.lock_state(lock).is_some_and(|s| s.held.is_some() || s.place.is_some())
+                };
+                let mine = self.checkers.locks_of(to).into_iter().filter(|(lock, _)| known(*lock));
+                let known: BTreeSet<_> = mine.map(|(_, key)| key.tree).collect();
+                let asks = |tree: &TreeSnapshot| {
+                    matches!(tree.state, TreeState::At(_)) && !known.contains(&tree.name)
+                };
+                let before: Vec<_> = node.engine.trees().filter(|tree| !asks(tree)).collect();
                 let joiner = joined_now(&view, to)
                     || view.members.iter().any(|m| m.instance == to && m.joined > node.engine.epoch());
                 let settled = node.engine.snapshot().recovered;
