@@ -494,9 +494,13 @@ impl Layer for Stack {
                 self.consensus.handle(now, ocf_membership::Input::PersistFailed(token));
             }
             Input::Operated { run, result } => {
+                self.obey_membership(now);
                 self.executor.handle(now, executor::Input::Done { run, result });
             }
-            Input::Device(report) => self.fencer.handle(now, ocf_stonith::Input::Device(report)),
+            Input::Device(report) => {
+                self.obey_membership(now);
+                self.fencer.handle(now, ocf_stonith::Input::Device(report));
+            }
         }
     }
 
@@ -504,6 +508,7 @@ impl Layer for Stack {
         self.now = now;
         self.endpoint.handle_timeout(now);
         self.consensus.handle_timeout(now);
+        self.obey_membership(now);
         self.groups.handle_timeout(now);
         self.manager.handle_timeout(now);
         self.executor.handle_timeout(now);

@@ -57,6 +57,14 @@ impl Stack {
         panic!("the layers of {} do not come to rest", self.local);
     }
 
+    /// Tells every layer what membership says now. A lease that ends in the same moment in which a layer would act takes effect
+    /// first: what that layer has put out is not taken back.
+    pub(super) fn obey_membership(&mut self, now: Instant) {
+        while let Some(output) = self.consensus.poll_output() {
+            self.on_consensus(now, output);
+        }
+    }
+
     pub(super) fn on_endpoint(&mut self, now: Instant, event: ocf_comm::Event) {
         use ocf_comm::{Event, PathReason, PathState};
         let Some(event) = self.on_calls(now, event) else { return };
