@@ -34,6 +34,7 @@ use core::time::Duration;
 use incoming::{ENCODED_FORM, Incoming, PLAIN_FORM, Refused};
 use outgoing::Outgoing;
 use path::Path;
+use pils::buffer::Recycler;
 use pils::wire::{Reader, Writer as _};
 use pils::{Instant, NodeInstance};
 use recovery::Content;
@@ -471,14 +472,20 @@ impl Circuit {
     }
 
     /// Queues a message; `false` if the lane is full.
-    pub(crate) fn push(&mut self, lane: Lane, channel: Channel, message: Bytes) -> bool {
+    pub(crate) fn push(
+        &mut self,
+        lane: Lane,
+        channel: Channel,
+        message: Bytes,
+        memory: &mut Recycler,
+    ) -> bool {
         let outgoing = &mut self.outgoing[lane_index(lane)];
         match &self.codec {
-            Some(codec) if lane == Lane::Bulk => push_encoded(&**codec, outgoing, channel, message),
+            Some(codec) if lane == Lane::Bulk => push_encoded(&**codec, (outgoing, memory), channel, message),
             _ if lane == Lane::Urgent && self.paths.len() > 1 => {
-                outgoing.push_small(channel.0, message, URGENT_TWICE)
+                outgoing.push_small(channel.0, message, URGENT_TWICE, memory)
             }
-            _ => outgoing.push(channel.0, &[], message),
+            _ => outgoing.push(channel.0, &[], message, memory),
         }
     }
 
@@ -536,16 +543,21 @@ impl Circuit {
 }
 
 /// Queues a message in its encoded form, if that is smaller.
-fn push_encoded(codec: &dyn PacketCodec, outgoing: &mut Outgoing, channel: Channel, message: Bytes) -> bool {
+fn push_encoded(
+    codec: &dyn PacketCodec,
+    (outgoing, memory): (&mut Outgoing, &mut Recycler),
+    channel: Channel,
+    message: Bytes,
+) -> bool {
     if message.len() >= ENCODE_MIN {
         let mut encoded = Vec::new();
         if codec.encode(&message, &mut encoded) && encoded.len() < message.len() {
             let mut prefix = vec![ENCODED_FORM];
             prefix.put_length(message.len());
-            return outgoing.push(channel.0, &prefix, encoded.into());
+            return outgoing.push(channel.0, &prefix, encoded.into(), memory);
         }
     }
-    outgoing.push(channel.0, &[PLAIN_FORM], message)
+    outgoing.push(channel.0, &[PLAIN_FORM], message, memory)
 }
 
 /// Bytes of the clear header, for those who cut datagrams.

@@ -21,6 +21,7 @@ use crate::{
 use bytes::Bytes;
 use core::fmt;
 use peer::Peer;
+use pils::buffer::Recycler;
 use pils::{Incarnation, Instant, Layer, NodeId, NodeInstance, Rng};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -97,6 +98,8 @@ pub struct Endpoint {
     control: VecDeque<Transmit>,
     pool: Vec<Vec<u8>>,
     batch: Batch,
+    /// Of messages that are copied together before they are sent.
+    memory: Recycler,
     stats: Stats,
     health: Health,
     /// Refusals told lately: who, where, why, when.
@@ -189,6 +192,7 @@ impl Endpoint {
             control: VecDeque::new(),
             pool: Vec::new(),
             batch: Batch::default(),
+            memory: Recycler::new(64 << 10, 32),
             stats: Stats::default(),
             health: Health::new(now),
             refusals: VecDeque::new(),
@@ -252,7 +256,7 @@ impl Endpoint {
         if message.len() > limit {
             return Err(SendError::TooLarge { size: message.len(), limit });
         }
-        if !circuit.push(lane, channel, message) {
+        if !circuit.push(lane, channel, message, &mut self.memory) {
             let (queued, limit) = circuit.queue(lane);
             return Err(SendError::Full { to, queued, limit });
         }

@@ -10,6 +10,7 @@ use crate::{
 use bytes::{Bytes, BytesMut};
 use local::{Gates, Phase, Transfer};
 use ocf_membership::{Ballot, View};
+use pils::buffer::Recycler;
 use pils::{Instant, Layer, NodeInstance};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -88,6 +89,8 @@ pub struct Groups {
     /// Items here without gap that have no stamp yet, in order of arrival (sequencer only).
     to_stamp: VecDeque<(u32, u64)>,
     batch: BytesMut,
+    /// Of batches that were sent.
+    memory: Recycler,
     /// Last report of (held, consumed).
     reported: (u64, u64),
     report_at: Option<Instant>,
@@ -163,7 +166,8 @@ impl Groups {
             full: false,
             locals_version: 0,
             to_stamp: VecDeque::new(),
-            batch: BytesMut::with_capacity(batch),
+            batch: BytesMut::new(),
+            memory: Recycler::new(batch, 32),
             reported: (0, 0),
             report_at: None,
             report_now: false,

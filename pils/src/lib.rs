@@ -8,6 +8,7 @@
 //! * [`field`]: self-configuration: a plug-in says which parameters it takes; [`form`] asks for them.
 //! * [`Value`] and [`ValueCodec`]: what configuration, control messages and calls are made of, and how it becomes bytes.
 //! * [`plugin`]: named implementations of a trait, found at run time: [`Universe`] and [`Registry`].
+//! * [`buffer`]: memory for messages that is used again.
 //! * [`topic`]: events by topic, for subscribers that may be slow.
 //! * `process`, with the feature of that name: runs child processes and reports how they ended.
 //! * [`wire`]: reading and writing bytes that came from, or go to, another node.
@@ -55,6 +56,7 @@
 #![cfg_attr(not(feature = "dynamic"), forbid(unsafe_code))]
 #![deny(unsafe_code)]
 
+pub mod buffer;
 pub mod codec;
 mod config;
 pub mod field;

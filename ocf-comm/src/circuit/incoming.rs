@@ -2,6 +2,7 @@ use crate::suite::Codec;
 use crate::wire::to_size;
 use crate::{Channel, PacketCodec};
 use bytes::{Bytes, BytesMut};
+use pils::buffer::Recycler;
 use pils::wire::{Reader, varint_len};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -19,21 +20,49 @@ pub(crate) enum Refused {
     NoRoom,
 }
 
-/// Where complete messages go; hands out pieces of one buffer per burst instead of many small ones.
-#[derive(Debug, Default)]
+/// Messages below this size are kept apart, so that one that is kept for long holds little memory.
+const LITTLE: usize = 512;
+
+/// Memory for the messages that are put together; used again once nobody holds the messages in it.
+#[derive(Debug)]
 pub(crate) struct Batch {
     buffer: BytesMut,
-    /// What to allocate at least: the bytes of the burst that are still to come.
-    pub(crate) expected: usize,
+    recycler: Recycler,
+    little: BytesMut,
+    little_recycler: Recycler,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self {
+            buffer: BytesMut::new(),
+            recycler: Recycler::new(RESERVE_MAX, 32),
+            little: BytesMut::new(),
+            little_recycler: Recycler::new(4096, 128),
+        }
+    }
 }
 
 impl Batch {
     fn copy(&mut self, bytes: &[u8]) -> Bytes {
-        if self.buffer.capacity() < bytes.len() {
-            self.buffer = BytesMut::with_capacity(self.expected.max(bytes.len()));
+        let (buffer, recycler) = if bytes.len() < LITTLE {
+            (&mut self.little, &mut self.little_recycler)
+        } else {
+            (&mut self.buffer, &mut self.recycler)
+        };
+        recycler.exchange(buffer, bytes.len());
+        buffer.extend_from_slice(bytes);
+        buffer.split().freeze()
+    }
+
+    /// Room for a message of `size` bytes; less, to be grown, if that is much for an announced length alone.
+    fn reserve(&mut self, size: usize) -> BytesMut {
+        if size > RESERVE_MAX {
+            return BytesMut::with_capacity(RESERVE_MAX);
         }
-        self.buffer.extend_from_slice(bytes);
-        self.buffer.split().freeze()
+        self.recycler.exchange(&mut self.buffer, size);
+        let rest = self.buffer.split_off(size);
+        core::mem::replace(&mut self.buffer, rest)
     }
 }
 
@@ -41,7 +70,7 @@ impl Batch {
 struct Partial {
     channel: u8,
     size: usize,
-    data: Vec<u8>,
+    data: BytesMut,
 }
 
 /// The receiving end of one lane: puts the stream in order and cuts it into messages.
@@ -241,7 +270,7 @@ impl Incoming {
                     return Ok(());
                 }
                 if let Some(Partial { channel, data, .. }) = self.partial.take() {
-                    self.complete(channel, Bytes::from(data), deliver)?;
+                    self.complete(channel, data.freeze(), deliver)?;
                 }
             }
             let Some((channel, size)) = self.head(&mut input)? else { return Ok(()) };
@@ -250,7 +279,7 @@ impl Incoming {
                 input = rest;
                 self.complete(channel, batch.copy(mine), deliver)?;
             } else {
-                let data = Vec::with_capacity(size.min(RESERVE_MAX));
+                let data = batch.reserve(size);
                 self.partial = Some(Partial { channel, size, data });
             }
         }
@@ -348,7 +377,7 @@ mod tests {
     fn stream(messages: &[Vec<u8>]) -> Vec<u8> {
         let mut lane = Outgoing::new(1 << 30);
         for (i, m) in (0_u8..).zip(messages) {
-            assert!(lane.push(i, &[], Bytes::copy_from_slice(m)));
+            assert!(lane.push(i, &[], Bytes::copy_from_slice(m), &mut Recycler::new(1 << 16, 4)));
         }
         let mut out = Vec::new();
         lane.copy(0..lane.queued() as u64, &mut out);

@@ -1,8 +1,9 @@
 use super::ranges::Ranges;
 use crate::config::FRAMING_MAX;
 use crate::wire::{data_fit, to_size};
-use bytes::{BufMut as _, Bytes};
+use bytes::{BufMut as _, Bytes, BytesMut};
 use core::ops::Range;
+use pils::buffer::Recycler;
 use pils::wire::{Writer as _, varint_len};
 use std::collections::VecDeque;
 
@@ -28,7 +29,7 @@ impl Chunk {
 pub(crate) struct Outgoing {
     chunks: VecDeque<Chunk>,
     /// The newest bytes of the stream, still being appended to; starts at `open_start`.
-    open: Vec<u8>,
+    open: BytesMut,
     open_start: u64,
     /// Everything below is acknowledged.
     base: u64,
@@ -49,7 +50,7 @@ impl Outgoing {
     pub(crate) fn new(limit: usize) -> Self {
         Self {
             chunks: VecDeque::new(),
-            open: Vec::new(),
+            open: BytesMut::new(),
             open_start: 0,
             base: 0,
             next: 0,
@@ -81,17 +82,22 @@ impl Outgoing {
     }
 
     /// Appends a message, with `prefix` as its first bytes, or remembers that there was no room for it.
-    pub(crate) fn push(&mut self, channel: u8, prefix: &[u8], message: Bytes) -> bool {
+    pub(crate) fn push(&mut self, channel: u8, prefix: &[u8], message: Bytes, memory: &mut Recycler) -> bool {
         let size = message.len() + FRAMING_MAX;
         if self.queued() + size > self.limit {
             self.refused = Some(self.refused.map_or(size, |r| r.min(size)));
             return false;
         }
-        self.open.reserve(if message.len() <= COPY_MAX { size } else { FRAMING_MAX });
+        let copied = message.len() <= COPY_MAX;
+        let room = FRAMING_MAX + prefix.len() + if copied { message.len() } else { 0 };
+        if self.open.capacity() - self.open.len() < room {
+            self.close_chunk();
+            memory.exchange(&mut self.open, room);
+        }
         self.open.put_length(prefix.len() + message.len());
         self.open.put_u8(channel);
         self.open.extend_from_slice(prefix);
-        if message.len() <= COPY_MAX {
+        if copied {
             self.open.extend_from_slice(&message);
             if self.open.len() >= CHUNK {
                 self.close_chunk();
@@ -106,9 +112,15 @@ impl Outgoing {
     }
 
     /// As [`Outgoing::push`], and remembers where the message is if it has at most `most` bytes.
-    pub(crate) fn push_small(&mut self, channel: u8, message: Bytes, most: usize) -> bool {
+    pub(crate) fn push_small(
+        &mut self,
+        channel: u8,
+        message: Bytes,
+        most: usize,
+        memory: &mut Recycler,
+    ) -> bool {
         let (start, is_small) = (self.end(), message.len() <= most);
-        let pushed = self.push(channel, &[], message);
+        let pushed = self.push(channel, &[], message, memory);
         if pushed && is_small {
             self.small.insert(start..self.end());
         }
@@ -130,9 +142,12 @@ impl Outgoing {
     }
 
     fn close_chunk(&mut self) {
+        if self.open.is_empty() {
+            return;
+        }
         let start = self.open_start;
         self.open_start = self.end();
-        let data = Bytes::from(core::mem::take(&mut self.open));
+        let data = self.open.split().freeze();
         self.chunks.push_back(Chunk { start, data });
     }
 
@@ -251,6 +266,10 @@ impl Outgoing {
 mod tests {
     use super::*;
 
+    fn push(lane: &mut Outgoing, channel: u8, message: Bytes) -> bool {
+        lane.push(channel, &[], message, &mut Recycler::new(1 << 16, 4))
+    }
+
     fn read(lane: &Outgoing, range: Range<u64>) -> Vec<u8> {
         let mut out = Vec::new();
         lane.copy(range, &mut out);
@@ -259,9 +278,9 @@ mod tests {
 
     fn lane() -> Outgoing {
         let mut lane = Outgoing::new(20_000);
-        assert!(lane.push(9, &[], Bytes::from_static(b"abc")));
-        assert!(lane.push(9, &[], Bytes::from(vec![7; 5000])));
-        assert!(lane.push(8, &[], Bytes::from_static(b"xy")));
+        assert!(push(&mut lane, 9, Bytes::from_static(b"abc")));
+        assert!(push(&mut lane, 9, Bytes::from(vec![7; 5000])));
+        assert!(push(&mut lane, 8, Bytes::from_static(b"xy")));
         lane.raise_credit(1 << 20);
         lane
     }
@@ -304,10 +323,9 @@ mod tests {
     #[test]
     fn credit_stops_new_data_and_a_full_queue_says_when_it_has_room() {
         let mut lane = Outgoing::new(10_000);
-        assert!(
-            lane.push(1, &[], Bytes::from(vec![1; 4000])) && lane.push(1, &[], Bytes::from(vec![1; 5900]))
-        );
-        assert!(!lane.push(1, &[], Bytes::from(vec![1; 6000])) && !lane.take_writable());
+        assert!(push(&mut lane, 1, Bytes::from(vec![1; 4000])));
+        assert!(push(&mut lane, 1, Bytes::from(vec![1; 5900])));
+        assert!(!push(&mut lane, 1, Bytes::from(vec![1; 6000])) && !lane.take_writable());
         assert_eq!(lane.take(4000), None);
         lane.raise_credit(500);
         assert_eq!(lane.take(4000), Some(0..500));

@@ -9,12 +9,9 @@ use pils::Instant;
 impl Endpoint {
     pub(super) fn on_received(&mut self, now: Instant, received: Received<'_>) {
         let Received { path, from, segment, data } = received;
-        let mut left = data.len();
         let mut last = None;
         for datagram in data.chunks_mut(segment.max(1)) {
             self.stats.datagrams_received += 1;
-            self.batch.expected = left;
-            left -= datagram.len();
             if self.closed {
                 self.drop_datagram(DropReason::Closed);
                 continue;

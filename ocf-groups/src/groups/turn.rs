@@ -47,8 +47,7 @@ impl Groups {
             let lseq = stream.inbox(stream.me).contiguous + 1;
             if !alone {
                 if bytes == 0 {
-                    // One allocation serves several small batches.
-                    self.batch.reserve(size + head_len(stream.number, lseq));
+                    self.memory.exchange(&mut self.batch, size + head_len(stream.number, lseq));
                     start_batch(&mut self.batch, stream.number, lseq);
                 }
                 item.write(&mut self.batch);
