@@ -326,7 +326,7 @@ impl Circuit {
         sink: &mut Sink<'_>,
     ) {
         let mut r = Reader::new(content);
-        let (mut asks, mut urgent) = (false, false);
+        let (mut asks, mut at_once) = (false, false);
         loop {
             let frame = match Frame::parse(&mut r) {
                 Ok(Some(frame)) => frame,
@@ -338,7 +338,7 @@ impl Circuit {
                 }
             };
             asks |= !matches!(frame, Frame::Ack(_));
-            urgent |= matches!(frame, Frame::Data { lane: Lane::Urgent, .. } | Frame::Accept { .. });
+            at_once |= matches!(frame, Frame::Ping | Frame::Accept { .. });
             match self.apply_frame(now, &frame, sink) {
                 Ok(()) => {}
                 Err(Refused::Rule(rule)) => {
@@ -351,7 +351,7 @@ impl Circuit {
                 }
             }
         }
-        self.paths[path].received.record(now, number, asks, urgent);
+        self.paths[path].received.record(now, number, asks, at_once);
     }
 
     fn apply_frame(&mut self, now: Instant, frame: &Frame<'_>, sink: &mut Sink<'_>) -> Result<(), Refused> {

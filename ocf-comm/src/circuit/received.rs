@@ -8,6 +8,9 @@ const WINDOW: u64 = 4096;
 const WORDS: usize = 65;
 /// Ranges of packet numbers that one acknowledgement reports.
 const RANGES_MAX: usize = 64;
+/// Packets that are acknowledged at once when they came in more than one burst. A sender that cannot go on without an
+/// acknowledgement asks for it with a PING.
+const PACKETS_MAX: u32 = 16;
 /// How long an acknowledgement may wait for company.
 pub(crate) const ACK_DELAY: Duration = Duration::from_millis(1);
 
@@ -55,8 +58,9 @@ pub(crate) struct ReceivedPath {
     window: Window,
     ranges: Ranges,
     largest_at: Instant,
-    /// Bursts with something to acknowledge since the last acknowledgement.
+    /// Bursts and packets with something to acknowledge since the last acknowledgement.
     bursts: u32,
+    packets: u32,
     burst_asks: bool,
     /// When an acknowledgement must go out at the latest.
     deadline: Option<Instant>,
@@ -69,6 +73,7 @@ impl Default for ReceivedPath {
             ranges: Ranges::default(),
             largest_at: Instant::ZERO,
             bursts: 0,
+            packets: 0,
             burst_asks: false,
             deadline: None,
         }
@@ -86,8 +91,8 @@ impl ReceivedPath {
         self.window.mark(number);
     }
 
-    /// Takes note of a packet whose content was taken over; `asks` if it wants an acknowledgement, `urgent` if at once.
-    pub(crate) fn record(&mut self, now: Instant, number: u64, asks: bool, urgent: bool) {
+    /// Takes note of a packet whose content was taken over; `asks` if it wants an acknowledgement, `at_once` if without delay.
+    pub(crate) fn record(&mut self, now: Instant, number: u64, asks: bool, at_once: bool) {
         let next = self.ranges.last().map_or(0, |r| r.end);
         self.ranges.insert(number..number + 1);
         if self.ranges.len() > RANGES_MAX {
@@ -98,17 +103,18 @@ impl ReceivedPath {
         }
         if asks {
             self.burst_asks = true;
-            if urgent || number != next {
+            self.packets += 1;
+            if at_once || number != next {
                 self.deadline = Some(now);
             }
         }
     }
 
-    /// Ends a burst of packets that came together: every second one is acknowledged at once.
+    /// Ends a burst of packets that came together: from the second on, they are acknowledged at once if they are many.
     pub(crate) fn end_burst(&mut self, now: Instant) {
         if core::mem::take(&mut self.burst_asks) {
             self.bursts += 1;
-            let at = if self.bursts >= 2 { now } else { now + ACK_DELAY };
+            let at = if self.bursts >= 2 && self.packets >= PACKETS_MAX { now } else { now + ACK_DELAY };
             self.deadline = Some(self.deadline.map_or(at, |d| d.min(at)));
         }
     }
@@ -121,7 +127,7 @@ impl ReceivedPath {
     /// An acknowledgement goes out: its delay in microseconds, and the ranges (lowest, highest) from the highest down.
     pub(crate) fn take_ack(&mut self, now: Instant) -> (u64, impl Iterator<Item = (u64, u64)> + Clone) {
         self.deadline = None;
-        self.bursts = 0;
+        (self.bursts, self.packets) = (0, 0);
         let delay = u64::try_from(now.since(self.largest_at).as_micros()).unwrap_or(u64::MAX);
         (delay, self.ranges.iter().rev().map(|r| (r.start, r.end - 1)))
     }
@@ -159,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn every_second_burst_a_gap_and_urgent_data_are_acknowledged_at_once() {
+    fn many_packets_in_two_bursts_a_gap_and_a_request_are_acknowledged_at_once_and_others_soon() {
         let (t0, t1) = (Instant::from_millis(10), Instant::from_millis(11));
         let mut path = ReceivedPath::default();
         path.record(t0, 0, true, false);
@@ -167,18 +173,24 @@ mod tests {
         assert_eq!(path.deadline(), Some(t1));
         path.record(t0, 1, true, false);
         path.end_burst(t0);
+        assert_eq!(path.deadline(), Some(t1), "few packets wait for company");
+        (2..16).for_each(|number| path.record(t0, number, true, false));
+        path.end_burst(t0);
         assert_eq!(path.deadline(), Some(t0));
         let (delay, ranges) = path.take_ack(t1);
-        assert_eq!((delay, ranges.collect::<Vec<_>>()), (1000, vec![(0, 1)]));
+        assert_eq!((delay, ranges.collect::<Vec<_>>()), (1000, vec![(0, 15)]));
         assert_eq!(path.deadline(), None);
-        path.record(t1, 3, true, false);
+        (16..48).for_each(|number| path.record(t0, number, true, false));
+        path.end_burst(t0);
+        assert_eq!(path.deadline(), Some(t1), "one burst waits, however long");
+        path.record(t1, 49, true, false);
         assert_eq!(path.deadline(), Some(t1));
-        assert_eq!(path.take_ack(t1).1.collect::<Vec<_>>(), [(3, 3), (0, 1)]);
-        path.record(t1, 4, true, true);
+        assert_eq!(path.take_ack(t1).1.collect::<Vec<_>>(), [(49, 49), (0, 47)]);
+        path.record(t1, 50, true, true);
         assert_eq!(path.deadline(), Some(t1));
         path.end_burst(t1);
         assert_eq!(path.take_ack(t1).0, 0);
-        path.record(t1, 5, false, false);
+        path.record(t1, 51, false, false);
         path.end_burst(t1);
         assert_eq!(path.deadline(), None);
     }

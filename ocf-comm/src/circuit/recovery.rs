@@ -160,6 +160,11 @@ impl Recovery {
         self.in_flight < window
     }
 
+    /// True if a packet of `size` bytes is the last that the window admits for now.
+    pub(crate) const fn is_filled_by(&self, size: usize) -> bool {
+        self.in_flight + size >= self.window
+    }
+
     /// Smoothed round-trip time, once measured.
     pub(crate) fn rtt(&self) -> Option<Duration> {
         self.rtt.measured.then_some(self.rtt.smoothed)

@@ -179,7 +179,7 @@ impl Circuit {
         self.seal.renew(now, t.renewal, stats);
         let start = buffer.len();
         let end = start + self.paths[i].mtu.size() - TAG;
-        let path = &mut self.paths[i];
+        let path = &self.paths[i];
         let number = path.recovery.next_number();
         Header {
             phase: self.seal.phase(),
@@ -190,11 +190,16 @@ impl Circuit {
         }
         .emit(buffer);
         let mut content = Content::default();
+        // Data that stops at the window needs the next acknowledgement without delay.
+        let stops = self.carries(i)
+            && self.paths[i].recovery.is_filled_by(self.paths[i].mtu.size())
+            && Lane::ALL.iter().any(|lane| self.may_send(i, *lane));
+        let path = &mut self.paths[i];
         if path.received.deadline().is_some() {
             let (delay, ranges) = path.received.take_ack(now);
             put_ack(buffer, path.id.0, delay, (end - buffer.len()).min(400), ranges);
         }
-        if core::mem::take(&mut path.ping) {
+        if core::mem::take(&mut path.ping) || stops {
             put_frame(buffer, &Frame::Ping);
             content.ping = true;
         }
