@@ -428,7 +428,8 @@ impl Stack {
     /// Tells every peer that this incarnation is gone for good. Drain the outputs, then drop it.
     pub fn depart(&mut self, now: Instant) {
         self.lose_locks(now);
-        self.settle(now);
+        // All that was sent goes before the goodbye.
+        self.settle_within(now, usize::MAX);
         self.endpoint.leave(now);
     }
 

@@ -37,6 +37,9 @@ pub(super) enum Command {
     Answered(Ticket, Result<Body, Fault>),
 }
 
+/// Messages after which those of a turn are handed over before its end: the application begins meanwhile.
+const EARLY: usize = 1024;
+
 /// Carries out what the stack wants.
 pub(super) struct NodeHost {
     events: Arc<EventQueue>,
@@ -45,6 +48,10 @@ pub(super) struct NodeHost {
     number: u64,
     /// Events of this turn, not handed over yet.
     turn: VecDeque<Numbered>,
+    /// None of those needs more than to be handed over.
+    only_messages: bool,
+    /// The application has more than it should: deliveries must be held.
+    hold: bool,
     remote: Remote<Command>,
     recorder: Option<Recorder>,
     agents: AgentHost,
@@ -70,6 +77,8 @@ impl NodeHost {
             offers: Offers::default(),
             number: 0,
             turn: VecDeque::new(),
+            only_messages: true,
+            hold: false,
             remote,
             recorder,
             agents,
@@ -123,12 +132,17 @@ impl NodeHost {
         self.gate.publish(stack, now)
     }
 
+    /// The next event for the application.
     fn tell(&mut self, now: Instant, event: NodeEvent) {
         self.number += 1;
         if let Some(bus) = &self.bus {
             super::api::publish(bus, self.number, &event);
         }
+        self.only_messages &= matches!(event, NodeEvent::Group(ocf_groups::Event::Message { .. }));
         self.turn.push_back(Numbered { number: self.number, at: now, event });
+        if self.turn.len() >= EARLY && self.only_messages {
+            self.hold |= self.events.hand_over(&mut self.turn);
+        }
     }
 
     fn post(&self, command: Command) {
@@ -211,7 +225,8 @@ impl Host<Stack> for NodeHost {
         // Before the events: who reads that it is a member may send.
         let handed_in = self.publish(layer, now);
         // After the packets of this turn: other nodes wait for those.
-        let hold = self.events.hand_over(&mut self.turn);
+        self.only_messages = true;
+        let hold = self.events.hand_over(&mut self.turn) | core::mem::take(&mut self.hold);
         if hold {
             layer.hold_deliveries(now, true);
         }

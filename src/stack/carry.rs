@@ -18,9 +18,17 @@ use std::sync::Arc;
 /// enough; more means that two layers keep each other busy, which is a bug.
 const ROUNDS_MAX: usize = 1000;
 
+/// Outputs that may wait before they must be carried out.
+const OUTPUTS_MAX: usize = 1024;
+
 impl Stack {
-    /// Passes things between the layers until nothing is left to pass.
+    /// Passes things between the layers until nothing is left to pass, or much waits to be carried out first.
     pub(super) fn settle(&mut self, now: Instant) {
+        self.settle_within(now, OUTPUTS_MAX);
+    }
+
+    /// Passes things between the layers until nothing is left to pass, or `most` outputs wait.
+    pub(super) fn settle_within(&mut self, now: Instant, most: usize) {
         for _ in 0..ROUNDS_MAX {
             let mut busy = false;
             while let Some(event) = self.endpoint.poll_event() {
@@ -32,7 +40,9 @@ impl Stack {
                 self.on_consensus(now, output);
             }
             busy |= self.broadcast(now);
-            while let Some(output) = self.groups.poll_output() {
+            while self.outputs.len() < most
+                && let Some(output) = self.groups.poll_output()
+            {
                 busy = true;
                 self.on_groups(now, output);
             }
@@ -50,7 +60,8 @@ impl Stack {
             }
             self.drain_calls();
             busy |= self.settle_locks(now);
-            if !busy {
+            // What waits is carried out first: a stream of messages passes in pieces that the cache holds.
+            if !busy || self.outputs.len() >= most {
                 return;
             }
         }

@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 /// Runs in one stamp frame, at most.
 const RUNS_MAX: usize = 2048;
+/// Places delivered in one turn, at most, so that what is on its way to the application stays in the processor's cache.
+const DELIVERIES_MAX: usize = 512;
 
 impl Groups {
     pub(super) fn turn(&mut self) {
@@ -109,11 +111,12 @@ impl Groups {
             return;
         }
         let ignore_quorum = sabotaged!(self, SafeWithoutQuorum);
-        loop {
+        for _ in 0..DELIVERIES_MAX {
             let Some(stream) = &mut self.stream else { return };
             let Some((member, lseq, place)) = stream.next(ignore_quorum) else { return };
             self.deliver_one(member, lseq, place);
         }
+        self.dirty = true;
     }
 
     /// Delivers one place of the order, which must be the next.
