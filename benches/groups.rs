@@ -11,6 +11,7 @@ mod support;
 use bytes::Bytes;
 use ocf::{Cluster, Detection, Node, NodeEvent};
 use ocf_groups::{Event, Guarantee, SendError};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -185,6 +186,17 @@ impl Trio {
         })
     }
 
+    /// What the nodes counted so far, to find out where time goes.
+    #[expect(clippy::print_stderr, reason = "a bench prints its figures")]
+    fn print_counters(&self) {
+        for node in self.nodes() {
+            let counters = node.snapshot().map(|snapshot| snapshot.counters).unwrap_or_default();
+            let told: Vec<String> =
+                counters.iter().filter(|(_, n)| **n > 0).map(|(name, n)| format!("{name} {n}")).collect();
+            eprintln!("{}: {}", node.local(), told.join(", "));
+        }
+    }
+
     /// Messages per second that the slowest node delivers while the first so many of them, from the most junior on,
     /// send as much as they may. Checks at the end that all delivered the same in the same order.
     fn rate(&self, size: usize, senders: usize, time: Duration) -> f64 {
@@ -216,6 +228,9 @@ impl Trio {
             let digests: Vec<u64> =
                 members.into_iter().map(|member| member.join().expect("a member of the group")).collect();
             assert!(digests.iter().all(|digest| *digest == digests[0]), "one order at all nodes");
+            if std::env::var_os("OCF_BENCH_COUNTERS").is_some() {
+                self.print_counters();
+            }
             let slowest = after.iter().zip(before).map(|(after, before)| after - before).min();
             #[expect(clippy::cast_precision_loss, reason = "far below 2^53 messages")]
             let slowest = slowest.unwrap_or_default() as f64;
@@ -242,6 +257,7 @@ impl Traffic<'_> {
     fn run(mut self) -> u64 {
         let (mut sent, mut full, mut delivered, mut digest) = (0, false, 0_u64, 0_u64);
         let deadline = Instant::now() + PATIENCE;
+        let mut events = VecDeque::new();
         loop {
             if let Some(payload) = &self.payload {
                 if self.stop.load(Ordering::Relaxed) {
@@ -268,10 +284,9 @@ impl Traffic<'_> {
             }
             assert!(Instant::now() < deadline, "everything sent is delivered: {delivered} so far");
             let sending = self.payload.is_some() && !full;
-            let mut wait = if sending { Duration::ZERO } else { Duration::from_millis(5) };
-            for _ in 0..256 {
-                let Some(event) = self.node.next_event(wait) else { break };
-                wait = Duration::ZERO;
+            let wait = if sending { Duration::ZERO } else { Duration::from_millis(5) };
+            self.node.next_events(wait, &mut events);
+            for event in events.drain(..) {
                 match event.event {
                     NodeEvent::Group(Event::Message { sender, .. }) => {
                         delivered += 1;

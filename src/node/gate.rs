@@ -50,13 +50,12 @@ pub(super) enum Accepted {
     First,
     /// Earlier messages are: the reactor runs soon anyway, and takes this one with others.
     Behind,
+    /// So much waits that it is worth a call: hand it in, unless the reactor is busy anyway.
+    Plenty,
 }
 
-impl Accepted {
-    const fn of(first: bool) -> Self {
-        if first { Self::First } else { Self::Behind }
-    }
-}
+/// Cost of waiting messages above which senders help the reactor, which may be waiting for a processor.
+const PLENTY: usize = 64 << 10;
 
 /// Why an offer was not accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,7 +90,7 @@ impl Gate {
         let first = state.is_idle();
         state.admit(payload.len())?;
         state.offers.push(Offer { sender, guarantee, payload });
-        Ok(Accepted::of(first))
+        Ok(state.accepted(first))
     }
 
     /// Accepts from the front of `payloads` as many as fit; at least one, or says why not.
@@ -116,7 +115,7 @@ impl Gate {
                 state.offers.push(Offer { sender, guarantee, payload });
             }
         }
-        Ok(Accepted::of(idle))
+        Ok(state.accepted(idle))
     }
 
     /// Hands what was accepted to the core. `spare` is empty before and after; its memory is used again.
@@ -185,6 +184,16 @@ impl State {
 
     const fn is_idle(&self) -> bool {
         self.sending.undelivered == 0 && self.taken == 0 && self.offers.is_empty()
+    }
+
+    const fn accepted(&self, first: bool) -> Accepted {
+        if first {
+            Accepted::First
+        } else if self.offered >= PLENTY {
+            Accepted::Plenty
+        } else {
+            Accepted::Behind
+        }
     }
 
     /// Counts a message with this much payload, if it may be sent.
