@@ -1,6 +1,7 @@
 //! A node on real sockets, real agents and real fence devices.
 
 mod api;
+mod application;
 mod builder;
 mod calls;
 mod gate;
@@ -10,6 +11,7 @@ mod queue;
 mod recorder;
 
 pub use api::ApiError;
+pub use application::{Application, Here};
 pub use builder::{NodeBuilder, StartError};
 pub use calls::PendingCall;
 pub use locks::{LockGuard, Locks, LostLock};

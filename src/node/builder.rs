@@ -1,4 +1,5 @@
 use super::api::{self, Api, ApiError};
+use super::application::Application;
 use super::calls::{self, Callers};
 use super::gate::Gate;
 use super::host::{Command, NodeHost};
@@ -43,6 +44,7 @@ pub struct NodeBuilder {
     store: Option<Box<dyn RecordStore>>,
     ports: Option<Ports>,
     offload: bool,
+    application: Option<Box<dyn Application>>,
     backlog: usize,
     methods: rpc::Builder,
     tune: Box<dyn FnOnce(&mut StackConfig)>,
@@ -90,6 +92,7 @@ impl NodeBuilder {
             store: None,
             ports: None,
             offload: true,
+            application: None,
             backlog: BACKLOG,
             methods: Dispatcher::builder(),
             tune: Box::new(|_| {}),
@@ -155,6 +158,14 @@ impl NodeBuilder {
     #[must_use]
     pub fn ports(mut self, ports: Ports) -> Self {
         self.ports = Some(ports);
+        self
+    }
+
+    /// Has this program live inside the node: it is called with every event, and [`Node::next_event`] gives none. That saves
+    /// waking a thread for each delivery, which costs more than everything else on the way.
+    #[must_use]
+    pub fn application(mut self, application: impl Application) -> Self {
+        self.application = Some(Box::new(application));
         self
     }
 
@@ -283,7 +294,8 @@ impl NodeBuilder {
         )
         .with_sentinel(sentinel)
         .with_bus(Some(bus.clone()))
-        .with_callers(callers);
+        .with_callers(callers)
+        .with_application(self.application);
         let running = Reactor::new(ports, inbox, stack, host).spawn(&format!("ocf-{}", local.node))?;
         let methods = api::dispatcher(&self.config, &running.handle(), local, self.methods);
         calls::serve(methods.clone(), jobs, remote).map_err(StartError::Threads)?;

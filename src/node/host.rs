@@ -1,3 +1,4 @@
+use super::application::{Application, Here};
 use super::calls::Callers;
 use super::gate::{Gate, Offers};
 use super::locks::Table;
@@ -52,6 +53,7 @@ pub(super) struct NodeHost {
     only_messages: bool,
     /// The application has more than it should: deliveries must be held.
     hold: bool,
+    application: Option<Box<dyn Application>>,
     remote: Remote<Command>,
     recorder: Option<Recorder>,
     agents: AgentHost,
@@ -79,6 +81,7 @@ impl NodeHost {
             turn: VecDeque::new(),
             only_messages: true,
             hold: false,
+            application: None,
             remote,
             recorder,
             agents,
@@ -117,6 +120,12 @@ impl NodeHost {
         self.callers.as_mut()
     }
 
+    /// Gives the events to a program that lives here, instead of the queue.
+    pub(super) fn with_application(mut self, application: Option<Box<dyn Application>>) -> Self {
+        self.application = application;
+        self
+    }
+
     /// Number of the last event.
     pub(super) const fn number(&self) -> u64 {
         self.number
@@ -140,7 +149,7 @@ impl NodeHost {
         }
         self.only_messages &= matches!(event, NodeEvent::Group(ocf_groups::Event::Message { .. }));
         self.turn.push_back(Numbered { number: self.number, at: now, event });
-        if self.turn.len() >= EARLY && self.only_messages {
+        if self.turn.len() >= EARLY && self.only_messages && self.application.is_none() {
             self.hold |= self.events.hand_over(&mut self.turn);
         }
     }
@@ -226,6 +235,14 @@ impl Host<Stack> for NodeHost {
         let handed_in = self.publish(layer, now);
         // After the packets of this turn: other nodes wait for those.
         self.only_messages = true;
+        let Self { application, gate, offers, turn, .. } = self;
+        if let Some(application) = application {
+            let any = !turn.is_empty();
+            for event in turn.drain(..) {
+                application.on_event(&mut Here::new(layer, (gate, offers), now), event);
+            }
+            return any || handed_in;
+        }
         let hold = self.events.hand_over(&mut self.turn) | core::mem::take(&mut self.hold);
         if hold {
             layer.hold_deliveries(now, true);
@@ -252,7 +269,10 @@ impl Host<Stack> for NodeHost {
         self.sentinel = None;
         self.callers = None;
         self.locks.close();
-        let _full: bool = self.events.hand_over(&mut self.turn);
+        match &mut self.application {
+            Some(application) => application.on_stopped(why),
+            None => _ = self.events.hand_over(&mut self.turn),
+        }
         self.events.close();
     }
 }
