@@ -1,25 +1,25 @@
 //! Communication between two nodes over loopback, held against plain sockets and plain cryptography.
 //!
-//! `cargo bench --bench comm`, with `-- --json` one object per line, with `-- --quick` shorter. Everything here is
-//! encrypted: the endpoint has no unencrypted mode. Goals: C-1 to C-4.
+//! `cargo bench --bench comm`, with `-- --json` one object per line, with `-- --quick` shorter and without plots. Goals:
+//! C-1 to C-5.
 #![expect(clippy::wildcard_enum_match_arm, reason = "what a measurement does not expect ends it")]
 
 mod support;
 
 use bytes::Bytes;
 use crossbeam_channel::{Sender, bounded};
-use ocf_comm::crypto::X25519;
+use ocf_comm::crypto::{Protection, X25519};
 use ocf_comm::driver::{Host, Io, IoConfig, Ports, Reactor, Running, UdpNode, entropy};
 use ocf_comm::{
     Channel, Config, Endpoint, Event, Input, Lane, Output, PathId, PeerConfig, Preset, Received, Secrets,
     SendError, Transmit,
 };
-use pils::{Instant, Layer, NodeId, NodeInstance};
-use std::collections::VecDeque;
+use pils::{Instant, Layer, NodeId, NodeInstance, Rng};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{self, Duration};
 use support::reference::{self, megabytes_per_second};
-use support::{Figure, Goal, Options, Report, Samples, interleave, machine};
+use support::{Figure, Goal, Options, Report, Samples, interleave, machine, plot};
 
 const KEY: &[u8] = b"a key for measuring, 32 bytes or more";
 const CHANNEL: Channel = Channel::APPLICATION;
@@ -34,33 +34,54 @@ fn main() {
     let time = options.time(Duration::from_secs(1));
     let round_trips = options.count(10_000);
     let bytes = options.count(1 << 30);
+    let stream = move |size, wire| machine::on_two(|| stream_on_the_reactor(size, bytes, wire));
+    let ping = move |wire| machine::on_one(|| ping_on_the_reactor(round_trips, wire).median());
+    let lossy = |percent| Wire { loss: percent, ..ENCRYPTED };
     let u1 = || machine::on_one(|| reference::udp_ping_pong(SMALL, round_trips).median());
-    let on_reactor = || machine::on_one(|| ping_on_the_reactor(round_trips).median());
     let on_threads = || machine::on_one(|| ping_between_threads(round_trips).median());
     let taken = interleave(
         options,
         vec![
             ("U1", Box::new(u1)),
             ("driver", Box::new(|| machine::on_one(|| ping_without_protocol(round_trips).median()))),
-            ("C-1", Box::new(on_reactor)),
+            ("C-1", Box::new(move || ping(ENCRYPTED))),
+            ("C-1/plain", Box::new(move || ping(PLAIN))),
             ("C-1/threads", Box::new(on_threads)),
             ("U3", Box::new(|| machine::on_two(|| reference::udp_stream(KIB, time)))),
             ("A1", Box::new(|| machine::on_one(|| reference::seal_and_open(KIB, time / 2)))),
             ("TCP", Box::new(|| machine::on_two(|| reference::tcp_stream(time)))),
-            ("C-2", Box::new(|| machine::on_two(|| stream_on_the_reactor(KIB, bytes)))),
+            ("C-2", Box::new(move || stream(KIB, PLAIN))),
+            ("C-3", Box::new(move || stream(KIB, ENCRYPTED))),
             ("C-2/threads", Box::new(|| machine::on_two(|| stream_between_threads(KIB, bytes)))),
-            ("C-4/64k", Box::new(|| machine::on_two(|| stream_on_the_reactor(64 * KIB, bytes)))),
+            ("C-4", Box::new(move || stream(64 * KIB, PLAIN))),
+            ("C-4/encrypted", Box::new(move || stream(64 * KIB, ENCRYPTED))),
+            ("C-5/1", Box::new(move || stream(KIB, lossy(1)))),
+            (
+                "C-5/10",
+                Box::new(move || machine::on_two(|| stream_on_the_reactor(KIB, bytes / 16, lossy(10)))),
+            ),
         ],
     );
     if options.only.is_some() {
         // The rounds were printed; there is nothing to hold against anything.
         return;
     }
-    let median = |name: &str| taken[name].median();
     let mut report = Report::default();
     report.judge_machine("U1", &taken["U1"]);
+    figures(&taken, &mut report);
+    report.note("medians of interleaved rounds; C-1 on one processor, streams on two");
+    report.note("C-5: each sender leaves out this share of its datagrams, in both directions");
+    if options.plots() {
+        plot_goodput(&mut report);
+    }
+    report.print(options);
+}
+
+fn figures(taken: &BTreeMap<&'static str, Samples>, report: &mut Report) {
+    let median = |name: &str| taken[name].median();
     let (u1, u3, a1, tcp) = (median("U1"), median("U3"), median("A1"), median("TCP"));
     let pipeline = 1.0 / (1.0 / u3 + 1.0 / a1);
+    let (plain, encrypted) = (median("C-2"), median("C-3"));
     let mut add = |id, what, value, unit, against, goal| {
         report.add(Figure { id, what, value, unit, against, goal });
     };
@@ -74,19 +95,55 @@ fn main() {
     let driver = "the reactor's part: no protocol, no encryption";
     add("C-1/driver", driver, median("driver"), "us", Some(("U1", u1)), None);
     add("C-1", ping, median("C-1"), "us", Some(("U1", u1)), at_most(1.5));
-    let ping = "the same, application on threads of its own";
+    add("C-1/plain", "the same, plain", median("C-1/plain"), "us", Some(("U1", u1)), at_most(1.3));
+    let ping = "encrypted, application on threads of its own";
     add("C-1/threads", ping, median("C-1/threads"), "us", Some(("U1", u1)), None);
-    let stream = "goodput 1 KiB, encrypted, application on the reactor";
-    add("C-2", stream, median("C-2"), "MB/s", Some(("U3", u3)), at_least(0.4));
-    let threads = "the same, application on threads of its own";
+    add("C-2", "goodput 1 KiB, plain", plain, "MB/s", Some(("U3", u3)), at_least(0.4));
+    let threads = "encrypted, application on threads of its own";
     add("C-2/threads", threads, median("C-2/threads"), "MB/s", Some(("U3", u3)), None);
-    add("C-3", stream, median("C-2"), "MB/s", Some(("1/(1/U3+1/A1)", pipeline)), at_least(0.6));
-    add("C-4", stream, median("C-2"), "MB/s", Some(("TCP", tcp)), at_least(1.0));
-    add("C-4/64k", "goodput 64 KiB, encrypted", median("C-4/64k"), "MB/s", Some(("TCP", tcp)), None);
-    report.note("medians of interleaved rounds; C-1 on one processor, streams on two");
-    report.note("no unencrypted figures: the endpoint always encrypts, so C-2 and C-4 ask more of it than their goals do");
-    report.print(options);
+    let pipe = Some(("1/(1/U3+1/A1)", pipeline));
+    add("C-3", "goodput 1 KiB, encrypted", encrypted, "MB/s", pipe, at_least(0.6));
+    let beside = Some(("C-2", plain));
+    add("C-3/plain", "the same, against plain", encrypted, "MB/s", beside, at_least(0.5));
+    add("C-4", "goodput 64 KiB, plain", median("C-4"), "MB/s", Some(("TCP", tcp)), at_least(1.0));
+    let large = "goodput 64 KiB, encrypted";
+    add("C-4/encrypted", large, median("C-4/encrypted"), "MB/s", Some(("TCP", tcp)), None);
+    let lossless = Some(("C-3", encrypted));
+    add("C-5/1", "1 % loss both ways", median("C-5/1"), "MB/s", lossless, at_least(0.7));
+    add("C-5/10", "10 % loss both ways: the circuit holds", median("C-5/10"), "MB/s", lossless, None);
 }
+
+/// Goodput against message size.
+fn plot_goodput(report: &mut Report) {
+    let time = Duration::from_millis(300);
+    let sizes = [64, 256, KIB, 4 * KIB, 16 * KIB, 64 * KIB];
+    let over = |measure: &(dyn Fn(usize) -> f64 + Sync)| -> Vec<(f64, f64)> {
+        sizes.into_iter().map(|size| (plot::number(size), machine::on_two(|| measure(size)))).collect()
+    };
+    let ours = |size: usize, wire| {
+        let bytes = (size * 400_000).clamp(32 << 20, 256 << 20);
+        stream_on_the_reactor(size, bytes, wire)
+    };
+    let lines = vec![
+        ("UDP, offload, datagrams up to 1400 B", over(&|size| reference::udp_stream(size.min(1400), time))),
+        ("TCP, writes of this size", over(&|size| reference::tcp_stream_of(size, time))),
+        ("circuit, plain", over(&|size| ours(size, PLAIN))),
+        ("circuit, encrypted", over(&|size| ours(size, ENCRYPTED))),
+    ];
+    let axes = plot::Axes { title: "Goodput against message size", x: "message, bytes", y: "MB/s" };
+    report.note(plot::draw("comm-goodput", &axes, &lines));
+}
+
+/// What happens to packets between the nodes of a measurement.
+#[derive(Clone, Copy)]
+struct Wire {
+    protection: Protection,
+    /// Per cent of the datagrams that are left out.
+    loss: u64,
+}
+
+const ENCRYPTED: Wire = Wire { protection: Protection::Encrypt, loss: 0 };
+const PLAIN: Wire = Wire { protection: Protection::Plain, loss: 0 };
 
 /// What an application does on a reactor.
 trait Application: Send + 'static {
@@ -99,6 +156,29 @@ trait Application: Send + 'static {
 struct OnReactor<A> {
     application: A,
     events: VecDeque<Event>,
+    loss: u64,
+    random: Rng,
+}
+
+impl<A> OnReactor<A> {
+    /// Sends a burst without the datagrams that get lost.
+    fn transmit(&mut self, transmit: Transmit, io: &mut Io) {
+        let Transmit { path, to, segment, data } = transmit;
+        if self.loss == 0 {
+            return io.transmit(Transmit { path, to, segment, data });
+        }
+        let mut piece = Vec::new();
+        for datagram in data.chunks(segment) {
+            if self.random.below(100) >= self.loss {
+                piece.extend_from_slice(datagram);
+            } else if !piece.is_empty() {
+                io.transmit(Transmit { path, to, segment, data: std::mem::take(&mut piece) });
+            }
+        }
+        if !piece.is_empty() {
+            io.transmit(Transmit { path, to, segment, data: piece });
+        }
+    }
 }
 
 impl<A: Application> Host<Endpoint> for OnReactor<A> {
@@ -110,7 +190,7 @@ impl<A: Application> Host<Endpoint> for OnReactor<A> {
 
     fn carry_out(&mut self, _now: Instant, output: Output, io: &mut Io) {
         match output {
-            Output::Transmit(transmit) => io.transmit(transmit),
+            Output::Transmit(transmit) => self.transmit(transmit, io),
             Output::Event(event) => self.events.push_back(event),
             _ => {}
         }
@@ -151,22 +231,29 @@ fn config(peer: u32, address: SocketAddr) -> Config {
 fn run<A: Application>(
     (ports, id): (Ports, u32),
     (peer, address): (u32, SocketAddr),
+    wire: Wire,
     application: A,
 ) -> Running<Endpoint, OnReactor<A>> {
     let local = NodeInstance::new(NodeId::new(id), entropy::incarnation());
     let secrets = Secrets { keys: KEY.into(), seed: entropy::bytes(), agreement: Box::new(X25519::new()) };
-    let endpoint = Endpoint::new(ports.clock().now(), config(peer, address), local, secrets);
+    let config = Config { protection: wire.protection, ..config(peer, address) };
+    let endpoint = Endpoint::new(ports.clock().now(), config, local, secrets);
     let (_, inbox) = ports.inbox();
-    let host = OnReactor { application, events: VecDeque::new() };
+    let random = Rng::new(u64::from(id));
+    let host = OnReactor { application, events: VecDeque::new(), loss: wire.loss, random };
     let reactor = Reactor::new(ports, inbox, endpoint.expect("a good configuration"), host);
     reactor.spawn(&format!("bench-{id}")).expect("a thread")
 }
 
 /// Runs two applications against each other until one of them reports.
-fn between<A: Application, B: Application, R>(a: A, b: B, report: &crossbeam_channel::Receiver<R>) -> R {
+fn between<A: Application, B: Application, R>(
+    (a, b): (A, B),
+    wire: Wire,
+    report: &crossbeam_channel::Receiver<R>,
+) -> R {
     let ((a_ports, a_address), (b_ports, b_address)) = (ports(), ports());
-    let _b = run((b_ports, 2), (1, a_address), b);
-    let _a = run((a_ports, 1), (2, b_address), a);
+    let _b = run((b_ports, 2), (1, a_address), wire, b);
+    let _a = run((a_ports, 1), (2, b_address), wire, a);
     report.recv_timeout(PATIENCE).expect("the measurement ends")
 }
 
@@ -293,12 +380,12 @@ impl Application for Echo {
     }
 }
 
-fn ping_on_the_reactor(count: usize) -> Samples {
+fn ping_on_the_reactor(count: usize, wire: Wire) -> Samples {
     let (report, reports) = bounded(1);
     let message = Bytes::from(vec![1; SMALL]);
     let (sent, samples) = (time::Instant::now(), Vec::with_capacity(count));
     let pinger = Pinger { message, sent, left: count, warm_up: count / 10, samples, report };
-    Samples::micros(between(pinger, Echo, &reports))
+    Samples::micros(between((pinger, Echo), wire, &reports))
 }
 
 /// Sends as much as the endpoint takes.
@@ -367,10 +454,10 @@ impl Application for Sink {
     }
 }
 
-fn stream_on_the_reactor(size: usize, total: usize) -> f64 {
+fn stream_on_the_reactor(size: usize, total: usize, wire: Wire) -> f64 {
     let (report, reports) = bounded(1);
     let source = Source { message: vec![7; size].into(), to: None };
-    between(source, Sink::new(total, report), &reports)
+    between((source, Sink::new(total, report)), wire, &reports)
 }
 
 fn two_nodes() -> (UdpNode, UdpNode) {

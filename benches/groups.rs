@@ -3,20 +3,23 @@
 //! `cargo bench --bench groups`, with `-- --json` one object per line, with `-- --quick` shorter. The nodes are whole
 //! `ocf` nodes in one process, each on a thread of its own with sockets of its own, encrypted; the application uses
 //! them from other threads. Corosync runs as it does by default, in namespaces, when it is installed and this is root.
-//! Goals: V-1 to V-5.
+//! Goals:
+//! V-1 to V-5, V-8, V-9.
 #![expect(clippy::wildcard_enum_match_arm, reason = "what a measurement does not expect it passes over")]
 
 mod support;
 
 use bytes::Bytes;
-use ocf::{Cluster, Detection, Node, NodeEvent};
+use ocf::{Application, Cluster, ClusterBuilder, Detection, Here, Node, NodeEvent, Numbered};
+use ocf_comm::crypto::Protection;
 use ocf_groups::{Event, Guarantee, SendError};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 use support::corosync::Corosync;
-use support::{Figure, Goal, Measure, Options, Report, Samples, interleave, machine, reference};
+use support::{Figure, Goal, Measure, Options, Report, Samples, interleave, machine, plot, reference};
 
 const GROUP: &str = "bench";
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -31,8 +34,9 @@ fn main() {
     let time = options.time(Duration::from_millis(700));
     let count = options.count(5000);
     let mut report = Report::default();
-    let one = machine::on_one(Trio::form);
-    let two = machine::on_two(Trio::form);
+    let one = machine::on_one(|| Trio::form(Cluster::builder("bench")));
+    let two = machine::on_two(|| Trio::form(Cluster::builder("bench")));
+    let residents = machine::on_one(Residents::form);
     let compare = |encrypted| match options.only {
         None => Corosync::start(encrypted),
         Some(only) => Err(format!("only {only} was asked for")),
@@ -44,11 +48,14 @@ fn main() {
         ("U2", Box::new(u2)),
         ("V-1", Box::new(|| machine::on_one(|| one.latency(Guarantee::Agreed, count).median()))),
         ("V-2", Box::new(|| machine::on_one(|| one.latency(Guarantee::Safe, count).median()))),
+        ("V-1/resident", Box::new(|| machine::on_one(|| residents.latency(count).median()))),
         ("V-1/two", Box::new(|| machine::on_two(|| two.latency(Guarantee::Agreed, count).median()))),
         ("V-3", Box::new(|| rate(SMALL, NODES))),
         ("V-3/one", Box::new(|| rate(SMALL, 1))),
         ("V-4", Box::new(|| rate(KIB, NODES))),
         ("V-5", Box::new(|| rate(LARGE, NODES))),
+        ("V-5/1M", Box::new(|| rate(16 * LARGE, NODES))),
+        ("V-8", Box::new(|| machine::on_two(|| two.half_loaded(time)))),
     ];
     let pings = options.count(1000);
     let seconds = time.as_secs_f64();
@@ -61,26 +68,17 @@ fn main() {
         measures.push(("corosync V-3", Box::new(move || rate(SMALL))));
         measures.push(("corosync V-4", Box::new(move || rate(KIB))));
         measures.push(("corosync V-5", Box::new(move || rate(LARGE))));
+        // Corosync's largest message is 1 MiB with its own header.
+        measures.push(("corosync V-5/1M", Box::new(move || rate(16 * LARGE - KIB))));
     }
     let mut taken = interleave(options, measures);
     if let Err(why) = &encrypted {
         report.note(format!("not held against corosync: {why}"));
     }
     drop(encrypted);
+    let plain = machine::on_two(|| Trio::form(without_encryption()));
     match compare(false) {
-        Ok(lab) => {
-            let lab = std::cell::RefCell::new(lab);
-            let theirs = |size| lab.borrow_mut().rate(size, NODES, seconds).expect(failed);
-            taken.extend(interleave(
-                options,
-                vec![
-                    ("plain V-4", Box::new(|| theirs(KIB))),
-                    ("plain V-5", Box::new(|| theirs(LARGE))),
-                    ("V-4 beside plain", Box::new(|| rate(KIB, NODES))),
-                    ("V-5 beside plain", Box::new(|| rate(LARGE, NODES))),
-                ],
-            ));
-        }
+        Ok(lab) => taken.extend(beside_plain(options, time, &plain, lab)),
         Err(why) => report.note(format!("not held against corosync without encryption: {why}")),
     }
     if let Some(samples) = taken.get("U2") {
@@ -89,11 +87,37 @@ fn main() {
     for figure in figures(&taken) {
         report.add(figure);
     }
+    report.note("medians of interleaved rounds; V-1 and V-2 on one processor, all else on two");
     report.note(
-        "medians of interleaved rounds; V-1 and V-2 on one processor, all else on two; ours always encrypted",
+        "corosync as by default, at real-time priority; ours at the priority of this program (chrt -r 20)",
     );
-    report.note("corosync as by default, at real-time priority; ours at normal priority");
+    if options.plots() {
+        plot(&two, &plain, &mut report);
+    }
     report.print(options);
+}
+
+/// What is held against corosync without encryption.
+fn beside_plain(options: Options, time: Duration, plain: &Trio, lab: Corosync) -> Taken {
+    let single = machine::on_two(|| Trio::form(without_encryption().without_offload()));
+    let lab = std::cell::RefCell::new(lab);
+    let theirs = |size| {
+        let rate = lab.borrow_mut().rate(size, NODES, time.as_secs_f64());
+        rate.expect("corosync goes on once it runs")
+    };
+    let ours = |size| machine::on_two(|| plain.rate(size, NODES, time));
+    interleave(
+        options,
+        vec![
+            ("plain V-3", Box::new(|| theirs(SMALL))),
+            ("plain V-4", Box::new(|| theirs(KIB))),
+            ("plain V-5", Box::new(|| theirs(LARGE))),
+            ("V-3 beside plain", Box::new(|| ours(SMALL))),
+            ("V-4 beside plain", Box::new(|| ours(KIB))),
+            ("V-5 beside plain", Box::new(|| ours(LARGE))),
+            ("V-9", Box::new(|| machine::on_two(|| single.rate(KIB, NODES, time)))),
+        ],
+    )
 }
 
 type Taken = std::collections::BTreeMap<&'static str, Samples>;
@@ -110,26 +134,79 @@ fn figures(taken: &Taken) -> Vec<Figure> {
             figures.push(Figure { id, what, value, unit, against, goal });
         }
     };
-    let agreed = "agreed, 64 B, to own delivery at a non-sequencer";
+    let agreed = "agreed, 64 B, to own delivery, application on the node";
     add("U2", "two-hop fan-out without protocol, 64 B", "U2", "us", None, None);
-    add("V-1", agreed, "V-1", "us", reference("U2", "U2"), most(1.4));
+    add("V-1", agreed, "V-1/resident", "us", reference("U2", "U2"), most(1.4));
+    let agreed = "the same, application on a thread of its own";
+    add("V-1/threads", agreed, "V-1", "us", reference("U2", "U2"), None);
     let theirs = reference("corosync V-1", corosync);
     add("V-1/corosync", "the same, on two processors", "V-1/two", "us", theirs, most(0.25));
-    add("V-2", "safe, the same", "V-2", "us", reference("V-1", "V-1"), most(1.6));
+    add(
+        "V-2",
+        "safe, application on a thread of its own",
+        "V-2",
+        "us",
+        reference("V-1", "V-1/threads"),
+        most(1.6),
+    );
     let theirs = reference("corosync V-3", corosync);
     add("V-3", "64 B, all send", "V-3", "msg/s", theirs, least(50.0));
     add("V-3/one", "64 B, one sends", "V-3/one", "msg/s", None, None);
     let theirs = reference("corosync V-4", corosync);
     add("V-4", "1 KiB, all send", "V-4", "msg/s", theirs, least(20.0));
-    let beside = if taken.contains_key("plain V-4") { "V-4 beside plain" } else { "V-4" };
+    let theirs = reference("plain V-3", plain);
+    add("V-3/plain", "64 B, all send, plain", "V-3 beside plain", "msg/s", theirs, least(50.0));
     let theirs = reference("plain V-4", plain);
-    add("V-4/plain", "1 KiB, all send; corosync does not encrypt", beside, "msg/s", theirs, least(20.0));
+    add("V-4/plain", "1 KiB, all send, plain", "V-4 beside plain", "msg/s", theirs, least(20.0));
     let theirs = reference("corosync V-5", corosync);
     add("V-5", "64 KiB, all send", "V-5", "msg/s", theirs, least(10.0));
-    let beside = if taken.contains_key("plain V-5") { "V-5 beside plain" } else { "V-5" };
     let theirs = reference("plain V-5", plain);
-    add("V-5/plain", "64 KiB, all send; corosync does not encrypt", beside, "msg/s", theirs, least(10.0));
+    add("V-5/plain", "64 KiB, all send, plain", "V-5 beside plain", "msg/s", theirs, least(10.0));
+    let theirs = reference("corosync V-5/1M", corosync);
+    add("V-5/1M", "1 MiB, all send", "V-5/1M", "msg/s", theirs, least(8.0));
+    let idle = reference("V-1/two", "V-1/corosync");
+    add("V-8", "64 B, p99 at half of the largest load", "V-8", "us", idle, most(10.0));
+    let theirs = reference("plain V-4", plain);
+    add("V-9", "1 KiB, all send, plain, without offload", "V-9", "msg/s", theirs, least(2.0));
     figures
+}
+
+fn without_encryption() -> ClusterBuilder {
+    let plain = |config: &mut ocf::stack::StackConfig| config.comm.protection = Protection::Plain;
+    Cluster::builder("bench").equip(move |node| node.tune(plain))
+}
+
+/// Latency against load, and throughput against size.
+fn plot(encrypted: &Trio, plain: &Trio, report: &mut Report) {
+    let time = Duration::from_millis(400);
+    let most = machine::on_two(|| encrypted.rate(SMALL, NODES, time));
+    let (mut median, mut tail) = (Vec::new(), Vec::new());
+    for share in [0.01, 0.05, 0.1, 0.25, 0.5, 0.75] {
+        let samples = machine::on_two(|| encrypted.paced(most * share, time));
+        median.push((most * share, samples.percentile(0.5)));
+        tail.push((most * share, samples.percentile(0.99)));
+    }
+    let axes = plot::Axes {
+        title: "Ordered messages of 64 B: latency to own delivery against load",
+        x: "messages per second, all nodes",
+        y: "us",
+    };
+    report.note(plot::draw("groups-latency", &axes, &[("median", median), ("99 %", tail)]));
+    let over = |trio: &Trio| -> Vec<(f64, f64)> {
+        let sizes = [64, 256, KIB, 4 * KIB, 16 * KIB, LARGE];
+        let point = |size| (plot::number(size), machine::on_two(|| trio.rate(size, NODES, time)));
+        sizes.into_iter().map(point).map(|(size, rate)| (size, rate * size / 1e6)).collect()
+    };
+    let axes = plot::Axes {
+        title: "Ordered messages, three senders: throughput against size",
+        x: "message, bytes",
+        y: "MB/s at each node",
+    };
+    report.note(plot::draw(
+        "groups-throughput",
+        &axes,
+        &[("encrypted", over(encrypted)), ("plain", over(plain))],
+    ));
 }
 
 /// Three nodes with one member each in one group.
@@ -140,9 +217,8 @@ struct Trio {
 }
 
 impl Trio {
-    fn form() -> Self {
-        let cluster =
-            Cluster::builder("bench").detection(Detection::Cloud).local(3).expect("nodes on loopback");
+    fn form(builder: ClusterBuilder) -> Self {
+        let cluster = builder.detection(Detection::Cloud).local(3).expect("nodes on loopback");
         for node in cluster.running() {
             node.join(GROUP, 0).expect("a new group");
         }
@@ -184,6 +260,28 @@ impl Trio {
             }
             Samples::micros((0..count).map(|_| round()))
         })
+    }
+
+    /// Time from sending to own delivery, at all nodes, while they send so many messages per second together, each at
+    /// its own steady pace.
+    fn paced(&self, rate: f64, time: Duration) -> Samples {
+        #[expect(clippy::cast_precision_loss, reason = "a small number")]
+        let pause = Duration::from_secs_f64(NODES as f64 / rate);
+        let base = Instant::now();
+        let sent = AtomicU64::new(0);
+        let left = AtomicU64::new(NODES as u64);
+        let samples: Vec<Duration> = thread::scope(|scope| {
+            let pace = |node| Pace { node, base, pause, time, sent: &sent, left: &left };
+            let members = self.nodes().map(pace).map(|member| scope.spawn(move || member.run()));
+            members.into_iter().flat_map(|member| member.join().expect("a member of the group")).collect()
+        });
+        Samples::micros(samples)
+    }
+
+    /// 99 % of the messages are back within this many microseconds at half of the largest load.
+    fn half_loaded(&self, time: Duration) -> f64 {
+        let most = self.rate(SMALL, NODES, time / 2);
+        self.paced(most / 2.0, time).percentile(0.99)
     }
 
     /// What the nodes counted so far, to find out where time goes.
@@ -236,6 +334,147 @@ impl Trio {
             let slowest = slowest.unwrap_or_default() as f64;
             slowest / elapsed.as_secs_f64()
         })
+    }
+}
+
+/// A member that lives on its node: sends the next message when the last one is back.
+struct Pinger(Arc<Pings>);
+
+/// What the members and the measurement share.
+struct Pings {
+    state: Mutex<PingState>,
+    done: Condvar,
+}
+
+struct PingState {
+    left: usize,
+    sent: Instant,
+    samples: Vec<Duration>,
+}
+
+impl Application for Pinger {
+    fn on_event(&mut self, here: &mut Here<'_>, event: Numbered) {
+        match event.event {
+            NodeEvent::Group(Event::StateWanted { group, joiner, position }) => {
+                // Another event may follow that asks for a later state.
+                let _offered = here.offer_state(&group, joiner, position, Bytes::new());
+            }
+            NodeEvent::Group(Event::Message { sender, payload, .. })
+                if sender.instance == here.local() && payload.len() == SMALL =>
+            {
+                let mut state = self.0.state.lock().expect("nobody panics");
+                let taken = state.sent.elapsed();
+                state.samples.push(taken);
+                state.left -= 1;
+                if state.left == 0 {
+                    return self.0.done.notify_all();
+                }
+                state.sent = Instant::now();
+                here.send(GROUP, 0, Guarantee::Agreed, payload).expect("an empty window");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Three nodes whose members live on them.
+struct Residents {
+    cluster: Cluster,
+    pings: Arc<Pings>,
+}
+
+impl Residents {
+    fn form() -> Self {
+        let state = PingState { left: 0, sent: Instant::now(), samples: Vec::new() };
+        let pings = Arc::new(Pings { state: Mutex::new(state), done: Condvar::new() });
+        let shared = Arc::clone(&pings);
+        let cluster = Cluster::builder("bench")
+            .detection(Detection::Cloud)
+            .equip(move |node| node.application(Pinger(Arc::clone(&shared))))
+            .local(3)
+            .expect("nodes on loopback");
+        for node in cluster.running() {
+            node.join(GROUP, 0).expect("a new group");
+        }
+        // Nobody tells when all have their state; by then they surely have.
+        thread::sleep(Duration::from_secs(2));
+        Self { cluster, pings }
+    }
+
+    /// As [`Trio::latency`], without a thread of an application.
+    fn latency(&self, count: usize) -> Samples {
+        let view = self.cluster.node(0).and_then(Node::view).expect("a formed cluster has a view");
+        let second = view.members[1].instance;
+        let sender = self.cluster.running().find(|node| node.local() == second).expect("it runs");
+        let mut state = self.pings.state.lock().expect("nobody panics");
+        *state = PingState { left: count, sent: Instant::now(), samples: Vec::new() };
+        let payload = Bytes::from(vec![1; SMALL]);
+        drop(state);
+        sender.send(GROUP, 0, Guarantee::Agreed, payload).expect("a member with an empty window");
+        let state = self.pings.state.lock().expect("nobody panics");
+        let (mut state, late) = self
+            .pings
+            .done
+            .wait_timeout_while(state, PATIENCE, |state| state.left > 0)
+            .expect("nobody panics");
+        assert!(!late.timed_out(), "{} messages are not back", state.left);
+        Samples::micros(std::mem::take(&mut state.samples))
+    }
+}
+
+/// One member that sends at a steady pace.
+struct Pace<'a> {
+    node: &'a Node,
+    base: Instant,
+    pause: Duration,
+    time: Duration,
+    sent: &'a AtomicU64,
+    left: &'a AtomicU64,
+}
+
+impl Pace<'_> {
+    /// Sends what is due, sleeps a little, and takes the time of each own message that is back.
+    fn run(&self) -> Vec<Duration> {
+        let (mut samples, mut events, mut delivered) = (Vec::new(), VecDeque::new(), 0);
+        let (start, mut due) = (Instant::now(), Duration::ZERO);
+        let mut sending = true;
+        loop {
+            while sending && due <= start.elapsed() {
+                let mut payload = vec![0; SMALL];
+                let stamp = u64::try_from(self.base.elapsed().as_nanos()).unwrap_or(u64::MAX);
+                payload[..8].copy_from_slice(&stamp.to_be_bytes());
+                match self.node.send(GROUP, 0, Guarantee::Agreed, payload.into()) {
+                    Ok(()) => self.sent.fetch_add(1, Ordering::SeqCst),
+                    Err(ocf::RequestError::Refused(SendError::Full { .. })) => break,
+                    Err(error) => panic!("a quiet cluster, yet {error}"),
+                };
+                due += self.pause;
+            }
+            if sending && start.elapsed() >= self.time {
+                sending = false;
+                self.left.fetch_sub(1, Ordering::SeqCst);
+            }
+            let done = self.left.load(Ordering::SeqCst) == 0 && delivered == self.sent.load(Ordering::SeqCst);
+            assert!(start.elapsed() < PATIENCE, "everything sent is delivered: {delivered} so far");
+            if done {
+                return samples;
+            }
+            self.node.next_events(
+                self.pause.clamp(Duration::from_micros(50), Duration::from_millis(1)),
+                &mut events,
+            );
+            let now = self.base.elapsed();
+            for event in events.drain(..) {
+                if let NodeEvent::Group(Event::Message { sender, payload, .. }) = event.event {
+                    delivered += 1;
+                    if sender.instance == self.node.local()
+                        && let Some(stamp) = payload.first_chunk::<8>()
+                    {
+                        samples.push(now.saturating_sub(Duration::from_nanos(u64::from_be_bytes(*stamp))));
+                    }
+                }
+            }
+        }
     }
 }
 

@@ -20,6 +20,7 @@ pub struct ClusterBuilder {
     resources: ocf_resource::Config,
     fencing: ocf_stonith::Config,
     fence_action: FenceAction,
+    offload: bool,
     equip: Equip,
 }
 
@@ -79,6 +80,13 @@ impl ClusterBuilder {
         self
     }
 
+    /// Without segmentation offload, as on a system that has none. For measurements.
+    #[must_use]
+    pub const fn without_offload(mut self) -> Self {
+        self.offload = false;
+        self
+    }
+
     /// Starts `nodes` nodes on free ports of 127.0.0.1. A node that restarts keeps its port and loses its memory.
     ///
     /// # Errors
@@ -88,7 +96,7 @@ impl ClusterBuilder {
         let mut ports = Vec::new();
         let mut entries = Vec::new();
         for id in 1..=nodes {
-            let bound = Ports::bind(&IoConfig::new([any]))?;
+            let bound = Ports::bind(&IoConfig { offload: self.offload, ..IoConfig::new([any]) })?;
             for address in bound.local_addresses()? {
                 entries.push(NodeEntry {
                     id: NodeId::new(id),
@@ -120,6 +128,7 @@ impl Cluster {
             resources: ocf_resource::Config::default(),
             fencing: ocf_stonith::Config::default(),
             fence_action: FenceAction::Off,
+            offload: true,
             equip: Box::new(|node| node),
         }
     }
@@ -157,7 +166,7 @@ impl Cluster {
     }
 
     fn build(&self, index: usize) -> NodeBuilder {
-        (self.builder.equip)(Node::builder(self.config(index)))
+        (self.builder.equip)(Node::builder(self.config(index)).offload(self.builder.offload))
     }
 
     /// Number of nodes, running or not.

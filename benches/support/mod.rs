@@ -9,6 +9,7 @@
 
 pub mod corosync;
 pub mod machine;
+pub mod plot;
 pub mod reference;
 
 use std::collections::BTreeMap;
@@ -41,6 +42,11 @@ impl Options {
             }
         }
         options
+    }
+
+    /// True if plots are drawn, which takes a while.
+    pub const fn plots(&self) -> bool {
+        !self.quick && self.only.is_none()
     }
 
     /// Interleaved repeats of each measurement.

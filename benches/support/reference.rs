@@ -203,13 +203,18 @@ pub fn seal_and_open(size: usize, time: Duration) -> f64 {
 
 /// A TCP stream over loopback with writes of 64 KiB: megabytes per second.
 pub fn tcp_stream(time: Duration) -> f64 {
+    tcp_stream_of(1 << 16, time)
+}
+
+/// A TCP stream over loopback with writes of `size` bytes: megabytes per second.
+pub fn tcp_stream_of(size: usize, time: Duration) -> f64 {
     let listener = TcpListener::bind(LOOPBACK).expect("a free port on loopback");
     let to = listener.local_addr().expect("a bound socket has an address");
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
             let mut stream = TcpStream::connect(to).expect("loopback");
-            let data = vec![7; 1 << 16];
+            let data = vec![7; size];
             while !done.load(Ordering::Relaxed) {
                 if stream.write_all(&data).is_err() {
                     break;
