@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
-use support::corosync::Corosync;
+use support::corosync::{Corosync, Setup};
 use support::{Figure, Goal, Measure, Options, Report, Samples, interleave, machine, plot, reference};
 
 const GROUP: &str = "bench";
@@ -38,7 +38,7 @@ fn main() {
     let two = machine::on_two(|| Trio::form(Cluster::builder("bench")));
     let residents = machine::on_one(Residents::form);
     let compare = |encrypted| match options.only {
-        None => Corosync::start(encrypted),
+        None => Corosync::start(Setup::usual(encrypted)),
         Some(only) => Err(format!("only {only} was asked for")),
     };
     let mut encrypted = compare(true);

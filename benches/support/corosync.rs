@@ -4,7 +4,8 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::{env, fs, process};
+use std::time::Duration;
+use std::{env, fs, process, thread};
 
 const NODES: usize = 3;
 const PROGRAM: &str = include_str!("cpg_load.c");
@@ -24,11 +25,14 @@ for folder in $FOLDERS; do mount -t tmpfs tmpfs "$folder"; done
 ip link set lo up
 echo ready
 read -r _started
-ip addr add "$ADDRESS/24" dev eth0
-ip link set eth0 up
+for link in $LINKS; do
+    ip addr add "10.99.$link.$NODE/24" dev "eth$link"
+    ip link set "eth$link" up
+done
 printf '%s\n' "$CONF" > /etc/corosync/corosync.conf
 printf '%0256d' 7 > /etc/corosync/authkey
 corosync -f > /dev/null 2>&1 < /dev/null &
+printf 'cat /proc/%d/stat\n' $! > /run/used
 echo started
 while read -r line; do $line < /dev/null || echo failed; done
 "#;
@@ -65,6 +69,12 @@ impl Shell {
             Ok(_) => Ok(line.trim().to_owned()),
             Err(error) => Err(error.to_string()),
         }
+    }
+
+    /// Has a switch carry out a command.
+    fn run(&mut self, line: &str) -> Result<(), String> {
+        self.say(line)?;
+        self.expect("done")
     }
 
     fn expect(&mut self, wanted: &str) -> Result<(), String> {
@@ -110,22 +120,40 @@ impl Drop for Program {
     }
 }
 
-/// Three corosync nodes. Dropping it ends them. Fields are dropped in order: the nodes before their switch.
+/// How corosync is set up.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup {
+    /// By AES-256 and SHA-256, or plain.
+    pub encrypted: bool,
+    /// Networks between the nodes: 1 or 2.
+    pub links: usize,
+    /// Token timeout in milliseconds, if not as by default.
+    pub token: Option<u32>,
+}
+
+impl Setup {
+    /// One link and everything as corosync has it by default, encrypted or plain.
+    pub const fn usual(encrypted: bool) -> Self {
+        Self { encrypted, links: 1, token: None }
+    }
+}
+
+/// Three corosync nodes. Dropping it ends them. Fields are dropped in order: the nodes before their switches.
 pub struct Corosync {
     nodes: Vec<Shell>,
-    _switch: Shell,
+    /// One for each link.
+    switches: Vec<Shell>,
     program: Program,
     /// Measurements so far: each has a group of its own.
     runs: usize,
 }
 
 impl Corosync {
-    /// Brings three nodes up, with messages encrypted by AES-256 and SHA-256, or plain; everything else as corosync has
-    /// it by default.
+    /// Brings three nodes up.
     ///
     /// # Errors
     /// Why there is nothing to compare with on this machine.
-    pub fn start(encrypted: bool) -> Result<Self, String> {
+    pub fn start(setup: Setup) -> Result<Self, String> {
         if !rustix::process::geteuid().is_root() {
             return Err("namespaces need root".to_owned());
         }
@@ -136,23 +164,25 @@ impl Corosync {
             return Err("corosync or the headers of its process groups are not installed".to_owned());
         }
         let program = Program::compile()?;
-        let mut switch = Shell::start(&["-n"], SWITCH, &[])?;
+        let links: Vec<String> = (0..setup.links).map(|link| link.to_string()).collect();
+        let mut switches = Vec::new();
+        for _ in 0..setup.links {
+            switches.push(Shell::start(&["-n"], SWITCH, &[])?);
+        }
         let mut nodes = Vec::new();
         for node in 1..=NODES {
             let words = [
                 ("FOLDERS", FOLDERS.join(" ")),
-                ("ADDRESS", format!("10.99.0.{node}")),
-                ("CONF", configuration(encrypted)),
+                ("NODE", node.to_string()),
+                ("LINKS", links.join(" ")),
+                ("CONF", configuration(setup)),
             ];
             let own = ["-n", "-m", "-p", "-f", "-i", "--kill-child", "--mount-proc"];
             let shell = Shell::start(&own, NODE, &words)?;
             let pid = shell.child.id();
-            for line in [
-                format!("ip link add port{node} type veth peer name eth0 netns {pid}"),
-                format!("ip link set port{node} master bridge up"),
-            ] {
-                switch.say(&line)?;
-                switch.expect("done")?;
+            for (link, switch) in switches.iter_mut().enumerate() {
+                switch.run(&format!("ip link add port{node} type veth peer name eth{link} netns {pid}"))?;
+                switch.run(&format!("ip link set port{node} master bridge up"))?;
             }
             nodes.push(shell);
         }
@@ -160,10 +190,40 @@ impl Corosync {
             node.say("start")?;
             node.expect("started")?;
         }
-        let mut corosync = Self { nodes, _switch: switch, program, runs: 0 };
+        let mut corosync = Self { nodes, switches, program, runs: 0 };
         // The cluster has formed when a message has passed.
         corosync.latency(64, 10)?;
         Ok(corosync)
+    }
+
+    /// Processor time of all three daemons so far.
+    pub fn used(&mut self) -> Result<Duration, String> {
+        let mut ticks = 0;
+        for node in &mut self.nodes {
+            node.say("sh /run/used")?;
+            let line = node.hear()?;
+            // Behind the name: the state, 10 more, then user and system time.
+            let fields = line.rsplit_once(") ").map(|(_, fields)| fields.split(' ').skip(11).take(2));
+            let fields = fields.ok_or_else(|| format!("no process: {line:?}"))?;
+            ticks += fields.map(|field| field.parse().unwrap_or(0)).sum::<u64>();
+        }
+        // The kernel tells hundredths of a second to programs, whatever it counts in.
+        Ok(Duration::from_millis(ticks * 10))
+    }
+
+    /// The longest time in microseconds without a delivery at any node when the first of two links is cut under load.
+    pub fn gap(&mut self) -> Result<f64, String> {
+        self.tell_all("gap", 1024, 1, "8")?;
+        // The load has begun, and links that were just up are used.
+        thread::sleep(Duration::from_secs(3));
+        for node in 1..=NODES {
+            self.switches[0].run(&format!("bridge link set dev port{node} state 0"))?;
+        }
+        let results = self.hear_all()?;
+        for node in 1..=NODES {
+            self.switches[0].run(&format!("bridge link set dev port{node} state 3"))?;
+        }
+        Ok(results.into_iter().fold(0.0, f64::max))
     }
 
     /// Median time from sending to the sender's own delivery, in microseconds.
@@ -179,6 +239,11 @@ impl Corosync {
     }
 
     fn run(&mut self, what: &str, size: usize, senders: usize, last: &str) -> Result<Vec<f64>, String> {
+        self.tell_all(what, size, senders, last)?;
+        self.hear_all()
+    }
+
+    fn tell_all(&mut self, what: &str, size: usize, senders: usize, last: &str) -> Result<(), String> {
         let program = self.program.0.display().to_string();
         self.runs += 1;
         let group = format!("bench{}", self.runs);
@@ -186,19 +251,28 @@ impl Corosync {
             let sends = u8::from(index >= NODES - senders);
             node.say(&format!("{program} {what} {group} {NODES} {size} {sends} {last}"))?;
         }
+        Ok(())
+    }
+
+    fn hear_all(&mut self) -> Result<Vec<f64>, String> {
         let heard: Vec<_> = self.nodes.iter_mut().map(Shell::hear).collect();
         heard.into_iter().map(|line| line?.parse().map_err(|error| format!("cpg_load: {error}"))).collect()
     }
 }
 
-fn configuration(encrypted: bool) -> String {
-    let (cipher, hash) = if encrypted { ("aes256", "sha256") } else { ("none", "none") };
+fn configuration(setup: Setup) -> String {
+    let (cipher, hash) = if setup.encrypted { ("aes256", "sha256") } else { ("none", "none") };
+    let token = setup.token.map_or(String::new(), |ms| format!(" token: {ms}\n token_coefficient: 0\n"));
     let mut text = format!(
         "totem {{\n version: 2\n cluster_name: bench\n transport: knet\n crypto_cipher: {cipher}\n \
-         crypto_hash: {hash}\n}}\nlogging {{\n to_syslog: no\n to_stderr: no\n}}\nnodelist {{\n"
+         crypto_hash: {hash}\n{token}}}\nlogging {{\n to_syslog: no\n to_stderr: no\n}}\nnodelist {{\n"
     );
     for node in 1..=NODES {
-        text += &format!(" node {{\n nodeid: {node}\n name: node{node}\n ring0_addr: 10.99.0.{node}\n }}\n");
+        text += &format!(" node {{\n nodeid: {node}\n name: node{node}\n");
+        for link in 0..setup.links {
+            text += &format!(" ring{link}_addr: 10.99.{link}.{node}\n");
+        }
+        text += " }\n";
     }
     text + "}\n"
 }

@@ -2,6 +2,7 @@
  * Load for corosync's closed process groups, for comparison.
  *
  *   cpg_load rate GROUP MEMBERS SIZE SENDS SECONDS    prints messages delivered per second
+ *   cpg_load gap GROUP MEMBERS SIZE SENDS SECONDS     prints the longest time without a delivery in microseconds
  *   cpg_load latency GROUP MEMBERS SIZE SENDS COUNT   prints the median time to the sender's own delivery in microseconds
  *
  * Starts when MEMBERS processes are in the group. SENDS is 1 for a sender, 0 for a listener. Each run takes a GROUP of
@@ -26,6 +27,8 @@ static int wanted;
 /* Shared by the sending and the delivering thread. */
 static int present, started, finished;
 static uint64_t delivered, own_delivered;
+/* Of the delivering thread alone: when the last message came, and the longest time between two. */
+static uint64_t last_at, longest;
 static double result;
 
 static uint64_t nanoseconds(void)
@@ -54,7 +57,12 @@ static void check(const char *what, cs_error_t error)
 static void deliver(cpg_handle_t h, const struct cpg_name *name, uint32_t node, uint32_t process, void *message,
 		    size_t length)
 {
+	const uint64_t now = nanoseconds();
+
 	(void)h, (void)name, (void)process, (void)message, (void)length;
+	if (last_at != 0 && now - last_at > longest)
+		longest = now - last_at;
+	last_at = now;
 	__atomic_fetch_add(&delivered, 1, __ATOMIC_RELAXED);
 	if (node == self)
 		__atomic_fetch_add(&own_delivered, 1, __ATOMIC_RELAXED);
@@ -131,6 +139,41 @@ static void rate(int descriptor, int sends, double seconds)
 	result = (double)counted / ((double)(end - begin) / 1e9);
 }
 
+static void *steady_sender(void *unused)
+{
+	while (!__atomic_load_n(&finished, __ATOMIC_RELAXED)) {
+		send_once();
+		rest(1000);
+	}
+	return unused;
+}
+
+/* A message each millisecond. The first half second does not count. */
+static void gap(int descriptor, int sends, double seconds)
+{
+	const uint64_t warm = nanoseconds() + 500000000u;
+	pthread_t thread;
+	uint64_t end;
+
+	if (sends)
+		pthread_create(&thread, NULL, steady_sender, NULL);
+	while (nanoseconds() < warm)
+		dispatch(descriptor, 10);
+	longest = 0;
+	end = nanoseconds() + (uint64_t)(seconds * 1e9);
+	while (nanoseconds() < end)
+		dispatch(descriptor, 10);
+	if (nanoseconds() - last_at > longest)
+		longest = nanoseconds() - last_at;
+	result = (double)longest / 1000;
+	/* The others may still be counting. */
+	while (nanoseconds() < end + 300000000u)
+		dispatch(descriptor, 10);
+	__atomic_store_n(&finished, 1, __ATOMIC_RELAXED);
+	if (sends)
+		pthread_join(thread, NULL);
+}
+
 static int by_value(const void *a, const void *b)
 {
 	const double x = *(const double *)a, y = *(const double *)b;
@@ -195,6 +238,8 @@ int main(int count, char **words)
 	}
 	if (strcmp(words[1], "latency") == 0)
 		latency(descriptor, atoi(words[5]), strtoul(words[6], NULL, 10));
+	else if (strcmp(words[1], "gap") == 0)
+		gap(descriptor, atoi(words[5]), atof(words[6]));
 	else
 		rate(descriptor, atoi(words[5]), atof(words[6]));
 	cpg_leave(handle, &group);

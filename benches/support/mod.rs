@@ -154,7 +154,7 @@ pub struct Figure {
     pub id: &'static str,
     /// What was measured, in words.
     pub what: &'static str,
-    /// The value: a median.
+    /// The value: a median. Not a number if it could not be measured.
     pub value: f64,
     /// Its unit.
     pub unit: &'static str,
@@ -163,6 +163,9 @@ pub struct Figure {
     /// What the ratio should be.
     pub goal: Option<Goal>,
 }
+
+/// Id and words of a figure.
+pub type Name = (&'static str, &'static str);
 
 /// What a bench found.
 #[derive(Debug, Default)]
@@ -176,6 +179,23 @@ impl Report {
     /// Adds a figure.
     pub fn add(&mut self, figure: Figure) {
         self.figures.push(figure);
+    }
+
+    /// Adds a figure of these parts.
+    pub fn figure(
+        &mut self,
+        (id, what): Name,
+        (value, unit): (f64, &'static str),
+        against: Option<(&'static str, f64)>,
+        goal: Option<Goal>,
+    ) {
+        self.add(Figure { id, what, value, unit, against, goal });
+    }
+
+    /// Adds a figure that could not be measured, without a verdict, and says why.
+    pub fn missing(&mut self, (id, what): Name, unit: &'static str, goal: Option<Goal>, why: &str) {
+        self.figure((id, what), (f64::NAN, unit), None, goal);
+        self.note(format!("{id} was not measured: {why}"));
     }
 
     /// Adds a sentence that the reader of the figures should know.
