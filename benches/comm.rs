@@ -1,8 +1,8 @@
 //! Communication between two nodes over loopback, held against plain sockets and plain cryptography.
 //!
 //! `cargo bench --bench comm`, with `-- --json` one object per line, with `-- --quick` shorter and without plots. Goals:
-//! C-1 to C-7, M-8 and S-1. As root, parts of it run in network namespaces of their own; corosync is held against where it is
-//! installed.
+//! C-1 to C-7, M-8 and S-1; `-- --only links` measures those from C-6 on, and what loss must not do. As root, parts of it run
+//! in network namespaces of their own; corosync is held against where it is installed.
 #![expect(clippy::wildcard_enum_match_arm, reason = "what a measurement does not expect ends it")]
 
 mod links;
@@ -38,9 +38,7 @@ fn main() -> ExitCode {
     }
     let options = Options::from_args();
     if options.only == Some("links") {
-        let mut report = Report::default();
-        links::report(options, &mut report);
-        report.print(options);
+        links::alone(options);
         return ExitCode::SUCCESS;
     }
     let time = options.time(Duration::from_secs(1));

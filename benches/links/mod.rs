@@ -12,7 +12,7 @@ pub mod idle;
 pub mod keys;
 pub mod lossy;
 
-use crate::support::{Goal, Options, Report};
+use crate::support::{Goal, Options, Report, Samples, machine, reference};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
@@ -80,6 +80,15 @@ fn shaped() -> Result<Vec<f64>, String> {
     Ok(rates.collect())
 }
 
+/// Everything here, and nothing else.
+pub fn alone(options: Options) {
+    let mut report = Report::default();
+    let ping = || machine::on_one(|| reference::udp_ping_pong(crate::SMALL, options.count(10_000)).median());
+    report.judge_machine("U1", &Samples::new((0..5).map(|_| ping()).collect()));
+    self::report(options, &mut report);
+    report.print(options);
+}
+
 /// Everything here, into the report.
 pub fn report(options: Options, report: &mut Report) {
     let at_least = |bound| Some(Goal::AtLeast(bound));
@@ -88,7 +97,7 @@ pub fn report(options: Options, report: &mut Report) {
     let what = "goodput 1 KiB, encrypted, shaped to 1 Gb/s";
     match measure("shaped") {
         Ok(rates) => {
-            let rate = crate::Samples::new(rates).median();
+            let rate = Samples::new(rates).median();
             report.figure(("C-7", what), (rate, "MB/s"), Some(("wire payload", WIRE)), at_least(0.93));
         }
         Err(why) => report.missing(("C-7", what), "MB/s", at_least(0.93), &why),
