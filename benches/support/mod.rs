@@ -7,7 +7,10 @@
 #![allow(dead_code, reason = "each bench uses a part of this module")]
 #![allow(unreachable_pub, reason = "a bench is a crate without users")]
 
+pub mod circuit;
 pub mod corosync;
+pub mod etcd;
+pub mod lock_nodes;
 pub mod machine;
 pub mod plot;
 pub mod reference;
