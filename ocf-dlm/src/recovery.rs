@@ -139,7 +139,7 @@ impl Engine {
         Item::Barrier(Barrier { phase, unproven: self.departed.keys().copied().collect(), proven })
     }
 
-    fn push_to_all(&mut self, item: &Item) {
+    pub(crate) fn push_to_all(&mut self, item: &Item) {
         let members: Vec<NodeInstance> = self.members.keys().copied().collect();
         for to in members {
             self.push(to, item.clone());

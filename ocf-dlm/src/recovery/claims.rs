@@ -117,7 +117,11 @@ impl Engine {
                     }
                 }
                 Route::Looking(_) if tree.locks.is_empty() => {
-                    self.trees.remove(&name);
+                    // A master may have granted what was asked for in an earlier view, and its answer was not taken: what was
+                    // given back meanwhile goes to everybody, since nothing is left to ask for the master with.
+                    for item in self.trees.remove(&name).map(|tree| tree.deferred).unwrap_or_default() {
+                        self.push_to_all(&item);
+                    }
                 }
                 Route::Looking(_) => {
                     if !sabotaged!(self, ForgetLookups) {
