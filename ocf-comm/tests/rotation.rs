@@ -159,7 +159,7 @@ fn whatever_the_order_of_steps_no_circuit_breaks_and_all_end_on_the_last_key() {
 #[test]
 #[ignore = "thousands of seeds: a minute"]
 fn whatever_the_order_of_steps_over_many_seeds() {
-    for seed in 1000..5000 {
+    for seed in 1000..3000 {
         any_order(seed);
     }
 }
