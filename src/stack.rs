@@ -175,6 +175,8 @@ pub struct Stack {
     wanted_last: u64,
     /// The last thing that the application was told about the primary partition is a view.
     told_primary: bool,
+    /// A view is installed, and what belongs before it may not be told yet: nobody acts between the two.
+    entering: bool,
     outputs: VecDeque<Output>,
 }
 
@@ -215,6 +217,7 @@ impl Stack {
             wanted: BTreeMap::new(),
             wanted_last: 0,
             told_primary: false,
+            entering: false,
             outputs: VecDeque::new(),
         })
     }

@@ -27,7 +27,8 @@ impl Stack {
         self.settle_within(now, OUTPUTS_MAX);
     }
 
-    /// Passes things between the layers until nothing is left to pass, or `most` outputs wait.
+    /// Passes things between the layers until nothing is left to pass, or `most` outputs wait. What belongs before a view that
+    /// is installed passes in one piece with it: the manager would decide on the one, and fence, before the other is told.
     pub(super) fn settle_within(&mut self, now: Instant, most: usize) {
         for _ in 0..ROUNDS_MAX {
             let mut busy = false;
@@ -40,7 +41,7 @@ impl Stack {
                 self.on_consensus(now, output);
             }
             busy |= self.broadcast(now);
-            while self.outputs.len() < most
+            while (self.outputs.len() < most || self.entering)
                 && let Some(output) = self.groups.poll_output()
             {
                 busy = true;
@@ -145,6 +146,7 @@ impl Stack {
             }
             From::Event(Event::Installed(view)) => {
                 self.outbox.retain(Channel::GROUPS, |peer| view.contains(peer));
+                self.entering = true;
                 self.fencer.set_authority(now, Authority::Granted);
                 self.groups.handle(now, ocf_groups::Input::Installed(&view));
                 self.view_for_locks(now, &view);
@@ -156,7 +158,7 @@ impl Stack {
                 self.manager.handle(now, ocf_resource::Input::NonPrimary);
                 self.broadcasts.clear();
                 self.wanted.clear();
-                self.told_primary = false;
+                (self.told_primary, self.entering) = (false, false);
                 self.emit(NodeEvent::NonPrimary(situation));
             }
             From::Event(Event::Suspended) => {
@@ -210,7 +212,7 @@ impl Stack {
         match event {
             Event::View(view) => {
                 self.view_for_manager(now, &view);
-                self.told_primary = true;
+                (self.told_primary, self.entering) = (true, false);
                 self.emit(NodeEvent::Group(Event::View(view)));
             }
             Event::Message { group, sender, payload, .. } if *group == *MANAGER_GROUP => {
