@@ -63,11 +63,13 @@ const SERVICE: &str = "#!/bin/sh\ncase $1 in\n\
 #[test]
 fn a_service_and_its_monitor_outlive_the_executor() {
     let folder = Folder::new("outlive", SERVICE);
+    // Of a name of its own: an executor ends what is left of an interrupted operation by the name of the resource.
+    let own = |action| Operation { resource: "outliving".into(), ..operation(action) };
     let (first, events) = folder.open();
-    first.request(Request::Run { id: OperationId(1), operation: operation(Action::Start) });
+    first.request(Request::Run { id: OperationId(1), operation: own(Action::Start) });
     let Some(Event::Finished { result, .. }) = events.next(LONG) else { panic!("no answer") };
     assert_eq!(result.outcome, Outcome::Ok);
-    let watch = Operation { interval: Some(Duration::from_millis(100)), ..operation(Action::Monitor) };
+    let watch = Operation { interval: Some(Duration::from_millis(100)), ..own(Action::Monitor) };
     first.request(Request::Watch { id: OperationId(2), operation: watch, policy: WatchPolicy::default() });
     while first.load().ended < 2 {
         std::thread::sleep(Duration::from_millis(5));
@@ -84,7 +86,7 @@ fn a_service_and_its_monitor_outlive_the_executor() {
     assert!(killed.success());
     let Some(Event::Failed { id, result, .. }) = events.next(LONG) else { panic!("no failure") };
     assert_eq!((id, result.outcome), (OperationId(2), Outcome::Failed { code: OcfCode::NotRunning }));
-    second.request(Request::Run { id: OperationId(3), operation: operation(Action::Stop) });
+    second.request(Request::Run { id: OperationId(3), operation: own(Action::Stop) });
     assert!(matches!(events.next(LONG), Some(Event::Finished { .. })));
     drop(second);
     let (third, _events) = folder.open();

@@ -33,6 +33,9 @@ impl Local {
     /// Starts the thread. `record` is a file of this executor alone, made if it is not there; `tell` is called on the
     /// thread with every event and must not block.
     ///
+    /// What an interrupted operation left behind is found by the names of the resource and of the action among all processes
+    /// of this machine: two executors on one machine must not run resources of the same name.
+    ///
     /// # Errors
     /// If the record cannot be read, is not a record, or the system refuses a thread.
     pub fn open(
