@@ -379,6 +379,7 @@ impl Application for Pinger {
                     self.report.send(std::mem::take(&mut self.samples)).expect("someone waits for it");
                 }
             }
+            Event::PathUp { .. } | Event::PathDoubtful { .. } | Event::Stalled { .. } => {}
             other => panic!("a quiet loopback, yet {other:?}"),
         }
     }
@@ -498,18 +499,26 @@ fn ping_between_threads(count: usize) -> Samples {
     std::thread::scope(|scope| {
         scope.spawn(move || {
             // Ends when the other node leaves.
-            while let Ok(Event::Message { from, lane, channel, message }) = b.recv_timeout(PATIENCE) {
-                b.consumed(from, lane, message.len());
-                b.send(from, lane, channel, message).expect("one message fits");
+            while let Ok(event) = b.recv_timeout(PATIENCE) {
+                match event {
+                    Event::Message { from, lane, channel, message } => {
+                        b.consumed(from, lane, message.len());
+                        b.send(from, lane, channel, message).expect("one message fits");
+                    }
+                    Event::Down { .. } => break,
+                    _ => {}
+                }
             }
         });
         let round = || {
             let start = time::Instant::now();
             a.send(to, Lane::Small, CHANNEL, message.clone()).expect("one message fits");
-            if let Event::Message { from, lane, message, .. } = a.recv_timeout(PATIENCE).expect("an answer") {
+            loop {
+                let event = a.recv_timeout(PATIENCE).expect("an answer");
+                let Event::Message { from, lane, message, .. } = event else { continue };
                 a.consumed(from, lane, message.len());
+                return start.elapsed();
             }
-            start.elapsed()
         };
         for _ in 0..count / 10 {
             round();
@@ -531,8 +540,8 @@ fn stream_between_threads(size: usize, total: usize) -> f64 {
                 match sending.send(to, Lane::Small, CHANNEL, message.clone()) {
                     Ok(()) => {}
                     Err(SendError::Full { .. }) => match sending.recv_timeout(PATIENCE) {
-                        Ok(Event::Writable { .. }) => {}
-                        _ => break,
+                        Ok(Event::Down { .. }) | Err(_) => break,
+                        Ok(_) => {}
                     },
                     Err(_) => break,
                 }
@@ -540,7 +549,8 @@ fn stream_between_threads(size: usize, total: usize) -> f64 {
         });
         scope.spawn(move || {
             let mut sink = Sink::new(total, report);
-            while let Ok(Event::Message { from, lane, message, .. }) = b.recv_timeout(PATIENCE) {
+            while let Ok(event) = b.recv_timeout(PATIENCE) {
+                let Event::Message { from, lane, message, .. } = event else { continue };
                 b.consumed(from, lane, message.len());
                 sink.count(message.len());
                 if sink.left == 0 {
