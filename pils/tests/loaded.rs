@@ -261,6 +261,11 @@ fn a_program_that_does_not_speak_is_an_error_that_says_why() {
     let reason = |program: Program| loader.start_program(program).unwrap_err().to_string();
     assert!(reason(Program::new("/nonexistent")).contains("cannot be started: No such file"));
     assert!(reason(shell("echo no licence >&2; exit 4")).contains("exit status: 4; it said: no licence"));
+    for _ in 0..20 {
+        // the end of its output, its exit status and its last words come in any order
+        let said = reason(shell("exec >&-; (echo no licence >&2) & exit 4"));
+        assert!(said.contains("exit status: 4; it said: no licence"), "{said}");
+    }
     assert!(reason(shell("echo hello; sleep 60")).contains("output that is no message: hello"));
     assert!(reason(shell("echo Content-Length: 99999999; echo; sleep 60")).contains("longer than 1048576"));
     assert!(reason(shell("printf 'Content-Length: 2\\n\\nxx'; sleep 60")).contains("its answer is none"));

@@ -22,9 +22,10 @@ use super::remote::{CallError, Callee, Description, Remote, check_method};
 use crate::Value;
 use crate::codec::xmlrpc::{Call, Fault, Response};
 use crate::codec::{DecodeError, Limits};
-use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt as _;
@@ -40,7 +41,7 @@ pub const DESCRIBE: &str = "plugin.describe";
 const LINE_MAX: u64 = 256;
 /// Bytes of standard error that are kept.
 const STDERR_KEPT: usize = 4096;
-/// From the end of its input to the end of the program.
+/// From the end of its input to the end of the program; from the end of its output to its exit status and last words.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// A program with plug-ins.
@@ -148,6 +149,8 @@ struct Running {
     stdin: Option<ChildStdin>,
     answers: Receiver<io::Result<Vec<u8>>>,
     stderr: Arc<Mutex<VecDeque<u8>>>,
+    /// Is closed when all of standard error was read.
+    stderr_end: Receiver<Infallible>,
 }
 
 impl Running {
@@ -182,10 +185,12 @@ impl Running {
             .map_err(failed)?;
         let stderr = Arc::<Mutex<VecDeque<u8>>>::default();
         let kept = Arc::clone(&stderr);
+        let (open, stderr_end) = bounded(1);
         let mut errors = errors.expect("it is piped");
         thread::Builder::new()
             .name("pils plug-in stderr".to_owned())
             .spawn(move || {
+                let _open: Sender<Infallible> = open;
                 let mut bytes = [0; 1024];
                 while let Ok(n @ 1..) = errors.read(&mut bytes) {
                     let mut kept = kept.lock();
@@ -195,7 +200,7 @@ impl Running {
                 }
             })
             .map_err(failed)?;
-        Ok(Self { child, stdin, answers, stderr })
+        Ok(Self { child, stdin, answers, stderr, stderr_end })
     }
 
     fn describe(&mut self, program: &Program) -> Result<Vec<Description>, CallError> {
@@ -233,7 +238,11 @@ impl Running {
 
     /// How it ended, and what it said last.
     fn obituary(&mut self, what: &str) -> String {
-        let status = wait(&mut self.child, Duration::from_millis(200));
+        let status = wait(&mut self.child, GRACE);
+        if status.is_some() {
+            // its last words may still be in the pipe; a process that it left behind may hold that open
+            self.stderr_end.recv_timeout(GRACE).unwrap_err();
+        }
         let status = status.map_or_else(|| what.to_owned(), |status| status.to_string());
         let said = self.stderr.lock().iter().copied().collect::<Vec<u8>>();
         let said = String::from_utf8_lossy(&said);
