@@ -111,6 +111,8 @@ fn a_node_that_is_told_to_end_has_ended_when_the_device_says_so() {
     let dog = SimulatedWatchdog::new(Duration::from_secs(3), || {});
     let end = move |why| tell.send(why).expect("the test listens");
     let node = SelfFencing::start("n2", &disks, Box::new(dog), end).expect("it watches");
+    // A command that it finds before it is armed is one from an earlier life.
+    assert!(node.wait_armed(LONG));
     drop(lost);
     fs::remove_file(&c).unwrap();
     let config = config(&[&a, &b, &c], Duration::from_secs(30));
@@ -118,6 +120,7 @@ fn a_node_that_is_told_to_end_has_ended_when_the_device_says_so() {
     let DeviceResult::Done { read_back: ReadBack::SelfFenced, detail } = result else { panic!("{result:?}") };
     assert!(detail.contains("reset stands on 2 of 3 disks"), "{detail}");
     assert_eq!(told.try_recv(), Ok(End::Told(mail(Command::Reset))), "it was over before msgwait was");
+    assert!(!node.wait_armed(LONG), "it will not be any more");
     drop(node);
 }
 

@@ -2,9 +2,11 @@ use super::sbd_disk::{SbdDisk, SbdError};
 use super::watchdog::Watchdog;
 use crate::sbd::{End, Keeper, KeeperConfig, KeeperInput, KeeperOutput};
 use core::time::Duration;
+use parking_lot::{Condvar, Mutex};
 use pils::{Instant, Layer as _};
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::thread;
 
@@ -45,6 +47,34 @@ pub enum SelfFencingError {
 #[derive(Debug)]
 pub struct SelfFencing {
     tell: Sender<KeeperInput>,
+    watched: Arc<Watched>,
+}
+
+/// Whether the watchdog stands behind this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stand {
+    /// Not enough disks were read yet.
+    Starting,
+    Armed,
+    /// The node has to end, or was let go.
+    Over,
+}
+
+#[derive(Debug)]
+struct Watched {
+    stand: Mutex<Stand>,
+    changed: Condvar,
+}
+
+impl Watched {
+    fn set(&self, stand: Stand) {
+        let mut now = self.stand.lock();
+        // nothing comes after the end
+        if *now != Stand::Over {
+            *now = stand;
+            self.changed.notify_all();
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -57,7 +87,8 @@ impl SelfFencing {
     /// Takes the slots of `name`, reads them, and arms the watchdog when enough were read and hold no fencing command.
     ///
     /// `end` is called at most once, when the node has to end at once: it should do so ([`end_by_sysrq`]). Whatever it does,
-    /// the watchdog is not kept quiet any more. Blocks for the disks' `allocate` time if a slot is new.
+    /// the watchdog is not kept quiet any more. Blocks for the disks' `allocate` time if a slot is new. Returns before the
+    /// disks were read: start nothing that would have to be fenced before [`SelfFencing::wait_armed`] says so.
     ///
     /// # Errors
     /// See [`SelfFencingError`]; nothing is armed.
@@ -98,9 +129,20 @@ impl SelfFencing {
                 .spawn(move || serve(&disk, slot, place, &given, &tell))?;
             jobs.push(give);
         }
-        let watch = Watch { keeper, watchdog, jobs, end: Some(Box::new(end)) };
+        let watched = Arc::new(Watched { stand: Mutex::new(Stand::Starting), changed: Condvar::new() });
+        let watch =
+            Watch { keeper, watchdog, jobs, end: Some(Box::new(end)), watched: Arc::clone(&watched) };
         thread::Builder::new().name("sbd-keeper".to_owned()).spawn(move || watch.run(&told))?;
-        Ok(Self { tell })
+        Ok(Self { tell, watched })
+    }
+
+    /// Waits until the watchdog stands behind this node, for `limit` at most. False if it does not by then, because too few
+    /// disks can be read, or will not any more: `end` was called, or the watch was stopped.
+    #[must_use]
+    pub fn wait_armed(&self, limit: Duration) -> bool {
+        let mut stand = self.watched.stand.lock();
+        self.watched.changed.wait_while_for(&mut stand, |stand| *stand == Stand::Starting, limit);
+        *stand == Stand::Armed
     }
 
     /// Says whether this node is healthy and in the primary partition. To be repeated well within the watchdog time.
@@ -147,6 +189,13 @@ struct Watch {
     watchdog: Box<dyn Watchdog>,
     jobs: Vec<SyncSender<Job>>,
     end: Option<Box<dyn FnOnce(End) + Send>>,
+    watched: Arc<Watched>,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.watched.set(Stand::Over);
+    }
 }
 
 impl Watch {
@@ -183,6 +232,7 @@ impl Watch {
                     self.keeper.handle(Instant::ZERO, KeeperInput::Stop);
                     return Err(error);
                 }
+                self.watched.set(Stand::Armed);
             }
             KeeperOutput::Pet => return self.watchdog.pet(),
             KeeperOutput::Disarm => return self.watchdog.disarm(),
@@ -192,6 +242,7 @@ impl Watch {
     }
 
     fn end(&mut self, why: End) {
+        self.watched.set(Stand::Over);
         tracing::error!(?why, "this node has to end");
         if let Some(end) = self.end.take() {
             end(why);
