@@ -54,11 +54,11 @@ fn operation(action: Action) -> Operation {
     Operation { timeout: LONG, ..Operation::new("r", "ocf:t:service".parse().unwrap(), action) }
 }
 
-/// Runs as long as its process does.
+/// Runs as long as its process does; a zombie, which a first process that reaps none leaves, does not run.
 const SERVICE: &str = "#!/bin/sh\ncase $1 in\n\
     start) setsid sleep 600 </dev/null >/dev/null 2>&1 & echo $! >FOLDER/pid;;\n\
     stop) kill -9 $(cat FOLDER/pid) 2>/dev/null; exit 0;;\n\
-    monitor) kill -0 $(cat FOLDER/pid) 2>/dev/null || exit 7;;\nesac\n";
+    monitor) grep -qs '^State:.[^Z]' /proc/$(cat FOLDER/pid)/status || exit 7;;\nesac\n";
 
 #[test]
 fn a_service_and_its_monitor_outlive_the_executor() {
