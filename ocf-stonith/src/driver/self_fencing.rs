@@ -130,8 +130,7 @@ impl SelfFencing {
             jobs.push(give);
         }
         let watched = Arc::new(Watched { stand: Mutex::new(Stand::Starting), changed: Condvar::new() });
-        let watch =
-            Watch { keeper, watchdog, jobs, end: Some(Box::new(end)), watched: Arc::clone(&watched) };
+        let watch = Watch { keeper, watchdog, jobs, end: Some(Box::new(end)), watched: Arc::clone(&watched) };
         thread::Builder::new().name("sbd-keeper".to_owned()).spawn(move || watch.run(&told))?;
         Ok(Self { tell, watched })
     }
