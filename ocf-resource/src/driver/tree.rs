@@ -9,16 +9,20 @@ use std::time::Duration;
 /// Name of the variable by which every process of a run is known: children inherit it.
 pub(super) const TAG: &str = "OCF_RUN_TAG";
 /// Rounds of looking and killing: more than a process can outrun that only forks.
-const ROUNDS: u32 = 40;
+const ROUNDS: u32 = 60;
 /// Between two rounds.
 const PAUSE: Duration = Duration::from_millis(10);
+/// After so many rounds there is more time in between: what was killed may not have got a processor yet to die on.
+const SHORT_ROUNDS: u32 = 20;
+/// Between two of the later rounds. All of them together give a busy machine 4 s.
+const LONG_PAUSE: Duration = Duration::from_millis(100);
 
 /// What came of a sweep.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
-    /// Processes that were killed.
+    /// Processes that were killed and are gone.
     pub killed: usize,
-    /// Processes that were still there in the end: stuck in the kernel.
+    /// Processes that were still there in the end, 4 s after they were killed: stuck in the kernel, or not ours to kill.
     pub left: Vec<i32>,
 }
 
@@ -46,6 +50,7 @@ pub fn sweep(tag: &str) -> Swept {
             break;
         }
         if round + 1 == ROUNDS {
+            killed.retain(|(pid, born)| found.get(pid) != Some(born));
             return Swept { killed: killed.len(), left: found.into_keys().collect() };
         }
         for (pid, born) in &found {
@@ -54,7 +59,7 @@ pub fn sweep(tag: &str) -> Swept {
             }
         }
         known.extend(found);
-        thread::sleep(PAUSE);
+        thread::sleep(if round < SHORT_ROUNDS { PAUSE } else { LONG_PAUSE });
     }
     Swept { killed: killed.len(), left: Vec::new() }
 }
