@@ -16,7 +16,7 @@ mod transmit;
 pub(crate) use incoming::Batch;
 pub(crate) use keys::Renewal;
 use keys::{OpenKeys, SealKeys};
-pub(crate) use renewing::{Answered, Word};
+pub(crate) use renewing::{Agreement, Answered, Word};
 #[cfg(feature = "testing")]
 pub use sabotage::Sabotage;
 #[cfg(not(feature = "testing"))]

@@ -15,16 +15,39 @@ pub use simulated::SimulatedAgreement;
 pub use x25519::X25519;
 
 use core::fmt;
+use core::task::Poll;
 
 /// Bytes of an authentication tag.
 pub const TAG: usize = 16;
 
 /// Agreement on a secret that a listener cannot know, with keys that are forgotten afterwards.
 ///
-/// Object-safe. Implementations: [`X25519`] for real nodes, [`SimulatedAgreement`] for simulators.
+/// Object-safe. Implementations: [`X25519`] and, on a thread of its own, `driver::Agreement` for real nodes,
+/// [`SimulatedAgreement`] for simulators.
 pub trait KeyAgreement: Send {
     /// A fresh key pair; `None` if the system gives no randomness (the handshake is tried again later).
     fn generate(&mut self) -> Option<Box<dyn EphemeralKey>>;
+
+    /// As [`EphemeralKey::agree`], where the secret need not be there at once: messages go on meanwhile. By default it is.
+    fn agree_in_time(&mut self, key: Box<dyn EphemeralKey>, peer: [u8; 32]) -> Box<dyn Agreeing> {
+        Box::new(Agreed(key.agree(&peer)))
+    }
+}
+
+/// An agreement that may be under way. Object-safe.
+pub trait Agreeing: Send {
+    /// The shared secret, once it is there; `None` in its place if the peer's public key was not valid. Not called again after
+    /// that.
+    fn poll(&mut self) -> Poll<Option<[u8; 32]>>;
+}
+
+/// An agreement that was over at once.
+struct Agreed(Option<[u8; 32]>);
+
+impl Agreeing for Agreed {
+    fn poll(&mut self) -> Poll<Option<[u8; 32]>> {
+        Poll::Ready(self.0.take())
+    }
 }
 
 /// One key pair, good for one agreement.

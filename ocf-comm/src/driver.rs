@@ -20,6 +20,7 @@
     reason = "the driver is where the clock and the sockets are; error kinds of the system are open-ended"
 )]
 
+mod agreement;
 pub mod cipher;
 mod clock;
 pub mod entropy;
@@ -38,6 +39,7 @@ mod tests;
 mod thread;
 mod timer;
 
+pub use agreement::Agreement;
 pub use clock::Clock;
 pub use error::{SetupError, Stopped};
 pub use inbox::{Inbox, Remote};

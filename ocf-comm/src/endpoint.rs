@@ -48,7 +48,7 @@ const CONTROL_MAX: usize = 1024;
 /// let mut now = Instant::ZERO;
 /// let endpoint = |me: u32, other: u32| {
 ///     let config = Config::new("demo", Preset::Lan).with_peer(NodeId::new(other), at(other));
-///     let agreement = Box::new(SimulatedAgreement::new(u64::from(me))); // a driver uses `X25519::new()`
+///     let agreement = Box::new(SimulatedAgreement::new(u64::from(me))); // a driver uses `driver::Agreement`
 ///     let secrets = Secrets { keys: vec![7; 32].into(), seed: [me.to_be_bytes()[3]; 32], agreement };
 ///     Endpoint::new(Instant::ZERO, config, node(me), secrets)
 /// };

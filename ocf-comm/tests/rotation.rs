@@ -102,6 +102,7 @@ fn any_order(seed: u64) {
     let rekey = if rng.chance(0.5) { Some(rng.between(16, 100)) } else { None };
     let mut net = Net::with(seed, nodes, paths, |c| c.rekey_after_packets = rekey);
     net.faults = Faults::swarm(&mut rng);
+    net.patience = if rng.chance(0.5) { 0 } else { u32::try_from(rng.between(1, 60)).unwrap() };
     net.start_all();
     net.run(200 * MS);
     let pick = |rng: &mut Rng| usize::try_from(rng.below(nodes as u64)).unwrap();
@@ -147,6 +148,37 @@ fn any_order(seed: u64) {
         net.nodes[i].endpoint.as_ref().unwrap().check_invariants();
     }
     assert!(net.run_until(1000 * MS, |n| n.all_arrived() && n.all_up()), "seed {seed}\n{}", net.report());
+}
+
+#[test]
+fn messages_pass_on_while_fresh_secrets_take_their_time_and_nothing_is_asked_twice() {
+    let mut net = Net::with(5, 2, 1, |_| {});
+    net.patience = 200; // each end, at one question per millisecond
+    net.start_all();
+    assert!(net.run_until(2000 * MS, Net::all_up));
+    for i in 0..2 {
+        learn(&mut net, i, key(1)).unwrap();
+    }
+    // Both ends offer: that of the circuit's initiator counts.
+    for i in 0..2 {
+        send_with(&mut net, i, 1).unwrap();
+    }
+    let mut early = 0;
+    while !all_rest_on(&net, 1) {
+        assert!(early < 1000, "it ends\n{}", net.report());
+        traffic(&mut net, 10);
+        assert!(net.run_until(10 * MS, Net::all_arrived), "nothing waits for a secret");
+        early += 10;
+    }
+    assert!(early >= 300, "one secret after the other takes its time: {early} ms");
+    for i in 0..2 {
+        let told = net.nodes[i].events.iter().filter(|(_, e)| matches!(e, Event::Renewed { .. })).count();
+        assert_eq!(told, 1, "one agreement, although the offer was repeated meanwhile");
+        forget(&mut net, i, 0).unwrap();
+        assert!(net.downs(i).is_empty());
+    }
+    traffic(&mut net, 20);
+    assert!(net.run_until(1000 * MS, Net::all_arrived));
 }
 
 #[test]

@@ -1,13 +1,16 @@
 //! The agreement on fresh secrets inside an open circuit: what this end wants, has offered, and has answered.
 
 use super::{Circuit, Stage};
-use crate::crypto::{EphemeralKey, KeyId};
+use crate::crypto::{Agreeing, EphemeralKey, KeyId};
 use crate::wire::{ANSWER, DECLINE, Declined, Frame, OFFER, RENEWAL, Renewal};
 use bytes::BufMut as _;
 use core::fmt;
+use core::task::Poll;
 use core::time::Duration;
 use pils::Instant;
 
+/// A secret that is being computed is asked for so often.
+const ASK_EVERY: Duration = Duration::from_millis(1);
 /// Longest time between two offers, and after one was declined.
 const AGAIN_MAX: Duration = Duration::from_secs(1);
 
@@ -26,6 +29,22 @@ struct Offered {
     private: Box<dyn EphemeralKey>,
     again_at: Instant,
     wait: Duration,
+}
+
+/// An offer and its answer, of which the secret is being computed.
+pub(crate) struct Agreement {
+    pub(crate) offer: Renewal,
+    /// Without its proof yet, if this end answers.
+    pub(crate) answer: Renewal,
+    /// This end made the offer.
+    pub(crate) own: bool,
+}
+
+/// See [`Agreement`].
+struct Computing {
+    agreement: Agreement,
+    work: Box<dyn Agreeing>,
+    ask_at: Instant,
 }
 
 /// What this end has answered: it seals with the fresh secret once the peer does.
@@ -48,6 +67,7 @@ pub(crate) struct Renewing {
     /// Why the offer with that number was declined, if it was: the peer may not have heard it.
     declined: Option<Declined>,
     offered: Option<Offered>,
+    computing: Option<Computing>,
     answered: Option<Answered>,
     say: Option<Word>,
     heard: Option<Word>,
@@ -58,6 +78,7 @@ impl fmt::Debug for Renewing {
         f.debug_struct("Renewing")
             .field("wanted", &self.wanted)
             .field("offered", &self.offered.is_some())
+            .field("computing", &self.computing.is_some())
             .field("answered", &self.answered.is_some())
             .finish_non_exhaustive()
     }
@@ -73,7 +94,9 @@ impl Circuit {
     /// Wants this cluster key if the circuit does not rest on it yet, or is about to leave it; true if there is something
     /// to do.
     pub(crate) fn aim(&mut self, at: Instant, key: KeyId) -> bool {
-        let leaves = self.renewing.offered.as_ref().is_some_and(|o| o.content.key != key.0);
+        let Renewing { offered, computing, .. } = &*self.renewing;
+        let leaves = offered.as_ref().is_some_and(|o| o.content.key != key.0)
+            || computing.as_ref().is_some_and(|c| c.agreement.own && c.agreement.offer.key != key.0);
         if self.key == key && !leaves {
             self.renewing.wanted = None;
             return false;
@@ -92,14 +115,16 @@ impl Circuit {
     pub(crate) const fn is_renewing(&self) -> bool {
         self.renewing.wanted.is_some()
             || self.renewing.offered.is_some()
+            || self.renewing.computing.is_some()
             || self.renewing.answered.is_some()
             || self.open.expects()
     }
 
     /// True if this cluster key protects the circuit, or is about to.
     pub(crate) fn rests_on(&self, key: KeyId) -> bool {
-        let Renewing { offered, answered, .. } = &*self.renewing;
+        let Renewing { offered, computing, answered, .. } = &*self.renewing;
         self.key == key
+            || computing.as_ref().is_some_and(|c| c.agreement.offer.key == key.0)
             || offered.as_ref().is_some_and(|o| o.content.key == key.0)
             || answered.as_ref().is_some_and(|a| a.answer.key == key.0)
     }
@@ -115,6 +140,9 @@ impl Circuit {
         if self.stage != Stage::Open {
             return None;
         }
+        if let Some(computing) = &self.renewing.computing {
+            return Some(computing.ask_at);
+        }
         if self.replaces() {
             return Some(self.renewing.not_before);
         }
@@ -127,7 +155,7 @@ impl Circuit {
 
     /// The key to offer now, if this end has to make an offer. Says again what it has offered, if that is due.
     pub(crate) fn renewal_due(&mut self, now: Instant) -> Option<KeyId> {
-        if self.renewal_at().is_none_or(|at| at > now) {
+        if self.is_computing() || self.renewal_at().is_none_or(|at| at > now) {
             return None;
         }
         if self.replaces() {
@@ -153,10 +181,33 @@ impl Circuit {
         self.say_renewal(Word::Offer(content));
     }
 
-    pub(crate) fn answer_renewal(&mut self, answered: Answered, open: [u8; 32]) {
+    /// The secret of an agreement is being computed. Takes the place of what this end has offered.
+    pub(crate) fn compute(&mut self, now: Instant, agreement: Agreement, work: Box<dyn Agreeing>) {
         self.renewing.offered = None;
-        self.renewing.seen = answered.offer.serial;
-        self.renewing.declined = None;
+        if !agreement.own {
+            self.renewing.seen = agreement.offer.serial;
+            self.renewing.declined = None;
+        }
+        self.renewing.computing = Some(Computing { agreement, work, ask_at: now });
+    }
+
+    pub(crate) const fn is_computing(&self) -> bool {
+        self.renewing.computing.is_some()
+    }
+
+    /// The agreement whose secret is there, if one is that was to be asked for by now. No secret: the peer's half is not valid.
+    pub(crate) fn computed(&mut self, now: Instant) -> Option<(Agreement, Option<[u8; 32]>)> {
+        let computing = self.renewing.computing.as_mut().filter(|c| c.ask_at <= now)?;
+        match computing.work.poll() {
+            Poll::Pending => {
+                computing.ask_at = now + ASK_EVERY;
+                None
+            }
+            Poll::Ready(secret) => self.renewing.computing.take().map(|c| (c.agreement, secret)),
+        }
+    }
+
+    pub(crate) fn answer_renewal(&mut self, answered: Answered, open: [u8; 32]) {
         self.open.expect(open);
         self.say_renewal(Word::Answer(answered.answer));
         self.renewing.answered = Some(answered);
@@ -207,7 +258,8 @@ impl Circuit {
     /// and no other agreement has to end first. Of two offers at the same time, that of the circuit's initiator counts.
     pub(crate) fn takes_offer(&self, offer: &Renewal) -> bool {
         let rival = self.initiator && self.renewing.offered.is_some();
-        let adopting = self.renewing.answered.is_none() && self.open.expects();
+        let computing = self.renewing.computing.as_ref().is_some_and(|c| c.agreement.own);
+        let adopting = computing || self.renewing.answered.is_none() && self.open.expects();
         let newer = offer.serial.wrapping_sub(self.renewing.seen).wrapping_sub(1) < u32::MAX / 2;
         newer && !rival && !adopting && offer.generation == self.next_generation()
     }

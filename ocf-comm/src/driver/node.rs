@@ -1,10 +1,9 @@
 use super::notify::Notify;
 use super::sentinel::{Sentinel, SentinelConfig};
 use super::{
-    Handle, Host, Inbox, Io, IoStats, MediumStatus, Ports, Reactor, Remote, Report, Running, SetupError,
-    Stopped, cipher, entropy,
+    Agreement, Handle, Host, Inbox, Io, IoStats, MediumStatus, Ports, Reactor, Remote, Report, Running,
+    SetupError, Stopped, cipher, entropy,
 };
-use crate::crypto::X25519;
 use crate::medium::Link;
 use crate::ping::{PingChange, PingStatus};
 use crate::{
@@ -201,7 +200,7 @@ impl UdpNode {
         let sentinel = guard.map(|guard| Sentinel::start(guard, local)).transpose()?;
         config.obituary = sentinel.as_ref().map(Sentinel::commitment);
         let secrets =
-            Secrets { keys: keys.into(), seed: entropy::bytes(), agreement: Box::new(X25519::default()) };
+            Secrets { keys: keys.into(), seed: entropy::bytes(), agreement: Box::new(Agreement::start()) };
         let config = cipher::for_this_machine(config);
         let endpoint = Endpoint::new(ports.clock().now(), config, local, secrets)?;
         let (remote, inbox): (_, Inbox<Consumed>) = ports.inbox();

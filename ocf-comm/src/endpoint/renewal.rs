@@ -1,7 +1,7 @@
 //! The cluster's keys while the node runs: learn, use, forget; and fresh secrets inside circuits that stay open.
 
 use super::Endpoint;
-use crate::circuit::{Answered, Circuit, Word};
+use crate::circuit::{Agreement, Answered, Circuit, Word};
 use crate::crypto::{Direction, Transcript, circuit_secrets};
 use crate::wire::{Declined, Renewal};
 use crate::{ClusterKey, DownReason, Event, KeyError, KeyId, KeyStatus, Refusal};
@@ -118,8 +118,11 @@ impl Endpoint {
         }
     }
 
-    /// Makes the offers that are due.
+    /// Makes the offers that are due, and goes on where a secret was waited for.
     pub(super) fn renew_circuits(&mut self, now: Instant) {
+        let computing: Vec<u32> =
+            self.circuits.iter().filter(|(_, c)| c.is_computing()).map(|(id, _)| *id).collect();
+        computing.into_iter().for_each(|id| self.finish_agreement(now, id));
         let due: Vec<(u32, KeyId)> =
             self.circuits.iter_mut().filter_map(|(id, c)| Some((*id, c.renewal_due(now)?))).collect();
         for (id, key) in due {
@@ -149,7 +152,7 @@ impl Endpoint {
             self.events.push_back(Event::Renewed { peer: circuit.instance, key: circuit.key });
         }
         match circuit.heard_renewal() {
-            Some(Word::Offer(offer)) => self.on_offer(id, offer),
+            Some(Word::Offer(offer)) => self.on_offer(now, id, offer),
             Some(Word::Answer(answer)) => self.on_answer(now, id, &answer),
             Some(Word::Decline { serial, key, why }) => {
                 let offered = circuit.offered().is_some_and(|o| (o.serial, o.key) == (serial, key));
@@ -167,7 +170,7 @@ impl Endpoint {
         }
     }
 
-    fn on_offer(&mut self, id: u32, offer: Renewal) {
+    fn on_offer(&mut self, now: Instant, id: u32, offer: Renewal) {
         let Some(circuit) = self.circuits.get_mut(&id) else { return };
         if let Some(again) = circuit.said_to(&offer) {
             circuit.say_renewal(again);
@@ -188,24 +191,19 @@ impl Endpoint {
             circuit.decline_renewal(&offer, why);
             return;
         }
-        let (Some(mac), Some(secret)) = (self.keys.renewal(key), self.keys.secret(key)) else { return };
         let Some(private) = self.agreement.generate() else { return };
         let (nonce, public) = (self.random.bytes(), private.public());
-        let mut answer = Renewal { nonce, public, proof: [0; 32], ..offer };
-        let Some(shared) = private.agree(&offer.public) else { return };
-        let transcript = sides.transcript(false, &offer, Some(&answer));
-        answer.proof = mac.sign(&transcript.content(ANSWER_LABEL));
-        let secret = |direction| circuit_secrets(&shared, secret, &transcript, direction);
-        let seal = secret(Direction::from(circuit.initiator));
-        let open = secret(Direction::from(!circuit.initiator));
-        circuit.answer_renewal(Answered { offer, answer, seal }, open);
+        let answer = Renewal { nonce, public, proof: [0; 32], ..offer };
+        let work = self.agreement.agree_in_time(private, offer.public);
+        circuit.compute(now, Agreement { offer, answer, own: false }, work);
+        self.finish_agreement(now, id);
     }
 
     fn on_answer(&mut self, now: Instant, id: u32, answer: &Renewal) {
         let Some(circuit) = self.circuits.get_mut(&id) else { return };
         let Some(offer) = circuit.offered() else { return };
         let key = KeyId(offer.key);
-        let (Some(mac), Some(secret)) = (self.keys.renewal(key), self.keys.secret(key)) else { return };
+        let Some(mac) = self.keys.renewal(key) else { return };
         let sides = Sides { cluster: self.cluster, local: self.local, circuit };
         let transcript = sides.transcript(true, &offer, Some(answer));
         let same =
@@ -214,15 +212,35 @@ impl Endpoint {
             return;
         }
         let Some(private) = circuit.take_offered() else { return };
-        let Some(shared) = private.agree(&answer.public) else {
-            circuit.give_up_offer(now);
+        let work = self.agreement.agree_in_time(private, answer.public);
+        circuit.compute(now, Agreement { offer, answer: *answer, own: true }, work);
+        self.finish_agreement(now, id);
+    }
+
+    /// Takes the fresh secret into use, if it is there: says so as the one who answers, seals with it as the one who offered.
+    fn finish_agreement(&mut self, now: Instant, id: u32) {
+        let Some(circuit) = self.circuits.get_mut(&id) else { return };
+        let Some((Agreement { offer, mut answer, own }, shared)) = circuit.computed(now) else { return };
+        let key = KeyId(offer.key);
+        let known = (shared, self.keys.renewal(key), self.keys.secret(key));
+        let (Some(shared), Some(mac), Some(secret)) = known else {
+            if own {
+                circuit.give_up_offer(now);
+            }
             return;
         };
+        let sides = Sides { cluster: self.cluster, local: self.local, circuit };
+        let transcript = sides.transcript(own, &offer, Some(&answer));
         let secret = |direction| circuit_secrets(&shared, secret, &transcript, direction);
         let seal = secret(Direction::from(circuit.initiator));
         let open = secret(Direction::from(!circuit.initiator));
-        circuit.adopt_renewal(now, key, seal, open);
-        self.events.push_back(Event::Renewed { peer: circuit.instance, key });
+        if own {
+            circuit.adopt_renewal(now, key, seal, open);
+            self.events.push_back(Event::Renewed { peer: circuit.instance, key });
+        } else {
+            answer.proof = mac.sign(&transcript.content(ANSWER_LABEL));
+            circuit.answer_renewal(Answered { offer, answer, seal }, open);
+        }
     }
 
     /// A packet did not open. Half of what the cipher bears: fresh secrets. All of it: the end of the circuit.

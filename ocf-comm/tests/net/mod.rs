@@ -117,6 +117,8 @@ pub struct Net {
     /// A bug of paths that is put back in every life.
     pub bug: Option<ocf_comm::Sabotage>,
     pub datagrams: u64,
+    /// How often secrets that are renewed are asked for in vain, in every life.
+    pub patience: u32,
     spins: u32,
 }
 
@@ -171,6 +173,7 @@ impl Net {
             plugins: Plugins::default(),
             bug: None,
             datagrams: 0,
+            patience: 0,
             spins: 0,
         };
         for i in 0..nodes {
@@ -219,7 +222,7 @@ impl Net {
         let incarnation = Incarnation::new(self.rng.next_u128());
         let mut seed = [0; 32];
         self.rng.fill(&mut seed);
-        let agreement = Box::new(SimulatedAgreement::new(self.rng.next_u64()));
+        let agreement = Box::new(SimulatedAgreement::new(self.rng.next_u64()).slow(self.patience));
         let node = &mut self.nodes[i];
         let mut ring = KeyRing::new(node.keys[0].clone());
         for key in &node.keys[1..] {
