@@ -1,9 +1,10 @@
 //! One of two paths is cut under load: for how long does nothing arrive?
 
 use super::{measure, sh};
+use crate::KIB;
+use crate::support::circuit::{CHANNEL, KEY, PATIENCE};
 use crate::support::corosync::{Corosync, Setup};
 use crate::support::{Goal, Report, Samples};
-use crate::{CHANNEL, KEY, KIB, PATIENCE};
 use ocf_comm::driver::{IoConfig, Ports, UdpNode};
 use ocf_comm::{Config, Event, Lane, PathId, PathState, PathStatus, PeerConfig, Preset};
 use pils::NodeId;

@@ -1,6 +1,6 @@
 //! What three nodes cost that have nothing to do.
 
-use crate::PATIENCE;
+use crate::support::circuit::PATIENCE;
 use crate::support::corosync::{Corosync, Setup};
 use crate::support::{Goal, Report};
 use ocf::{Cluster, Node};

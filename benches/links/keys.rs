@@ -1,9 +1,10 @@
 //! Keys change while messages pass: nothing is lost, and nobody waits for long.
 
+use crate::support::circuit::{
+    Application, CHANNEL, ENCRYPTED, Echo, PATIENCE, SMALL, Wire, ports, run_over,
+};
 use crate::support::{Goal, Options, Report, Samples, machine};
-use crate::{Application, CHANNEL, Echo, PATIENCE, SMALL, Wire, ports, run};
 use bytes::Bytes;
-use ocf_comm::crypto::Protection;
 use ocf_comm::{ClusterKey, Endpoint, Event, KeyError, KeyId, Lane};
 use pils::{Instant, NodeInstance};
 use std::sync::Arc;
@@ -92,15 +93,15 @@ fn ping(rekey: Option<u64>, meanwhile: impl FnOnce(&mut Both<'_>, &Shared)) -> R
         shared: Arc::clone(&shared),
         report,
     };
-    let wire = Wire { protection: Protection::Encrypt, loss: 0, rekey };
+    let wire = Wire { rekey, ..ENCRYPTED };
     let (a, b) = machine::on_one(|| {
         let ((a_ports, a_address), (b_ports, b_address)) = (ports(), ports());
-        let b = run((b_ports, 2), (1, a_address), wire, Echo);
-        (run((a_ports, 1), (2, b_address), wire, pinger), b)
+        let b = run_over(wire, (b_ports, 2), &[(1, a_address)], |_| Echo);
+        (run_over(wire, (a_ports, 1), &[(2, b_address)], |_| pinger), b)
     });
     let mut both = |step: &mut Step<'_>| {
-        let a = a.call(|endpoint, _, now| step(endpoint, now)).expect("it runs");
-        let b = b.call(|endpoint, _, now| step(endpoint, now)).expect("it runs");
+        let a = a.running.call(|endpoint, _, now| step(endpoint, now)).expect("it runs");
+        let b = b.running.call(|endpoint, _, now| step(endpoint, now)).expect("it runs");
         a.and(b)
     };
     meanwhile(&mut both, &shared);

@@ -1,7 +1,7 @@
 //! A tenth of all packets is lost: circuits and views stay.
 
 use super::{measure, sh};
-use crate::PATIENCE;
+use crate::support::circuit::PATIENCE;
 use crate::support::{Goal, Report};
 use bytes::Bytes;
 use ocf::{Cluster, Node, NodeEvent};

@@ -5,13 +5,13 @@ use super::Samples;
 use super::reference::megabytes_per_second;
 use bytes::Bytes;
 use crossbeam_channel::{Sender, bounded};
-use ocf_comm::crypto::X25519;
-use ocf_comm::driver::{Host, Io, IoConfig, Ports, Reactor, Remote, Running, entropy};
+use ocf_comm::crypto::Protection;
+use ocf_comm::driver::{Agreement, Host, Io, IoConfig, Ports, Reactor, Remote, Running, entropy};
 use ocf_comm::{
     Channel, Config, Endpoint, Event, Input, Lane, Output, PathId, PeerConfig, Preset, Received, Secrets,
-    SendError,
+    SendError, Transmit,
 };
-use pils::{Instant, NodeId, NodeInstance};
+use pils::{Instant, NodeId, NodeInstance, Rng};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{self, Duration};
@@ -21,6 +21,19 @@ pub const CHANNEL: Channel = Channel::APPLICATION;
 pub const PATIENCE: Duration = Duration::from_secs(60);
 /// Payload of the latency figures.
 pub const SMALL: usize = 64;
+
+/// What happens to packets between the nodes of a measurement.
+#[derive(Clone, Copy, Debug)]
+pub struct Wire {
+    pub protection: Protection,
+    /// Per cent of the datagrams that are left out.
+    pub loss: u64,
+    /// Packets after which a session derives its next key, if not as by default.
+    pub rekey: Option<u64>,
+}
+
+pub const ENCRYPTED: Wire = Wire { protection: Protection::Encrypt, loss: 0, rekey: None };
+pub const PLAIN: Wire = Wire { protection: Protection::Plain, loss: 0, rekey: None };
 
 /// What an application does on a reactor.
 pub trait Application: Send + 'static {
@@ -36,6 +49,29 @@ pub type Order<A> = Box<dyn FnOnce(&mut A, &mut Endpoint, Instant) + Send>;
 pub struct OnReactor<A> {
     pub application: A,
     events: VecDeque<Event>,
+    loss: u64,
+    random: Rng,
+}
+
+impl<A> OnReactor<A> {
+    /// Sends a burst without the datagrams that get lost.
+    fn transmit(&mut self, transmit: Transmit, io: &mut Io) {
+        if self.loss == 0 {
+            return io.transmit(transmit);
+        }
+        let Transmit { path, to, segment, data } = transmit;
+        let mut piece = Vec::new();
+        for datagram in data.chunks(segment) {
+            if self.random.below(100) >= self.loss {
+                piece.extend_from_slice(datagram);
+            } else if !piece.is_empty() {
+                io.transmit(Transmit { path, to, segment, data: std::mem::take(&mut piece) });
+            }
+        }
+        if !piece.is_empty() {
+            io.transmit(Transmit { path, to, segment, data: piece });
+        }
+    }
 }
 
 impl<A: Application> Host<Endpoint> for OnReactor<A> {
@@ -47,7 +83,7 @@ impl<A: Application> Host<Endpoint> for OnReactor<A> {
 
     fn carry_out(&mut self, _now: Instant, output: Output, io: &mut Io) {
         match output {
-            Output::Transmit(transmit) => io.transmit(transmit),
+            Output::Transmit(transmit) => self.transmit(transmit, io),
             Output::Event(event) => self.events.push_back(event),
             _ => {}
         }
@@ -81,7 +117,7 @@ pub fn ports() -> (Ports, SocketAddr) {
     (ports, address)
 }
 
-fn config(peers: &[(u32, SocketAddr)]) -> Config {
+pub fn config(peers: &[(u32, SocketAddr)]) -> Config {
     let mut config = Config::new("bench", Preset::Cloud);
     config.peers.extend(peers.iter().map(|(peer, address)| PeerConfig {
         node: NodeId::new(*peer),
@@ -94,7 +130,7 @@ fn config(peers: &[(u32, SocketAddr)]) -> Config {
 pub struct Started<A: Application> {
     pub local: NodeInstance,
     pub remote: Remote<Order<A>>,
-    running: Running<Endpoint, OnReactor<A>>,
+    pub running: Running<Endpoint, OnReactor<A>>,
 }
 
 impl<A: Application> Started<A> {
@@ -108,27 +144,45 @@ impl<A: Application> Started<A> {
     }
 }
 
-/// Starts a node. `application` is made from who it is.
+/// Starts a node on encrypted circuits. `application` is made from who it is.
 pub fn run<A: Application>(
+    node: (Ports, u32),
+    peers: &[(u32, SocketAddr)],
+    application: impl FnOnce(NodeInstance) -> A,
+) -> Started<A> {
+    run_over(ENCRYPTED, node, peers, application)
+}
+
+/// Starts a node. `application` is made from who it is.
+pub fn run_over<A: Application>(
+    wire: Wire,
     (ports, id): (Ports, u32),
     peers: &[(u32, SocketAddr)],
     application: impl FnOnce(NodeInstance) -> A,
 ) -> Started<A> {
     let local = NodeInstance::new(NodeId::new(id), entropy::incarnation());
-    let secrets = Secrets { keys: KEY.into(), seed: entropy::bytes(), agreement: Box::new(X25519::new()) };
-    let endpoint = Endpoint::new(ports.clock().now(), config(peers), local, secrets);
+    let secrets =
+        Secrets { keys: KEY.into(), seed: entropy::bytes(), agreement: Box::new(Agreement::start()) };
+    let config = Config { protection: wire.protection, rekey_after_packets: wire.rekey, ..config(peers) };
+    let endpoint = Endpoint::new(ports.clock().now(), config, local, secrets);
     let (remote, inbox) = ports.inbox();
-    let host = OnReactor { application: application(local), events: VecDeque::new() };
+    let random = Rng::new(u64::from(id));
+    let host =
+        OnReactor { application: application(local), events: VecDeque::new(), loss: wire.loss, random };
     let reactor = Reactor::new(ports, inbox, endpoint.expect("a good configuration"), host);
     let running = reactor.spawn(&format!("bench-{id}")).expect("a thread");
     Started { local, remote, running }
 }
 
 /// Runs two applications against each other until one of them reports.
-pub fn between<A: Application, B: Application, R>(a: A, b: B, report: &crossbeam_channel::Receiver<R>) -> R {
+pub fn between<A: Application, B: Application, R>(
+    (a, b): (A, B),
+    wire: Wire,
+    report: &crossbeam_channel::Receiver<R>,
+) -> R {
     let ((a_ports, a_address), (b_ports, b_address)) = (ports(), ports());
-    let _b = run((b_ports, 2), &[(1, a_address)], |_| b);
-    let _a = run((a_ports, 1), &[(2, b_address)], |_| a);
+    let _b = run_over(wire, (b_ports, 2), &[(1, a_address)], |_| b);
+    let _a = run_over(wire, (a_ports, 1), &[(2, b_address)], |_| a);
     report.recv_timeout(PATIENCE).expect("the measurement ends")
 }
 
@@ -166,13 +220,14 @@ impl Application for Pinger {
                     self.report.send(std::mem::take(&mut self.samples)).expect("someone waits for it");
                 }
             }
-            Event::PathUp { .. } => {}
+            Event::PathUp { .. } | Event::PathDoubtful { .. } | Event::Stalled { .. } => {}
             other => panic!("a quiet loopback, yet {other:?}"),
         }
     }
 }
 
-struct Echo;
+/// Sends every message back.
+pub struct Echo;
 
 impl Application for Echo {
     fn on(&mut self, event: Event, endpoint: &mut Endpoint, now: Instant) {
@@ -183,12 +238,18 @@ impl Application for Echo {
     }
 }
 
+/// Round trips over an encrypted circuit, in microseconds.
 pub fn ping_on_the_reactor(count: usize) -> Samples {
+    ping_over(count, ENCRYPTED)
+}
+
+/// Round trips over a circuit, in microseconds.
+pub fn ping_over(count: usize, wire: Wire) -> Samples {
     let (report, reports) = bounded(1);
     let message = Bytes::from(vec![1; SMALL]);
     let (sent, samples) = (time::Instant::now(), Vec::with_capacity(count));
     let pinger = Pinger { message, sent, left: count, warm_up: count / 10, samples, report };
-    Samples::micros(between(pinger, Echo, &reports))
+    Samples::micros(between((pinger, Echo), wire, &reports))
 }
 
 /// Sends as much as the endpoint takes.
@@ -201,8 +262,11 @@ impl Application for Source {
     fn on(&mut self, event: Event, _endpoint: &mut Endpoint, _now: Instant) {
         match event {
             Event::Up { peer } => self.to = Some(peer),
-            Event::Writable { .. } => {}
-            Event::PathUp { .. } => {}
+            // Where packets get lost, or the machine is slow, a path may look doubtful for a moment.
+            Event::Writable { .. }
+            | Event::PathUp { .. }
+            | Event::PathDoubtful { .. }
+            | Event::Stalled { .. } => {}
             other => panic!("a quiet loopback, yet {other:?}"),
         }
     }
@@ -230,7 +294,12 @@ pub struct Sink {
 
 impl Sink {
     pub fn new(total: usize, report: Sender<f64>) -> Self {
-        Self { skip: total / 10, left: total, total, started: time::Instant::now(), report }
+        Self { skip: total / 10, ..Self::from_the_first(total, report) }
+    }
+
+    /// Takes the time from the first arrival: what waits anywhere then cannot make the rate look better than it is.
+    pub fn from_the_first(total: usize, report: Sender<f64>) -> Self {
+        Self { skip: 1, left: total, total, started: time::Instant::now(), report }
     }
 
     pub fn count(&mut self, bytes: usize) {
@@ -258,8 +327,19 @@ impl Application for Sink {
     }
 }
 
+/// Goodput over an encrypted circuit, in MB/s.
 pub fn stream_on_the_reactor(size: usize, total: usize) -> f64 {
+    stream_over(size, total, ENCRYPTED)
+}
+
+/// Goodput over a circuit, in MB/s.
+pub fn stream_over(size: usize, total: usize, wire: Wire) -> f64 {
+    stream_into(size, wire, |report| Sink::new(total, report))
+}
+
+/// What a sink of its own measures.
+pub fn stream_into(size: usize, wire: Wire, sink: impl FnOnce(Sender<f64>) -> Sink) -> f64 {
     let (report, reports) = bounded(1);
     let source = Source { message: vec![7; size].into(), to: None };
-    between(source, Sink::new(total, report), &reports)
+    between((source, sink(report)), wire, &reports)
 }
