@@ -137,7 +137,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("it keeps the promises of a medium");
 
     let registry = media();
-    registry.register("pair", "1.0", Arc::new(PairKind(Mutex::new(pair(7)?.into()))))?;
+    let kind: Arc<dyn MediumKind> = Arc::new(PairKind(Mutex::new(pair(7)?.into())));
+    registry.register("pair", "1.0", kind)?;
     let start = |own: u32, other: u32| -> Result<UdpNode, Box<dyn Error>> {
         let spec = MediumSpec::new("pair", [("line", Value::from(7_i64))]);
         let ports = Ports::bind_with(&IoConfig::over([spec]), &registry)?;

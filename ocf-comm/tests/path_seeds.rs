@@ -2,7 +2,8 @@
 //!
 //! One path of each pair is left alone. Then no peer may go down, everything arrives while the others are still broken
 //! (C5), and a small urgent message that is sent while that path is up arrives in one flight (C6). The network judges C1
-//! and C3. Bugs of paths that are put back must be caught by that.
+//! and C3. In the end a node dies and is suspected in time (F1), or one stands still and suspects nobody (F4). Bugs of paths
+//! that are put back must be caught by that.
 #![allow(
     clippy::allow_attributes,
     clippy::unwrap_used,
@@ -15,7 +16,7 @@ mod net;
 use core::time::Duration;
 use net::{Faults, MS, Net, address, id};
 use ocf_comm::{
-    Change, ChangeError, Event, Input, Lane, PathId, PathPolicy, PathReason, PathState, Sabotage,
+    Change, ChangeError, DownReason, Event, Input, Lane, PathId, PathPolicy, PathReason, PathState, Sabotage,
 };
 use pils::{Instant, Layer as _, Rng};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -155,6 +156,34 @@ impl Run {
     }
 }
 
+impl Run {
+    /// With its paths as they were left: a node dies, or one stands still, or nothing happens.
+    fn end(&mut self, seed: u64) {
+        let Self { net, rng, .. } = self;
+        // The detector forgets the gaps of the time before.
+        net.run(3000 * MS);
+        match rng.below(3) {
+            0 => {
+                let at = net.now;
+                net.kill(1);
+                net.run(2000 * MS);
+                let downs = net.downs(0);
+                let [(when, _, DownReason::Silent { .. })] = downs[..] else {
+                    panic!("F1, seed {seed}: {downs:?}\n{}", net.report())
+                };
+                assert!(when.since(at) <= 725 * MS, "F1, seed {seed}: after {:?}", when.since(at));
+            }
+            1 => {
+                let pause = rng.duration(300 * MS, 4000 * MS);
+                net.pause(0, pause);
+                net.run(pause + 1000 * MS);
+                assert!(net.downs(0).is_empty(), "F4, seed {seed}: {:?}", net.downs(0));
+            }
+            _ => {}
+        }
+    }
+}
+
 fn chaos(seed: u64, bug: Option<Sabotage>) -> u32 {
     let mut run = Run::new(seed, bug);
     for _ in 0..run.rng.between(20, 150) {
@@ -171,6 +200,7 @@ fn chaos(seed: u64, bug: Option<Sabotage>) -> u32 {
     assert!(arrived, "C5, seed {seed}: all arrives over path {}\n{}", run.safe, run.net.report());
     let downs = (run.net.downs(0), run.net.downs(1));
     assert!(downs.0.is_empty() && downs.1.is_empty(), "F2, seed {seed}: {downs:?}");
+    run.end(seed);
     run.judged
 }
 
