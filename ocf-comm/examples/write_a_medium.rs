@@ -2,7 +2,7 @@
 //! First the conformance suite examines it, then circuits run over it as over any other.
 //!
 //! `cargo run --release -p ocf-comm --example write_a_medium`
-#![expect(clippy::print_stdout, reason = "it shows what happens")]
+#![expect(clippy::print_stdout, clippy::disallowed_types, reason = "it shows what happens, and is no core")]
 
 use ocf_comm::driver::{IoConfig, IoStats, Ports, SetupError, UdpNode};
 use ocf_comm::medium::{

@@ -17,7 +17,13 @@ const NICE: i32 = 19;
 /// The thread ends when this is dropped. Where none can be started, everything is computed at once.
 pub struct Agreement {
     direct: X25519,
-    beside: Option<(Sender<Task>, Receiver<Box<dyn EphemeralKey>>)>,
+    beside: Option<Beside>,
+}
+
+/// The thread: what it is to do, and what it has ready.
+struct Beside {
+    tasks: Sender<Task>,
+    ready: Receiver<Box<dyn EphemeralKey>>,
 }
 
 enum Task {
@@ -39,7 +45,7 @@ impl Agreement {
             work(&waiting, &give);
         });
         let beside = match started {
-            Ok(_detached) => Some((tasks, ready)),
+            Ok(_detached) => Some(Beside { tasks, ready }),
             Err(error) => {
                 tracing::warn!(%error, "no thread for keys");
                 None
@@ -71,19 +77,19 @@ fn work(tasks: &Receiver<Task>, ready: &Sender<Box<dyn EphemeralKey>>) {
 
 impl KeyAgreement for Agreement {
     fn generate(&mut self) -> Option<Box<dyn EphemeralKey>> {
-        let ready = self.beside.as_ref().and_then(|(tasks, ready)| {
-            let key = ready.try_recv().ok()?;
+        let ready = self.beside.as_ref().and_then(|beside| {
+            let key = beside.ready.try_recv().ok()?;
             // If it is full, the thread looks after each task anyway.
-            drop(tasks.try_send(Task::Generate));
+            drop(beside.tasks.try_send(Task::Generate));
             Some(key)
         });
         ready.or_else(|| self.direct.generate())
     }
 
     fn agree_in_time(&mut self, key: Box<dyn EphemeralKey>, peer: [u8; 32]) -> Box<dyn Agreeing> {
-        let Some((tasks, _)) = &self.beside else { return self.direct.agree_in_time(key, peer) };
+        let Some(beside) = &self.beside else { return self.direct.agree_in_time(key, peer) };
         let (to, result) = bounded(1);
-        match tasks.try_send(Task::Agree { key, peer, to }) {
+        match beside.tasks.try_send(Task::Agree { key, peer, to }) {
             Ok(()) => Box::new(Waiting(result)),
             Err(refused) => match refused.into_inner() {
                 Task::Agree { key, peer, .. } => self.direct.agree_in_time(key, peer),
