@@ -430,7 +430,7 @@ impl Stack {
 
     /// Tells every peer that this incarnation is gone for good. Drain the outputs, then drop it.
     pub fn depart(&mut self, now: Instant) {
-        self.lose_locks(now);
+        self.lose_locks(now, false);
         // All that was sent goes before the goodbye.
         self.settle_within(now, usize::MAX);
         self.endpoint.leave(now);
@@ -438,7 +438,7 @@ impl Stack {
 
     /// Tells every peer that this incarnation is dying, for panic and signal hooks. Drain the outputs, then drop it.
     pub fn last_gasp(&mut self, now: Instant) {
-        self.lose_locks(now);
+        self.lose_locks(now, false);
         self.endpoint.last_gasp(now);
     }
 
@@ -465,6 +465,7 @@ impl Stack {
     /// If there is a bug.
     pub fn check_invariants(&self) {
         self.endpoint.check_invariants();
+        self.consensus.check_invariants();
         self.fencer.check_invariants();
         if let Err(broken) = self.groups.check_invariants() {
             panic!("groups: {broken}");

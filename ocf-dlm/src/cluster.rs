@@ -272,6 +272,7 @@ impl Layer for Engine {
             Input::Message { from, message } => self.on_message(from, message),
             Input::View(view) => self.on_view(view),
             Input::NonPrimary => self.on_non_primary(),
+            Input::Dormant => self.on_dormant(),
             Input::Suspended => {
                 if self.standing == Standing::Active {
                     self.standing = Standing::Suspended;

@@ -5,6 +5,7 @@
 
 mod claims;
 
+use crate::Flags;
 use crate::cluster::{ClusterView, Engine, Output, Route, Standing, sabotaged};
 use crate::directory::{Placement, Slot, Weighted};
 use crate::wire::{Barrier, Claim, Item, Name, Phase, Proof};
@@ -260,6 +261,36 @@ impl Engine {
         self.placement = None;
     }
 
+    /// This node may not act, and its clients lose what they hold; but the others may still count on what it knows. When it
+    /// goes on, the masters are told of the locks that were given up here as of those of a client that ended.
+    pub(crate) fn on_dormant(&mut self) {
+        if self.standing == Standing::Outside {
+            return;
+        }
+        self.standing = Standing::Suspended;
+        for lock in self.tell_lost() {
+            self.release(lock, Flags::IVVALBLK, None);
+        }
+    }
+
+    /// Tells clients of the locks that are lost to them, all that a master may know of. Which those are, children first.
+    fn tell_lost(&mut self) -> Vec<u64> {
+        let mut lost = Vec::new();
+        for (lock, known) in self.locks.iter().rev() {
+            let (lock, client) = (*lock, known.client);
+            let told = if known.held.is_some() {
+                Output::Lost { lock, client }
+            } else if known.pending.as_ref().is_none_or(|p| p.sent) || known.parent.is_some() {
+                Output::Completed(known.completed(lock, crate::Status::Lost))
+            } else {
+                continue;
+            };
+            self.outputs.push_back(told);
+            lost.push(lock);
+        }
+        lost
+    }
+
     /// Drops all state of earlier views. Clients are told which locks are lost; what no master knows of stays.
     fn give_up_all(&mut self) {
         self.flush();
@@ -272,17 +303,7 @@ impl Engine {
         self.suspected.clear();
         self.stopping.clear();
         self.recovery = Recovery::default();
-        let locks: Vec<u64> = self.locks.keys().copied().collect();
-        for lock in locks.into_iter().rev() {
-            let known = &self.locks[&lock];
-            let client = known.client;
-            if known.held.is_some() {
-                self.outputs.push_back(Output::Lost { lock, client });
-            } else if known.pending.as_ref().is_none_or(|p| p.sent) || known.parent.is_some() {
-                self.outputs.push_back(Output::Completed(known.completed(lock, crate::Status::Lost)));
-            } else {
-                continue;
-            }
+        for lock in self.tell_lost() {
             self.forget_lock(lock);
         }
         self.trees.retain(|_, tree| {

@@ -259,6 +259,45 @@ fn a_node_that_gave_up_takes_part_again_only_as_a_joiner() {
 }
 
 #[test]
+fn a_dormant_node_gives_up_its_locks_and_keeps_what_it_knows_of_those_of_others() {
+    let mut three = Three::new();
+    let (here, there) = (kept_by(2), kept_by(1));
+    let (mine, _) = three.lock(2, &here, Mode::Ex);
+    // Locks of others keep the value blocks.
+    three.lock(3, &there, Mode::Nl);
+    three.lock(1, &here, Mode::Nl);
+    let (remote, _) = three.lock(2, &there, Mode::Pw);
+    let other = Key::root(b"space", b"mastered by the second");
+    three.lock(2, &other, Mode::Nl);
+    let (theirs, _) = three.lock(3, &other, Mode::Ex);
+    let before = three.granted(3, theirs).unwrap().1.token;
+    three.told.clear();
+    three.hear(instance(2), Input::Suspended);
+    three.hear(instance(2), Input::Dormant);
+    let lost = |lock: u64| {
+        let lost = |output: &Output| matches!(output, Output::Lost { lock: l, .. } if *l == lock);
+        three.told.iter().any(|(_, at, output)| *at == instance(2) && lost(output))
+    };
+    assert!(lost(mine) && lost(remote), "its holders are told");
+    assert!(three.engines[&instance(2)].lock_state(mine).is_none());
+    let waits = three.ask(2, &other, Mode::Pr);
+    three.settle();
+    assert!(three.granted(2, waits).is_none(), "nothing is granted meanwhile");
+    three.install(&view(2, &[(1, 1), (2, 1), (3, 1)], &[1, 2, 3]));
+    assert!(three.engines[&instance(2)].snapshot().active, "the view goes on with it");
+    three.settle();
+    assert!(three.granted(2, waits).is_none(), "the lock of another node stands");
+    for (key, who) in [(&here, 1), (&there, 3)] {
+        let (lock, _) = three.lock(who, key, Mode::Ex);
+        let granted = three.granted(who, lock).expect("what it gave up is free").1;
+        assert!(granted.remarks.value_invalid, "it could have been writing");
+    }
+    three.unlock(3, theirs);
+    three.settle();
+    assert!(three.granted(2, waits).expect("it waited").1.token >= before);
+}
+
+#[test]
 fn who_cannot_keep_what_waits_gives_up_and_says_so() {
     let config = Config { held_bytes_max: 4096, ..Config::default() };
     let mut engine = Engine::new(config, instance(1)).unwrap();

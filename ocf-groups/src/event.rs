@@ -62,7 +62,8 @@ pub enum Input<'a> {
     Flush(Ballot, &'a Proposal),
     /// Membership: the view is installed.
     Installed(&'a View),
-    /// Membership: this node is outside the primary partition.
+    /// Membership: this node is outside the primary partition. It stops and keeps what it has; the next view says whether it
+    /// goes on with that or begins anew.
     NonPrimary,
     /// Membership: the lease is in doubt; deliver nothing.
     Suspended,

@@ -135,6 +135,8 @@ pub enum Sabotage {
     ForgetUnordered,
     /// Lets the stream of a group go on before the state has come.
     OpenGates,
+    /// Drops what was delivered and not told when the node was outside, though it goes on.
+    ForgetUntold,
 }
 
 impl Groups {

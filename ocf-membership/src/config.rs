@@ -53,9 +53,14 @@ pub struct Config {
     /// How long a member waits for those more senior to act before it starts a ballot itself, per rank.
     /// Default 150 ms.
     pub stagger: Duration,
-    /// How long a primary member goes on suspended before it declares itself outside the primary, and its state
-    /// stale. Default 2 s.
+    /// How long a primary member goes on suspended before it declares itself outside the primary;
+    /// it keeps its state for the next view, which it may go on into. Default 2 s.
     pub give_up: Duration,
+    /// How long a quorum that lacks the memory of the last primary waits for more of it, before all go on as joiners
+    /// without the state that some of them still have. At least 10 ms. Default 10 s. Too low: state is dropped although
+    /// the node that completes it was about to come. Too high: with that node gone for good, the cluster stands still
+    /// for as long.
+    pub forget_after: Duration,
     /// How long the row of a partly connected node must be whole before it may come back, after the first exclusion;
     /// doubles with each. Default 1 s (twice `detection`).
     pub flap_hold: Duration,
@@ -78,6 +83,7 @@ impl Default for Config {
             flush_timeout: Duration::from_secs(5),
             stagger: Duration::from_millis(150),
             give_up: Duration::from_secs(2),
+            forget_after: Duration::from_secs(10),
             flap_hold: Duration::from_secs(1),
             flap_hold_max: Duration::from_secs(60),
         }
@@ -103,6 +109,7 @@ impl Config {
             ("flush_timeout", self.flush_timeout),
             ("stagger", self.stagger),
             ("give_up", self.give_up),
+            ("forget_after", self.forget_after),
         ];
         for (field, value) in durations {
             if value < Duration::from_millis(10) {

@@ -96,6 +96,8 @@ pub struct Consensus {
     round: Option<ballot::Round>,
     retry_at: Option<Instant>,
     backoff: u32,
+    /// The last primary of which too few are here, and since when this node's ballots find that.
+    forgetting: Option<(ViewNumber, Instant)>,
     reported: Option<NonPrimary>,
     /// The desired members may have changed.
     dirty: bool,
@@ -111,6 +113,8 @@ struct Installed {
     under: Ballot,
     synced: bool,
     suspended: Option<Instant>,
+    /// The layers above were told that this node is outside. It keeps its state, and goes on only by another view.
+    dormant: bool,
     lease: Lease,
 }
 
@@ -120,7 +124,7 @@ enum Timer {
     Renew,
     /// The lease runs out.
     LeaseEnd,
-    /// Suspended for too long.
+    /// Suspended for too long: becomes dormant.
     GiveUp,
     /// The coordinator's ballot: answers are late, or the leases of excluded nodes have ended.
     Round,
@@ -237,6 +241,7 @@ impl Consensus {
             round: None,
             retry_at: None,
             backoff: 0,
+            forgetting: None,
             reported: None,
             dirty: true,
             #[cfg(feature = "testing")]
@@ -259,10 +264,10 @@ impl Consensus {
         self.local
     }
 
-    /// The primary view this node is in, suspended or not.
+    /// The primary view this node is in, suspended or not. `None` outside, also while it keeps the state of its last view.
     #[must_use]
     pub fn view(&self) -> Option<&View> {
-        self.installed.as_ref().map(|i| &i.view)
+        self.installed.as_ref().filter(|i| !i.dormant).map(|i| &i.view)
     }
 
     /// True if this node is in the primary and its lease was confirmed for `now`: it may act.
@@ -305,7 +310,7 @@ impl Consensus {
     }
 
     /// What the agreement is doing: `collecting`, `proposing` and `installing` on a coordinator, `blocking`,
-    /// `answered`, `accepting` and `accepted` on an accepter, else `primary`, `suspended` or `outside`.
+    /// `answered`, `accepting` and `accepted` on an accepter, else `primary`, `suspended`, `dormant` or `outside`.
     #[must_use]
     pub fn state_name(&self) -> &'static str {
         if let Some(round) = &self.round {
@@ -317,6 +322,7 @@ impl Consensus {
             (_, Some(_), _) => "accepting",
             (_, _, Some(i)) if open && self.accepted_above(i.view.number) => "accepted",
             (_, _, Some(_)) if open => "answered",
+            (_, _, Some(i)) if i.dormant => "dormant",
             (_, _, Some(i)) if i.suspended.is_some() => "suspended",
             (_, _, Some(_)) => "primary",
             (_, _, None) => "outside",
@@ -337,6 +343,8 @@ impl Consensus {
                 "the newest agreed view is not older than the installed"
             );
             assert!(installed.under <= self.promised, "an accepted ballot was promised");
+            let silent = installed.suspended.is_some() && installed.lease.surrendered;
+            assert!(!installed.dormant || silent, "who was told to be outside has no lease");
         }
         if let Some(accepted) = &self.accepted {
             assert!(accepted.accept.ballot <= self.promised, "an accepted ballot was promised");
@@ -361,6 +369,10 @@ impl Consensus {
     /// True while a promise keeps this member from confirming leases of its view.
     fn is_unfinished(&self) -> bool {
         self.installed.as_ref().is_some_and(|i| self.promised > i.under)
+    }
+
+    fn is_dormant(&self) -> bool {
+        self.installed.as_ref().is_some_and(|i| i.dormant)
     }
 
     fn newest_known(&self) -> ViewNumber {

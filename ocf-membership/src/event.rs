@@ -90,7 +90,8 @@ pub enum Event {
     /// This node is in the primary partition, in this view. What was delivered before belongs to the old view.
     Installed(View),
     /// This node is outside the primary partition. What it was delivered in the last primary stands, but others may
-    /// have gone on without it: on the next `Installed` it is a joiner.
+    /// have gone on without it. The layer above stops and keeps what it has: it may still be asked by `Block` and `Flush`,
+    /// and on the next `Installed` it goes on if the view says that it joined before, and begins anew if it joins.
     NonPrimary(NonPrimary),
     /// The primary lease is not confirmed by a quorum (any more): no upcall, no lock grant, nothing that others must
     /// not do at the same time, until `Resumed` or the next `Installed`. The view is unchanged.

@@ -38,8 +38,10 @@ pub struct Stats {
     pub promises: u64,
     /// Views installed.
     pub views_installed: u64,
-    /// Times this node left the primary.
+    /// Times this node left the primary without what it had.
     pub views_lost: u64,
+    /// Times this node gave up waiting for a quorum, and kept what it had.
+    pub dormancies: u64,
     /// Times the lease ran out, or the node distrusted itself.
     pub suspensions: u64,
     /// Times this node noticed that it had not run for more than half a lease.

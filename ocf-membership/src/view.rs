@@ -166,4 +166,6 @@ pub struct NonPrimary {
     pub votes: u32,
     /// Votes that a primary needs.
     pub quorum: u32,
+    /// True if this node keeps what it had in its last view, and goes on with it if no primary was without it meanwhile.
+    pub dormant: bool,
 }

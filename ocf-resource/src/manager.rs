@@ -55,6 +55,10 @@ pub struct Manager {
     /// When to ask again for a fencing that did not succeed.
     fence_again: BTreeMap<NodeInstance, Instant>,
     left: bool,
+    /// Outside the primary partition with the state of the last view, which may go on.
+    kept: bool,
+    /// Back from outside: until the others have been told, nothing that was decided for this node is carried out.
+    returning: bool,
     malformed: u64,
     stale: u64,
 }
@@ -115,6 +119,8 @@ impl Manager {
             expiries: BTreeMap::new(),
             fence_again: BTreeMap::new(),
             left: false,
+            kept: false,
+            returning: false,
             malformed: 0,
             stale: 0,
         }
@@ -207,6 +213,11 @@ impl Manager {
         report::status(self)
     }
 
+    /// True if the decisions for this node are carried out.
+    const fn acts(&self) -> bool {
+        self.is_member() && !self.returning
+    }
+
     const fn is_member(&self) -> bool {
         matches!(self.phase, LocalStatus::Active | LocalStatus::Suspended)
     }
@@ -234,12 +245,13 @@ impl Manager {
         let founding = members.iter().all(|m| joined.contains(m));
         if founding {
             self.found(view, members.first() == Some(&self.me));
-        } else if joined.contains(&self.me) || !self.is_member() {
+        } else if joined.contains(&self.me) || !self.is_member() && !self.kept {
             if self.is_member() {
                 self.running.clear();
                 self.out.push_back(Output::Execute(Request::Drop));
             }
             self.phase = LocalStatus::Joining;
+            (self.kept, self.returning) = (false, false);
             let mut gone = self.awaiting.take().map(|w| w.departed).unwrap_or_default();
             gone.extend(view.departed.iter().cloned());
             self.awaiting = Some(Awaiting { number: view.number, members: members.to_vec(), departed: gone });
@@ -256,10 +268,30 @@ impl Manager {
             }
         }
         self.resume();
+        if core::mem::take(&mut self.kept) {
+            self.come_back();
+        }
         if self.state.config.is_none() && members.first() == Some(&self.me) {
             self.broadcast(&Message::Found(Config::clone(&self.config)));
         }
         self.advance(now, Vec::new());
+    }
+
+    /// This node was outside, and goes on with the state that it had.
+    fn come_back(&mut self) {
+        self.leaving_behind.clear();
+        self.returning = true;
+        self.broadcast(&Message::Returned);
+        self.ask_for_my_fences();
+    }
+
+    /// Asks for the fences that it was chosen to ask for when it could not.
+    fn ask_for_my_fences(&mut self) {
+        let asked = self.state.nodes.iter().filter_map(|(i, n)| Some((*i, n.fence.as_ref()?)));
+        let mine = asked.filter(|(_, fence)| fence.asker == Some(self.me));
+        for (target, cause) in mine.map(|(i, f)| (i, f.cause.clone())).collect::<Vec<_>>() {
+            self.out.push_back(Output::Fence { target, cause });
+        }
     }
 
     /// Begins anew: nobody has a state. `first`: this node speaks for those of whom nobody remembers a life.
@@ -328,6 +360,7 @@ impl Manager {
         self.expiries.clear();
         self.fence_again.clear();
         self.left = false;
+        (self.kept, self.returning) = (false, false);
         self.unwritten = false;
         self.awaiting = None;
         let believe_old = self.state.believe_old;
@@ -371,11 +404,7 @@ impl Manager {
                     self.run_step(decision, &resource, action);
                 }
                 // It may have been chosen to ask for a fence before it had the state.
-                let asked = self.state.nodes.iter().filter_map(|(i, n)| Some((*i, n.fence.as_ref()?)));
-                let mine = asked.filter(|(_, fence)| fence.asker == Some(self.me));
-                for (target, cause) in mine.map(|(i, f)| (i, f.cause.clone())).collect::<Vec<_>>() {
-                    self.out.push_back(Output::Fence { target, cause });
-                }
+                self.ask_for_my_fences();
                 self.advance(now, Vec::new());
             }
             Err(error) => {
@@ -386,7 +415,7 @@ impl Manager {
     }
 
     fn on_ordered(&mut self, now: Instant, sender: NodeInstance, payload: &[u8]) {
-        if !self.is_member() {
+        if !self.is_member() && !self.kept {
             return;
         }
         self.unwritten = false;
@@ -394,6 +423,9 @@ impl Manager {
         match Message::parse(payload) {
             Ok(message) => {
                 let mut events = Vec::new();
+                if message == Message::Returned && sender == self.me {
+                    self.returning = false;
+                }
                 if !self.state.on_message(sender, message, &mut events) {
                     self.stale += 1;
                 }
@@ -418,7 +450,7 @@ impl Manager {
                 }
                 self.state.issue(&plan, &mut events);
                 for (target, cause, asker) in plan.fences {
-                    if asker == Some(self.me) {
+                    if asker == Some(self.me) && self.is_member() {
                         self.out.push_back(Output::Fence { target, cause });
                     }
                 }
@@ -432,7 +464,7 @@ impl Manager {
         self.arm(now);
         let mine = self.state.nodes.get(&self.me);
         let idle = mine.is_some_and(|n| n.leaving && n.spots.values().all(|s| s.is_clear()));
-        if idle && !self.left {
+        if idle && !self.left && self.acts() {
             self.left = true;
             self.tell(Event::ReadyToLeave);
         }
@@ -512,6 +544,7 @@ impl Manager {
     fn on_non_primary(&mut self) {
         let was_member = self.is_member();
         self.phase = LocalStatus::NonPrimary;
+        self.kept |= was_member;
         if !was_member {
             return;
         }

@@ -38,6 +38,9 @@ pub(crate) enum Message {
         node: NodeId,
         serial: u64,
     },
+    /// The sender was outside the primary partition and goes on. It may have stopped anything, and does not carry out what
+    /// was decided for it meanwhile.
+    Returned,
 }
 
 /// How the operation of a decision ended.
@@ -152,6 +155,7 @@ const LEAVE: u8 = 6;
 const EXPIRE: u8 = 7;
 const REMEMBER: u8 = 8;
 const HEALTH: u8 = 9;
+const RETURNED: u8 = 10;
 
 impl Message {
     pub(crate) fn emit(&self) -> Bytes {
@@ -191,6 +195,7 @@ impl Message {
                 w.put_text(attribute);
                 wire::put_option(&mut w, *value, |w, health| w.push(wire::health_code(health)));
             }
+            Self::Returned => w.push(RETURNED),
             Self::Remember(instances) => {
                 w.push(REMEMBER);
                 wire::put_list(&mut w, instances.iter(), |w, instance| w.put_instance(*instance));
@@ -234,6 +239,7 @@ impl Message {
                 attribute: short(r.text("attribute")?),
                 value: wire::option(&mut r, "value", wire::health)?,
             },
+            RETURNED => Self::Returned,
             REMEMBER => Self::Remember(wire::list(&mut r, "instances", |r| r.instance("instance"))?),
             EXPIRE => Self::Expire {
                 group: r.text("group")?.into(),

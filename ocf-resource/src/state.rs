@@ -281,6 +281,10 @@ impl State {
                 }
                 self.complete();
             }
+            Message::Returned => match self.nodes.get_mut(&sender).filter(|n| !n.dead) {
+                Some(node) => node.forget_operations(),
+                None => return false,
+            },
             Message::Expire { group, node, serial } => {
                 let Some(group) = self.groups.get_mut(&group) else { return false };
                 match group.failures.get_mut(&node) {
@@ -603,6 +607,16 @@ impl State {
 }
 
 impl Node {
+    /// Everything here has to be looked at anew. A stop that failed stays one: it may be what the node is fenced for.
+    fn forget_operations(&mut self) {
+        for spot in self.spots.values_mut() {
+            spot.pending = None;
+            if !matches!(spot.presence, Presence::StopFailed { .. }) {
+                spot.presence = Presence::Unknown;
+            }
+        }
+    }
+
     fn lost_unseen(&self) -> bool {
         matches!(&self.lost, Some(FenceCause::Lost { resources, .. }) if resources.is_empty())
     }

@@ -507,6 +507,35 @@ fn founders_whose_state_is_lost_before_it_came_found_the_cluster_once_more() {
 }
 
 #[test]
+fn a_member_that_was_outside_and_goes_on_is_looked_at_anew() {
+    let mut t = Table::running(&[1, 2, 3]);
+    t.input(1, Input::NonPrimary);
+    assert_eq!(t.asked(), ["n1 stop site"]);
+    // What is ordered meanwhile counts, and is not carried out by who is outside.
+    let now = t.now;
+    t.manager(2)
+        .request(now, Command::MoveGroup { group: "web".into(), to: Some(NodeId::new(2)) })
+        .expect("a member");
+    t.settle();
+    assert_eq!(t.asked(), ["n1 stop site"], "the one that it stops alone");
+    t.manager(2)
+        .request(now, Command::MoveGroup { group: "web".into(), to: Some(NodeId::new(1)) })
+        .expect("a member");
+    t.settle();
+    t.view(&[instance(1), instance(2), instance(3)], &[], &[]);
+    assert_eq!(t.asked(), ["n1 stop site", "n1 monitor ip", "n1 monitor site"]);
+    t.answer(1, "site", Action::Stop, Outcome::Ok);
+    t.answer(1, "ip", Action::Monitor, Outcome::Ok);
+    assert_eq!(t.asked(), ["n1 monitor site"], "the rest is not stopped any more, and nobody else starts it");
+    t.answer_probes();
+    assert_eq!(t.asked(), ["n1 start site"], "its home is where it was");
+    t.answer(1, "site", Action::Start, Outcome::Ok);
+    let (one, two) = (t.manager(1).state().clone(), t.manager(2).state().clone());
+    assert_eq!(one, two);
+    assert_eq!(t.manager(3).status().groups[0].running_on, Some(instance(1)));
+}
+
+#[test]
 fn an_instance_that_comes_back_is_looked_at_instead_of_fenced() {
     let mut t = Table::running(&[1, 2, 3]);
     t.without(1);

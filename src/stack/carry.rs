@@ -153,11 +153,9 @@ impl Stack {
             }
             From::Event(Event::NonPrimary(situation)) => {
                 self.fencer.set_authority(now, Authority::Absent);
-                self.lose_locks(now);
+                self.lose_locks(now, situation.dormant);
                 self.groups.handle(now, ocf_groups::Input::NonPrimary);
                 self.manager.handle(now, ocf_resource::Input::NonPrimary);
-                self.broadcasts.clear();
-                self.wanted.clear();
                 (self.told_primary, self.entering) = (false, false);
                 self.emit(NodeEvent::NonPrimary(situation));
             }
@@ -211,6 +209,10 @@ impl Stack {
         use ocf_groups::Event;
         match event {
             Event::View(view) => {
+                if view.joiners().any(|m| m.instance == self.local) {
+                    self.broadcasts.clear();
+                    self.wanted.clear();
+                }
                 self.view_for_manager(now, &view);
                 (self.told_primary, self.entering) = (true, false);
                 self.emit(NodeEvent::Group(Event::View(view)));

@@ -89,9 +89,10 @@ impl Stack {
         }
     }
 
-    /// This node is not, or will not be, in the primary: every holder is told before any other node can hear of it.
-    pub(super) fn lose_locks(&mut self, now: Instant) {
-        self.tell_locks(now, Input::NonPrimary);
+    /// This node is not, or will not be, in the primary: every holder is told before any other node can hear of it. `dormant`:
+    /// what it knows of the locks of others it keeps, as the layers beside it do.
+    pub(super) fn lose_locks(&mut self, now: Instant, dormant: bool) {
+        self.tell_locks(now, if dormant { Input::Dormant } else { Input::NonPrimary });
         self.was_senior = false;
         self.settle_locks(now);
     }

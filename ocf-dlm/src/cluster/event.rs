@@ -19,7 +19,8 @@ pub struct ViewMember {
 ///
 /// Every node that installs `number` is given exactly the same value; numbers grow. A node may be told of a later view
 /// without having been told of those before. An instance that was told [`Input::NonPrimary`] joins: the next view that it
-/// is given says that it joined in a view later than the last one it saw. Another view is ignored.
+/// is given says that it joined in a view later than the last one it saw. Another view is ignored. One that was told
+/// [`Input::Dormant`] may be given either.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterView {
     /// Its number: the epoch of the lock manager.
@@ -45,6 +46,9 @@ pub enum Input<'a> {
     View(&'a ClusterView),
     /// This node is outside the primary: it holds no lock any more.
     NonPrimary,
+    /// This node is outside the primary and may not act: its clients hold no lock any more. Perhaps nobody goes on without
+    /// it, so it keeps what it masters and lists for others. The next view says whether it goes on with that, or joins.
+    Dormant,
     /// The primary lease is in doubt: nothing is granted and no lock may be relied on until `Resumed` or a view.
     Suspended,
     /// The lease is confirmed again in the same view.

@@ -42,7 +42,7 @@ fn run_in(seeds: impl Iterator<Item = u64>, world: impl Fn(u64) -> World) -> Cov
 }
 
 /// What must have happened in every long run, or the seeds prove nothing about it.
-const NAMED_CASES: [&str; 17] = [
+const NAMED_CASES: [&str; 18] = [
     "crash of a master",
     "crash of a directory keeper",
     "crash of a requester",
@@ -53,6 +53,7 @@ const NAMED_CASES: [&str; 17] = [
     "partition",
     "suspended",
     "gave up",
+    "dormant",
     "view skipped",
     "fencing failed",
     "fenced alive",

@@ -20,6 +20,7 @@ pub(crate) type Coverage = BTreeMap<&'static str, u64>;
 enum Word {
     View(ClusterView),
     NonPrimary,
+    Dormant,
     Suspended,
     Resumed,
     Proven(NodeInstance, Proof),
@@ -46,6 +47,8 @@ pub(crate) struct Node {
     suspended: bool,
     /// Taken out of the primary, and told so.
     outside: bool,
+    /// Told to be outside with what it has, and not of a view since.
+    dormant: bool,
     /// What membership said while the node was paused.
     missed: Vec<Word>,
 }
@@ -143,8 +146,15 @@ impl World {
         if let Some(bug) = self.sabotage {
             engine.sabotage(bug);
         }
-        let node =
-            Node { engine, timer: None, paused: false, suspended: false, outside: true, missed: Vec::new() };
+        let node = Node {
+            engine,
+            timer: None,
+            paused: false,
+            suspended: false,
+            outside: true,
+            dormant: false,
+            missed: Vec::new(),
+        };
         self.nodes.insert(instance, node);
     }
 
@@ -193,7 +203,9 @@ impl World {
             .collect();
         let joins = members.iter().any(|m| m.joined == number);
         let same = members.iter().map(|m| m.instance).eq(self.view.members.iter().map(|m| m.instance));
-        if same && !joins {
+        // Who was told to be outside comes back by another view only.
+        let returns = reachable.iter().any(|x| self.nodes[x].dormant);
+        if same && !joins && !returns {
             return;
         }
         let recovering = self.is_recovering();
@@ -259,6 +271,22 @@ impl World {
             let after = Duration::from_micros(self.rng.between(100, 4000));
             self.schedule(after, What::Form);
         }
+    }
+
+    /// Some members wait for a quorum for long, as in a total partition; the next view goes on with what they have.
+    fn fall_dormant(&mut self, some: NodeInstance) {
+        for x in self.nodes.keys().copied().collect::<Vec<_>>() {
+            let stays = self.nodes[&x].outside || self.nodes[&x].paused || self.nodes[&x].dormant;
+            if stays || x != some && self.rng.chance(0.4) {
+                continue;
+            }
+            self.queue.retain(|_, what| !matches!(what, What::Word(to, Word::Resumed) if *to == x));
+            self.hear(x, Word::Suspended);
+            self.hear(x, Word::Dormant);
+            self.count("dormant");
+        }
+        let after = Duration::from_micros(self.rng.between(100, 8000));
+        self.schedule(after, What::Form);
     }
 
     /// A member may be told of a later view without having been told of this one.
@@ -413,6 +441,10 @@ impl World {
         let Some(node) = self.nodes.get_mut(&to) else { return };
         if !matches!(word, Word::Proven(..)) {
             node.suspended = matches!(word, Word::Suspended);
+            if core::mem::replace(&mut node.dormant, matches!(word, Word::Dormant)) {
+                // Its holders were told, and it was silent since: what they held is free from now on.
+                self.checkers.surrendered(to);
+            }
         }
         match word {
             Word::View(view) => {
@@ -440,6 +472,7 @@ impl World {
                 }
             }
             Word::NonPrimary => node.engine.handle(self.now, Input::NonPrimary),
+            Word::Dormant => node.engine.handle(self.now, Input::Dormant),
             Word::Suspended => node.engine.handle(self.now, Input::Suspended),
             Word::Resumed => node.engine.handle(self.now, Input::Resumed),
             Word::Proven(instance, proof) => {
@@ -719,6 +752,7 @@ impl World {
         self.schedule(after, What::Fault);
         let members: Vec<NodeInstance> =
             self.nodes.iter().filter(|(_, n)| !n.outside && !n.paused).map(|(x, _)| *x).collect();
+        let awake = |world: &Self, x: &NodeInstance| !world.nodes[x].dormant;
         let some = self.rng.pick(&members).copied();
         match self.rng.below(15) {
             0..3 => {
@@ -751,7 +785,7 @@ impl World {
                 self.form_view();
             }
             10 | 11 => {
-                if let Some(x) = some {
+                if let Some(x) = some.filter(|x| awake(self, x)) {
                     let excluded = self.rng.chance(0.6) && self.may_go(x);
                     if let Some(node) = self.nodes.get_mut(&x) {
                         node.paused = true;
@@ -770,11 +804,11 @@ impl World {
             }
             12 => {
                 if let Some(x) = some {
-                    self.give_up(x);
+                    if self.rng.chance(0.5) { self.give_up(x) } else { self.fall_dormant(x) }
                 }
             }
             _ => {
-                if let Some(x) = some {
+                if let Some(x) = some.filter(|x| awake(self, x)) {
                     self.hear(x, Word::Suspended);
                     self.count("suspended");
                     self.tell(x, Word::Resumed, Duration::from_millis(1));

@@ -72,13 +72,17 @@ impl Groups {
     }
 
     pub(super) fn on_non_primary(&mut self) {
+        // Whether others have gone on is not known yet. What was not told while the lease was in doubt waits: the next view
+        // either goes on from it or begins anew.
         self.primary = false;
-        // What was not told while the lease was in doubt is not told any more: others have gone on, and the local
-        // members begin anew with the next view.
-        let keep = |o: &Output| !matches!(o, Output::Event(e) if !matches!(e, Event::Writable | Event::Refused { .. } | Event::Reset { .. }));
-        self.outputs.retain(keep);
         self.suspended = false;
         self.report_at = None;
+    }
+
+    /// Others have gone on: what was held back is not told any more, and the local members begin anew.
+    fn drop_untold(&mut self) {
+        let keep = |o: &Output| !matches!(o, Output::Event(e) if !matches!(e, Event::Writable | Event::Refused { .. } | Event::Reset { .. }));
+        self.outputs.retain(keep);
     }
 
     pub(super) fn on_installed(&mut self, view: &View) {
@@ -90,6 +94,9 @@ impl Groups {
         self.fetch_at = None;
         let entered = plan.as_ref().is_some_and(|p| self.end_view(p));
         let was_synced = self.sync == Sync::Synced;
+        if !self.primary && (!entered || sabotaged!(self, ForgetUntold)) {
+            self.drop_untold();
+        }
         self.primary = true;
         self.suspended = false;
         self.blocked = None;

@@ -122,8 +122,11 @@ impl Groups {
         self.locals_version += 1;
         for (name, members) in &mut self.locals {
             for (local, phase) in members.iter() {
-                if matches!(phase, Phase::Member { .. } | Phase::Leaving) {
-                    let member = MemberId { instance: self.local, local: *local };
+                let member = MemberId { instance: self.local, local: *local };
+                // It may have dropped out, and not been told yet.
+                let is_told = |o: &Output| matches!(o, Output::Event(Event::Reset { group, member: m }) if group == name && *m == member);
+                if matches!(phase, Phase::Member { .. } | Phase::Leaving) && !self.outputs.iter().any(is_told)
+                {
                     self.outputs.push_back(Output::Event(Event::Reset { group: Arc::clone(name), member }));
                 }
             }

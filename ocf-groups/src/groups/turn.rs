@@ -96,9 +96,9 @@ impl Groups {
     }
 
     /// The next output that may leave. Without a confirmed lease no event does: what was ordered waits for
-    /// [`Input::Resumed`](crate::Input::Resumed) or the next view.
+    /// [`Input::Resumed`](crate::Input::Resumed) or the next view. Outside the primary partition it waits for the latter.
     pub(super) fn next_output(&mut self) -> Option<Output> {
-        if !self.suspended {
+        if self.primary && !self.suspended {
             return self.outputs.pop_front();
         }
         let may_leave = |o: &Output| !matches!(o, Output::Event(_));

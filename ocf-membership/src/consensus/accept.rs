@@ -281,10 +281,12 @@ impl Consensus {
         }
         let synced = self.installed.as_ref().is_some_and(|i| i.synced);
         let (under, lease) = (accepted.accept.ballot, lease.clone());
-        self.installed = Some(Installed { view: view.clone(), under, synced, suspended: None, lease });
+        self.installed =
+            Some(Installed { view: view.clone(), under, synced, suspended: None, dormant: false, lease });
         self.stats.views_installed = self.stats.views_installed.wrapping_add(1);
         self.awaiting = None;
         self.reported = None;
+        self.forgetting = None;
         self.timers.stop(Timer::Report);
         if self.promised <= under {
             (self.backoff, self.retry_at) = (0, None);

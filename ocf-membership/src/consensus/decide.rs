@@ -69,15 +69,36 @@ impl Consensus {
             self.put_forward(now, &states, accepted.votes, accepted.proposal);
             return;
         }
-        let former = former(top, refuted, newest);
+        let mut former = former(top, refuted, newest);
         let forgotten = former.iter().any(|f| !remembers(f, &states, &candidates));
         if forgotten && !self.is_sabotaged(Bug::MemoryRule) {
-            self.refuse_round(now, "too few of the last primary are here");
-            return;
+            if !self.may_forget(now, &former, &candidates) {
+                self.refuse_round(now, "too few of the last primary are here");
+                return;
+            }
+            // Nobody goes on with what it has: it may be less than what a quorum had.
+            former.iter_mut().for_each(|f| f.only_recorded = true);
         }
         let proposal = self.fresh(&states, former.first(), self.step(&states, &candidates));
         let votes = self.votes.clone();
         self.put_forward(now, &states, votes, proposal);
+    }
+
+    /// True if the last primary has been waited for long enough, and a quorum of it is here, restarted or not: they drop
+    /// what they have, rather than to wait for ever for a node that may never come.
+    fn may_forget(&mut self, now: Instant, former: &[Former], candidates: &[NodeInstance]) -> bool {
+        let Some(newest) = former.first() else { return false };
+        let since = match self.forgetting {
+            Some((number, since)) if number == newest.number => since,
+            _ => {
+                self.forgetting = Some((newest.number, now));
+                now
+            }
+        };
+        let here = |m: &&Member| candidates.iter().any(|c| c.node == m.instance.node);
+        let enough =
+            |f: &Former| f.members.iter().filter(here).map(|m| m.votes).sum::<u32>() >= f.votes.quorum;
+        now.since(since) >= self.config.forget_after && former.iter().all(enough)
     }
 
     /// Completes the installation at members that accepted the newest view and were not told. True if there are any.

@@ -31,7 +31,7 @@ impl Consensus {
             let message = Message::Renew { value: lease.value, sequence: lease.send(now) };
             messages.extend(members.iter().map(|m| (m.instance, message.clone())));
         };
-        if let Some(installed) = &mut self.installed {
+        if let Some(installed) = self.installed.as_mut().filter(|i| !i.dormant) {
             renew(&mut installed.lease, &installed.view.members);
         }
         if let (Some(lease), Some(accepted)) = (&mut self.next_lease, &self.accepted) {
@@ -81,7 +81,7 @@ impl Consensus {
     pub(super) fn check_lease(&mut self, now: Instant) {
         let (local, lease) = (self.local, self.config.lease);
         let never_expires = self.is_sabotaged(Bug::LeaseExpiry);
-        let Some(installed) = &mut self.installed else { return };
+        let Some(installed) = self.installed.as_mut().filter(|i| !i.dormant) else { return };
         let until = installed.lease.until(&installed.view, local, lease);
         let valid = until.is_some_and(|until| now < until) || never_expires;
         if until == Some(Instant::MAX) {
@@ -115,7 +115,7 @@ impl Consensus {
 
     /// A suspended member gives up, but not while a view change that it takes part in may still end well.
     fn give_up_at(&self) -> Option<Instant> {
-        let since = self.installed.as_ref()?.suspended?;
+        let since = self.installed.as_ref().filter(|i| !i.dormant)?.suspended?;
         let helping = self.pending.is_some()
             || self.installed.as_ref().is_some_and(|i| self.accepted_above(i.view.number));
         let coordinator = self.promised.proposer;
@@ -127,35 +127,45 @@ impl Consensus {
         Some(from + self.config.give_up)
     }
 
+    /// No quorum for too long: the layers above are told that this node is outside. Nobody is known to have gone on without
+    /// it, so it keeps what it has, and offers it to the next view. It never acts in this one again.
     pub(super) fn give_up(&mut self, now: Instant) {
-        if self.give_up_at().is_some_and(|at| at <= now) {
-            self.leave_primary(now);
-        }
-    }
-
-    /// Leaves the primary: what this node was delivered is stale, on the next view it is a joiner.
-    pub(super) fn leave_primary(&mut self, now: Instant) {
-        if self.installed.take().is_none() {
+        if self.give_up_at().is_none_or(|at| at > now) {
             return;
         }
-        self.stats.views_lost = self.stats.views_lost.wrapping_add(1);
+        let Some(installed) = &mut self.installed else { return };
+        installed.dormant = true;
+        installed.lease.surrendered = true;
+        self.stats.dormancies = self.stats.dormancies.wrapping_add(1);
         self.dirty = true;
         let report = self.non_primary();
         self.reported = Some(report.clone());
         self.event(Event::NonPrimary(report));
+    }
+
+    /// Leaves the primary: what this node was delivered is stale, on the next view it is a joiner.
+    pub(super) fn leave_primary(&mut self, now: Instant) {
+        let Some(installed) = self.installed.take() else { return };
+        self.stats.views_lost = self.stats.views_lost.wrapping_add(1);
+        self.dirty = true;
+        if !installed.dormant {
+            let report = self.non_primary();
+            self.reported = Some(report.clone());
+            self.event(Event::NonPrimary(report));
+        }
         // The layer above no longer owes an answer.
         self.stop_waiting_for_upper(now);
     }
 
     pub(super) fn report_soon(&mut self, now: Instant) {
-        if self.installed.is_none() {
+        if self.installed.is_none() || self.is_dormant() {
             self.timers.set_if_unset(Timer::Report, now + Duration::from_millis(100));
         }
     }
 
     /// Tells a change of what is reachable from outside the primary, once.
     pub(super) fn report(&mut self) {
-        if self.installed.is_some() {
+        if self.installed.is_some() && !self.is_dormant() {
             return;
         }
         let report = self.non_primary();
@@ -168,7 +178,13 @@ impl Consensus {
     fn non_primary(&self) -> NonPrimary {
         let reachable = self.row();
         let votes = self.votes.sum(reachable.iter().copied());
-        NonPrimary { last_primary: self.newest_known(), reachable, votes, quorum: self.votes.quorum }
+        NonPrimary {
+            last_primary: self.newest_known(),
+            reachable,
+            votes,
+            quorum: self.votes.quorum,
+            dormant: self.is_dormant(),
+        }
     }
 
     /// Age of the last confirmation given to each instance, as long as it can matter.

@@ -203,7 +203,7 @@ impl Consensus {
         };
         let allowed: Vec<NodeInstance> = all.iter().copied().filter(free).collect();
         let chosen = self.clique(&allowed);
-        if allowed.len() < all.len() && self.votes.sum(chosen.iter().copied()) < self.votes.quorum {
+        if allowed.len() < all.len() && !self.has_quorum(&chosen) {
             // Better an unstable primary than none.
             return self.clique(&all);
         }
@@ -275,7 +275,8 @@ impl Consensus {
         let in_primary = |p: NodeInstance| self.active_number(p) == Some(number);
         let departs = members.iter().any(|m| !candidates.contains(&m.instance));
         let joins = candidates.iter().any(|p| !in_primary(*p));
-        let unfinished = self.is_unfinished();
+        // One who was told to be outside comes back by another view, even if it is of the same members.
+        let unfinished = self.is_unfinished() || self.is_dormant();
         if !departs && !joins && !unfinished {
             return None;
         }

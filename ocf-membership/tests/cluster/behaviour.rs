@@ -109,6 +109,50 @@ fn a_minority_stops_acting_and_comes_back_as_a_joiner() {
 }
 
 #[test]
+fn a_total_partition_of_any_length_costs_no_member_what_it_had() {
+    for length in [3_000, 60_000] {
+        let mut world = formed(3, Durability::Durable);
+        let members: Vec<NodeInstance> = world.nodes.iter().map(|n| n.local).collect();
+        for (i, j) in [(0, 1), (0, 2), (1, 2)] {
+            world.cut_link(i, j);
+        }
+        world.run_until(world.now + length * MS);
+        assert!(world.nodes.iter().all(|n| n.active.is_none()));
+        assert_eq!(number(&world, 0), 0, "told to be outside");
+        world.cut.clear();
+        world.run_until(world.now + 1_000 * MS);
+        assert!(world.is_whole(), "{}", world.describe());
+        let view = world.nodes[1].core.as_ref().and_then(|c| c.view()).expect("whole");
+        assert_eq!(view.number, ViewNumber(2), "told to be outside, they come back by another view");
+        let joined: Vec<_> = view.members.iter().map(|m| (m.instance, m.joined)).collect();
+        assert_eq!(joined, members.iter().map(|m| (*m, ViewNumber(1))).collect::<Vec<_>>());
+        assert!(view.causes.is_empty(), "{:?}", view.causes);
+        sound(&world);
+    }
+}
+
+#[test]
+fn one_that_waited_alone_completes_no_primary_that_a_quorum_has_forgotten_until_it_drops_its_state() {
+    // All of {A, B, C} are alone; A restarts, B does not come back. C may lack what a quorum, {A, B}, had.
+    let mut world = formed(3, Durability::Durable);
+    for (i, j) in [(0, 1), (0, 2), (1, 2)] {
+        world.cut_link(i, j);
+    }
+    world.run_until(world.now + 4_000 * MS);
+    world.stop(0, None);
+    world.stop(1, None);
+    world.start(0);
+    world.cut.clear();
+    world.run_until(world.now + 5_000 * MS);
+    assert!(world.nodes.iter().all(|n| n.active.is_none()), "{}", world.describe());
+    world.run_until(world.now + 10_000 * MS);
+    let view = world.nodes[2].core.as_ref().and_then(|c| c.view()).expect("a quorum is here");
+    assert!(view.members.iter().all(|m| m.joined == view.number), "all begin anew: {view:?}");
+    assert_eq!((number(&world, 0), number(&world, 2)), (2, 2));
+    sound(&world);
+}
+
+#[test]
 fn a_broken_link_costs_one_view_and_then_nothing_for_ten_minutes() {
     let mut world = formed(3, Durability::Durable);
     world.cut_link(1, 2);

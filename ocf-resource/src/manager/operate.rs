@@ -10,12 +10,12 @@ impl Manager {
     #[expect(clippy::wildcard_enum_match_arm, reason = "most events mean nothing for the executor")]
     pub(super) fn follow(&mut self, event: &Event) {
         match event {
-            Event::Decided { decision, resource, node, action, .. } if *node == self.me => {
+            Event::Decided { decision, resource, node, action, .. } if *node == self.me && self.acts() => {
                 self.run_step(*decision, resource, *action);
             }
             Event::Started { resource, node, decision }
             | Event::RoleChanged { resource, node, decision, .. }
-                if *node == self.me =>
+                if *node == self.me && self.acts() =>
             {
                 self.watch(*decision, resource);
             }
