@@ -23,7 +23,7 @@ use ocf_resource::{Manager, Operation, OperationResult};
 use ocf_stonith::{DeviceReport, FenceAction, Fencer};
 use outbox::Outbox;
 use pils::{Instant, Layer, NodeId, NodeInstance, Rng};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -161,8 +161,10 @@ pub struct Stack {
     pub(crate) fencer: Fencer,
     calls: Calls,
     locks: Option<Box<ocf_dlm::cluster::Engine>>,
-    /// This node was the senior of the last view: it asks for the fencing that locks wait for.
-    was_senior: bool,
+    /// Whose fencing was requested because locks wait for it.
+    lock_fences: BTreeSet<NodeInstance>,
+    /// A view came: the fencing that locks wait for is to be asked for anew.
+    lock_fences_due: bool,
     local: NodeInstance,
     fence_action: FenceAction,
     /// When the last input came: outputs are settled lazily, in the call that asks for them.
@@ -208,7 +210,8 @@ impl Stack {
             fencer: Fencer::new(config.fencing, local.node, rng.fork()),
             calls: Calls::new(config.calls),
             locks,
-            was_senior: false,
+            lock_fences: BTreeSet::new(),
+            lock_fences_due: false,
             local,
             fence_action: config.fence_action,
             now,

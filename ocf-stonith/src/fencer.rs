@@ -289,6 +289,12 @@ impl Fencer {
         self.requests.iter().map(|(target, s)| s.status(*target))
     }
 
+    /// True if a request for this incarnation stands.
+    #[must_use]
+    pub fn is_standing(&self, target: NodeInstance) -> bool {
+        self.requests.contains_key(&target)
+    }
+
     /// Past requests, oldest first.
     #[must_use]
     pub const fn history(&self) -> &History {

@@ -9,7 +9,7 @@ use ocf_dlm::directory::Weighted;
 use ocf_dlm::wire::{Proof, Value};
 use ocf_dlm::{Flags, Mode, RequestError};
 use ocf_membership::View;
-use ocf_stonith::{Cause, FenceRequest};
+use ocf_stonith::{Cause, FenceRequest, Withdrawal};
 use pils::{Instant, Layer as _, NodeInstance};
 use std::sync::Arc;
 
@@ -93,7 +93,8 @@ impl Stack {
     /// what it knows of the locks of others it keeps, as the layers beside it do.
     pub(super) fn lose_locks(&mut self, now: Instant, dormant: bool) {
         self.tell_locks(now, if dormant { Input::Dormant } else { Input::NonPrimary });
-        self.was_senior = false;
+        self.lock_fences.clear();
+        self.lock_fences_due = false;
         self.settle_locks(now);
     }
 
@@ -113,16 +114,28 @@ impl Stack {
             previous: view.previous.iter().map(previous).collect(),
         };
         self.tell_locks(now, Input::View(&view));
-        let senior = self.is_senior();
-        if senior && !self.was_senior {
-            // The senior before may not have come to an end with it.
-            self.fence_for_locks(now);
-        }
-        self.was_senior = senior;
+        self.lock_fences_due = true;
     }
 
-    fn is_senior(&self) -> bool {
-        self.consensus.view().is_some_and(|view| view.senior().instance == self.local)
+    /// Takes back what was asked for those who are here again with nothing.
+    fn spare_returned(&mut self, now: Instant) {
+        let Some(view) = self.consensus.view() else { return };
+        let here: Vec<_> = self.lock_fences.iter().copied().filter(|target| view.contains(*target)).collect();
+        for target in here {
+            self.lock_fences.remove(&target);
+            let wanted = self.manager.wants_fenced(target);
+            if !wanted && self.fencer.withdraw(now, target, Withdrawal::NotNeeded).is_err() {
+                tracing::debug!(%target, "no fence request to withdraw");
+            }
+        }
+    }
+
+    /// True if it is this node that asks for the fencing of `target`: the most senior member that is not a later life on the
+    /// same node, which cannot fence its own.
+    fn is_asker(&self, target: NodeInstance) -> bool {
+        let mut members =
+            self.consensus.view().into_iter().flat_map(|view| &view.members).map(|m| m.instance);
+        members.find(|member| member.node != target.node) == Some(self.local)
     }
 
     /// True if locks of that instance stay in the way until it is certain that it is dead.
@@ -138,20 +151,33 @@ impl Stack {
     }
 
     fn fence_holder(&mut self, now: Instant, target: NodeInstance) {
-        if !self.is_senior() {
+        if !self.told_primary {
+            self.lock_fences_due = true;
+            return;
+        }
+        if !self.is_asker(target) || self.lock_fences.contains(&target) && self.fencer.is_standing(target) {
             return;
         }
         let cause = Cause::Lost { why: Arc::from("it may hold locks") };
         let request = FenceRequest { target, action: self.fence_action, cause };
-        if let Err(error) = self.fencer.request(now, request) {
-            // Asked again when the lease is confirmed, or by the next senior.
-            tracing::debug!(%target, %error, "a holder of locks is not fenced");
+        match self.fencer.request(now, request) {
+            Ok(_) => {
+                self.lock_fences.insert(target);
+            }
+            // Asked again when the lease is confirmed, in the next view, or by the next senior.
+            Err(error) => tracing::debug!(%target, %error, "a holder of locks is not fenced"),
         }
     }
 
     /// Carries out what the lock manager wants. True if there was anything.
     pub(super) fn settle_locks(&mut self, now: Instant) -> bool {
         let mut busy = false;
+        // After everybody was told of the view that it is about. Who asked before may have come to an end with it.
+        if self.told_primary && core::mem::take(&mut self.lock_fences_due) {
+            busy = true;
+            self.fence_for_locks(now);
+            self.spare_returned(now);
+        }
         while let Some(output) = self.locks.as_mut().and_then(|locks| locks.poll_output()) {
             busy = true;
             match output {

@@ -3,9 +3,16 @@
 use super::{Local, Manager};
 use crate::executor::Request;
 use crate::{Action, Decision, Event, GroupConfig, MonitorConfig, Operation, Output, ResourceConfig, Role};
+use pils::NodeInstance;
 use std::sync::Arc;
 
 impl Manager {
+    /// True if the end of this instance's life is being waited for.
+    #[must_use]
+    pub fn wants_fenced(&self, instance: NodeInstance) -> bool {
+        self.state.nodes.get(&instance).is_some_and(|node| node.fence.is_some())
+    }
+
     /// Does what an event means for this node.
     #[expect(clippy::wildcard_enum_match_arm, reason = "most events mean nothing for the executor")]
     pub(super) fn follow(&mut self, event: &Event) {
