@@ -9,7 +9,7 @@
 
 use clap::Parser;
 use ocf::sim::cluster::{self, Bug, EXPECTED, Options};
-use ocf::sim::{PATH_CASES, Report, Verdict, circuits};
+use ocf::sim::{Fault, PATH_CASES, Report, Verdict, circuits};
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::hash::{BuildHasher, RandomState};
@@ -52,12 +52,19 @@ struct Args {
     /// No faults, little load.
     #[arg(long)]
     idle: bool,
+    /// Only these kinds of fault, often: Closing, Alone, Kill, ... Several, separated by commas.
+    #[arg(long, value_delimiter = ',')]
+    focus: Vec<String>,
     /// Print the whole history of each run.
     #[arg(long)]
     verbose: bool,
     /// Go on after a failure, and count failures by kind.
     #[arg(long)]
     keep_going: bool,
+}
+
+fn faults() -> impl Iterator<Item = Fault> {
+    Fault::ALL.into_iter().chain(Fault::OF_PATHS)
 }
 
 #[derive(Default)]
@@ -139,6 +146,13 @@ fn main() -> ExitCode {
             return ExitCode::from(3);
         };
         options.bug = Some(bug);
+    }
+    for name in &args.focus {
+        let Some(fault) = faults().find(|f| format!("{f:?}") == *name) else {
+            println!("no kind of fault {name:?}; there are: {:?}", faults().collect::<Vec<_>>());
+            return ExitCode::from(3);
+        };
+        options.focus.push(fault);
     }
     if args.circuits {
         let bug = match options.bug {
@@ -237,6 +251,9 @@ fn reproduce(seed: u64, args: &Args) {
     }
     if args.idle {
         line += " --idle";
+    }
+    if !args.focus.is_empty() {
+        line += &format!(" --focus {}", args.focus.join(","));
     }
     if let Some(bug) = &args.bug {
         line += &format!(" --bug {bug}");

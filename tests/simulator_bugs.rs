@@ -5,19 +5,24 @@
 //! a core that notices; the same seed without it must pass, so that it is the bug that was seen. The search begins at
 //! the seed that caught the bug when this was written, so that it is short, and then tries all 200.
 
-use ocf::sim::Verdict;
 use ocf::sim::cluster::{self, Bug, Options};
+use ocf::sim::{Fault, Verdict};
 use ocf_groups::Sabotage as Groups;
 use ocf_membership::Sabotage as Membership;
 use std::time::Duration;
 
 const SEEDS: u64 = 200;
 
-fn options(bug: Option<Bug>) -> Options {
-    Options { bug, safety: Duration::from_secs(15), ..Options::default() }
+fn is_caught(bug: Bug, likely: u64) {
+    is_caught_by(bug, likely, &[]);
 }
 
-fn is_caught(bug: Bug, likely: u64) {
+/// `focus`: the faults of which runs consist, if they are not mixed from all.
+fn is_caught_by(bug: Bug, likely: u64, focus: &[Fault]) {
+    let options = |bug| {
+        let safety = Duration::from_secs(15);
+        Options { bug, safety, focus: focus.to_vec(), ..Options::default() }
+    };
     let fails = |seed: &u64| cluster::run(*seed, &options(Some(bug))).verdict != Verdict::Passed;
     let caught = std::iter::once(likely).chain(0..SEEDS).find(fails);
     let Some(seed) = caught else { panic!("{} is not caught within {SEEDS} seeds", bug.name()) };
@@ -33,6 +38,16 @@ fn a_fresh_view_in_place_of_an_accepted_one_is_caught() {
 #[test]
 fn a_primary_that_goes_on_without_its_lease_is_caught() {
     is_caught(Bug::Membership(Membership::NoLeaseExpiry), 54);
+}
+
+#[test]
+fn a_view_that_drops_what_a_primary_held_before_it_must_is_caught() {
+    is_caught_by(Bug::Membership(Membership::NoMemoryRule), 23, &[Fault::Alone, Fault::Kill, Fault::Isolate]);
+}
+
+#[test]
+fn buffers_freed_before_everybody_holds_them_are_caught() {
+    is_caught(Bug::Groups(Groups::FreeOnOwnDelivery), 0);
 }
 
 #[test]

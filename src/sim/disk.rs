@@ -1,6 +1,6 @@
 use bytes::Bytes;
 use core::time::Duration;
-use pils::Rng;
+use pils::{Incarnation, Rng};
 
 /// How the disks of a run behave.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,6 +23,10 @@ pub(crate) struct Disk {
     content: Option<Bytes>,
     writing: Vec<(u64, Bytes)>,
     pub(crate) full: bool,
+    /// Nothing that is being written completes.
+    pub(crate) hung: bool,
+    /// Writes that would have ended, and whether they would have worked.
+    pub(crate) stuck: Vec<(Incarnation, u64, bool)>,
 }
 
 impl Disk {
@@ -49,6 +53,19 @@ impl Disk {
                 self.content = Some(record);
             }
         }
+    }
+
+    /// Turns a bit of the record or cuts off its end.
+    pub(crate) fn damage(&mut self, rng: &mut Rng) {
+        let Some(content) = &mut self.content else { return };
+        let mut bytes = content.to_vec();
+        let at = usize::try_from(rng.below(bytes.len() as u64)).unwrap_or(0);
+        if rng.chance(0.5) {
+            bytes.truncate(at);
+        } else if let Some(byte) = bytes.get_mut(at) {
+            *byte ^= 1;
+        }
+        *content = bytes.into();
     }
 
     pub(crate) fn lose(&mut self) {

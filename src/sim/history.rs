@@ -41,8 +41,12 @@ pub enum What<R> {
     Slowed(NodeId, Duration),
     /// The disk's content is lost.
     DiskLost(NodeId),
+    /// The disk's content is damaged.
+    DiskDamaged(NodeId),
     /// Writes to the disk fail from now on, or work again.
     DiskFull(NodeId, bool),
+    /// Writes to the disk do not end from now on, or end again.
+    DiskHangs(NodeId, bool),
     /// The network changed.
     Network(Change),
     /// All faults ended; the liveness phase begins.
@@ -86,6 +90,8 @@ pub enum Change {
     Interface(NodeId, u8, bool),
     /// An earlier change ended.
     Restored(&'static str),
+    /// The links of a node are cut in two steps.
+    Closing(NodeId),
 }
 
 impl<R: fmt::Debug> fmt::Display for Entry<R> {
@@ -102,7 +108,9 @@ impl<R: fmt::Debug> fmt::Display for Entry<R> {
             | What::Resumed(_)
             | What::Slowed(..)
             | What::DiskLost(_)
+            | What::DiskDamaged(_)
             | What::DiskFull(..)
+            | What::DiskHangs(..)
             | What::Network(_)
             | What::Healed
             | What::Settled) => write!(f, "** {what:?}"),

@@ -18,6 +18,7 @@ pub(crate) enum Undo {
     Interface(usize, u8),
     Speed(usize),
     Space(usize),
+    Hang(usize),
 }
 
 impl<P: Program> World<P> {
@@ -55,7 +56,8 @@ impl<P: Program> World<P> {
 
     /// Carries out one fault at random places, now.
     pub fn inflict(&mut self, fault: Fault) {
-        let node = if fault == Fault::LostDisk { self.frail } else { self.any_node() };
+        let frail = matches!(fault, Fault::LostDisk | Fault::TornRecord);
+        let node = if frail { self.frail } else { self.any_node() };
         match fault {
             Fault::Kill => {
                 let back = self.back();
@@ -75,14 +77,7 @@ impl<P: Program> World<P> {
                 self.kill(id(a), back_a);
                 self.kill(id(b), back_b);
             }
-            Fault::PowerLoss | Fault::LostDisk => {
-                let back = self.back();
-                self.power_off(id(node), back);
-                if fault == Fault::LostDisk {
-                    self.hosts[node].disk.lose();
-                    self.note(What::DiskLost(id(node)));
-                }
-            }
+            Fault::PowerLoss | Fault::LostDisk | Fault::TornRecord => self.lose_power(node, fault),
             Fault::Pause => {
                 let length = self.length();
                 self.pause(id(node), length);
@@ -98,6 +93,13 @@ impl<P: Program> World<P> {
                 self.note(What::DiskFull(id(node), true));
                 self.undo_later(Undo::Space(node));
             }
+            Fault::HungDisk => {
+                self.hosts[node].disk.hung = true;
+                self.note(What::DiskHangs(id(node), true));
+                self.undo_later(Undo::Hang(node));
+            }
+            Fault::Closing => self.close_in(),
+            Fault::Alone => self.split(|i| i as u64),
             Fault::TwoSides | Fault::ThreeSides => {
                 self.partition(if fault == Fault::TwoSides { 2 } else { 3 });
             }
@@ -216,6 +218,20 @@ impl<P: Program> World<P> {
         }
     }
 
+    /// What happens to a disk when its machine loses power.
+    fn lose_power(&mut self, node: usize, fault: Fault) {
+        let back = self.back();
+        self.power_off(id(node), back);
+        if fault == Fault::LostDisk {
+            self.hosts[node].disk.lose();
+            self.note(What::DiskLost(id(node)));
+        } else if fault == Fault::TornRecord {
+            let Self { hosts, rng, .. } = self;
+            hosts[node].disk.damage(rng);
+            self.note(What::DiskDamaged(id(node)));
+        }
+    }
+
     fn undo_later(&mut self, undo: Undo) {
         let length = self.length();
         self.queue.push(self.now() + length, Event::Undo(undo, self.phase));
@@ -277,6 +293,23 @@ impl<P: Program> World<P> {
             self.queue.push(at + period / 2, Event::Undo(Undo::Mend(both.clone(), name), self.phase));
             at += period;
         }
+    }
+
+    fn close_in(&mut self) {
+        let victim = self.any_node();
+        let mut others: Vec<usize> = (0..self.hosts.len()).filter(|i| *i != victim).collect();
+        self.shuffle(&mut others);
+        // As many as leave it a quorum, so that it goes on until the rest is cut.
+        let first: Vec<Way> =
+            others.iter().take(others.len().div_ceil(2)).flat_map(|i| both(*i, victim, None)).collect();
+        self.cut_links(first, Change::Closing(id(victim)), "closing");
+        // Detection times in use are of this order.
+        let detection = Duration::from_millis(*self.rng.pick(&[100, 300, 500]).unwrap_or(&300));
+        let at = self.now() + detection.mul_f64(0.5 + 0.7 * self.rng.unit());
+        let links = self.links_of(victim, None);
+        self.queue.push(at, Event::Undo(Undo::Cut(links.clone()), self.phase));
+        let length = self.length();
+        self.queue.push(at + detection + length, Event::Undo(Undo::Mend(links, "closing"), self.phase));
     }
 
     fn swizzle(&mut self) {
@@ -355,10 +388,23 @@ impl<P: Program> World<P> {
                 self.hosts[node].cost = Duration::ZERO;
                 self.note(What::Slowed(id(node), Duration::ZERO));
             }
+            Undo::Hang(node) => {
+                self.unhang(node);
+                self.note(What::DiskHangs(id(node), false));
+            }
             Undo::Space(node) => {
                 self.hosts[node].disk.full = false;
                 self.note(What::DiskFull(id(node), false));
             }
+        }
+    }
+
+    fn unhang(&mut self, node: usize) {
+        let now = self.now();
+        let disk = &mut self.hosts[node].disk;
+        disk.hung = false;
+        for (life, token, worked) in core::mem::take(&mut disk.stuck) {
+            self.queue.push(now, Event::Wake(node, life, Wake::Persisted(token, worked)));
         }
     }
 
@@ -374,6 +420,7 @@ impl<P: Program> World<P> {
             }
         }
         for i in 0..self.hosts.len() {
+            self.unhang(i);
             let spread = self.rng.duration(Duration::ZERO, Duration::from_millis(200));
             let host = &mut self.hosts[i];
             host.cost = Duration::ZERO;

@@ -47,6 +47,14 @@ pub enum Fault {
     Starved,
     /// A link drops large datagrams.
     SmallMtu,
+    /// Every node hears nobody and nobody hears it.
+    Alone,
+    /// Writes to a node's disk do not end for a while; then they do.
+    HungDisk,
+    /// A machine loses power, and its record is damaged; the same machine as for `LostDisk`.
+    TornRecord,
+    /// Half of the links of a node are cut, and just before that has consequences the other half.
+    Closing,
     /// One path between two nodes is cut, others are not.
     CutPath,
     /// One path carries nothing in one direction.
@@ -65,7 +73,7 @@ pub enum Fault {
 
 impl Fault {
     /// Every kind that hits nodes, or all paths between two nodes.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 24] = [
         Self::Kill,
         Self::KillBetween,
         Self::PowerLoss,
@@ -86,7 +94,14 @@ impl Fault {
         Self::Slow,
         Self::Starved,
         Self::SmallMtu,
+        Self::Alone,
+        Self::HungDisk,
+        Self::TornRecord,
+        Self::Closing,
     ];
+
+    /// The newest of them, which are drawn apart from the others.
+    const LATER: [Self; 4] = [Self::Alone, Self::HungDisk, Self::TornRecord, Self::Closing];
 
     /// Every kind that hits a single path, where there are several.
     pub const OF_PATHS: [Self; 7] = [
@@ -229,6 +244,21 @@ impl Profile {
         }
     }
 
+    /// The same nodes, paths and clocks with nothing else that troubles them. How often faults that somebody chooses come, how
+    /// long they and restarts take, stays too.
+    pub(crate) fn quiet(self) -> Self {
+        Self {
+            paths: self.paths,
+            spared: self.spared,
+            policy: self.policy,
+            drift_ppm: self.drift_ppm,
+            fault_interval: self.fault_interval.min(Duration::from_secs(2)),
+            fault_length: self.fault_length,
+            restart: self.restart,
+            ..Self::calm(self.nodes, self.safety)
+        }
+    }
+
     /// Draws a run: which of the faults in `menu` occur, how bad the network is, how long things take. Most runs have several
     /// paths, if `paths` does not say how many, and then some of [`Fault::OF_PATHS`].
     ///
@@ -257,8 +287,9 @@ impl Profile {
             quality.bandwidth = Some(rng.between(2_000_000, 125_000_000));
         }
         let severity = rng.unit();
-        let mut faults: Vec<Fault> =
-            menu.iter().copied().filter(|_| rng.chance(0.2 + 0.6 * severity)).collect();
+        // What was added later is drawn apart, so that the seeds of before keep most of their meaning.
+        let (later, first): (Vec<Fault>, Vec<Fault>) = menu.iter().partition(|f| Fault::LATER.contains(f));
+        let mut faults: Vec<Fault> = first.into_iter().filter(|_| rng.chance(0.2 + 0.6 * severity)).collect();
         // From a generator of its own: what else a seed decides does not depend on it.
         let mut own = rng.clone().fork();
         let drawn = *own.pick(&[1, 1, 2, 2, PATHS_MAX]).expect("not empty");
@@ -270,10 +301,12 @@ impl Profile {
         let policy = *own
             .pick(&[PathPolicy::Failover, PathPolicy::Balance, PathPolicy::Redundant])
             .expect("not empty");
+        let lame = paths > 1 && own.chance(0.3);
+        faults.extend(later.into_iter().filter(|_| own.chance(0.3)));
         Self {
             paths,
             spared,
-            lame: paths > 1 && own.chance(0.3),
+            lame,
             policy,
             quality,
             faults,

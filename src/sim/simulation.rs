@@ -158,6 +158,13 @@ impl<P: Program> Simulation<P> {
             }
             Event::Wake(i, life, wake) => {
                 if self.world.hosts[i].running == Some(life) {
+                    if let Wake::Persisted(token, worked) = wake
+                        && self.world.hosts[i].disk.hung
+                    {
+                        self.world.sometimes("a disk hung while a view was agreed");
+                        self.world.hosts[i].disk.stuck.push((life, token, worked));
+                        return Ok(());
+                    }
                     let wake = match wake {
                         Wake::Persisted(token, worked) => {
                             Wake::Persisted(token, self.world.hosts[i].disk.complete(token, !worked))

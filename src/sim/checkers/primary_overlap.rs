@@ -42,7 +42,7 @@ struct Owed {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Until {
-    /// A suspended node delivers: what its old view still owed, just before it is told of the new one.
+    /// A node that is suspended or outside delivers: what its old view still owed, just before it is told of the new one.
     View,
     /// An excluded node learns of a view that was agreed before, with what belongs before it: the end of that must follow.
     End,
@@ -61,7 +61,7 @@ impl PrimaryOverlap {
         }
         match self.standing.get(&who) {
             Some(Standing::Active) => Ok(()),
-            Some(Standing::Suspended) if delivers => {
+            Some(Standing::Suspended | Standing::Outside) if delivers => {
                 self.owe(now, who, what, Until::View);
                 Ok(())
             }

@@ -187,6 +187,7 @@ fn is_of_path(change: &Change) -> bool {
         | Change::Pair(..)
         | Change::Flap(..)
         | Change::Swizzle(_)
+        | Change::Closing(_)
         | Change::Worse(..) => false,
     }
 }

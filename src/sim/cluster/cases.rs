@@ -7,12 +7,12 @@ use crate::sim::{Change, Entry, What, World};
 use core::time::Duration;
 use ocf_groups::Position;
 use pils::{Instant, NodeId, NodeInstance};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Cases that runs of the default plan must meet within a few hundred seeds, beside those of paths
 /// ([`PATH_CASES`](crate::sim::PATH_CASES)).
-pub const EXPECTED: [&str; 27] = [
+pub const EXPECTED: [&str; 33] = [
     "sequencer died before stamping",
     "sequencer died after stamping to a subset",
     "sequencer died after delivering alone",
@@ -40,6 +40,12 @@ pub const EXPECTED: [&str; 27] = [
     "a resource failed by itself",
     "a fence device failed",
     "a fence device answered late",
+    "a node that was outside went on with its state",
+    "every node alone",
+    "a disk hung while a view was agreed",
+    "a damaged record was refused",
+    "a node left in order",
+    "a node left from outside the primary partition",
 ];
 
 #[derive(Debug)]
@@ -61,6 +67,7 @@ pub(crate) struct Cases {
     sender_died: Option<Instant>,
     homes: BTreeMap<Arc<str>, NodeId>,
     fenced: u64,
+    outside: BTreeSet<NodeInstance>,
 }
 
 impl Cases {
@@ -82,6 +89,7 @@ impl Cases {
             sender_died: None,
             homes: BTreeMap::new(),
             fenced: 0,
+            outside: BTreeSet::new(),
         }
     }
 
@@ -175,6 +183,7 @@ impl Cases {
     fn network(&self, world: &mut World<Cluster>, change: &Change) {
         case_of(change).into_iter().for_each(|case| world.sometimes(case));
         match change {
+            Change::Partition(sides) if sides.len() == self.nodes => world.sometimes("every node alone"),
             Change::Partition(sides) if sides.len() == 3 => world.sometimes("a three-way split"),
             Change::Partition(sides) if sides.len() == 2 && sides[0].len() == sides[1].len() => {
                 world.sometimes("an even split");
@@ -217,6 +226,9 @@ impl Cases {
                     self.maybe_kill(world, 0.002, Some(who));
                 }
             }
+            Record::NonPrimary(_) => {
+                self.outside.insert(who);
+            }
             Record::Reset => {
                 self.outstanding.remove(&who);
                 self.unsynced.insert(who, now);
@@ -243,6 +255,9 @@ impl Cases {
     }
 
     fn view(&mut self, world: &mut World<Cluster>, who: NodeInstance, view: &Arc<ViewRecord>) {
+        if self.outside.remove(&who) && view.continues(who) {
+            world.sometimes("a node that was outside went on with its state");
+        }
         let newer = self.newest.as_ref().is_none_or(|v| v.number < view.number);
         if !newer {
             self.installed += 1;

@@ -22,11 +22,12 @@ pub use program::{Cluster, Completion, Happening};
 pub use record::{Ending, Log, MessageId, Record, ViewRecord};
 
 use super::checkers::{
-    DeadMembers, FenceTruth, OnePlan, OneView, PrimaryOverlap, QuorumChain, ResourceOrder, RunOnce,
-    SenderOrder, Steady, Suspicion, TotalOrder, VirtualSynchrony,
+    DeadMembers, FenceTruth, OnePlan, OneView, PerChain, PrimaryOverlap, QuorumChain, ResourceOrder, RunOnce,
+    SenderOrder, StateKept, Steady, Suspicion, TotalOrder, VirtualSynchrony,
 };
-use super::{Checker, Report, Simulation};
+use super::{Checker, Fault, Report, Simulation};
 use core::time::Duration;
+use ocf_membership::Durability;
 use pils::Rng;
 use std::sync::Arc;
 
@@ -36,30 +37,41 @@ pub fn run(seed: u64, options: &Options) -> Report<Record> {
     let mut rng = Rng::new(seed);
     let plan = Plan::draw(&mut rng, options);
     let profile = plan.profile.clone();
-    let failures = plan.resource_failures;
+    let (failures, leaves) = (plan.resource_failures, plan.leaves);
     let checkers = checkers(&plan);
     let mut simulation = Simulation::new(Cluster::new(plan), profile, rng.next_u64(), checkers);
     simulation.schedule(failures, Happening::ResourceFails);
+    if let Some(leaves) = leaves {
+        simulation.schedule(leaves, Happening::SomebodyLeaves);
+    }
     simulation.run()
 }
 
 fn checkers(plan: &Plan) -> Vec<Box<dyn Checker<Record>>> {
     let slack = plan.profile.timer_slack * 2 + Duration::from_millis(150);
     vec![
-        Box::new(OneView::default()),
-        Box::new(QuorumChain::default()),
-        Box::new(PrimaryOverlap::default()),
+        Box::new(PerChain::<OneView>::default()),
+        Box::new(PerChain::<QuorumChain>::default()),
+        Box::new(PerChain::<PrimaryOverlap>::default()),
         Box::new(DeadMembers::default()),
         Box::new(Suspicion::new(plan.timers, slack, is_regular(plan))),
-        Box::new(TotalOrder::default()),
-        Box::new(VirtualSynchrony::default()),
+        Box::new(PerChain::<TotalOrder>::default()),
+        Box::new(PerChain::<VirtualSynchrony>::default()),
         Box::new(SenderOrder::default()),
+        Box::new(StateKept::new(plan.forget_after, writes_fail(plan))),
         Box::new(FenceTruth::default()),
         Box::new(RunOnce::default()),
-        Box::new(OnePlan::default()),
+        Box::new(PerChain::<OnePlan>::default()),
         Box::new(ResourceOrder::new(plan.resource_names().into_iter().map(Arc::from).collect())),
         Box::new(Steady::default()),
     ]
+}
+
+/// True if nodes may leave a primary because their records cannot be written, or have none.
+fn writes_fail(plan: &Plan) -> bool {
+    plan.profile.disk.failure > 0.0
+        || plan.profile.faults.contains(&Fault::FullDisk)
+        || plan.durability == Durability::Volatile
 }
 
 /// True if nothing but faults makes the gaps between arrivals irregular.

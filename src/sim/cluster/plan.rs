@@ -5,7 +5,7 @@ use crate::sim::{Fault, Profile};
 use crate::stack::StackConfig;
 use core::time::Duration;
 use ocf_comm::{PeerConfig, Timers};
-use ocf_membership::{BlankRecord, NodeVotes};
+use ocf_membership::{BlankRecord, Durability, NodeVotes};
 use ocf_resource::{GroupConfig, PartitionPolicy, ResourceConfig, StartFailure, StopFailure};
 use ocf_stonith::{DeviceConfig, FenceAction, Parameters, Targets};
 use pils::{NodeId, Rng};
@@ -26,6 +26,8 @@ pub struct Options {
     pub bug: Option<Bug>,
     /// No faults and little load: for measuring.
     pub idle: bool,
+    /// If not empty: exactly these kinds of fault occur, often, on a network without other trouble.
+    pub focus: Vec<Fault>,
 }
 
 impl Default for Options {
@@ -37,6 +39,7 @@ impl Default for Options {
             canary: false,
             bug: None,
             idle: false,
+            focus: Vec::new(),
         }
     }
 }
@@ -80,6 +83,14 @@ pub struct Plan {
     pub ambush: f64,
     /// What a lost disk may do.
     pub blank: BlankRecord,
+    /// Whether views are recorded at all.
+    pub durability: Durability,
+    /// Mean time between two nodes that leave in order.
+    pub leaves: Option<Duration>,
+    /// How long a quorum waits for the memory of the last primary.
+    pub forget_after: Duration,
+    /// The lease is this much of the detection time.
+    pub lease: f64,
     /// A protocol bug to put back.
     pub bug: Option<Bug>,
 }
@@ -88,8 +99,13 @@ impl Plan {
     /// Draws a run.
     #[must_use]
     pub fn draw(rng: &mut Rng, options: &Options) -> Self {
+        // What was added later is drawn apart, so that the seeds of before keep most of their meaning.
+        let mut extra = rng.clone().fork();
         let nodes = options.nodes.unwrap_or_else(|| 3 + u32::try_from(rng.below(3)).unwrap_or(0));
         let mut profile = Profile::draw(rng, (nodes, options.paths), options.safety, &Fault::ALL);
+        if !options.focus.is_empty() {
+            profile = Profile { faults: options.focus.clone(), ..profile.quiet() };
+        }
         profile.heal_limit = Duration::from_secs(90);
         if options.idle {
             profile = Profile::calm(nodes, options.safety);
@@ -102,11 +118,9 @@ impl Plan {
         };
         let timers =
             Timers { heartbeat: Duration::from_millis(timers.0), detection: Duration::from_millis(timers.1) };
-        let blank = if profile.faults.contains(&Fault::LostDisk) {
-            BlankRecord::WaitForAll
-        } else {
-            BlankRecord::Trusted
-        };
+        let loses = |f: &Fault| matches!(f, Fault::LostDisk | Fault::TornRecord);
+        let blank =
+            if profile.faults.iter().any(loses) { BlankRecord::WaitForAll } else { BlankRecord::Trusted };
         let idle = options.idle;
         Self {
             nodes,
@@ -130,6 +144,13 @@ impl Plan {
             fence_action: if rng.chance(0.8) { FenceAction::Reboot } else { FenceAction::Off },
             ambush: if idle { 0.0 } else { eager(rng, 0.6) },
             blank,
+            durability: if extra.chance(0.15) { Durability::Volatile } else { Durability::Durable },
+            leaves: extra
+                .chance(0.4)
+                .then(|| extra.duration(Duration::from_millis(500), Duration::from_secs(6)))
+                .filter(|_| !idle),
+            forget_after: extra.duration(Duration::from_millis(500), Duration::from_secs(10)),
+            lease: if extra.chance(0.7) { 1.0 } else { 0.2 + 0.8 * extra.unit() },
             bug: options.bug,
             profile,
         }
@@ -151,7 +172,9 @@ impl Plan {
         }
         let mut membership = ocf_membership::Config::new(all().map(|n| NodeVotes::new(n, 1)));
         membership.detection = self.timers.detection;
-        membership.lease = self.timers.detection;
+        membership.lease = self.timers.detection.mul_f64(self.lease).max(Duration::from_millis(10));
+        membership.forget_after = self.forget_after;
+        membership.durability = self.durability;
         membership.flap_hold = self.timers.detection * 2;
         membership.flap_hold_max = self.timers.detection * 8;
         membership.blank_record = self.blank;

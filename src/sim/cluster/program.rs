@@ -5,14 +5,14 @@ use super::{Plan, agents::Agents, fence, fence::Answer};
 use crate::event::NodeEvent;
 use crate::sim::paths::{LOOK_EVERY, Watch};
 use crate::sim::{Ctx, Datagrams, Entry, Program, What, World};
-use crate::stack::{Birth, Input, Output, Stack};
+use crate::stack::{Birth, Input, Output, Stack, StackError};
 use bytes::Bytes;
 use core::time::Duration;
 use ocf_comm::crypto::SimulatedAgreement;
 use ocf_comm::{PathId, Received, Secrets};
 use ocf_groups::Event as GroupEvent;
 use ocf_groups::{Guarantee, SendError};
-use ocf_membership::PersistToken;
+use ocf_membership::{NewError, PersistToken};
 use ocf_resource::executor::RunId;
 use ocf_resource::{Action, Command, OperationResult};
 use ocf_stonith::{DeviceReport, Run};
@@ -20,6 +20,8 @@ use pils::{Instant, Layer, NodeId, NodeInstance};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+/// Once in so many sends the layers of the sender check what they promise themselves, which takes long.
+const CHECK_EVERY: u64 = 16;
 /// The group of the workload.
 const GROUP: &str = "log";
 /// The resource group of the workload.
@@ -36,6 +38,10 @@ pub enum Completion {
     Device(NodeInstance, bool, DeviceReport),
     /// Its paths are looked at.
     Look,
+    /// The node leaves in order, as soon as nothing runs on it any more.
+    Leave,
+    /// It has said good-bye.
+    Exit,
     /// An operator looks after the cluster: forgets the failures of resources, and confirms what devices could not tell.
     Care,
 }
@@ -49,6 +55,8 @@ pub enum Happening {
     FenceActs(NodeInstance, Run, Answer),
     /// One of the running resources fails.
     ResourceFails,
+    /// A node is told to leave in order.
+    SomebodyLeaves,
 }
 
 /// The world of a whole cluster: stacks, an application on each, resources, fence devices.
@@ -60,6 +68,8 @@ pub struct Cluster {
     cases: Cases,
     watch: Watch,
     quiet: bool,
+    /// Times that an application was asked to send.
+    sends: u64,
     /// Fence devices at work.
     fences: usize,
     changed: Instant,
@@ -68,6 +78,8 @@ pub struct Cluster {
     dead: BTreeSet<NodeInstance>,
     /// Targets about which a fence device could not tell.
     untold: BTreeSet<NodeInstance>,
+    /// Nodes whose record is damaged.
+    damaged: BTreeSet<NodeId>,
 }
 
 impl Cluster {
@@ -81,11 +93,13 @@ impl Cluster {
             cases,
             watch: Watch::default(),
             quiet: false,
+            sends: 0,
             fences: 0,
             changed: Instant::ZERO,
             lives: BTreeMap::new(),
             dead: BTreeSet::new(),
             untold: BTreeSet::new(),
+            damaged: BTreeSet::new(),
         }
     }
 
@@ -93,6 +107,10 @@ impl Cluster {
         let app = &mut self.apps[ctx.index()];
         let wait = self.plan.send_interval.mul_f64(0.2 + 1.6 * ctx.world().rng().unit());
         ctx.later(wait, Completion::Send);
+        if self.sends.is_multiple_of(CHECK_EVERY) {
+            layer.check_invariants();
+        }
+        self.sends += 1;
         if self.quiet || !app.synced {
             return;
         }
@@ -140,7 +158,7 @@ impl Cluster {
                 ctx.record(Record::Resumed);
             }
             NodeEvent::Group(event) => self.group_event(ctx, layer, event),
-            NodeEvent::Resource(event) => self.resource_event(ctx, event),
+            NodeEvent::Resource(event) => self.resource_event(ctx, layer, event),
             NodeEvent::Fencing(ocf_stonith::Event::Withdrawn { target, .. }) => {
                 ctx.record(Record::FenceWithdrawn(target));
             }
@@ -155,6 +173,9 @@ impl Cluster {
             GroupEvent::View(view) => {
                 app.view = view.number.0;
                 app.suspended = false;
+                if layer.groups.stats().lost > 0 {
+                    ctx.world().sometimes("a member missed the flush of its old view");
+                }
                 ctx.record(Record::View(Arc::new(ViewRecord {
                     number: view.number,
                     ballot: view.ballot,
@@ -209,7 +230,7 @@ impl Cluster {
         }
     }
 
-    fn resource_event(&mut self, ctx: &mut Ctx<'_, Self>, event: ocf_resource::Event) {
+    fn resource_event(&mut self, ctx: &mut Ctx<'_, Self>, layer: &mut Stack, event: ocf_resource::Event) {
         use ocf_resource::Event;
         self.changed = ctx.world().now();
         match event {
@@ -220,8 +241,33 @@ impl Cluster {
                 ctx.record(Record::Blocked(because.map(|b| b.to_string()).unwrap_or_default()));
             }
             Event::Fenced { target, .. } => ctx.record(Record::Fenced(target)),
+            Event::ReadyToLeave => {
+                ctx.world().sometimes("a node left in order");
+                Self::depart(ctx, layer);
+            }
             Event::Malformed { sender, error } => panic!("{sender:?} sent what cannot be read: {error}"),
             _ => {}
+        }
+    }
+
+    fn secrets(ctx: &mut Ctx<'_, Self>) -> Secrets {
+        let rng = ctx.world().rng();
+        let mut seed = [0; 32];
+        rng.fill(&mut seed);
+        let agreement = Box::new(SimulatedAgreement::new(rng.next_u64()));
+        Secrets { keys: vec![0x5a; 32].into(), seed, agreement }
+    }
+
+    /// Says good-bye. What the node sends now is still carried out; then the process ends.
+    fn depart(ctx: &mut Ctx<'_, Self>, layer: &mut Stack) {
+        layer.depart(ctx.now());
+        ctx.later(Duration::from_millis(1), Completion::Exit);
+    }
+
+    fn leave(ctx: &mut Ctx<'_, Self>, layer: &mut Stack) {
+        if layer.prepare_to_leave(ctx.now()).is_err() {
+            ctx.world().sometimes("a node left from outside the primary partition");
+            Self::depart(ctx, layer);
         }
     }
 
@@ -280,14 +326,21 @@ impl Program for Cluster {
     fn boot(&mut self, ctx: &mut Ctx<'_, Self>, record: Option<Bytes>) -> Stack {
         let local = ctx.instance();
         self.apps[ctx.index()] = App::default();
+        let secrets = Self::secrets(ctx);
         let rng = ctx.world().rng();
-        let mut seed = [0; 32];
-        rng.fill(&mut seed);
-        let agreement = Box::new(SimulatedAgreement::new(rng.next_u64()));
-        let secrets = Secrets { keys: vec![0x5a; 32].into(), seed, agreement };
         let birth = Birth { local, secrets, record: record.map(|r| r.to_vec()), rng: rng.fork() };
         let config = self.plan.stack(local.node);
-        let mut stack = match Stack::new(ctx.now(), config, birth) {
+        let mut stack = Stack::new(ctx.now(), config.clone(), birth);
+        if let Err(StackError::Membership(NewError::Record(_))) = &stack
+            && self.damaged.contains(&local.node)
+        {
+            // The operator throws the damaged record away: from here on the node remembers nothing.
+            ctx.world().sometimes("a damaged record was refused");
+            let secrets = Self::secrets(ctx);
+            let birth = Birth { local, secrets, record: None, rng: ctx.world().rng().fork() };
+            stack = Stack::new(ctx.now(), config, birth);
+        }
+        let mut stack = match stack {
             Ok(stack) => stack,
             Err(error) => panic!("{local} cannot start: {error}"),
         };
@@ -313,6 +366,9 @@ impl Program for Cluster {
     }
 
     fn persisted(&mut self, ctx: &mut Ctx<'_, Self>, layer: &mut Stack, token: u64, durable: bool) {
+        if durable {
+            self.damaged.remove(&ctx.instance().node);
+        }
         let token = PersistToken(token);
         layer.handle(ctx.now(), if durable { Input::Persisted(token) } else { Input::PersistFailed(token) });
     }
@@ -334,6 +390,12 @@ impl Program for Cluster {
                 ctx.later(LOOK_EVERY, Completion::Look);
             }
             Completion::Care => self.care(ctx, layer),
+            Completion::Leave => Self::leave(ctx, layer),
+            Completion::Exit => {
+                let (low, high) = ctx.world().profile().restart;
+                let back = ctx.world().rng().duration(low, high);
+                ctx.exit(Some(back));
+            }
         }
     }
 
@@ -369,6 +431,15 @@ impl Program for Cluster {
                 self.fences -= 1;
                 fence::act(world, who, &run, answer);
             }
+            Happening::SomebodyLeaves => {
+                let Some(mean) = self.plan.leaves.filter(|_| !world.healed()) else { return };
+                let wait = mean.mul_f64(0.2 + 1.6 * world.rng().unit());
+                world.schedule(wait, Happening::SomebodyLeaves);
+                let nodes: Vec<NodeId> = world.nodes().collect();
+                if let Some(who) = world.rng().pick(&nodes).copied().and_then(|n| world.running(n)) {
+                    world.complete(who, Duration::ZERO, Completion::Leave);
+                }
+            }
             Happening::ResourceFails => {
                 if !world.healed() {
                     let wait = self.plan.resource_failures.mul_f64(0.2 + 1.6 * world.rng().unit());
@@ -390,6 +461,9 @@ impl Program for Cluster {
             What::PoweredOff(node) => {
                 self.dead.extend(self.lives.remove(node).unwrap_or_default());
                 self.agents.power_lost(world, *node);
+            }
+            What::DiskDamaged(node) => {
+                self.damaged.insert(*node);
             }
             What::Started { instance, .. } => {
                 self.lives.entry(instance.node).or_default().push(*instance);
