@@ -1,3 +1,4 @@
+use super::locks::Locks;
 use super::record::{Log, MessageId};
 use bytes::{BufMut, Bytes};
 use ocf_groups::Position;
@@ -22,6 +23,7 @@ pub(crate) struct App {
     pub(crate) last: Position,
     /// Senders heard since the last fault.
     pub(crate) heard: Vec<NodeInstance>,
+    pub(crate) locks: Locks,
 }
 
 impl App {

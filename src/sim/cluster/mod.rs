@@ -10,6 +10,7 @@ mod app;
 mod bugs;
 mod cases;
 mod fence;
+mod locks;
 mod plan;
 mod program;
 mod record;
@@ -22,8 +23,8 @@ pub use program::{Cluster, Completion, Happening};
 pub use record::{Ending, Log, MessageId, Record, ViewRecord};
 
 use super::checkers::{
-    DeadMembers, FenceTruth, OnePlan, OneView, PerChain, PrimaryOverlap, QuorumChain, ResourceOrder, RunOnce,
-    SenderOrder, StateKept, Steady, Suspicion, TotalOrder, VirtualSynchrony,
+    DeadMembers, FenceTruth, OneHolder, OnePlan, OneView, PerChain, PrimaryOverlap, QuorumChain,
+    ResourceOrder, RunOnce, SenderOrder, StateKept, Steady, Suspicion, TotalOrder, VirtualSynchrony,
 };
 use super::{Checker, Fault, Report, Simulation};
 use core::time::Duration;
@@ -61,6 +62,7 @@ fn checkers(plan: &Plan) -> Vec<Box<dyn Checker<Record>>> {
         Box::new(StateKept::new(plan.forget_after, writes_fail(plan))),
         Box::new(FenceTruth::default()),
         Box::new(RunOnce::default()),
+        Box::new(PerChain::<OneHolder>::default()),
         Box::new(PerChain::<OnePlan>::default()),
         Box::new(ResourceOrder::new(plan.resource_names().into_iter().map(Arc::from).collect())),
         Box::new(Steady::default()),

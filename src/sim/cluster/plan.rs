@@ -91,6 +91,8 @@ pub struct Plan {
     pub forget_after: Duration,
     /// The lease is this much of the detection time.
     pub lease: f64,
+    /// Whether the nodes have distributed locks, and applications use them.
+    pub locks: bool,
     /// A protocol bug to put back.
     pub bug: Option<Bug>,
 }
@@ -151,6 +153,7 @@ impl Plan {
                 .filter(|_| !idle),
             forget_after: extra.duration(Duration::from_millis(500), Duration::from_secs(10)),
             lease: if extra.chance(0.7) { 1.0 } else { 0.2 + 0.8 * extra.unit() },
+            locks: extra.chance(0.5) && !idle,
             bug: options.bug,
             profile,
         }
@@ -205,7 +208,7 @@ impl Plan {
             calls: ocf_comm::rpc::CallLimits::default(),
             fencing,
             fence_action: self.fence_action,
-            locks: None,
+            locks: self.locks.then(ocf_dlm::cluster::Config::default),
         }
     }
 

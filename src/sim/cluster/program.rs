@@ -36,6 +36,10 @@ pub enum Completion {
     Operated(RunId, OperationResult),
     /// A fence device answered about this target; true if the answer proves its death.
     Device(NodeInstance, bool, DeviceReport),
+    /// The application asks for a lock.
+    AskLock,
+    /// The application gives a lock back.
+    Unlock(u64),
     /// Its paths are looked at.
     Look,
     /// The node leaves in order, as soon as nothing runs on it any more.
@@ -63,7 +67,7 @@ pub enum Happening {
 #[derive(Debug)]
 pub struct Cluster {
     pub(crate) plan: Plan,
-    apps: Vec<App>,
+    pub(super) apps: Vec<App>,
     agents: Agents,
     cases: Cases,
     watch: Watch,
@@ -308,6 +312,9 @@ impl Cluster {
         if !app.synced {
             return Some(format!("{at} has no state"));
         }
+        if self.plan.locks && !app.locks.granted {
+            return Some(format!("{at} was granted no lock since the last fault"));
+        }
         let members = node.members(GROUP).len();
         if members != n {
             return Some(format!("{at} sees {members} of {n} members of the group"));
@@ -349,6 +356,9 @@ impl Program for Cluster {
         }
         stack.join(ctx.now(), GROUP, 0).expect("a fresh node is in no group");
         ctx.later(self.plan.send_interval, Completion::Send);
+        if self.plan.locks {
+            ctx.later(Duration::from_millis(20), Completion::AskLock);
+        }
         if self.plan.profile.paths > 1 {
             ctx.later(LOOK_EVERY, Completion::Look);
         }
@@ -389,6 +399,8 @@ impl Program for Cluster {
                 self.watch.look(ctx.world(), me, layer.peers(now));
                 ctx.later(LOOK_EVERY, Completion::Look);
             }
+            Completion::AskLock => self.ask_lock(ctx, layer),
+            Completion::Unlock(lock) => self.give_back(ctx, layer, lock),
             Completion::Care => self.care(ctx, layer),
             Completion::Leave => Self::leave(ctx, layer),
             Completion::Exit => {
@@ -419,7 +431,8 @@ impl Program for Cluster {
                 fence::ask(ctx.world(), &self.plan, who, &run);
             }
             // The simulated cluster makes no calls; those of `ocf-comm` have a simulation of their own.
-            Output::CancelFence(_) | Output::Call(_) | Output::Lock(_) => {}
+            Output::CancelFence(_) | Output::Call(_) => {}
+            Output::Lock(told) => self.told_of_lock(ctx, &told),
             Output::Event(event) => self.event(ctx, layer, event),
         }
     }

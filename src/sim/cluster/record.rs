@@ -1,5 +1,6 @@
 use core::fmt;
 use ocf_comm::{DownReason, PathId, PathReason, PathState};
+use ocf_dlm::FencingToken;
 use ocf_groups::{Guarantee, Position};
 use ocf_membership::{Ballot, Member, ViewNumber};
 use ocf_resource::{Action, Decision};
@@ -60,6 +61,10 @@ pub enum Record {
     FenceWithdrawn(NodeInstance),
     /// The group's state was lost with all who had it; the application begins anew.
     StateLost(Position),
+    /// The application was granted the lock of this name.
+    Locked(u8, FencingToken),
+    /// It gives it back, or was told that it is lost.
+    Unlocked(u8),
     /// The manager takes the target for dead.
     Fenced(NodeInstance),
     /// In the world: the resource runs on this machine from now on.
