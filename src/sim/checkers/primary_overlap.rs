@@ -7,10 +7,9 @@
 
 use crate::sim::cluster::{Record, ViewRecord};
 use crate::sim::{Checker, Entry, What};
-use ocf_membership::ViewNumber;
 use ocf_resource::Action;
 use pils::{Instant, NodeInstance};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -25,7 +24,9 @@ enum Standing {
 #[derive(Debug, Default)]
 pub struct PrimaryOverlap {
     newest: Option<Arc<ViewRecord>>,
-    excluded: BTreeMap<NodeInstance, ViewNumber>,
+    /// The view that excludes each.
+    excluded: BTreeMap<NodeInstance, Arc<ViewRecord>>,
+    ended: BTreeSet<NodeInstance>,
     standing: BTreeMap<NodeInstance, Standing>,
     /// What is right only if something follows at the same instant, before anybody could act on it.
     owed: Option<Owed>,
@@ -57,7 +58,7 @@ impl PrimaryOverlap {
                 self.owe(now, who, what, Until::End);
                 return Ok(());
             }
-            return Err(format!("{who} {what} although {view}, which excludes it, is installed"));
+            return Err(format!("{who} {what} although {}, which excludes it, is installed", view.number));
         }
         match self.standing.get(&who) {
             Some(Standing::Active) => Ok(()),
@@ -77,6 +78,13 @@ impl PrimaryOverlap {
         self.owed.take_if(|o| o.who == who && o.until == until);
     }
 
+    /// A view that only the ended knew excludes nobody any more: nodes without a record on a disk forgot it, and who it
+    /// excluded may go on from the one before. What that still owed belongs before the view entered now.
+    fn is_forgotten(&self, who: NodeInstance, entered: &ViewRecord) -> bool {
+        let gone = |view: &Arc<ViewRecord>| view.members.iter().all(|m| self.ended.contains(&m.instance));
+        entered.contains(who) && self.excluded.get(&who).is_some_and(gone)
+    }
+
     fn installed(&mut self, view: &Arc<ViewRecord>) {
         let newer = self.newest.as_ref().is_none_or(|v| v.number < view.number);
         if !newer {
@@ -88,7 +96,7 @@ impl PrimaryOverlap {
         let before = self.newest.replace(Arc::clone(view));
         let before = before.iter().flat_map(|v| v.members.iter()).chain(&view.previous);
         for gone in before.filter(|m| !view.contains(m.instance)) {
-            self.excluded.insert(gone.instance, view.number);
+            self.excluded.insert(gone.instance, Arc::clone(view));
         }
     }
 }
@@ -106,10 +114,14 @@ impl Checker<Record> for PrimaryOverlap {
             What::Stopped { instance, .. } => {
                 self.owed.take_if(|o| o.who == *instance);
                 self.standing.remove(instance);
+                self.ended.insert(*instance);
                 Ok(())
             }
             What::Program(Some(who), record) => match record {
                 Record::View(view) => {
+                    if self.is_forgotten(*who, view) {
+                        self.settle(*who, Until::End);
+                    }
                     self.installed(view);
                     self.settle(*who, Until::View);
                     self.standing.insert(*who, Standing::Active);
