@@ -42,7 +42,11 @@ fn a_primary_that_goes_on_without_its_lease_is_caught() {
 
 #[test]
 fn a_view_that_drops_what_a_primary_held_before_it_must_is_caught() {
-    is_caught_by(Bug::Membership(Membership::NoMemoryRule), 113, &[Fault::Alone, Fault::Kill, Fault::Isolate]);
+    is_caught_by(
+        Bug::Membership(Membership::NoMemoryRule),
+        113,
+        &[Fault::Alone, Fault::Kill, Fault::Isolate],
+    );
 }
 
 #[test]

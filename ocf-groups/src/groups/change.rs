@@ -79,10 +79,21 @@ impl Groups {
         self.report_at = None;
     }
 
-    /// Others have gone on: what was held back is not told any more, and the local members begin anew.
+    /// Others have gone on: what was held back is not told any more, and the local members begin anew. Whoever left in it
+    /// is told that it is out.
     fn drop_untold(&mut self) {
-        let keep = |o: &Output| !matches!(o, Output::Event(e) if !matches!(e, Event::Writable | Event::Refused { .. } | Event::Reset { .. }));
-        self.outputs.retain(keep);
+        let (me, mut out) = (self.local, Vec::new());
+        self.outputs.retain(|output| {
+            let Output::Event(event) = output else { return true };
+            if let Event::Membership { group, joined, left, .. } = event {
+                let gone = left.iter().filter(|m| m.instance == me && !joined.contains(m));
+                out.extend(gone.map(|m| (Arc::clone(group), *m)));
+            }
+            matches!(event, Event::Writable | Event::Refused { .. } | Event::Reset { .. })
+        });
+        for (group, member) in out {
+            self.tell_reset(group, member);
+        }
     }
 
     pub(super) fn on_installed(&mut self, view: &View) {
@@ -94,6 +105,7 @@ impl Groups {
         self.fetch_at = None;
         let entered = plan.as_ref().is_some_and(|p| self.end_view(p));
         let was_synced = self.sync == Sync::Synced;
+        self.close_gates();
         if !self.primary && (!entered || sabotaged!(self, ForgetUntold)) {
             self.drop_untold();
         }
@@ -102,7 +114,6 @@ impl Groups {
         self.blocked = None;
         self.view = Some(view.clone());
         self.start_stream(view, entered);
-        self.close_gates();
         self.outputs.push_back(Output::Event(Event::View(view.clone())));
         match plan {
             Some(plan) if entered => self.enter_continuing(view, &plan, was_synced),

@@ -120,20 +120,26 @@ impl Groups {
         self.gates.clear();
         self.unstated.clear();
         self.locals_version += 1;
+        let is_in = |phase: &Phase| matches!(phase, Phase::Member { .. } | Phase::Leaving);
+        let mut out = Vec::new();
         for (name, members) in &mut self.locals {
-            for (local, phase) in members.iter() {
-                let member = MemberId { instance: self.local, local: *local };
-                // It may have dropped out, and not been told yet.
-                let is_told = |o: &Output| matches!(o, Output::Event(Event::Reset { group, member: m }) if group == name && *m == member);
-                if matches!(phase, Phase::Member { .. } | Phase::Leaving) && !self.outputs.iter().any(is_told)
-                {
-                    self.outputs.push_back(Output::Event(Event::Reset { group: Arc::clone(name), member }));
-                }
-            }
+            let in_it = members.iter().filter(|(_, phase)| is_in(phase));
+            out.extend(in_it.map(|(local, _)| (Arc::clone(name), *local)));
             members.retain(|_, phase| *phase != Phase::Leaving);
             members.values_mut().for_each(|phase| *phase = Phase::Joining { sent: false });
         }
         self.locals.retain(|_, members| !members.is_empty());
+        for (group, local) in out {
+            self.tell_reset(group, MemberId { instance: self.local, local });
+        }
+    }
+
+    /// Tells a local member that it is out, unless it will be told so already.
+    pub(super) fn tell_reset(&mut self, group: Arc<str>, member: MemberId) {
+        let is_told = |o: &Output| matches!(o, Output::Event(Event::Reset { group: g, member: m }) if *g == group && *m == member);
+        if !self.outputs.iter().any(is_told) {
+            self.outputs.push_back(Output::Event(Event::Reset { group, member }));
+        }
     }
 
     /// Makes the effects of a change of the table known here.
@@ -158,7 +164,9 @@ impl Groups {
                 }
                 Effect::Promoted { .. } | Effect::Orphaned { .. } => {}
                 Effect::Wanted { group: number, name, joiner, donor } => {
-                    if donor.instance == self.local {
+                    // A donor that dropped out has no state to give. Its new join follows in the order, and after that
+                    // another is asked.
+                    if donor.instance == self.local && !self.has_dropped_out(number, donor.local) {
                         self.emit(number, Event::StateWanted { group: name, joiner, position });
                     }
                     if joiner.instance == self.local {
@@ -221,6 +229,10 @@ impl Groups {
             self.open_gate(number, member.local);
             self.emit(number, Event::StateLost { group: name, member, position });
         }
+    }
+
+    fn has_dropped_out(&self, number: u32, local: u32) -> bool {
+        self.gates.get(&number).is_some_and(|gates| gates.dropped_out.contains(&local))
     }
 
     /// Local members of a group that take part in its stream, now or once they have the state.

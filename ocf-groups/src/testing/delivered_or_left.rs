@@ -17,6 +17,9 @@ pub(super) fn check(history: &History) -> Result<(), Violation> {
                 Entry::Sent { payload, sender, group, .. } if ready.contains(&(group, *sender)) => {
                     open.insert(payload, (*sender, group));
                 }
+                Entry::Leaving { group, member } => {
+                    ready.remove(&(group, *member));
+                }
                 Entry::Event(Event::Message { payload, .. }) => {
                     open.remove(payload);
                 }

@@ -25,7 +25,7 @@ pub(super) fn check(history: &History) -> Result<(), Violation> {
                     before = *position;
                 }
                 Entry::Event(Event::Message { position, .. }) => before = before.max(*position),
-                Entry::Event(_) | Entry::Digest { .. } => {}
+                Entry::Leaving { .. } | Entry::Event(_) | Entry::Digest { .. } => {}
             }
         }
     }

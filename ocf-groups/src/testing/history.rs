@@ -34,6 +34,14 @@ pub enum Entry {
         /// The content.
         payload: Bytes,
     },
+    /// `Groups::leave` accepted that a member leaves. What it is allowed to send after that is sent as a new member, which
+    /// the application may not have been told of yet.
+    Leaving {
+        /// Which group.
+        group: Arc<str>,
+        /// Who.
+        member: MemberId,
+    },
     /// The core told the application.
     Event(Event),
     /// After the event before this one the member's replica had this digest: a function of the state it got and the

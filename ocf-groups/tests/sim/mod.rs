@@ -334,6 +334,8 @@ impl Cluster {
                 let left = node.core.leave(self.now, group, local);
                 if left.is_ok() {
                     node.app.leaving.insert((group.into(), local));
+                    let member = ocf_groups::MemberId { instance: at, local };
+                    self.history.push(at, Entry::Leaving { group: group.into(), member });
                     if !node.core.is_local(group, local) {
                         // A join that was not sent is taken back without an event.
                         node.app.forget(group, local);
