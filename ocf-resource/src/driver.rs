@@ -6,6 +6,7 @@
     reason = "a driver owns threads, locks and a clock"
 )]
 
+mod address;
 pub mod apphb;
 mod exits;
 mod heartbeat;
@@ -19,6 +20,7 @@ mod systemd;
 pub mod tester;
 mod tree;
 
+pub use address::Address;
 pub use exits::{AddressError, Exits, Mail, context};
 pub use heartbeat::{HeartbeatClass, from_haresources};
 pub use host::{AgentHost, OperationDone};

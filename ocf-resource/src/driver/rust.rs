@@ -39,6 +39,12 @@ impl RustClass {
         Self::default()
     }
 
+    /// Knows the agents that come with this crate: `address`, which is [`Address`](super::Address).
+    #[must_use]
+    pub fn built_in() -> Self {
+        Self::new().with("address", Arc::new(super::Address))
+    }
+
     /// Adds an agent, replacing one of the same name.
     #[must_use]
     pub fn with(mut self, name: &str, agent: Arc<dyn InProcess>) -> Self {
