@@ -132,9 +132,10 @@ impl Plan {
             } else {
                 rng.duration(Duration::from_millis(2), Duration::from_millis(300))
             },
-            burst: u32::try_from(*rng.pick(&[2, 20, 100]).unwrap_or(&2)).unwrap_or(2),
+            burst: u32::try_from(*rng.pick(&[2, 20, 100]).unwrap_or(&2))
+                .map_or(2, |n| if idle { 2 } else { n }),
             safe_share: rng.unit(),
-            large_share: eager(rng, 0.3) * 0.05,
+            large_share: eager(rng, 0.3) * if idle { 0.0 } else { 0.05 },
             large: *rng.pick(&[20_000, 200_000, 3_000_000]).unwrap_or(&20_000),
             window: *rng.pick(&[64 * 1024, 1024 * 1024, 8 * 1024 * 1024]).unwrap_or(&65_536),
             resources: if rng.chance(0.8) || idle { 2 } else { 0 },
