@@ -57,10 +57,10 @@ fn in_a_network_of_its_own(test: &str) {
     );
 }
 
-/// Waits until a neighbour knows the hardware address.
-fn wait_for_neighbour(show: &str, hardware: &str) {
+/// Waits until what `ip` shows has this word.
+fn wait_for(show: &str, word: &str) {
     let until = Instant::now() + Duration::from_secs(60);
-    while !ip(show).contains(hardware) {
+    while !ip(show).contains(word) {
         assert!(Instant::now() < until, "{show}: {}", ip(show));
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -88,6 +88,9 @@ fn an_address_finds_its_interface_and_neighbours_send_here_at_once() {
     ip(&format!("-n {peer} address add 192.0.2.2/24 dev vb"));
     ip(&format!("-n {peer} -6 address add 2001:db8::2/64 dev vb nodad"));
     ip(&format!("-n {peer} link set vb up"));
+    // What is sent before the kernel has seen both ends come up is dropped.
+    wait_for("link show va", "state UP");
+    wait_for(&format!("-n {peer} link show vb"), "state UP");
 
     for (address, family, network) in [("192.0.2.100", "-4", "24"), ("2001:db8::100", "-6", "64")] {
         let wanted = [("ip", address)];
@@ -104,7 +107,7 @@ fn an_address_finds_its_interface_and_neighbours_send_here_at_once() {
         let shown = ip(&format!("{family} address show dev va"));
         let line = shown.lines().find(|line| line.contains(&format!("{address}/{network}")));
         assert!(line.is_some_and(|line| !line.contains("tentative")), "{shown}");
-        wait_for_neighbour(&neighbour, here);
+        wait_for(&neighbour, here);
         assert_eq!(act(Action::Stop, &wanted), Ok(String::new()));
         assert_eq!(act(Action::Stop, &wanted), Ok(String::new()), "stopped twice");
         assert_eq!(act(Action::Monitor, &wanted).unwrap_err().0, OcfCode::NotRunning);
