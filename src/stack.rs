@@ -225,6 +225,11 @@ impl Stack {
         })
     }
 
+    /// What agents are told as the names of nodes, where that is not their id.
+    pub fn set_names(&mut self, names: impl IntoIterator<Item = (NodeId, String)>) {
+        self.manager.set_names(names);
+    }
+
     /// Who this node is.
     #[must_use]
     pub const fn local(&self) -> NodeInstance {

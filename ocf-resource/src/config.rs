@@ -57,6 +57,14 @@ pub struct GroupConfig {
     /// take it. Each copy is a whole group, with the same parameters.
     #[serde(default = "one")]
     pub copies: u32,
+    /// Move it from node to node without a stop, if both can take it and its agent can do that (`migrate_to`,
+    /// `migrate_from`). Only for a group of one resource that runs once and has no roles. Default no.
+    #[serde(default)]
+    pub migrate: bool,
+    /// Have every running instance of a resource hear of each start, stop, promotion and demotion of another one before and
+    /// after it, if the agent listens (`notify`). The step waits until all have heard. Default no.
+    #[serde(default)]
+    pub notify: bool,
     /// How many copies are in the promoted role. 0, the default: its resources have no roles. At most `copies`.
     #[serde(default)]
     pub promoted: u32,
@@ -79,6 +87,8 @@ impl GroupConfig {
             on_stop_failure: StopFailure::default(),
             started: true,
             copies: 1,
+            migrate: false,
+            notify: false,
             promoted: 0,
             resources,
         }

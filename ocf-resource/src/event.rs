@@ -208,6 +208,11 @@ pub enum Why {
         /// Where to, if anywhere.
         to: Option<NodeInstance>,
     },
+    /// Another node hands it over without a stop.
+    TakeOver {
+        /// Which.
+        from: NodeInstance,
+    },
     /// The group is not to run.
     Stopped,
     /// One before it in its group has to be started or stopped.
@@ -233,6 +238,32 @@ pub enum Event {
         action: crate::Action,
         /// Why.
         why: Why,
+    },
+    /// Instances of a resource hear of a step, before or after it.
+    Notifying {
+        /// The decision that the step carries out.
+        decision: Decision,
+        /// The resource.
+        resource: Arc<str>,
+        /// Where the step is.
+        node: NodeInstance,
+        /// What the step is.
+        action: crate::Action,
+        /// Before the step, which waits for them, or after it.
+        before: bool,
+        /// Where those run that hear of it.
+        listeners: Vec<NodeInstance>,
+    },
+    /// Everybody who had to hear of a step before it has heard: it is carried out now.
+    Noticed {
+        /// The decision that the step carries out.
+        decision: Decision,
+        /// The resource.
+        resource: Arc<str>,
+        /// Where.
+        node: NodeInstance,
+        /// What.
+        action: crate::Action,
     },
     /// A resource runs.
     Started {

@@ -491,7 +491,9 @@ impl Executor {
             };
             let Some(name) = next.cloned() else { break };
             let front = self.resources.get(&name).and_then(|r| r.waiting.front());
-            if !(self.held && front.is_some_and(|(_, o)| o.action == Action::Start)) {
+            let begins =
+                |o: &Operation| matches!(o.action, Action::Start | Action::MigrateTo | Action::MigrateFrom);
+            if !(self.held && front.is_some_and(|(_, o)| begins(o))) {
                 self.begin_asked(now, &name);
             }
             after = Some(name);

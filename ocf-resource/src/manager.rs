@@ -33,6 +33,8 @@ pub struct Manager {
     phase: LocalStatus,
     /// Every node that may run something, in the view or not.
     nodes: Vec<NodeId>,
+    /// What agents are told as the names of nodes, where that is not their id.
+    names: BTreeMap<NodeId, String>,
     state: State,
     /// The cluster was founded with this node in it, and nothing was ordered here since: another founder, which was
     /// first in the stream, may still hand over what it has seen.
@@ -68,6 +70,8 @@ pub struct Manager {
 enum Local {
     /// A step of a plan.
     Step(Decision),
+    /// A notice of a step, before (true) or after it.
+    Notice(Decision, bool),
     /// The recurring monitor of what a decision made run.
     Watch(Decision, Arc<str>),
     /// A stop outside the primary partition: index into `leaving_behind`.
@@ -106,6 +110,7 @@ impl Manager {
             given: config,
             phase: LocalStatus::NonPrimary,
             nodes: Vec::new(),
+            names: BTreeMap::new(),
             state: State::default(),
             unwritten: false,
             remembered: Vec::new(),
@@ -134,6 +139,12 @@ impl Manager {
     pub fn with_nodes(mut self, nodes: impl IntoIterator<Item = NodeId>) -> Self {
         self.nodes = nodes.into_iter().collect();
         self
+    }
+
+    /// What agents are told as the names of nodes, in notices and when something moves: the names that the agents of these nodes
+    /// are told as their own. Default: the id, as it is printed.
+    pub fn set_names(&mut self, names: impl IntoIterator<Item = (NodeId, String)>) {
+        self.names = names.into_iter().collect();
     }
 
     /// Asks the cluster for something. The answer is what the events show once the command is ordered.
@@ -239,6 +250,7 @@ impl Manager {
 
     fn on_view(&mut self, now: Instant, view: &Entered<'_>) {
         let Entered { members, joined, .. } = *view;
+        let mut events = Vec::new();
         if !members.contains(&self.me) {
             return self.on_non_primary();
         }
@@ -261,7 +273,7 @@ impl Manager {
                 s.nodes.iter().filter(|(_, n)| n.fence.is_some()).map(|(i, _)| *i).collect::<Vec<_>>()
             };
             let before = fenced(&self.state);
-            self.state.on_view(view);
+            self.state.on_view(view, &mut events);
             let after = fenced(&self.state);
             for target in before.into_iter().filter(|t| !after.contains(t)) {
                 self.out.push_back(Output::WithdrawFence { target });
@@ -274,7 +286,7 @@ impl Manager {
         if self.state.config.is_none() && members.first() == Some(&self.me) {
             self.broadcast(&Message::Found(Config::clone(&self.config)));
         }
-        self.advance(now, Vec::new());
+        self.advance(now, events);
     }
 
     /// This node was outside, and goes on with the state that it had.
@@ -363,9 +375,10 @@ impl Manager {
         (self.kept, self.returning) = (false, false);
         self.unwritten = false;
         self.awaiting = None;
-        let believe_old = self.state.believe_old;
-        self.state = state;
-        self.state.believe_old = believe_old;
+        let old = core::mem::replace(&mut self.state, state);
+        self.state.believe_old = old.believe_old;
+        self.state.forget_incoming = old.forget_incoming;
+        self.state.skip_notices = old.skip_notices;
         self.adopt_config();
     }
 
@@ -394,15 +407,7 @@ impl Manager {
                     // The giver may have begun anew after what this node said was ordered.
                     self.broadcast(&Message::Remember(remembered));
                 }
-                let mine: Vec<_> =
-                    self.state.nodes.get(&self.me).into_iter().flat_map(|n| &n.spots).collect();
-                let steps: Vec<_> = mine
-                    .into_iter()
-                    .filter_map(|(resource, spot)| Some((Arc::clone(resource), spot.pending?)))
-                    .collect();
-                for (resource, (decision, action)) in steps {
-                    self.run_step(decision, &resource, action);
-                }
+                self.take_up();
                 // It may have been chosen to ask for a fence before it had the state.
                 self.ask_for_my_fences();
                 self.advance(now, Vec::new());
@@ -495,7 +500,11 @@ impl Manager {
                     self.tell(Event::StoppedAlone { resource, result });
                     self.stop_next_alone(list);
                 }
-                Some(Local::Step(_) | Local::Watch(..)) => {}
+                Some(Local::Notice(decision, true)) if self.is_member() => {
+                    // What came of it does not matter.
+                    self.broadcast(&Message::Noticed { decision, resource });
+                }
+                Some(Local::Step(_) | Local::Watch(..) | Local::Notice(..)) => {}
                 None => self.stale += 1,
             },
             executor::Event::Failed { id, resource, result } => self.on_watch_failed(id, resource, &result),
@@ -630,6 +639,8 @@ impl Manager {
             Bug::TwoPromoted => self.rules.ignore_roles = true,
             Bug::ForgetFailures => self.rules.ignore_failures = true,
             Bug::BelieveOldAnswers => self.state.believe_old = true,
+            Bug::ForgetIncoming => self.state.forget_incoming = true,
+            Bug::ActBeforeNotice => self.state.skip_notices = true,
         }
     }
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 /// Longest explanation that is kept, in bytes.
 pub(crate) const WHY_MAX: usize = 200;
 /// Version of messages and state; the first byte of both.
-pub(crate) const VERSION: u8 = 2;
+pub(crate) const VERSION: u8 = 3;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Message {
@@ -25,6 +25,11 @@ pub(crate) enum Message {
         detail: Arc<str>,
     },
     Command(Command),
+    /// The sender's instance of a resource has heard of the step that this decision is about.
+    Noticed {
+        decision: Decision,
+        resource: Arc<str>,
+    },
     Leave,
     /// One attribute of the health of the sender's node; `None` if it has it no longer.
     Health {
@@ -156,6 +161,7 @@ const EXPIRE: u8 = 7;
 const REMEMBER: u8 = 8;
 const HEALTH: u8 = 9;
 const RETURNED: u8 = 10;
+const NOTICED: u8 = 11;
 
 impl Message {
     pub(crate) fn emit(&self) -> Bytes {
@@ -188,6 +194,11 @@ impl Message {
             Self::Command(command) => {
                 w.push(COMMAND);
                 put_command(&mut w, command);
+            }
+            Self::Noticed { decision, resource } => {
+                w.push(NOTICED);
+                wire::put_decision(&mut w, *decision);
+                w.put_text(resource);
             }
             Self::Leave => w.push(LEAVE),
             Self::Health { attribute, value } => {
@@ -234,6 +245,9 @@ impl Message {
                 detail: short(r.text("detail")?),
             },
             COMMAND => Self::Command(read_command(&mut r)?),
+            NOTICED => {
+                Self::Noticed { decision: wire::decision(&mut r)?, resource: r.text("resource")?.into() }
+            }
             LEAVE => Self::Leave,
             HEALTH => Self::Health {
                 attribute: short(r.text("attribute")?),

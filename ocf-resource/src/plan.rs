@@ -10,10 +10,12 @@ use crate::state::{Node, Presence, Spot, State};
 use crate::{
     Action, Blocked, Config, FenceCause, GroupConfig, HealthStrategy, Ineligible, Severity, StopFailure, Why,
 };
+use live::Live;
 use pils::{NodeId, NodeInstance};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+mod live;
 mod many;
 
 /// What to do next. Empty steps and fences mean that the state is settled until something happens.
@@ -391,6 +393,17 @@ impl Scene<'_> {
             }
             let why = match &spot.presence {
                 _ if spot.pending.is_some() => return,
+                Presence::Handed | Presence::Incoming => match self.plan_live(instance, spot, target) {
+                    Live::Waits => return,
+                    Live::TakesOver(from) => {
+                        let (resource, why) = (Arc::clone(resource), Why::TakeOver { from });
+                        plan.steps.push(Step { node: instance, resource, action: Action::MigrateFrom, why });
+                        return;
+                    }
+                    Live::Ends if here => Why::Recover,
+                    Live::Ends if self.wanted() => Why::Move { to: target },
+                    Live::Ends => Why::Stopped,
+                },
                 Presence::Unknown | Presence::StopFailed { .. } | Presence::Stopped => return,
                 Presence::Failed(_) if here => Why::Recover,
                 Presence::Running(_) if here => Why::Order,
@@ -399,7 +412,13 @@ impl Scene<'_> {
             };
             let resource = Arc::clone(resource);
             let demoted_first = spot.promoted && matches!(spot.presence, Presence::Running(_));
-            let action = if demoted_first { Action::Demote } else { Action::Stop };
+            let action = if demoted_first {
+                Action::Demote
+            } else if self.can_go_live(instance, spot, target) {
+                Action::MigrateTo
+            } else {
+                Action::Stop
+            };
             plan.steps.push(Step { node: instance, resource, action, why });
             return;
         }

@@ -61,6 +61,8 @@ impl State {
                 .into_iter()
                 .collect(),
             believe_old: false,
+            forget_incoming: false,
+            skip_notices: false,
         };
         r.finish("state")?;
         Ok(state)
@@ -88,6 +90,8 @@ fn put_node(w: &mut Vec<u8>, node: &Node) {
             wire::put_decision(w, decision);
             w.push(wire::action_code(action));
         });
+        put_list(w, spot.notices.iter(), |w, listener| w.put_instance(*listener));
+        put_option(w, spot.peer, |w, peer| w.put_instance(peer));
         match &spot.presence {
             Presence::Unknown => w.push(0),
             Presence::Stopped => w.push(1),
@@ -105,6 +109,8 @@ fn put_node(w: &mut Vec<u8>, node: &Node) {
                 w.put_text(why);
                 w.push(wire::severity_code(*severity));
             }
+            Presence::Handed => w.push(5),
+            Presence::Incoming => w.push(6),
         }
     });
 }
@@ -133,6 +139,8 @@ fn read_spot(r: &mut Reader<'_>) -> Parsed<Spot> {
         let decision = wire::decision(r)?;
         Ok((decision, wire::action(r)?))
     })?;
+    let notices = list(r, "notices", |r| r.instance("listener"))?.into_iter().collect();
+    let peer = option(r, "peer", |r| r.instance("peer"))?;
     let at = r.clone();
     let presence = match r.u8("presence")? {
         0 => Presence::Unknown,
@@ -144,9 +152,11 @@ fn read_spot(r: &mut Reader<'_>) -> Parsed<Spot> {
             why: short(r.text("why")?),
             severity: read_severity(r)?,
         },
+        5 => Presence::Handed,
+        6 => Presence::Incoming,
         _ => return Err(at.error("presence", Malformed::OutOfRange)),
     };
-    Ok(Spot { presence, pending, seen, promoted })
+    Ok(Spot { presence, pending, seen, promoted, notices, peer })
 }
 
 fn put_cause(w: &mut Vec<u8>, cause: &FenceCause) {

@@ -4,11 +4,13 @@ use crate::message::{Failure, Message, Report, Verdict, short};
 use crate::plan::{Plan, Step};
 use crate::{
     Action, Command, Config, Decision, Departed, Event, FenceCause, FenceOutcome, Health, Role, Severity,
-    StartFailure,
+    StartFailure, Why,
 };
 use pils::{NodeId, NodeInstance};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+mod notices;
 
 /// What all members know of the cluster's resources.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,6 +28,10 @@ pub struct State {
     pub(crate) health: BTreeMap<(NodeId, Arc<str>), Health>,
     /// A known mistake, for tests: answers to old decisions count.
     pub(crate) believe_old: bool,
+    /// A known mistake, for tests: nobody expects what is being moved where it goes to.
+    pub(crate) forget_incoming: bool,
+    /// A known mistake, for tests: steps do not wait until all have heard of them.
+    pub(crate) skip_notices: bool,
 }
 
 /// Most health attributes of a node; one more drops the first by name.
@@ -81,6 +87,10 @@ pub(crate) struct Spot {
     pub(crate) seen: bool,
     /// It is, or may be, in the promoted role.
     pub(crate) promoted: bool,
+    /// Instances that have to hear of the pending step before it is carried out.
+    pub(crate) notices: BTreeSet<NodeInstance>,
+    /// Where it goes to, or comes from, while it is moved without a stop.
+    pub(crate) peer: Option<NodeInstance>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,7 +99,15 @@ pub(crate) enum Presence {
     Stopped,
     Running(Decision),
     Failed(Arc<str>),
-    StopFailed { decision: Decision, why: Arc<str>, severity: Severity },
+    StopFailed {
+        decision: Decision,
+        why: Arc<str>,
+        severity: Severity,
+    },
+    /// Was handed over to the peer without a stop; something of it may still be here.
+    Handed,
+    /// Is being handed over by the peer, or was: it may run here.
+    Incoming,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -115,7 +133,14 @@ pub(crate) struct Failures {
 
 impl Spot {
     pub(crate) const fn unknown() -> Self {
-        Self { presence: Presence::Unknown, pending: None, seen: false, promoted: false }
+        Self {
+            presence: Presence::Unknown,
+            pending: None,
+            seen: false,
+            promoted: false,
+            notices: BTreeSet::new(),
+            peer: None,
+        }
     }
 
     /// Known to be down, with nothing going on.
@@ -152,7 +177,7 @@ impl State {
         for gone in view.departed.iter().filter(|d| !view.members.iter().any(|m| m.node == d.instance.node)) {
             state.nodes.insert(gone.instance, Node { member: true, ..Node::default() });
         }
-        state.on_view(view);
+        state.on_view(view, &mut Vec::new());
         state
     }
 
@@ -172,7 +197,7 @@ impl State {
     }
 
     /// Enters a view.
-    pub(crate) fn on_view(&mut self, view: &Entered<'_>) {
+    pub(crate) fn on_view(&mut self, view: &Entered<'_>, events: &mut Vec<Event>) {
         let Entered { number, members, joined, departed } = *view;
         self.view = number;
         self.members = members.to_vec();
@@ -198,6 +223,7 @@ impl State {
                 }
             }
         }
+        self.forget_listeners(|i| !members.contains(i) || joined.contains(i), events);
         for group in self.groups.values_mut() {
             group.home = group.home.filter(|h| members.contains(h) && !joined.contains(h));
         }
@@ -227,10 +253,11 @@ impl State {
         let Some(mut node) = self.nodes.remove(&instance) else { return };
         let unseen = self.config.is_none();
         for spot in node.spots.values_mut() {
-            if matches!(spot.pending, Some((_, Action::Start))) {
+            if matches!(spot.pending, Some((_, Action::Start | Action::MigrateFrom))) {
                 spot.presence = Presence::Failed("was being started".into());
             }
             spot.pending = None;
+            spot.notices.clear();
         }
         let resources = node.active();
         if node.dead || (resources.is_empty() && !unseen) {
@@ -270,6 +297,9 @@ impl State {
                 return self.on_fenced(target, outcome, detail, events);
             }
             Message::Command(command) => return self.on_command(&command),
+            Message::Noticed { decision, resource } => {
+                return self.on_noticed(sender, decision, &resource, events);
+            }
             Message::Health { attribute, value } => self.on_health(sender.node, attribute, value),
             Message::Leave => match self.nodes.get_mut(&sender) {
                 Some(node) => node.leaving = true,
@@ -281,10 +311,12 @@ impl State {
                 }
                 self.complete();
             }
-            Message::Returned => match self.nodes.get_mut(&sender).filter(|n| !n.dead) {
-                Some(node) => node.forget_operations(),
-                None => return false,
-            },
+            Message::Returned => {
+                let Some(node) = self.nodes.get_mut(&sender).filter(|n| !n.dead) else { return false };
+                node.forget_operations();
+                // What it was to hear of it has not heard, and nobody asks it again.
+                self.forget_listeners(|i| *i == sender, events);
+            }
             Message::Expire { group, node, serial } => {
                 let Some(group) = self.groups.get_mut(&group) else { return false };
                 match group.failures.get_mut(&node) {
@@ -324,6 +356,7 @@ impl State {
 
     fn on_report(&mut self, sender: NodeInstance, report: &Report, events: &mut Vec<Event>) -> bool {
         let Report { decision, resource, verdict, why } = report;
+        let name = resource;
         let resource = Arc::clone(resource);
         let (single, roles) =
             self.owner(&resource).map_or((true, false), |g| (g.copies == 1, g.promoted > 0));
@@ -334,25 +367,17 @@ impl State {
         let newest = |(pending, _): &(Decision, Action)| pending == decision || believe_old;
         let Some((_, action)) = spot.pending.filter(newest) else { return false };
         spot.pending = None;
+        spot.notices.clear();
         let decision = *decision;
-        let now = match (action, *verdict) {
-            (Action::Stop, Verdict::Ok)
-            | (
-                Action::Monitor,
-                Verdict::NotRunning | Verdict::NotInstalled | Verdict::NotRun(Severity::Hard),
-            )
-            | (Action::Start, Verdict::NotRun(_)) => Presence::Stopped,
-            (Action::Stop, other) => {
-                Presence::StopFailed { decision, why: Arc::clone(why), severity: other.severity() }
-            }
-            (_, Verdict::Ok) => Presence::Running(decision),
-            (Action::Monitor, Verdict::Promoted) if roles => Presence::Running(decision),
-            _ => Presence::Failed(Arc::clone(why)),
-        };
+        let now = presence_after(action, report, roles);
         let running = matches!(now, Presence::Running(_));
         let stopped = matches!(now, Presence::Stopped) && action == Action::Stop;
+        let handed = matches!(now, Presence::Handed);
         spot.seen |= running;
         spot.presence = now;
+        if !handed {
+            spot.peer = None;
+        }
         spot.promoted = match (action, running) {
             // Whoever does not answer may be in any role.
             (Action::Monitor, _) => {
@@ -376,6 +401,11 @@ impl State {
             if single {
                 self.check_multiple(&resource);
             }
+        } else if handed {
+            tracing::debug!(%resource, node = %sender, "handed over without a stop");
+        } else if action == Action::MigrateTo && verdict.is_refusal() {
+            // Its agent cannot: it is stopped here and started there instead, and that is no failure.
+            tracing::debug!(%resource, node = %sender, %why, "cannot be moved without a stop");
         } else if action != Action::Monitor || verdict.is_refusal() {
             let severity = verdict.severity();
             let failures =
@@ -389,6 +419,7 @@ impl State {
                 failures,
             });
         }
+        self.notify_after(sender, action, (decision, name), events);
         true
     }
 
@@ -587,22 +618,63 @@ impl State {
                 node.fence = Some(Fence { cause: cause.clone(), asker: *asker, last });
             }
         }
-        for Step { node, resource, action, why } in &plan.steps {
-            self.decisions += 1;
-            let decision = Decision { view: self.view, number: self.decisions };
-            if let Some(spot) = self.nodes.get_mut(node).and_then(|n| n.spots.get_mut(resource)) {
-                spot.pending = Some((decision, *action));
-                spot.seen |= *action == Action::Start;
-                spot.promoted |= *action == Action::Promote;
-                events.push(Event::Decided {
-                    decision,
-                    resource: Arc::clone(resource),
-                    node: *node,
-                    action: *action,
-                    why: why.clone(),
-                });
+        for step in &plan.steps {
+            self.issue_step(step, events);
+        }
+    }
+
+    fn issue_step(&mut self, step: &Step, events: &mut Vec<Event>) {
+        let Step { node, resource, action, why } = step;
+        self.decisions += 1;
+        let decision = Decision { view: self.view, number: self.decisions };
+        let listeners = self.listeners(resource, *action);
+        let Some(spot) = self.nodes.get_mut(node).and_then(|n| n.spots.get_mut(resource)) else { return };
+        spot.pending = Some((decision, *action));
+        spot.seen |= matches!(action, Action::Start | Action::MigrateFrom);
+        spot.promoted |= *action == Action::Promote;
+        spot.notices.clone_from(&listeners);
+        if let (Action::MigrateTo, Why::Move { to: Some(to) }) = (*action, why) {
+            spot.peer = Some(*to);
+            let there = self.nodes.get_mut(to).and_then(|n| n.spots.get_mut(resource));
+            if let Some(there) = there.filter(|_| !self.forget_incoming) {
+                (there.presence, there.peer, there.seen) = (Presence::Incoming, Some(*node), true);
             }
         }
+        events.push(Event::Decided {
+            decision,
+            resource: Arc::clone(resource),
+            node: *node,
+            action: *action,
+            why: why.clone(),
+        });
+        if !listeners.is_empty() {
+            events.push(Event::Notifying {
+                decision,
+                resource: Arc::clone(resource),
+                node: *node,
+                action: *action,
+                before: true,
+                listeners: listeners.into_iter().collect(),
+            });
+        }
+    }
+}
+
+/// What is known of a resource when an action has ended so.
+fn presence_after(action: Action, report: &Report, roles: bool) -> Presence {
+    let Report { decision, verdict, why, .. } = report;
+    let decision = *decision;
+    match (action, *verdict) {
+        (Action::Stop, Verdict::Ok)
+        | (Action::Monitor, Verdict::NotRunning | Verdict::NotInstalled | Verdict::NotRun(Severity::Hard))
+        | (Action::Start, Verdict::NotRun(_)) => Presence::Stopped,
+        (Action::Stop, other) => {
+            Presence::StopFailed { decision, why: Arc::clone(why), severity: other.severity() }
+        }
+        (Action::MigrateTo, Verdict::Ok) => Presence::Handed,
+        (_, Verdict::Ok) => Presence::Running(decision),
+        (Action::Monitor, Verdict::Promoted) if roles => Presence::Running(decision),
+        _ => Presence::Failed(Arc::clone(why)),
     }
 }
 
@@ -611,6 +683,8 @@ impl Node {
     fn forget_operations(&mut self) {
         for spot in self.spots.values_mut() {
             spot.pending = None;
+            spot.notices.clear();
+            spot.peer = None;
             if !matches!(spot.presence, Presence::StopFailed { .. }) {
                 spot.presence = Presence::Unknown;
             }

@@ -93,6 +93,10 @@ pub enum ResourceState {
     Promoted(Decision),
     /// Being demoted.
     Demoting(Decision),
+    /// Being handed over to another node without a stop, or was.
+    MovingAway,
+    /// Being taken over from another node without a stop.
+    MovingIn,
     /// Could not be stopped.
     StopFailed(Arc<str>),
     /// Down. Not listed.

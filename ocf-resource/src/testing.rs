@@ -21,11 +21,15 @@ pub enum Bug {
     ForgetFailures,
     /// An answer counts whatever decision it belongs to.
     BelieveOldAnswers,
+    /// Nobody expects what is moved without a stop where it goes to.
+    ForgetIncoming,
+    /// Steps do not wait until all have heard of them.
+    ActBeforeNotice,
 }
 
 impl Bug {
     /// Every one.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::StartBeforeFence,
         Self::StartBesideOthers,
         Self::StartBackwards,
@@ -33,6 +37,8 @@ impl Bug {
         Self::TwoPromoted,
         Self::ForgetFailures,
         Self::BelieveOldAnswers,
+        Self::ForgetIncoming,
+        Self::ActBeforeNotice,
     ];
 }
 

@@ -38,12 +38,12 @@ pub(crate) const fn action_code(action: Action) -> u8 {
         Action::Stop => 1,
         Action::Promote => 3,
         Action::Demote => 4,
+        Action::MigrateTo => 5,
+        Action::MigrateFrom => 6,
         Action::Monitor
         | Action::ValidateAll
         | Action::MetaData
         | Action::Notify
-        | Action::MigrateTo
-        | Action::MigrateFrom
         | Action::Reload
         | Action::ReloadAgent => 2,
     }
@@ -57,6 +57,8 @@ pub(crate) fn action(r: &mut Reader<'_>) -> Parsed<Action> {
         2 => Action::Monitor,
         3 => Action::Promote,
         4 => Action::Demote,
+        5 => Action::MigrateTo,
+        6 => Action::MigrateFrom,
         _ => return Err(at.error("action", Malformed::OutOfRange)),
     })
 }
@@ -228,6 +230,8 @@ pub(crate) fn put_config(w: &mut Vec<u8>, config: &Config) {
         put_flag(w, group.on_stop_failure == StopFailure::Block);
         put_flag(w, group.started);
         w.put_u32(group.copies);
+        put_flag(w, group.migrate);
+        put_flag(w, group.notify);
         w.put_u32(group.promoted);
         put_list(w, group.resources.iter(), |w, resource| {
             w.put_text(&resource.name);
@@ -282,6 +286,8 @@ fn read_group(r: &mut Reader<'_>) -> Parsed<GroupConfig> {
         on_stop_failure: if flag(r, "stop failure")? { StopFailure::Block } else { StopFailure::Fence },
         started: flag(r, "started")?,
         copies: r.u32("copies")?,
+        migrate: flag(r, "migrate")?,
+        notify: flag(r, "notify")?,
         promoted: r.u32("promoted")?,
         resources: list(r, "resources", |r| {
             let name = r.text("resource")?.to_owned();

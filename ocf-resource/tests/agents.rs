@@ -7,7 +7,7 @@ use ocf_resource::executor::RunId;
 use ocf_resource::testing::check_agent;
 use ocf_resource::{
     Action, AgentClass, AgentError, AgentName, Agents, OcfCode, Operation, OperationResult, Outcome,
-    ResourceAgent,
+    ResourceAgent, Severity,
 };
 use pils::field::Fields;
 use pils::process::Runner;
@@ -154,6 +154,76 @@ fn the_host_reports_every_run_once_even_of_unknown_agents_and_cancelled_ones() {
     assert_eq!(outcomes[&3], Outcome::Cancelled);
     assert_eq!(outcomes[&4], Outcome::Ok);
     assert!(stateful.is_running("r1"));
+}
+
+/// Describes itself, and writes down what else it is called with.
+const DESCRIBED: &str = r#"#!/bin/sh
+if [ "$1" = meta-data ]; then
+    [ ! -e "$0.slow" ] || sleep 20
+    cat "$0.xml"
+    exit 0
+fi
+echo "$1" >>"$0.calls"
+"#;
+
+const DESCRIPTION: &str = r#"<resource-agent name="x"><version>1.1</version><parameters>
+    <parameter name="port" required="1"><content type="integer"/></parameter></parameters>
+    <actions><action name="start"/><action name="stop"/><action name="monitor"/><action name="notify"/></actions>
+    </resource-agent>"#;
+
+#[test]
+fn an_agent_is_not_started_with_parameters_that_do_not_fit_its_description() {
+    let root = Root::new("described", "x", DESCRIBED);
+    let beside = |end: &str| root.0.join("resource.d/test").join(format!("x.{end}"));
+    std::fs::write(beside("xml"), DESCRIPTION).unwrap();
+    let (say, said) = mpsc::channel();
+    let agents = Agents::new().with("ocf", Arc::new(root.class()));
+    let host = AgentHost::new(agents, move |done| say.send(done).unwrap());
+    let mut last = 0;
+    let mut ask = |action, parameters: &[(&str, &str)]| {
+        last += 1;
+        let parameters = parameters.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+        let operation = Operation { parameters: Arc::new(parameters), ..operation("ocf:test:x", action) };
+        host.run(RunId(last), &operation);
+        let done = said.recv_timeout(Duration::from_secs(60)).unwrap();
+        assert_eq!(done.run, RunId(last));
+        done.result.outcome
+    };
+    let wrong = ask(Action::Start, &[("prot", "geheim")]);
+    let Outcome::NotStarted(error @ AgentError::Parameters { .. }) = &wrong else { panic!("{wrong:?}") };
+    let text = error.to_string();
+    assert!(text.contains("port is missing") && text.contains("prot is not a parameter"), "{text}");
+    assert!(!text.contains("geheim"), "a value may be a secret: {text}");
+    assert_eq!(error.severity(), Severity::Hard);
+    // What runs has to be found, and stopped, whatever was written down.
+    assert_eq!(ask(Action::Monitor, &[("prot", "1")]), Outcome::Ok);
+    assert_eq!(ask(Action::Stop, &[("prot", "1")]), Outcome::Ok);
+    assert_eq!(ask(Action::Start, &[("port", "80")]), Outcome::Ok);
+    assert_eq!(ask(Action::Notify, &[("port", "80")]), Outcome::Ok);
+    let unimplemented = Outcome::Failed { code: OcfCode::Unimplemented };
+    assert_eq!(ask(Action::MigrateTo, &[("port", "80")]), unimplemented);
+    // The agent is replaced by one that takes more: nothing is refused by its old description.
+    let more = DESCRIPTION.replace("</parameters>", r#"<parameter name="more"/></parameters>"#);
+    std::fs::write(beside("xml"), more).unwrap();
+    assert_eq!(ask(Action::Start, &[("port", "80"), ("more", "1")]), Outcome::Ok);
+    let calls = std::fs::read_to_string(beside("calls")).unwrap();
+    assert_eq!(calls.lines().collect::<Vec<_>>(), ["monitor", "stop", "start", "notify", "start"]);
+}
+
+#[test]
+fn a_start_that_is_cancelled_while_its_agent_describes_itself_is_never_begun() {
+    let root = Root::new("undescribed", "x", DESCRIBED);
+    let beside = |end: &str| root.0.join("resource.d/test").join(format!("x.{end}"));
+    std::fs::write(beside("slow"), "").unwrap();
+    let (say, said) = mpsc::channel();
+    let agents = Agents::new().with("ocf", Arc::new(root.class()));
+    let host = AgentHost::new(agents, move |done| say.send(done).unwrap());
+    host.run(RunId(1), &operation("ocf:test:x", Action::Start));
+    host.cancel(RunId(1));
+    let done = said.recv_timeout(Duration::from_secs(60)).unwrap();
+    assert_eq!((done.run, done.result.outcome), (RunId(1), Outcome::Cancelled));
+    assert!(!beside("calls").exists());
+    assert!(said.try_recv().is_err(), "reported twice");
 }
 
 #[test]

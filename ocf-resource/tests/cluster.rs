@@ -87,6 +87,9 @@ fn every_promise_holds_under_faults_and_the_cluster_recovers() {
         "fenced as lost",
         "fenced for a failed stop",
         "promote",
+        "notify",
+        "migrate to",
+        "migrate from",
     ] {
         assert!(seen.get(what).is_some_and(|n| *n >= 50), "{what} hardly ever happened: {seen:?}");
     }
@@ -127,6 +130,8 @@ fn each_mistake_that_is_put_back_is_caught_by_the_promise_it_breaks() {
         Bug::TwoPromoted => &["R1"],
         Bug::StartBackwards => &["R3"],
         Bug::ForgetFailures => &["R4"],
+        Bug::ForgetIncoming => &["R1", "X1", "does not settle"],
+        Bug::ActBeforeNotice => &["N1"],
         Bug::BelieveOldAnswers => &["R1", "X1", "R3", "does not settle"],
     };
     for bug in Bug::ALL {

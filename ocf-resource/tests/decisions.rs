@@ -41,6 +41,8 @@ fn config() -> Config {
         on_stop_failure: Default::default(),
         started: true,
         copies: 1,
+        migrate: false,
+        notify: false,
         promoted: 0,
         resources: vec![resource("ip"), resource("site")],
     };
@@ -565,8 +567,8 @@ fn answers_to_old_decisions_change_nothing() {
 fn a_foreign_or_broken_message_is_counted_and_changes_nothing() {
     let mut t = Table::running(&[1, 2]);
     let before = t.manager(1).state().clone();
-    t.input(1, Input::Ordered { sender: instance(2), payload: b"\x02\xffgarbage" });
-    t.input(1, Input::Ordered { sender: instance(9), payload: b"\x02\x06" });
+    t.input(1, Input::Ordered { sender: instance(2), payload: b"\x03\xffgarbage" });
+    t.input(1, Input::Ordered { sender: instance(9), payload: b"\x03\x06" });
     assert_eq!(t.manager(1).state(), &before);
     assert_eq!(t.manager(1).status().malformed, 1);
 }
@@ -909,5 +911,204 @@ fn every_way_out_that_is_a_command_leads_out() {
             t.obey();
         }
         assert!(t.status(1).running_on.is_some());
+    }
+}
+
+/// One resource that moves without a stop, on n1 to n3.
+fn live(change: impl FnOnce(&mut GroupConfig)) -> Table {
+    let mut config = config();
+    config.groups[0].migrate = true;
+    config.groups[0].resources.truncate(1);
+    change(&mut config.groups[0]);
+    let mut t = Table::of(&config, &[1, 2, 3], &[]);
+    t.answer_probes();
+    t.answer(1, "ip", Action::Start, Outcome::Ok);
+    assert_eq!(t.asked(), [""; 0]);
+    t
+}
+
+fn meta(t: &Table, name: &str) -> String {
+    t.waiting[0].2.meta.get(name).cloned().unwrap_or_default()
+}
+
+fn failed(code: OcfCode) -> Outcome {
+    Outcome::Failed { code }
+}
+
+#[test]
+fn what_can_move_without_a_stop_is_handed_over_taken_over_and_then_stopped_where_it_was() {
+    let mut t = live(|_| ());
+    t.command(2, Command::Standby(NodeId::new(1)));
+    assert_eq!(t.asked(), ["n1 migrate_to ip"]);
+    assert_eq!((meta(&t, "migrate_source"), meta(&t, "migrate_target")), ("n1".into(), "n2".into()));
+    t.answer(1, "ip", Action::MigrateTo, Outcome::Ok);
+    assert_eq!(t.asked(), ["n2 migrate_from ip"]);
+    assert_eq!((meta(&t, "migrate_source"), meta(&t, "migrate_target")), ("n1".into(), "n2".into()));
+    assert!(matches!(t.status(3).resources[0].at[0].1, ResourceState::MovingAway));
+    t.answer(2, "ip", Action::MigrateFrom, Outcome::Ok);
+    assert_eq!(t.asked(), ["n1 stop ip"]);
+    t.answer(1, "ip", Action::Stop, Outcome::Ok);
+    assert_eq!(t.asked(), [""; 0]);
+    assert_eq!(t.status(3).running_on, Some(instance(2)));
+    assert!(t.status(3).failures.is_empty());
+    assert!(t.fences.is_empty());
+}
+
+#[test]
+fn an_agent_that_cannot_move_it_without_a_stop_has_it_stopped_and_started_and_no_failure_counts() {
+    let mut t = live(|_| ());
+    t.command(2, Command::Standby(NodeId::new(1)));
+    t.answer(1, "ip", Action::MigrateTo, failed(OcfCode::Unimplemented));
+    // Whatever it left at the other end goes too.
+    assert_eq!(t.asked(), ["n1 stop ip", "n2 stop ip"]);
+    assert_eq!(t.obey(), ["n1 stop ip", "n2 stop ip", "n2 start ip"]);
+    assert_eq!(t.status(3).running_on, Some(instance(2)));
+    assert!(t.status(3).failures.is_empty());
+}
+
+#[test]
+fn a_move_that_fails_at_either_end_is_ended_at_both_before_it_is_started_again() {
+    let mut t = live(|_| ());
+    t.command(2, Command::Standby(NodeId::new(1)));
+    t.answer(1, "ip", Action::MigrateTo, Outcome::TimedOut);
+    assert_eq!(t.obey(), ["n1 stop ip", "n2 stop ip", "n2 start ip"]);
+    assert_eq!(t.status(3).failures[0].node, NodeId::new(1));
+
+    let mut t = live(|_| ());
+    t.command(2, Command::Standby(NodeId::new(1)));
+    t.answer(1, "ip", Action::MigrateTo, Outcome::Ok);
+    t.answer(2, "ip", Action::MigrateFrom, failed(OcfCode::Generic));
+    assert_eq!(t.obey(), ["n1 stop ip", "n2 stop ip", "n2 start ip"]);
+    assert_eq!(t.status(3).failures[0].node, NodeId::new(2));
+}
+
+#[test]
+fn a_node_that_is_lost_while_something_moves_there_is_fenced_before_it_is_started_elsewhere() {
+    for taking in [false, true] {
+        let mut t = live(|_| ());
+        t.command(3, Command::Standby(NodeId::new(1)));
+        if taking {
+            t.answer(1, "ip", Action::MigrateTo, Outcome::Ok);
+        }
+        t.without(2);
+        assert_eq!(t.fences.last().expect("a request").1, instance(2));
+        if !taking {
+            t.answer(1, "ip", Action::MigrateTo, Outcome::Ok);
+        }
+        assert_eq!(t.asked(), [""; 0], "it may run on n2");
+        t.input(1, Input::Fenced { target: instance(2), outcome: FenceOutcome::Confirmed, detail: "off" });
+        assert_eq!(t.obey(), ["n1 stop ip", "n3 start ip"]);
+    }
+}
+
+#[test]
+fn a_node_that_is_lost_while_something_moves_away_is_fenced_and_what_came_of_it_is_ended() {
+    let mut t = live(|_| ());
+    t.command(3, Command::Standby(NodeId::new(1)));
+    t.answer(1, "ip", Action::MigrateTo, Outcome::Ok);
+    t.without(1);
+    assert_eq!(t.fences.last().expect("a request").1, instance(1));
+    t.answer(2, "ip", Action::MigrateFrom, failed(OcfCode::Generic));
+    assert_eq!(t.obey(), ["n2 stop ip"]);
+    assert!(matches!(t.blocked(3), Some(Blocked::Fencing { .. })));
+    t.input(2, Input::Fenced { target: instance(1), outcome: FenceOutcome::Confirmed, detail: "off" });
+    assert_eq!(t.obey(), ["n2 start ip"]);
+}
+
+#[test]
+fn running_instances_hear_of_a_step_before_and_after_it_and_it_waits_for_them() {
+    let mut config = config();
+    let group = &mut config.groups[0];
+    (group.copies, group.promoted, group.notify) = (2, 1, true);
+    group.resources.truncate(1);
+    let mut t = Table::of(&config, &[1, 2, 3], &[]);
+    t.answer_probes();
+    // Nobody runs yet who could hear of the first ones.
+    assert_eq!(t.asked(), ["n1 start ip", "n2 start ip"]);
+    t.answer(1, "ip", Action::Start, Outcome::Ok);
+    // After the step, those that run hear of it; and of the promotion, before it.
+    assert_eq!(t.asked(), ["n2 start ip", "n1 notify ip", "n1 notify ip"]);
+    let told = |t: &Table, at: usize, name: &str| t.waiting[at].2.meta.get(name).cloned().unwrap_or_default();
+    assert_eq!(told(&t, 1, "notify_type"), "post");
+    assert_eq!(told(&t, 1, "notify_operation"), "start");
+    assert_eq!(told(&t, 1, "notify_start_uname"), "n1");
+    assert_eq!(told(&t, 1, "notify_active_uname"), "", "as it was before the step");
+    assert_eq!(told(&t, 2, "notify_type"), "pre");
+    assert_eq!(told(&t, 2, "notify_promote_uname"), "n1");
+    assert_eq!(told(&t, 2, "notify_unpromoted_uname"), "n1");
+    assert_eq!(told(&t, 2, "notify_slave_uname"), "n1");
+    assert_eq!(told(&t, 2, "notify_promoted_uname"), "");
+    t.answer(1, "ip", Action::Notify, failed(OcfCode::Generic));
+    assert_eq!(t.asked(), ["n2 start ip", "n1 notify ip"]);
+    t.answer(2, "ip", Action::Start, Outcome::Ok);
+    assert_eq!(t.asked(), ["n1 notify ip", "n1 notify ip", "n2 notify ip"]);
+    t.answer(1, "ip", Action::Notify, Outcome::TimedOut);
+    let asked = t.asked();
+    assert_eq!(asked, ["n1 notify ip", "n2 notify ip", "n1 promote ip"], "a failed notice holds nothing up");
+    t.answer(1, "ip", Action::Notify, Outcome::Ok);
+    t.answer(2, "ip", Action::Notify, Outcome::Ok);
+    t.answer(1, "ip", Action::Promote, Outcome::Ok);
+    assert_eq!(t.asked(), ["n1 notify ip", "n2 notify ip"]);
+    assert_eq!(told(&t, 1, "notify_promote_uname"), "n1");
+    assert_eq!(told(&t, 1, "notify_promoted_uname"), "", "as it was before the step");
+    assert_eq!(told(&t, 1, "promoted_max"), "1");
+    t.obey();
+    // A step that several hear of waits for all of them.
+    t.command(3, Command::Standby(NodeId::new(1)));
+    assert_eq!(t.asked(), ["n1 notify ip", "n2 notify ip"]);
+    assert_eq!(told(&t, 1, "notify_operation"), "demote");
+    assert_eq!(told(&t, 1, "notify_promoted_uname"), "n1");
+    assert_eq!(told(&t, 1, "notify_unpromoted_uname"), "n2");
+    t.answer(1, "ip", Action::Notify, Outcome::Ok);
+    assert_eq!(t.asked(), ["n2 notify ip"]);
+    t.answer(2, "ip", Action::Notify, Outcome::Ok);
+    assert_eq!(t.asked(), ["n1 demote ip"]);
+}
+
+#[test]
+fn a_step_does_not_wait_for_the_notice_of_a_node_that_is_gone() {
+    let mut config = config();
+    let group = &mut config.groups[0];
+    (group.copies, group.notify) = (0, true);
+    group.resources.truncate(1);
+    let mut t = Table::of(&config, &[1, 2, 3], &[]);
+    t.answer_probes();
+    t.obey();
+    t.command(1, Command::Standby(NodeId::new(3)));
+    assert_eq!(t.asked(), ["n1 notify ip", "n2 notify ip", "n3 notify ip"]);
+    t.answer(1, "ip", Action::Notify, Outcome::Ok);
+    t.answer(3, "ip", Action::Notify, Outcome::Ok);
+    assert_eq!(t.asked(), ["n2 notify ip"]);
+    t.without(2);
+    assert_eq!(t.asked(), ["n3 stop ip"]);
+}
+
+#[test]
+fn a_group_goes_back_as_its_configuration_says() {
+    // By itself, or only when somebody says so; and after a failure there, only when that is forgotten.
+    for failback in [false, true] {
+        let mut config = config();
+        config.groups[0].failback = failback;
+        config.groups[0].resources.truncate(1);
+        let mut t = Table::of(&config, &[1, 2, 3], &[]);
+        t.answer_probes();
+        t.obey();
+        t.command(1, Command::Standby(NodeId::new(1)));
+        assert_eq!(t.obey(), ["n1 stop ip", "n2 start ip"]);
+        t.command(1, Command::Online(NodeId::new(1)));
+        if !failback {
+            assert_eq!(t.asked(), [""; 0]);
+            t.command(3, Command::MoveGroup { group: "web".into(), to: Some(NodeId::new(1)) });
+        }
+        assert_eq!(t.obey(), ["n2 stop ip", "n1 start ip"]);
+        t.fail(1, "ip");
+        t.obey();
+        t.fail(1, "ip");
+        assert_eq!(t.obey(), ["n1 stop ip", "n2 start ip"], "the threshold is two");
+        assert_eq!(t.status(2).running_on, Some(instance(2)));
+        t.command(2, Command::ClearFailures("web".into()));
+        let back = t.obey();
+        let pinned_or_failback = ["n2 stop ip", "n1 start ip"];
+        assert_eq!(back, pinned_or_failback, "failback {failback}");
     }
 }

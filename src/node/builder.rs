@@ -269,7 +269,8 @@ impl NodeBuilder {
         let secrets = Secrets { keys, seed: entropy::bytes(), agreement: Box::new(Agreement::start()) };
         let fencing = stack_config.fencing.clone();
         let birth = Birth { local, secrets, record, rng: Rng::new(entropy::seed()) };
-        let stack = Stack::new(ports.clock().now(), stack_config, birth)?;
+        let mut stack = Stack::new(ports.clock().now(), stack_config, birth)?;
+        stack.set_names(self.config.nodes.iter().map(|n| (n.id, self.config.name_of(n.id))));
 
         let addresses = ports.local_addresses()?;
         let (remote, inbox) = ports.inbox::<Command>();

@@ -88,6 +88,10 @@ impl GroupConfig {
             let fix = "promote at most as many copies as there are";
             errors.push("promoted", self.promoted, "is more than copies", fix);
         }
+        if self.migrate && (self.resources.len() != 1 || self.copies != 1 || self.promoted > 0) {
+            let fix = "give the resource a group of its own, with one copy and no roles";
+            errors.push("migrate", true, "is only for a group of one resource that runs once", fix);
+        }
         if self.migration_threshold == 0 {
             errors.push("migration_threshold", 0, "is below 1", "write 1 to move at the first failure");
         }

@@ -36,13 +36,18 @@ impl Exits {
 
     /// Tells them of an event, and returns at once with how many there are.
     pub fn tell(&self, event: &Event, status: &Status) -> usize {
-        let context = context(event, status);
+        self.tell_of(&context(event, status))
+    }
+
+    /// Tells them of something else in the same way: an object that has at least `event` and `text`. Returns at once with how many
+    /// there are.
+    pub fn tell_of(&self, context: &Value) -> usize {
         let programs = programs(&self.directory);
         for (name, path) in &programs {
             let mut command = Command::new(path);
-            command.args = vec![text(&context, "event").into()];
+            command.args = vec![text(context, "event").into()];
             command.env = environment();
-            command.env.extend(variables(&context));
+            command.env.extend(variables(context));
             command.stdin = context.to_string().into_bytes();
             command.timeout = self.timeout;
             run(&self.runner, command, name.clone());
@@ -94,6 +99,16 @@ fn fields(event: &Event) -> Value {
         Event::Decided { decision, resource, node, action, why } => json!({
             "event": "decided", "resource": resource, "node": node.to_string(), "action": action,
             "decision": decision, "why": why, "text": format!("{action} {resource} on {node}"),
+        }),
+        Event::Notifying { decision, resource, node, action, before, listeners } => json!({
+            "event": "notifying", "resource": resource, "node": node.to_string(), "action": action,
+            "decision": decision, "before": before,
+            "listeners": listeners.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "text": format!("instances hear of {action} of {resource} on {node}"),
+        }),
+        Event::Noticed { decision, resource, node, action } => json!({
+            "event": "noticed", "resource": resource, "node": node.to_string(), "action": action,
+            "decision": decision, "text": format!("all have heard of {action} of {resource} on {node}"),
         }),
         Event::Started { resource, node, decision } => json!({
             "event": "started", "resource": resource, "node": node.to_string(), "decision": decision,
@@ -169,13 +184,7 @@ impl Mail {
     /// # Errors
     /// [`AddressError`] for an address with spaces, commas, line ends, or without `@`.
     pub fn new(runner: Runner, cluster: &str, from: &str, to: &[&str]) -> Result<Self, AddressError> {
-        let bad = |a: &&&str| {
-            let odd = |c: char| c.is_whitespace() || c.is_control() || ",;<>\"".contains(c);
-            !a.contains('@') || a.starts_with('-') || a.contains(odd)
-        };
-        if let Some(address) = to.iter().chain([&from]).find(bad) {
-            return Err(AddressError { address: (*address).to_owned() });
-        }
+        to.iter().chain([&from]).try_for_each(|address| Self::check_address(address))?;
         Ok(Self {
             runner,
             program: "/usr/sbin/sendmail".into(),
@@ -183,6 +192,18 @@ impl Mail {
             to: to.iter().map(|a| (*a).to_owned()).collect(),
             cluster: cluster.chars().filter(|c| !c.is_control()).collect(),
         })
+    }
+
+    /// Checks an address.
+    ///
+    /// # Errors
+    /// [`AddressError`], as [`Mail::new`].
+    pub fn check_address(address: &str) -> Result<(), AddressError> {
+        let odd = |c: char| c.is_whitespace() || c.is_control() || ",;<>\"".contains(c);
+        if !address.contains('@') || address.starts_with('-') || address.contains(odd) {
+            return Err(AddressError { address: address.to_owned() });
+        }
+        Ok(())
     }
 
     /// Another program that takes a letter on its standard input when called with `-i -t`; an absolute path.

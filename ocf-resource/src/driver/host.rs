@@ -1,7 +1,11 @@
 use crate::executor::RunId;
-use crate::{Agents, Canceller, Operation, OperationResult, Outcome};
+use crate::{
+    Action, AgentError, AgentName, Agents, Canceller, Metadata, Operation, OperationResult, Outcome,
+    ResourceAgent,
+};
 use core::fmt;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What became of one run: pass it to the executor as `executor::Input::Done`.
@@ -15,13 +19,32 @@ pub struct OperationDone {
 
 /// Carries out what an [`Executor`](crate::executor::Executor) asks for, and reports each run exactly once.
 ///
+/// Before a start, and before it is asked to migrate, to reload or to take notice, an agent is held against its own
+/// description: parameters that it does not know or cannot read are [`AgentError::Parameters`], what it does not offer is
+/// answered as unimplemented, and it is not called. A description is asked for once, usually with the first probe; nothing is
+/// refused by an old one. An agent that cannot describe itself is called all the same. Looks and stops are never held up.
+///
 /// Cheap to clone. Nothing here waits for an agent. The report may come from any thread, even before
 /// [`AgentHost::run`] returns.
 #[derive(Clone)]
 pub struct AgentHost {
     agents: Agents,
     report: Arc<dyn Fn(OperationDone) + Send + Sync>,
-    running: Arc<Mutex<BTreeMap<RunId, Option<Canceller>>>>,
+    running: Arc<Mutex<BTreeMap<RunId, Slot>>>,
+    /// What agents say of themselves; `None` while one is asked for the first time, or if it did not say.
+    described: Arc<Mutex<BTreeMap<AgentName, Option<Arc<Metadata>>>>>,
+}
+
+/// Where a run stands.
+enum Slot {
+    /// Its agent is asked to describe itself.
+    Asking,
+    /// Its agent is being called.
+    Calling,
+    /// Its agent is at work.
+    Running(Canceller),
+    /// To be ended as soon as its agent has been called.
+    Cancelled,
 }
 
 impl fmt::Debug for AgentHost {
@@ -34,7 +57,7 @@ impl AgentHost {
     /// Runs agents of these classes, and tells `report` how each run ended. `report` must not block: it is called on the
     /// thread that serves all agents of a class.
     pub fn new(agents: Agents, report: impl Fn(OperationDone) + Send + Sync + 'static) -> Self {
-        Self { agents, report: Arc::new(report), running: Arc::default() }
+        Self { agents, report: Arc::new(report), running: Arc::default(), described: Arc::default() }
     }
 
     /// The agents it knows.
@@ -52,40 +75,149 @@ impl AgentHost {
                 return (self.report)(OperationDone { run, result });
             }
         };
-        lock(&self.running).insert(run, None);
-        let (report, running) = (Arc::clone(&self.report), Arc::clone(&self.running));
-        let canceller = agent.begin(
-            operation,
-            Box::new(move |result| {
-                lock(&running).remove(&run);
-                report(OperationDone { run, result });
-            }),
-        );
-        // Gone if it has been reported already.
-        if let Some(slot) = lock(&self.running).get_mut(&run) {
-            *slot = Some(canceller);
+        lock(&self.running).insert(run, Slot::Calling);
+        if !is_checked(operation.action) {
+            if operation.action == Action::Monitor && operation.interval.is_none() {
+                self.get_to_know(&operation.agent, &*agent);
+            }
+            return self.begin(run, &*agent, operation);
         }
+        let known = lock(&self.described).get(&operation.agent).cloned().flatten();
+        match known {
+            Some(metadata) if refusal(&metadata, operation).is_none() => self.begin(run, &*agent, operation),
+            _ => self.ask_then_begin(run, agent, operation.clone()),
+        }
+    }
+
+    /// Asks an agent for its description, unless it was asked before.
+    fn get_to_know(&self, name: &AgentName, agent: &dyn ResourceAgent) {
+        match lock(&self.described).entry(name.clone()) {
+            Entry::Occupied(_) => return,
+            Entry::Vacant(place) => _ = place.insert(None),
+        }
+        let (described, name) = (Arc::clone(&self.described), name.clone());
+        agent.metadata(Box::new(move |answer| {
+            if let Ok(metadata) = answer {
+                lock(&described).insert(name, Some(Arc::new(metadata)));
+            }
+        }));
+    }
+
+    /// Asks an agent for its description, and calls it if that allows what is asked.
+    fn ask_then_begin(&self, run: RunId, agent: Arc<dyn ResourceAgent>, mut operation: Operation) {
+        lock(&self.running).insert(run, Slot::Asking);
+        let host = self.clone();
+        let asked = std::time::Instant::now();
+        let called = Arc::clone(&agent);
+        called.metadata(Box::new(move |answer| {
+            let refused = match answer {
+                Ok(metadata) => {
+                    let refused = refusal(&metadata, &operation);
+                    lock(&host.described).insert(operation.agent.clone(), Some(Arc::new(metadata)));
+                    refused
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "an agent is called without a look at its description");
+                    None
+                }
+            };
+            match lock(&host.running).get_mut(&run) {
+                Some(slot) => *slot = Slot::Calling,
+                // It was cancelled meanwhile, and that was reported.
+                None => return,
+            }
+            operation.timeout = operation.timeout.saturating_sub(asked.elapsed());
+            let late = operation.timeout.is_zero();
+            match refused.or_else(|| late.then(|| OperationResult::new(Outcome::TimedOut))) {
+                Some(result) => host.done(run, result),
+                None => host.begin(run, &*agent, &operation),
+            }
+        }));
+    }
+
+    fn begin(&self, run: RunId, agent: &dyn ResourceAgent, operation: &Operation) {
+        let host = self.clone();
+        let canceller = agent.begin(operation, Box::new(move |result| host.done(run, result)));
+        // Gone if it has been reported already.
+        let late = match lock(&self.running).get_mut(&run) {
+            None => None,
+            Some(Slot::Cancelled) => Some(canceller),
+            Some(slot) => {
+                *slot = Slot::Running(canceller);
+                None
+            }
+        };
+        if let Some(late) = late {
+            late.cancel();
+        }
+    }
+
+    fn done(&self, run: RunId, result: OperationResult) {
+        lock(&self.running).remove(&run);
+        (self.report)(OperationDone { run, result });
     }
 
     /// Ends a run early. It is still reported. Does nothing if it has been.
     pub fn cancel(&self, run: RunId) {
-        let canceller = lock(&self.running).get_mut(&run).and_then(Option::take);
-        if let Some(canceller) = canceller {
-            canceller.cancel();
+        let mut running = lock(&self.running);
+        let Some(slot) = running.get_mut(&run) else { return };
+        match core::mem::replace(slot, Slot::Cancelled) {
+            Slot::Running(canceller) => {
+                drop(running);
+                canceller.cancel();
+            }
+            Slot::Asking => {
+                running.remove(&run);
+                drop(running);
+                (self.report)(OperationDone { run, result: OperationResult::new(Outcome::Cancelled) });
+            }
+            Slot::Calling | Slot::Cancelled => {}
         }
     }
 
     /// Ends every run early. Each is still reported.
     pub fn cancel_all(&self) {
-        let all: Vec<Canceller> = lock(&self.running).values_mut().filter_map(Option::take).collect();
-        for canceller in all {
-            canceller.cancel();
+        let all: Vec<RunId> = lock(&self.running).keys().copied().collect();
+        for run in all {
+            self.cancel(run);
         }
     }
 }
 
-type Running = BTreeMap<RunId, Option<Canceller>>;
+/// True for what an agent does only if its description fits. Not for a stop, which has to be tried whatever the parameters are,
+/// nor for a monitor, which must find what runs.
+const fn is_checked(action: Action) -> bool {
+    match action {
+        Action::Start
+        | Action::Notify
+        | Action::MigrateTo
+        | Action::MigrateFrom
+        | Action::Reload
+        | Action::ReloadAgent => true,
+        Action::Stop
+        | Action::Monitor
+        | Action::Promote
+        | Action::Demote
+        | Action::ValidateAll
+        | Action::MetaData => false,
+    }
+}
 
-fn lock(running: &Mutex<Running>) -> std::sync::MutexGuard<'_, Running> {
-    running.lock().unwrap_or_else(PoisonError::into_inner)
+/// Why an agent with this description is not called for an operation.
+fn refusal(metadata: &Metadata, operation: &Operation) -> Option<OperationResult> {
+    let action = operation.action;
+    if action != Action::Start && !metadata.supports(action.word()) {
+        let mut result = OperationResult::unimplemented(action);
+        result.reason = Some(format!("{} offers no {action}", operation.agent));
+        return Some(result);
+    }
+    let errors = metadata.check_parameters(&operation.parameters).err()?;
+    // Without the values: one may be a secret under a wrong name.
+    let errors = errors.0.iter().map(|e| format!("{} {}", e.path, e.problem)).collect::<Vec<_>>().join("; ");
+    let error = AgentError::Parameters { agent: operation.agent.clone(), errors };
+    Some(OperationResult::new(Outcome::NotStarted(error)))
+}
+
+fn lock<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }

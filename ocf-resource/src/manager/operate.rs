@@ -4,6 +4,7 @@ use super::{Local, Manager};
 use crate::executor::Request;
 use crate::{Action, Decision, Event, GroupConfig, MonitorConfig, Operation, Output, ResourceConfig, Role};
 use pils::NodeInstance;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 impl Manager {
@@ -18,7 +19,20 @@ impl Manager {
     pub(super) fn follow(&mut self, event: &Event) {
         match event {
             Event::Decided { decision, resource, node, action, .. } if *node == self.me && self.acts() => {
+                let spot = self.state.nodes.get(&self.me).and_then(|n| n.spots.get(resource));
+                if spot.is_none_or(|s| s.notices.is_empty() || self.state.skip_notices) {
+                    self.run_step(*decision, resource, *action);
+                }
+            }
+            Event::Noticed { decision, resource, node, action }
+                if *node == self.me && self.acts() && !self.state.skip_notices =>
+            {
                 self.run_step(*decision, resource, *action);
+            }
+            Event::Notifying { decision, resource, node, action, before, listeners }
+                if listeners.contains(&self.me) && self.acts() =>
+            {
+                self.notify(*decision, resource, (*node, *action, *before));
             }
             Event::Started { resource, node, decision }
             | Event::RoleChanged { resource, node, decision, .. }
@@ -40,6 +54,76 @@ impl Manager {
             let local = Local::Step(decision);
             self.execute(local, |id| Request::Run { id, operation });
         }
+    }
+
+    /// Goes on with what the state says is going on here, and with the notices that others wait for.
+    pub(super) fn take_up(&mut self) {
+        let mut steps = Vec::new();
+        let mut notices = Vec::new();
+        for (node, one) in &self.state.nodes {
+            for (resource, spot) in &one.spots {
+                let Some((decision, action)) = spot.pending else { continue };
+                if spot.notices.contains(&self.me) {
+                    notices.push((decision, Arc::clone(resource), (*node, action, true)));
+                }
+                if *node == self.me && spot.notices.is_empty() {
+                    steps.push((decision, Arc::clone(resource), action));
+                }
+            }
+        }
+        for (decision, resource, what) in notices {
+            self.notify(decision, &resource, what);
+        }
+        for (decision, resource, action) in steps {
+            self.run_step(decision, &resource, action);
+        }
+    }
+
+    /// Has the instance here hear of a step.
+    fn notify(&mut self, decision: Decision, resource: &Arc<str>, what: (NodeInstance, Action, bool)) {
+        let Some(mut operation) = self.operation(resource, Action::Notify) else { return };
+        let told = self.state.notice(resource, what, |i| self.name_of(i));
+        Arc::make_mut(&mut operation.meta).extend(told);
+        let local = Local::Notice(decision, what.2);
+        self.execute(local, |id| Request::Run { id, operation });
+    }
+
+    fn name_of(&self, instance: NodeInstance) -> String {
+        self.names.get(&instance.node).cloned().unwrap_or_else(|| instance.node.to_string())
+    }
+
+    /// What an agent is told beside its parameters.
+    fn meta(&self, resource: &str, action: Action) -> BTreeMap<String, String> {
+        let mut meta = BTreeMap::new();
+        let mut tell = |name: &str, value: String| {
+            meta.insert(name.to_owned(), value);
+        };
+        if let Some(group) = self.group_of(resource).filter(|g| g.copies != 1 || g.promoted > 0) {
+            let most = self.nodes.len().max(self.state.members.len());
+            let copies = if group.copies == 0 { most.to_string() } else { group.copies.to_string() };
+            tell("clone_max", copies);
+            tell("clone_node_max", "1".to_owned());
+            tell("notify", group.notify.to_string());
+            if group.promoted > 0 {
+                tell("promotable", "true".to_owned());
+                tell("promoted_max", group.promoted.to_string());
+                tell("promoted_node_max", "1".to_owned());
+                tell("master_max", group.promoted.to_string());
+                tell("master_node_max", "1".to_owned());
+            }
+        }
+        let spot = self.state.nodes.get(&self.me).and_then(|n| n.spots.get(resource));
+        if let Some(peer) = spot.and_then(|s| s.peer) {
+            let (here, there) = (self.name_of(self.me), self.name_of(peer));
+            if action == Action::MigrateTo {
+                tell("migrate_source", here);
+                tell("migrate_target", there);
+            } else if action == Action::MigrateFrom {
+                tell("migrate_source", there);
+                tell("migrate_target", here);
+            }
+        }
+        meta
     }
 
     /// Begins the recurring monitors of a resource that runs here, those of its role.
@@ -120,6 +204,7 @@ impl Manager {
                 | Action::Reload
                 | Action::ReloadAgent => config.monitor_timeout,
             },
+            meta: Arc::new(self.meta(resource, action)),
             ..Operation::new(Arc::clone(resource), config.agent.clone(), action)
         })
     }

@@ -82,6 +82,8 @@ fn resource_state(node: &Node, spot: &Spot) -> ResourceState {
         (_, Some((decision, Action::Start))) => ResourceState::Starting(decision),
         (_, Some((decision, Action::Stop))) => ResourceState::Stopping(decision),
         (_, Some((decision, Action::Promote))) => ResourceState::Promoting(decision),
+        (_, Some((_, Action::MigrateTo))) | (Presence::Handed, None) => ResourceState::MovingAway,
+        (_, Some((_, Action::MigrateFrom))) | (Presence::Incoming, None) => ResourceState::MovingIn,
         (_, Some((decision, Action::Demote))) => ResourceState::Demoting(decision),
         (_, Some((decision, _))) => ResourceState::Probing(decision),
         (Presence::Unknown, None) => ResourceState::Unknown,

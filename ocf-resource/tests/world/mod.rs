@@ -6,6 +6,7 @@
 //! * R3: a resource starts after those before it in its group, and is stopped after those behind it.
 //! * R4: once faults have ceased, decisions cease too.
 //! * R5: replayed reports change nothing that breaks the others.
+//! * N1: a step of a group that notifies begins after every notice of it has ended.
 //! * X1: nothing starts while an instance that started it, and did not stop it, is not proven dead.
 
 #![expect(clippy::unwrap_used, reason = "a broken assumption of the model must end the test")]
@@ -52,6 +53,7 @@ enum Due {
         at: NodeInstance,
         resource: Arc<str>,
         action: Action,
+        to: Option<NodeInstance>,
     },
     Timer(NodeInstance, Instant),
     FenceEnds {
@@ -59,6 +61,8 @@ enum Due {
         target: NodeInstance,
         confirmed: bool,
     },
+    /// Its process dies, what it started lives on.
+    Crash(NodeInstance),
     Strike,
     ViewChange,
     NonPrimary(NodeInstance),
@@ -79,6 +83,15 @@ struct Process {
     consuming: bool,
     timer: Option<Instant>,
     runs: BTreeMap<RunId, Operation>,
+    /// Notices of a time before it was a member, which nobody waits for.
+    stale: BTreeSet<RunId>,
+}
+
+impl Process {
+    /// It is no member any more, or a new one.
+    fn forget_notices(&mut self) {
+        self.stale.extend(self.runs.iter().filter(|(_, o)| o.action == Action::Notify).map(|(run, _)| *run));
+    }
 }
 
 /// How faulty the world is.
@@ -150,6 +163,8 @@ pub(crate) fn config(sizes: &[usize], nodes: &[u32]) -> Config {
             on_stop_failure: Default::default(),
             started: true,
             copies: 1,
+            migrate: false,
+            notify: false,
             promoted: 0,
             resources: resources.collect(),
         });
@@ -162,11 +177,17 @@ pub(crate) fn config(sizes: &[usize], nodes: &[u32]) -> Config {
         let mut group = groups[like].clone();
         group.name = name.to_owned();
         (group.copies, group.promoted, group.nodes) = (copies, promoted, nodes.clone());
+        group.notify = matches!(name, "two" | "roles");
         for (r, resource) in group.resources.iter_mut().enumerate() {
             resource.name = format!("{name}r{r}");
         }
         groups.push(group);
     }
+    // One that moves without a stop, and goes back whenever it can.
+    let mut live =
+        GroupConfig { name: "live".to_owned(), migrate: true, failback: true, ..groups[2].clone() };
+    live.resources[0].name = "liver0".to_owned();
+    groups.push(live);
     Config { groups, ..Config::default() }
 }
 
@@ -278,7 +299,7 @@ impl World {
                     self.drain(at);
                 }
             }
-            Due::Effect { at, resource, action } => self.effect(at, &resource, action),
+            Due::Effect { at, resource, action, to } => self.effect(at, &resource, (action, to)),
             Due::Timer(who, at) => {
                 if let Some(process) = self.processes.get_mut(&who)
                     && process.timer == Some(at)
@@ -291,6 +312,15 @@ impl World {
             }
             Due::FenceEnds { asker, target, confirmed } => self.fence_ends(asker, target, confirmed),
             Due::Strike => self.strike(),
+            Due::Crash(who) => {
+                if self.processes.contains_key(&who) {
+                    self.note(|| format!("process of {who} dies while something moves there"));
+                    self.saw("target crash");
+                    self.kill(who);
+                    let delay = self.jitter(100, 8000);
+                    self.after(delay, Due::Boot(who.node));
+                }
+            }
             Due::NonPrimary(who) => {
                 if let Some(process) = self.processes.get_mut(&who)
                     && !process.inside
@@ -333,6 +363,7 @@ impl World {
             consuming: false,
             timer: None,
             runs: BTreeMap::new(),
+            stale: BTreeSet::new(),
         };
         self.processes.insert(me, process);
         self.note(|| format!("boot {me}"));
@@ -372,6 +403,7 @@ impl World {
             for (who, process) in &mut self.processes {
                 if process.inside {
                     process.inside = false;
+                    process.forget_notices();
                     self.sequence += 1;
                     self.queue.insert((self.now + MS(50), self.sequence), Due::NonPrimary(*who));
                 }
@@ -411,6 +443,7 @@ impl World {
         for (who, process) in &mut self.processes {
             if process.inside && !members.contains(who) {
                 process.inside = false;
+                process.forget_notices();
                 self.sequence += 1;
                 self.queue.insert((self.now + MS(50), self.sequence), Due::NonPrimary(*who));
             }
@@ -419,6 +452,7 @@ impl World {
             let process = self.processes.get_mut(who).unwrap();
             process.at = at;
             process.joining = !founding;
+            process.forget_notices();
         }
         for who in &members {
             self.processes.get_mut(who).unwrap().inside = true;
@@ -618,7 +652,9 @@ impl World {
         match output {
             executor::Output::Run { run, operation } => self.begin(who, run, operation),
             executor::Output::Cancel { run } => {
-                let delay = self.jitter(0, 20);
+                let notice = |o: &Operation| o.action == Action::Notify;
+                let soon = self.processes[&who].runs.get(&run).is_some_and(notice);
+                let delay = if soon { MS(0) } else { self.jitter(0, 20) };
                 self.after(
                     delay,
                     Due::Done { at: who, run, result: OperationResult::new(Outcome::Cancelled) },
@@ -661,10 +697,13 @@ impl World {
         let resource = Arc::clone(&operation.resource);
         let (names, at) = self.group_of(&resource);
         let (copies, promoted) = self.limits(&resource);
+        let named = |name: &str| self.processes.keys().copied().find(|i| i.node.to_string() == name);
+        let to = operation.meta.get("migrate_target").and_then(|name| named(name));
         // Outside, and until it has seen that it is inside again, a stop that fails holds up no other.
         let local = self.processes[&who].manager.status().local;
         let inside = matches!(local, LocalStatus::Active | LocalStatus::Suspended);
         self.note(|| format!("{who} runs {} of {resource}", operation.action));
+        self.check_notices(who, &operation, inside);
         match operation.action {
             Action::Start => {
                 let elsewhere: Vec<NodeId> = self.nodes.iter().copied().filter(|n| *n != who.node).collect();
@@ -690,6 +729,26 @@ impl World {
                     self.violate(format!("R3: {who} starts {resource} while one behind it is active"));
                 }
             }
+            Action::MigrateTo => {
+                self.saw("migrate to");
+                if let Some(to) = to {
+                    self.owners.entry(Arc::clone(&resource)).or_default().insert(to);
+                    if self.chance(0.25) {
+                        let delay = self.jitter(1, 300);
+                        self.after(delay, Due::Crash(to));
+                    }
+                }
+            }
+            Action::MigrateFrom => {
+                self.saw("migrate from");
+                let source = operation.meta["migrate_source"].as_str();
+                let other = |n: &NodeId| *n != who.node && n.to_string() != source;
+                let owners = self.owners.entry(Arc::clone(&resource)).or_default();
+                if owners.iter().any(|o| other(&o.node)) {
+                    let owners = owners.clone();
+                    self.violate(format!("X1: {who} takes {resource} over, begun by {owners:?}"));
+                }
+            }
             Action::Promote => {
                 let on: Vec<NodeId> = self
                     .nodes
@@ -711,7 +770,9 @@ impl World {
         let action = operation.action;
         self.processes.get_mut(&who).unwrap().runs.insert(run, operation);
         let fails = match action {
-            Action::Start | Action::Promote => self.faults.start_fails,
+            Action::Start | Action::Promote | Action::MigrateTo | Action::MigrateFrom => {
+                self.faults.start_fails
+            }
             Action::Stop => self.faults.stop_fails,
             _ => 0.0,
         };
@@ -719,7 +780,7 @@ impl World {
         let broken = action == Action::Start && resource.starts_with("broken");
         let fail = self.chance(fails) || broken;
         let took = self.jitter(5, 150);
-        let effect = Due::Effect { at: who, resource: Arc::clone(&resource), action };
+        let effect = Due::Effect { at: who, resource: Arc::clone(&resource), action, to };
         let acts = action.changes();
         if hang {
             self.saw("agent hung");
@@ -755,14 +816,47 @@ impl World {
             self.after(took, Due::Done { at: who, run, result: OperationResult::new(outcome) });
             return;
         }
-        let outcome = if fail { Outcome::Failed { code: OcfCode::Generic } } else { Outcome::Ok };
+        let lost = action == Action::MigrateFrom && !self.is_active(who.node, &resource);
+        let outcome = if fail || lost { Outcome::Failed { code: OcfCode::Generic } } else { Outcome::Ok };
         self.after(took + MS(1), Due::Done { at: who, run, result: OperationResult::new(outcome) });
     }
 
-    fn effect(&mut self, at: NodeInstance, resource: &Arc<str>, action: Action) {
+    /// A notice of a step ends before the step begins.
+    fn check_notices(&mut self, who: NodeInstance, operation: &Operation, inside: bool) {
+        if operation.action == Action::Notify {
+            self.saw("notify");
+            return;
+        }
+        let told = |notice: &Operation| {
+            let key = format!("notify_{}_uname", operation.action);
+            notice.action == Action::Notify
+                && notice.resource == operation.resource
+                && notice.meta["notify_type"] == "pre"
+                && notice.meta["notify_operation"] == operation.action.word()
+                && notice.meta.get(&key).is_some_and(|name| *name == who.node.to_string())
+        };
+        let hears = |p: &Process| p.inside && p.runs.iter().any(|(run, o)| !p.stale.contains(run) && told(o));
+        if inside && self.processes[&who].inside && self.processes.values().any(hears) {
+            let Operation { action, resource, .. } = operation;
+            self.violate(format!("N1: {who} begins {action} of {resource} before all have heard of it"));
+        }
+    }
+
+    fn effect(
+        &mut self,
+        at: NodeInstance,
+        resource: &Arc<str>,
+        (action, to): (Action, Option<NodeInstance>),
+    ) {
         // In this model an agent that is at work dies with the process that started it; what it started lives on.
         if !self.processes.contains_key(&at) {
             return;
+        }
+        if action == Action::MigrateTo {
+            let went = self.active.entry(at.node).or_default().remove(resource);
+            if let Some(to) = to.filter(|to| went && self.processes.contains_key(to)) {
+                self.active.entry(to.node).or_default().insert(Arc::clone(resource));
+            }
         }
         let set = self.active.entry(at.node).or_default();
         let roles = self.promoted.entry(at.node).or_default();
@@ -856,7 +950,8 @@ impl World {
         use ocf_resource::Command;
         let group: Arc<str> = self.rng.pick(&self.config.groups).unwrap().name.as_str().into();
         let node = *self.rng.pick(&self.nodes).unwrap();
-        let command = match self.rng.below(9) {
+        let command = match self.rng.below(11) {
+            9 | 10 => Command::MoveGroup { group: "live".into(), to: Some(node) },
             0 => Command::StopGroup(group),
             1 | 2 => Command::StartGroup(group),
             3 => Command::MoveGroup { group, to: Some(node) },

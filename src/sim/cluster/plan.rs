@@ -233,6 +233,8 @@ impl Plan {
             on_stop_failure: StopFailure::default(),
             started: true,
             copies: 1,
+            migrate: false,
+            notify: false,
             promoted: 0,
             resources: self.resource_names().into_iter().map(resource).collect(),
         };

@@ -1,0 +1,59 @@
+//! Moves without a stop: from a node that hands over to one that takes over.
+//!
+//! Where it runs, `migrate_to`; when that is done, `migrate_from` where it goes to; when that is done, a stop where it was. From
+//! the first of these on it counts as something that may run at both ends, so that whatever fails, both are stopped before it
+//! is started anywhere.
+
+use super::Scene;
+use crate::Action;
+use crate::state::{Presence, Spot};
+use pils::NodeInstance;
+
+/// What one end of a move has to do.
+pub(super) enum Live {
+    /// The other end is at it.
+    Waits,
+    /// Take over from there.
+    TakesOver(NodeInstance),
+    /// The move is over, or came to nothing: it is stopped here.
+    Ends,
+}
+
+impl Scene<'_> {
+    /// True if what runs here, and is to run on `target`, may go there without a stop: nothing of it is, or may be, anywhere
+    /// else, and the target stands as firmly as this node.
+    pub(super) fn can_go_live(&self, here: NodeInstance, spot: &Spot, target: Option<NodeInstance>) -> bool {
+        let Some(target) = target.filter(|t| *t != here) else { return false };
+        let member = self.state.nodes.get(&target).is_some_and(|n| n.member && !n.dead);
+        self.config.migrate
+            && self.config.resources.len() == 1
+            && !self.is_many()
+            && matches!(spot.presence, Presence::Running(_))
+            && member
+            && !self.doomed.contains_key(&target)
+            && self.state.nodes.iter().all(|(i, n)| *i == here || self.is_clear(n))
+    }
+
+    /// What an end of a move has to do, with nothing going on there.
+    pub(super) fn plan_live(&self, here: NodeInstance, spot: &Spot, target: Option<NodeInstance>) -> Live {
+        let Some(peer) = spot.peer else { return Live::Ends };
+        let node = self.state.nodes.get(&peer).filter(|n| n.member && !n.dead);
+        let Some(other) = node.and_then(|n| self.spots(n).next()).map(|(_, s)| s) else { return Live::Ends };
+        if other.peer != Some(here) {
+            return Live::Ends;
+        }
+        let pending = other.pending.map(|(_, action)| action);
+        match (&spot.presence, pending) {
+            (Presence::Incoming, Some(Action::MigrateTo)) | (Presence::Handed, Some(Action::MigrateFrom)) => {
+                Live::Waits
+            }
+            (Presence::Incoming, None) if other.presence == Presence::Handed && target == Some(here) => {
+                Live::TakesOver(peer)
+            }
+            (Presence::Handed, None) if other.presence == Presence::Incoming && target == Some(peer) => {
+                Live::Waits
+            }
+            _ => Live::Ends,
+        }
+    }
+}
