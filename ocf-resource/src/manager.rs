@@ -6,7 +6,7 @@ use crate::plan::{Rules, plan_by};
 use crate::state::{Entered, State};
 use crate::{
     Action, Blocked, Command, CommandError, Config, Decision, Event, FenceOutcome, Input, LocalStatus,
-    OcfCode, OperationResult, Outcome, Output, PartitionPolicy, Status,
+    OperationResult, Output, PartitionPolicy, Status,
 };
 use core::time::Duration;
 use pils::{Incarnation, Instant, Layer, NodeId, NodeInstance};
@@ -184,14 +184,6 @@ impl Manager {
         }
         self.broadcast(&Message::Leave);
         Ok(())
-    }
-
-    /// Somebody on this node knows that a resource has failed here: it is dealt with as if its monitor had found out.
-    /// Nothing happens if it does not run here.
-    pub fn notify_failure(&mut self, resource: &str, why: &str) {
-        let mut result = OperationResult::new(Outcome::Failed { code: OcfCode::Generic });
-        result.reason = Some(why.to_owned());
-        self.out.push_back(Output::Execute(Request::Fail { resource: resource.into(), result }));
     }
 
     /// Sets one attribute of this node's health, or removes it. What follows from it, the configuration's strategy says.

@@ -2,12 +2,23 @@
 
 use super::{Local, Manager};
 use crate::executor::Request;
-use crate::{Action, Decision, Event, GroupConfig, MonitorConfig, Operation, Output, ResourceConfig, Role};
+use crate::{
+    Action, Decision, Event, GroupConfig, MonitorConfig, OcfCode, Operation, OperationResult, Outcome,
+    Output, ResourceConfig, Role,
+};
 use pils::NodeInstance;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 impl Manager {
+    /// Somebody on this node knows that a resource has failed here: it is dealt with as if its monitor had found out.
+    /// Nothing happens if it does not run here.
+    pub fn notify_failure(&mut self, resource: &str, why: &str) {
+        let mut result = OperationResult::new(Outcome::Failed { code: OcfCode::Generic });
+        result.reason = Some(why.to_owned());
+        self.out.push_back(Output::Execute(Request::Fail { resource: resource.into(), result }));
+    }
+
     /// True if the end of this instance's life is being waited for.
     #[must_use]
     pub fn wants_fenced(&self, instance: NodeInstance) -> bool {
