@@ -318,3 +318,32 @@ fn fresh_secrets_come_by_time_even_when_little_is_sent() {
     assert!((30..=42).contains(&rekeys), "about one each half second and direction: {rekeys}");
     assert!(net.send(0, 1, Lane::Small, 100) && net.run_until(10 * MS, Net::all_arrived));
 }
+
+#[test]
+fn an_answer_to_an_offer_that_gave_way_to_a_declined_one_keeps_no_key_in_use() {
+    let mut net = Net::connected(7, 2, 1);
+    for i in 0..2 {
+        learn(&mut net, i, key(1)).unwrap();
+    }
+    learn(&mut net, 0, key(2)).unwrap();
+    // The answer to the first offer is lost.
+    net.cut.insert((1, 0, 0));
+    send_with(&mut net, 0, 1).unwrap();
+    net.run(5 * MS);
+    let in_use = |net: &Net, k| {
+        let keys = net.nodes[1].endpoint.as_ref().unwrap().keys();
+        keys.iter().any(|status| status.id == KeyId(k) && !status.peers.is_empty())
+    };
+    assert!(in_use(&net, 1), "it was answered");
+    send_with(&mut net, 0, 2).unwrap();
+    net.run(5 * MS);
+    net.cut.clear();
+    let declined = |net: &Net| refusals(net, 0).contains(&Refusal::KeyNotKnown { key: KeyId(2) });
+    assert!(net.run_until(1000 * MS, declined), "{}", net.report());
+    // Back to the key in use: nothing is left to agree upon.
+    send_with(&mut net, 0, 0).unwrap();
+    assert!(net.run_until(2000 * MS, |net| !in_use(net, 1)), "{}", net.report());
+    forget(&mut net, 1, 1).unwrap();
+    traffic(&mut net, 20);
+    assert!(net.run_until(1000 * MS, Net::all_arrived));
+}

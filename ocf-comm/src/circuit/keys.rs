@@ -196,6 +196,11 @@ impl OpenKeys {
         self.fresh = Some(Opener::new(secret, self.suite.clone()));
     }
 
+    /// The peer will not use what was agreed upon last.
+    pub(crate) fn expect_none(&mut self) {
+        self.fresh = None;
+    }
+
     /// True from an agreement on fresh secrets until the peer uses them.
     pub(crate) const fn expects(&self) -> bool {
         self.fresh.is_some()

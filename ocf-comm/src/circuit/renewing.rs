@@ -247,8 +247,13 @@ impl Circuit {
         self.renewing.not_before = now + AGAIN_MAX;
     }
 
-    /// This end cannot take this offer, for good: another one will have another number.
+    /// This end cannot take this offer, for good: another one will have another number. What it answered or computes for an
+    /// earlier one is over: the peer has only one offer at a time, and does not take that answer any more.
     pub(crate) fn decline_renewal(&mut self, offer: &Renewal, why: Declined) {
+        self.renewing.computing.take_if(|c| !c.agreement.own);
+        if self.renewing.answered.take().is_some() {
+            self.open.expect_none();
+        }
         self.renewing.seen = offer.serial;
         self.renewing.declined = Some(why);
         self.say_renewal(Word::Decline { serial: offer.serial, key: offer.key, why });
