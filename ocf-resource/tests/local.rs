@@ -97,7 +97,7 @@ fn a_service_and_its_monitor_outlive_the_executor() {
 fn an_operation_that_was_interrupted_is_ended_and_told() {
     let folder = Folder::new(
         "interrupted",
-        "#!/bin/sh\necho $$ >FOLDER/pid\nsetsid sleep 600 </dev/null >/dev/null 2>&1\n",
+        "#!/bin/sh\n[ $1 = start ] || exit 3\necho $$ >FOLDER/pid\nsetsid sleep 600 </dev/null >/dev/null 2>&1\n",
     );
     // The process that asked is gone in the middle of it: its record stays, and so does the agent.
     let (first, _events) = folder.open();
