@@ -162,6 +162,7 @@ impl Cluster {
             fencing: self.builder.fencing.clone(),
             resources: self.builder.resources.clone(),
             api: ApiConfig::default(),
+            outside: crate::config::OutsideConfig::default(),
         }
     }
 

@@ -13,10 +13,12 @@ mod api;
 mod check;
 mod keys;
 mod media;
+mod outside;
 mod ping;
 
 pub use api::{ApiAccess, ApiConfig, ApiUser};
 pub use media::{DiscoveryEntry, MediumEntry};
+pub use outside::{HeartbeatEntry, MailEntry, OutsideConfig};
 pub use ping::PingEntry;
 
 /// Shortest key of a cluster, in bytes.
@@ -115,6 +117,9 @@ pub struct NodeConfig {
     /// How other programs reach the node. Nothing by default.
     #[serde(default)]
     pub api: ApiConfig,
+    /// What is told outside the cluster: programs, mail; and heartbeats of applications. Nothing by default.
+    #[serde(default)]
+    pub outside: OutsideConfig,
 }
 
 /// One of several keys of the cluster.

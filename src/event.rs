@@ -93,4 +93,8 @@ pub enum NodeEvent {
     Resource(ocf_resource::Event),
     /// Fencing that this node carries out.
     Fencing(ocf_stonith::Event),
+    /// An application of this machine that says again and again that it is well, or does no more.
+    Application(ocf_resource::apphb::Event),
+    /// An application failed that had asked for a reboot of this machine then. Nothing is done by itself.
+    RebootWanted(ocf_resource::apphb::Application),
 }

@@ -30,8 +30,8 @@ mod store;
 
 pub use cluster::{Cluster, ClusterBuilder};
 pub use config::{
-    ApiAccess, ApiConfig, ApiUser, CipherName, Detection, DiscoveryEntry, Key, KeyEntry, MediumEntry,
-    NodeConfig, NodeEntry, Paths, PingEntry, ProtectionName,
+    ApiAccess, ApiConfig, ApiUser, CipherName, Detection, DiscoveryEntry, HeartbeatEntry, Key, KeyEntry,
+    MailEntry, MediumEntry, NodeConfig, NodeEntry, OutsideConfig, Paths, PingEntry, ProtectionName,
 };
 pub use event::{NodeEvent, Numbered};
 pub use node::{

@@ -7,6 +7,7 @@ mod calls;
 mod gate;
 mod host;
 mod locks;
+mod outside;
 mod queue;
 mod recorder;
 
@@ -350,6 +351,15 @@ impl Node {
         command: ocf_resource::Command,
     ) -> Result<(), RequestError<ocf_resource::CommandError>> {
         self.request(|stack, now| stack.command(now, command))
+    }
+
+    /// Somebody on this machine knows that a resource has failed here: it is dealt with as if its monitor had found out. Nothing
+    /// happens if it does not run here.
+    ///
+    /// # Errors
+    /// [`Stopped`] if the node does not run any more.
+    pub fn notify_failure(&self, resource: &str, why: &str) -> Result<(), Stopped> {
+        self.inner.handle.call(|stack, _, now| stack.notify_failure(now, resource, why))
     }
 
     /// A person says that this life of a node is certainly off and stays off.

@@ -230,6 +230,12 @@ impl Stack {
         self.manager.set_names(names);
     }
 
+    /// Somebody on this node knows that a resource has failed here. Nothing happens if it does not run here.
+    pub fn notify_failure(&mut self, now: Instant, resource: &str, why: &str) {
+        self.now = now;
+        self.manager.notify_failure(resource, why);
+    }
+
     /// Who this node is.
     #[must_use]
     pub const fn local(&self) -> NodeInstance {

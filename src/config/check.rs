@@ -46,6 +46,7 @@ impl NodeConfig {
             );
         }
         self.check_keys(&mut errors);
+        errors.nest("outside", self.outside.check());
         for (i, entry) in self.keys.iter().enumerate() {
             if let Some(key) = entry.key.as_ref().filter(|key| key.bytes().len() < KEY_MIN) {
                 let fix = "give at least 64 hexadecimal digits";

@@ -283,6 +283,13 @@ fn draft(event: &NodeEvent) -> Option<(&'static str, Draft)> {
         // What else happens in groups is between their members.
         NodeEvent::Group(_) => return None,
         NodeEvent::Resource(event) => (RESOURCE, new("resource").property("what", format!("{event:?}"))),
+        NodeEvent::Application(event) => {
+            let draft = new("application").property("application", event.application.to_string());
+            (LIVENESS, draft.property("what", format!("{:?}", event.kind)))
+        }
+        NodeEvent::RebootWanted(application) => {
+            (LIVENESS, new("reboot_wanted").property("application", application.to_string()))
+        }
         NodeEvent::Fencing(event) => (FENCING, new("fencing").property("what", format!("{event:?}"))),
     })
 }

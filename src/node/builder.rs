@@ -3,10 +3,11 @@ use super::application::Application;
 use super::calls::{self, Callers};
 use super::gate::Gate;
 use super::host::{Command, NodeHost};
+use super::outside::Outside;
 use super::queue::EventQueue;
 use super::recorder::Recorder;
 use super::{Inner, Node};
-use crate::config::{ApiConfig, NodeConfig, PingEntry};
+use crate::config::{ApiConfig, HeartbeatEntry, NodeConfig, OutsideConfig, PingEntry};
 use crate::stack::{Birth, Stack, StackConfig, StackError};
 use crate::store::{FileStore, RecordStore};
 use core::fmt;
@@ -14,7 +15,8 @@ use ocf_comm::Secrets;
 use ocf_comm::driver::sentinel::{Sentinel, SentinelConfig};
 use ocf_comm::driver::{Agreement, IoConfig, Ports, Reactor, Remote, SetupError, cipher, entropy};
 use ocf_comm::rpc::{self, Dispatcher};
-use ocf_resource::driver::{AgentHost, OcfClass};
+use ocf_resource::driver::apphb::AppHeartbeatServer;
+use ocf_resource::driver::{AgentHost, OcfClass, RustClass};
 use ocf_resource::{AgentClass, AgentName, Agents, GroupConfig};
 use ocf_stonith::driver::{Classes, DeviceClass, DeviceHost};
 use parking_lot::Mutex;
@@ -38,6 +40,7 @@ pub struct NodeBuilder {
     config: NodeConfig,
     agents: Agents,
     has_ocf: bool,
+    has_rust: bool,
     ocf_root: PathBuf,
     devices: Classes,
     store: Option<Box<dyn RecordStore>>,
@@ -75,6 +78,9 @@ pub enum StartError {
     /// Programs outside could not be served.
     #[error(transparent)]
     Api(#[from] ApiError),
+    /// The socket for heartbeats of applications could not be served.
+    #[error("heartbeats of applications: {0}")]
+    Heartbeats(#[source] io::Error),
     /// The system gave no thread or child process runner.
     #[error("the system refuses a thread: {0}")]
     Threads(#[source] io::Error),
@@ -86,6 +92,7 @@ impl NodeBuilder {
             config,
             agents: Agents::new(),
             has_ocf: false,
+            has_rust: false,
             ocf_root: PathBuf::from(OcfClass::ROOT),
             devices: Classes::default(),
             store: None,
@@ -99,10 +106,12 @@ impl NodeBuilder {
         }
     }
 
-    /// Adds a class of resource agents, by the first part of an agent's name. `ocf` is there already.
+    /// Adds a class of resource agents, by the first part of an agent's name. `ocf` is there already, and `rust`
+    /// with the [built-in agents](RustClass::built_in), unless replaced.
     #[must_use]
     pub fn agent_class(mut self, name: &str, class: Arc<dyn AgentClass>) -> Self {
         self.has_ocf |= name == "ocf";
+        self.has_rust |= name == "rust";
         self.agents = self.agents.with(name, class);
         self
     }
@@ -125,6 +134,13 @@ impl NodeBuilder {
     #[must_use]
     pub fn api(mut self, api: ApiConfig) -> Self {
         self.config.api = api;
+        self
+    }
+
+    /// What is told outside the cluster, and who outside is listened to, in place of what the configuration says.
+    #[must_use]
+    pub fn outside(mut self, outside: OutsideConfig) -> Self {
+        self.config.outside = outside;
         self
     }
 
@@ -198,13 +214,17 @@ impl NodeBuilder {
     }
 
     fn agents(&self, runner: &Runner) -> Agents {
+        let mut agents = self.agents.clone();
+        if !self.has_rust {
+            agents = agents.with("rust", Arc::new(RustClass::built_in()));
+        }
         if self.has_ocf {
-            return self.agents.clone();
+            return agents;
         }
         let ocf = OcfClass::new(runner.clone())
             .with_root(&self.ocf_root)
             .with_node_name(self.config.name_of(self.config.node));
-        self.agents.clone().with("ocf", Arc::new(ocf))
+        agents.with("ocf", Arc::new(ocf))
     }
 
     /// Checks all that can be checked without starting: the configuration, and what it needs of this machine, such as
@@ -283,6 +303,9 @@ impl NodeBuilder {
             DeviceHost::new(&fencing, &self.devices, &runner, move |device| report(Command::Device(device)))?;
         let report = reporter(&remote);
         let agents = AgentHost::new(agents, move |done| report(Command::Operated(done.run, done.result)));
+        let outside = Outside::start(&self.config, local).map_err(StartError::Threads)?;
+        let heartbeats = self.config.outside.heartbeats.as_ref().map(|entry| heartbeats(entry, &remote));
+        let heartbeats = heartbeats.transpose().map_err(StartError::Heartbeats)?;
         let bus = api::bus();
         let (callers, jobs) = Callers::new();
         let host = NodeHost::new(
@@ -293,6 +316,7 @@ impl NodeBuilder {
             devices,
         )
         .with_sentinel(sentinel)
+        .with_outside(outside, heartbeats)
         .with_bus(Some(bus.clone()))
         .with_callers(callers)
         .with_application(self.application);
@@ -334,6 +358,17 @@ fn recorder(store: Box<dyn RecordStore>, remote: &Remote<Command>) -> io::Result
             Err(_) => Command::PersistFailed(token),
         });
     })
+}
+
+/// Serves heartbeats of applications.
+fn heartbeats(entry: &HeartbeatEntry, remote: &Remote<Command>) -> io::Result<AppHeartbeatServer> {
+    let config = ocf_resource::apphb::Config {
+        interval: core::time::Duration::from_millis(entry.interval_ms),
+        may_reboot: entry.may_reboot.iter().copied().collect(),
+        ..ocf_resource::apphb::Config::default()
+    };
+    let report = reporter(remote);
+    AppHeartbeatServer::bind(&entry.socket, config, move |told| report(Command::Application(told)))
 }
 
 /// Opens the sockets that the configuration names.

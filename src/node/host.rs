@@ -2,6 +2,7 @@ use super::application::{Application, Here};
 use super::calls::Callers;
 use super::gate::{Gate, Offers};
 use super::locks::Table;
+use super::outside::Outside;
 use super::queue::EventQueue;
 use super::recorder::Recorder;
 use crate::event::{NodeEvent, Numbered};
@@ -15,6 +16,7 @@ use ocf_comm::rpc::{Body, Fault, Ticket};
 use ocf_membership::PersistToken;
 use ocf_resource::OperationResult;
 use ocf_resource::driver::AgentHost;
+use ocf_resource::driver::apphb::{AppHeartbeatServer, Told};
 use ocf_resource::executor::RunId;
 use ocf_stonith::DeviceReport;
 use ocf_stonith::driver::DeviceHost;
@@ -36,6 +38,8 @@ pub(super) enum Command {
     Device(DeviceReport),
     /// A method that another node called answered.
     Answered(Ticket, Result<Body, Fault>),
+    /// An application of this machine is well, or is not.
+    Application(Told),
 }
 
 /// Messages after which those of a turn are handed over before its end: the application begins meanwhile.
@@ -63,6 +67,8 @@ pub(super) struct NodeHost {
     /// `None` once stopped, so that whoever waits is told.
     callers: Option<Callers>,
     locks: Arc<Table>,
+    outside: Option<Outside>,
+    heartbeats: Option<AppHeartbeatServer>,
 }
 
 impl NodeHost {
@@ -90,12 +96,24 @@ impl NodeHost {
             bus: None,
             callers: None,
             locks: Arc::default(),
+            outside: None,
+            heartbeats: None,
         }
     }
 
     /// Who waits for what about locks.
     pub(super) fn locks(&self) -> &Table {
         &self.locks
+    }
+
+    /// Tells programs and people outside, and listens to applications.
+    pub(super) fn with_outside(
+        mut self,
+        outside: Option<Outside>,
+        heartbeats: Option<AppHeartbeatServer>,
+    ) -> Self {
+        (self.outside, self.heartbeats) = (outside, heartbeats);
+        self
     }
 
     /// Tells a sentinel whom to tell.
@@ -154,6 +172,21 @@ impl NodeHost {
         }
     }
 
+    /// What is heard of an application: one that has the name of a resource is that resource.
+    fn heard(&mut self, layer: &mut Stack, now: Instant, told: Told) {
+        match told {
+            Told::Event(event) => {
+                if event.kind.is_failure() {
+                    let why = format!("no heartbeat of {} for {:?}", event.application, event.silent);
+                    layer.notify_failure(now, &event.application.name, &why);
+                }
+                self.tell(now, NodeEvent::Application(event));
+            }
+            Told::Reboot(application) => self.tell(now, NodeEvent::RebootWanted(application)),
+            _ => {}
+        }
+    }
+
     fn post(&self, command: Command) {
         if self.remote.post(command).is_err() {
             tracing::debug!("a report came after the node stopped");
@@ -200,6 +233,7 @@ impl Host<Stack> for NodeHost {
             Command::PersistFailed(token) => Input::PersistFailed(token),
             Command::Operated(run, result) => Input::Operated { run, result },
             Command::Device(report) => Input::Device(report),
+            Command::Application(told) => return self.heard(layer, now, told),
             Command::Answered(ticket, answer) => {
                 // Nobody may wait for it any more; that is counted.
                 let _taken: bool = layer.answer(now, ticket, answer);
@@ -233,6 +267,9 @@ impl Host<Stack> for NodeHost {
         }
         // Before the events: who reads that it is a member may send.
         let handed_in = self.publish(layer, now);
+        if let Some(outside) = &self.outside {
+            outside.tell(&self.turn, layer);
+        }
         // After the packets of this turn: other nodes wait for those.
         self.only_messages = true;
         let Self { application, gate, offers, turn, .. } = self;
@@ -267,6 +304,8 @@ impl Host<Stack> for NodeHost {
         tracing::debug!(%why, "no more events");
         self.gate.close(why);
         self.sentinel = None;
+        self.outside = None;
+        self.heartbeats = None;
         self.callers = None;
         self.locks.close();
         match &mut self.application {

@@ -106,6 +106,7 @@ impl Lab {
                 fencing: toml::from_str(FENCING).unwrap(),
                 resources: toml::from_str(RESOURCES).unwrap(),
                 api: ocf::ApiConfig::default(),
+                outside: ocf::OutsideConfig::default(),
             };
             let seed = u64::from(id);
             let birth = Birth {

@@ -281,6 +281,7 @@ fn config(id: NodeId, key: Key, nodes: Vec<NodeEntry>, plan: &Plan) -> NodeConfi
         fencing: toml::from_str(plan.fencing).unwrap(),
         resources: toml::from_str(plan.resources).unwrap(),
         api: ocf::ApiConfig::default(),
+        outside: ocf::OutsideConfig::default(),
     }
 }
 
