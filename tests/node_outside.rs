@@ -90,7 +90,12 @@ fn programs_and_people_are_told_and_an_application_that_dies_is_a_failed_resourc
             to: vec!["admin@example.com".to_owned()],
             program: sendmail,
         }),
-        heartbeats: Some(HeartbeatEntry { socket: socket.clone(), interval_ms: 60_000, may_reboot: vec![] }),
+        heartbeats: Some(HeartbeatEntry {
+            socket: socket.clone(),
+            interval_ms: 60_000,
+            users: vec![],
+            may_reboot: vec![],
+        }),
         ..OutsideConfig::default()
     };
     let stateful = Stateful::new();
@@ -116,7 +121,14 @@ fn programs_and_people_are_told_and_an_application_that_dies_is_a_failed_resourc
     wait_for(&cluster, |event| matches!(event, NodeEvent::Resource(Event::Started { .. })));
     assert!(stateful.is_running("database"));
     find(&told, &["\"event\":\"application\"", "\"kind\":\"hang_up\""]);
-    let failed = find(&told, &["\"event\":\"failed\"", "no heartbeat of database/1"]);
+    let failed = find(&told, &["\"event\":\"failed\"", "database/1 (pid "]);
     assert!(failed.contains("\"failures\":1"), "{failed}");
+    assert!(failed.contains("died: its heartbeats ended without goodbye"), "{failed}");
     find(&letters, &["monitor of database failed"]);
+
+    // Whoever is told of the end is not ended by it.
+    drop(cluster);
+    let stopped = find(&told, &["\"event\":\"node-stopped\""]);
+    assert!(stopped.contains("\"cluster\":\"outside\""), "{stopped}");
+    assert!(!socket.exists(), "the socket goes with the node");
 }

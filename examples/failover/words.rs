@@ -69,6 +69,10 @@ pub(crate) fn tell(config: &NodeConfig, event: &NodeEvent) -> Option<String> {
         }
         NodeEvent::Resource(event) => return resource(event, name),
         NodeEvent::Fencing(event) => fencing(event),
+        NodeEvent::Application(event) => format!("application {}: {:?}", event.application, event.kind),
+        NodeEvent::RebootWanted(application) => {
+            format!("{application} failed, and asked for a reboot of this machine then")
+        }
         // Further events of groups and messages of applications do not concern this program, nor does what is still to come.
         NodeEvent::Direct { .. } | NodeEvent::Group(_) | _ => return None,
     })

@@ -22,6 +22,9 @@ pub struct Config {
     pub interval_min: Duration,
     /// Users other than root whose applications may ask for a reboot of this machine when they fail. Default none.
     pub may_reboot: BTreeSet<u32>,
+    /// Users whose applications may register; others are told [`CallError::NotPermitted`]. Default `None`: everybody who reaches
+    /// the socket.
+    pub may_register: Option<BTreeSet<u32>>,
 }
 
 impl Default for Config {
@@ -31,6 +34,7 @@ impl Default for Config {
             interval: Duration::from_secs(10),
             interval_min: Duration::from_millis(10),
             may_reboot: BTreeSet::new(),
+            may_register: None,
         }
     }
 }
@@ -260,6 +264,9 @@ impl AppHeartbeat {
         }
         if who.name.is_empty() || who.name.contains('\0') || who.instance.contains('\0') {
             return Err(CallError::Invalid);
+        }
+        if self.config.may_register.as_ref().is_some_and(|users| !users.contains(&who.user)) {
+            return Err(CallError::NotPermitted);
         }
         let names = (Arc::clone(&who.name), Arc::clone(&who.instance));
         if self.clients.contains_key(&client) || self.names.contains_key(&names) {

@@ -82,6 +82,14 @@ fn silence_is_warned_of_then_missed_once_and_a_beat_ends_it() {
 }
 
 #[test]
+fn whoever_is_not_named_may_not_register() {
+    let mut b = Bench::new(Config { may_register: Some([0, 17].into()), ..Config::default() });
+    assert_eq!(b.refused(1, Call::Register(application("web", 18))), CallError::NotPermitted);
+    b.ok(1, Call::Register(application("web", 17)));
+    b.ok(2, Call::Register(application("other", 0)));
+}
+
+#[test]
 fn a_death_is_told_and_a_goodbye_is_not_a_death() {
     let mut b = Bench::new(Config::default());
     b.ok(1, Call::Register(application("a", 0)));

@@ -93,6 +93,23 @@ fn a_blocked_group_is_told_with_the_ways_out() {
 }
 
 #[test]
+fn lives_of_nodes_are_told_whole() {
+    let life = NodeInstance::new(NodeId::new(1), Incarnation::new(u128::MAX));
+    let mut status = status();
+    status.groups[0].target = Some(life);
+    let why = "it said \\\"7777777777777777777777\\\" ü".into();
+    let resource = &mut status.groups[0].resources[0];
+    resource.at = vec![(life, ocf_resource::ResourceState::Failed(why))];
+    let because = Some(Blocked::StopFailed { resource: "db".into(), node: life, why: "deaf".into() });
+    let context = ocf_resource::driver::context(&Event::Blocked { group: "web".into(), because }, &status);
+    let target = &context["state"]["target"];
+    assert_eq!(target["incarnation"], u128::MAX.to_string(), "{context}");
+    let state = context["state"]["resources"][0]["at"][0][1].to_string();
+    assert!(state.contains("7777777777777777777777") && state.contains('ü'), "{context}");
+    assert!(context["because"].to_string().contains(&u128::MAX.to_string()), "{context}");
+}
+
+#[test]
 fn a_letter_has_one_subject_whatever_an_agent_says() {
     let folder = folder("mail");
     let program = folder.join("sendmail");

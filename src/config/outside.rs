@@ -42,6 +42,10 @@ pub struct HeartbeatEntry {
     /// Milliseconds that an application may be silent if it does not say so itself: 10 to 86,400,000. Default 10000.
     #[serde(default = "ten_seconds")]
     pub interval_ms: u64,
+    /// Numbers of users, beside root and the node's own, whose applications may register. If there are any, here or in
+    /// `may_reboot`, everybody may connect, and whoever is not named is refused. None by default.
+    #[serde(default)]
+    pub users: Vec<u32>,
     /// Numbers of users, beside root, whose applications may ask for a reboot of the machine when they fail. The node only says
     /// that it was asked for: a program of `programs` does it.
     #[serde(default)]
@@ -101,5 +105,32 @@ impl OutsideConfig {
             errors.push("heartbeats.interval_ms", entry.interval_ms, "is outside 10 to 86400000", fix);
         }
         errors
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_mistake_is_told_at_once() {
+        let text = "programs = 'exits'\nprograms_timeout_ms = 1\n\
+            mail = { from = 'nobody', to = [], program = 'sendmail' }\n\
+            heartbeats = { socket = 'socket', interval_ms = 1 }";
+        let config: OutsideConfig = toml::from_str(text).expect("well-formed");
+        let told = config.check().to_string();
+        let wrong = [
+            "programs",
+            "mail.program",
+            "heartbeats.socket",
+            "programs_timeout_ms",
+            "mail.to",
+            "mail.from",
+            "heartbeats.interval_ms",
+        ];
+        for name in wrong {
+            assert!(told.contains(name), "{name} is missing from {told}");
+        }
+        assert!(OutsideConfig::default().check().into_result().is_ok(), "nothing is wrong with nothing");
     }
 }

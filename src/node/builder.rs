@@ -23,9 +23,10 @@ use parking_lot::Mutex;
 use pils::process::Runner;
 use pils::{ConfigErrors, NodeId, NodeInstance, Rng};
 use std::collections::BTreeSet;
-use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::{fs, io};
 
 /// Bytes of messages that may wait for the application before deliveries are held.
 const BACKLOG: usize = 64 << 20;
@@ -303,9 +304,9 @@ impl NodeBuilder {
             DeviceHost::new(&fencing, &self.devices, &runner, move |device| report(Command::Device(device)))?;
         let report = reporter(&remote);
         let agents = AgentHost::new(agents, move |done| report(Command::Operated(done.run, done.result)));
-        let outside = Outside::start(&self.config, local).map_err(StartError::Threads)?;
         let heartbeats = self.config.outside.heartbeats.as_ref().map(|entry| heartbeats(entry, &remote));
         let heartbeats = heartbeats.transpose().map_err(StartError::Heartbeats)?;
+        let outside = Outside::start(&self.config, local).map_err(StartError::Threads)?;
         let bus = api::bus();
         let (callers, jobs) = Callers::new();
         let host = NodeHost::new(
@@ -362,13 +363,21 @@ fn recorder(store: Box<dyn RecordStore>, remote: &Remote<Command>) -> io::Result
 
 /// Serves heartbeats of applications.
 fn heartbeats(entry: &HeartbeatEntry, remote: &Remote<Command>) -> io::Result<AppHeartbeatServer> {
+    let own = rustix::process::geteuid().as_raw();
+    let others = || entry.users.iter().chain(&entry.may_reboot).copied();
     let config = ocf_resource::apphb::Config {
         interval: core::time::Duration::from_millis(entry.interval_ms),
         may_reboot: entry.may_reboot.iter().copied().collect(),
+        // Who registers as a resource can have it taken for failed.
+        may_register: Some(others().chain([0, own]).collect()),
         ..ocf_resource::apphb::Config::default()
     };
     let report = reporter(remote);
-    AppHeartbeatServer::bind(&entry.socket, config, move |told| report(Command::Application(told)))
+    let server =
+        AppHeartbeatServer::bind(&entry.socket, config, move |told| report(Command::Application(told)))?;
+    let mode = if others().next().is_some() { 0o666 } else { 0o600 };
+    fs::set_permissions(&entry.socket, fs::Permissions::from_mode(mode))?;
+    Ok(server)
 }
 
 /// Opens the sockets that the configuration names.

@@ -15,6 +15,7 @@ use ocf_comm::ping::PingChange;
 use ocf_comm::rpc::{Body, Fault, Ticket};
 use ocf_membership::PersistToken;
 use ocf_resource::OperationResult;
+use ocf_resource::apphb::EventKind;
 use ocf_resource::driver::AgentHost;
 use ocf_resource::driver::apphb::{AppHeartbeatServer, Told};
 use ocf_resource::executor::RunId;
@@ -177,7 +178,11 @@ impl NodeHost {
         match told {
             Told::Event(event) => {
                 if event.kind.is_failure() {
-                    let why = format!("no heartbeat of {} for {:?}", event.application, event.silent);
+                    let (who, silent) = (&event.application, event.silent);
+                    let why = match event.kind {
+                        EventKind::HangUp => format!("{who} died: its heartbeats ended without goodbye"),
+                        _ => format!("no heartbeat of {who} for {silent:?}"),
+                    };
                     layer.notify_failure(now, &event.application.name, &why);
                 }
                 self.tell(now, NodeEvent::Application(event));
@@ -304,7 +309,6 @@ impl Host<Stack> for NodeHost {
         tracing::debug!(%why, "no more events");
         self.gate.close(why);
         self.sentinel = None;
-        self.outside = None;
         self.heartbeats = None;
         self.callers = None;
         self.locks.close();
@@ -313,5 +317,9 @@ impl Host<Stack> for NodeHost {
             None => _ = self.events.hand_over(&mut self.turn),
         }
         self.events.close();
+        // Last, since it may take a while.
+        if let Some(outside) = self.outside.take() {
+            outside.close(why);
+        }
     }
 }

@@ -3,7 +3,9 @@
 use crate::config::{NodeConfig, OutsideConfig};
 use crate::event::{NodeEvent, Numbered};
 use crate::stack::Stack;
-use crossbeam_channel::{Receiver, Sender, bounded};
+use core::time::Duration;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use ocf_comm::driver::Stopped;
 use ocf_resource::Status;
 use ocf_resource::driver::{Exits, Mail};
 use pils::NodeInstance;
@@ -11,17 +13,25 @@ use pils::process::Runner;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 use std::{io, thread};
 
 /// Events that may wait to be told; more are dropped, and that is logged.
 const WAITING_MAX: usize = 4096;
 /// Programs that run at once.
 const PROGRAMS: usize = 8;
+/// How long the end of a node waits for programs that are still being told of something. They are killed then.
+const LAST_WAIT: Duration = Duration::from_secs(5);
 
 /// Tells programs and people what happens. Never holds the node up.
 #[derive(Debug)]
 pub(super) struct Outside {
     queue: Sender<Happening>,
+    /// Closed once everybody has heard of everything.
+    told: Receiver<()>,
+    /// Who this node is, for its last message.
+    local: NodeInstance,
+    cluster: String,
 }
 
 enum Happening {
@@ -47,10 +57,12 @@ impl Outside {
         };
         let mail = mail.as_ref().map(letters).transpose()?;
         let (queue, happenings) = bounded(WAITING_MAX);
-        thread::Builder::new()
-            .name("ocf-outside".to_owned())
-            .spawn(move || run(&happenings, exits.as_ref(), mail.as_ref()))?;
-        let outside = Self { queue };
+        let (done, told) = bounded(0);
+        thread::Builder::new().name("ocf-outside".to_owned()).spawn(move || {
+            run(&happenings, exits.as_ref(), mail.as_ref());
+            drop(done);
+        })?;
+        let outside = Self { queue, told, local, cluster: config.cluster.clone() };
         outside.post(Happening::Other(json!({
             "event": "node-started", "node": local.to_string(), "cluster": config.cluster,
             "text": format!("node {local} of {} has started", config.cluster),
@@ -69,6 +81,20 @@ impl Outside {
                 context["number"] = json!(numbered.number);
                 self.post(Happening::Other(context));
             }
+        }
+    }
+
+    /// Tells of the node's end, and gives whoever is being told of something the time to end.
+    pub(super) fn close(self, why: &Stopped) {
+        let Self { local, cluster, .. } = &self;
+        self.post(Happening::Other(json!({
+            "event": "node-stopped", "node": local.to_string(), "cluster": cluster, "why": why.to_string(),
+            "text": format!("node {local} of {cluster} has stopped: {why}"),
+        })));
+        let Self { queue, told, .. } = self;
+        drop(queue);
+        if told.recv_timeout(LAST_WAIT) == Err(RecvTimeoutError::Timeout) {
+            tracing::warn!("programs that are told of events take too long");
         }
     }
 
@@ -92,6 +118,11 @@ fn run(happenings: &Receiver<Happening>, exits: Option<&Exits>, mail: Option<&Ma
                 tracing::trace!(%context, programs, "told outside");
             }
         }
+    }
+    // The node has ended. What was begun goes on for a while: whoever hears of the end is not to be killed by it.
+    let until = Instant::now() + LAST_WAIT;
+    while Instant::now() < until && (exits.is_some_and(Exits::is_busy) || mail.is_some_and(Mail::is_busy)) {
+        thread::sleep(Duration::from_millis(5));
     }
 }
 

@@ -8,6 +8,7 @@ use pils::{Instant, Layer as _};
 use rustix::net::sockopt::socket_peercred;
 use std::collections::BTreeMap;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -56,9 +57,9 @@ impl AppHeartbeatServer {
         if UnixStream::connect(path).is_ok() {
             return Err(io::Error::new(io::ErrorKind::AddrInUse, "the socket is served already"));
         }
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+        // Only a socket is replaced: any other file is there for another reason, and the call below fails.
+        if fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
+            fs::remove_file(path)?;
         }
         let listener = UnixListener::bind(path)?;
         let (say, said) = mpsc::sync_channel(CALLS_MAX);

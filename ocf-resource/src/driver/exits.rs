@@ -3,10 +3,16 @@
 use super::process::{environment, programs};
 use crate::{Event, Status};
 use pils::process::{Command, Exit, Runner};
+use serde::Serialize;
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+
+/// Digits of the longest number that every reader of JSON that has whole numbers of 64 bits reads.
+const LONG: usize = 19;
 
 /// Runs the user's programs when something happens to the cluster's resources.
 ///
@@ -18,13 +24,36 @@ pub struct Exits {
     runner: Runner,
     directory: PathBuf,
     timeout: Duration,
+    busy: Busy,
+}
+
+/// Counts programs that are being told of something.
+#[derive(Clone, Debug, Default)]
+struct Busy(Arc<AtomicUsize>);
+
+impl Busy {
+    fn run(&self, runner: &Runner, command: Command, name: String) {
+        let Self(count) = self.clone();
+        count.fetch_add(1, Ordering::SeqCst);
+        let _ticket = runner.run(command, move |finished| {
+            if finished.exit != Exit::Code(0) {
+                let said = String::from_utf8_lossy(&finished.stderr).into_owned();
+                tracing::warn!(%name, exit = %finished.exit, said, "a program that is told of events failed");
+            }
+            count.fetch_sub(1, Ordering::SeqCst);
+        });
+    }
+
+    fn is_any(&self) -> bool {
+        self.0.load(Ordering::SeqCst) > 0
+    }
 }
 
 impl Exits {
     /// The programs of this directory; an absolute path. `runner` limits how many run at a time.
     #[must_use]
     pub fn new(runner: Runner, directory: impl Into<PathBuf>) -> Self {
-        Self { runner, directory: directory.into(), timeout: Duration::from_secs(30) }
+        Self { runner, directory: directory.into(), timeout: Duration::from_secs(30), busy: Busy::default() }
     }
 
     /// Time that each may take. Default 30 s.
@@ -50,19 +79,16 @@ impl Exits {
             command.env.extend(variables(context));
             command.stdin = context.to_string().into_bytes();
             command.timeout = self.timeout;
-            run(&self.runner, command, name.clone());
+            self.busy.run(&self.runner, command, name.clone());
         }
         programs.len()
     }
-}
 
-fn run(runner: &Runner, command: Command, name: String) {
-    let _ticket = runner.run(command, move |finished| {
-        if finished.exit != Exit::Code(0) {
-            let said = String::from_utf8_lossy(&finished.stderr).into_owned();
-            tracing::warn!(%name, exit = %finished.exit, said, "a program that is told of events failed");
-        }
-    });
+    /// True while one that was told of something runs, or waits for its turn.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.busy.is_any()
+    }
 }
 
 fn text(context: &Value, key: &str) -> String {
@@ -88,10 +114,32 @@ pub fn context(event: &Event, status: &Status) -> Value {
         .find(|g| *g.name == *text(&context, "group") || g.resources.iter().any(|r| *r.name == *resource));
     if let Some(group) = group {
         context["group"] = json!(group.name);
-        context["state"] = serde_json::to_value(group).unwrap_or_default();
+        context["state"] = plain(group);
     }
     context["view"] = json!(status.view);
     context
+}
+
+/// JSON of a part of the status. Which life of a node it is is a number of 128 bits, which readers of JSON round: it becomes text.
+fn plain(part: &impl Serialize) -> Value {
+    let text = serde_json::to_string(part).unwrap_or_default();
+    let mut quoted = String::with_capacity(text.len());
+    let (mut inside, mut rest) = (false, text.as_str());
+    while let Some(c) = rest.chars().next() {
+        // What is taken in one piece: a number, an escape, or one character.
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        let piece = match c {
+            '\\' => 2,
+            _ if digits > 0 && !inside => digits,
+            _ => c.len_utf8(),
+        };
+        inside ^= c == '"';
+        let (piece, after) = rest.split_at(piece);
+        let long = digits > LONG && !inside;
+        quoted.extend([if long { "\"" } else { "" }, piece, if long { "\"" } else { "" }]);
+        rest = after;
+    }
+    serde_json::from_str(&quoted).unwrap_or_default()
 }
 
 fn fields(event: &Event) -> Value {
@@ -136,7 +184,7 @@ fn fields(event: &Event) -> Value {
             "text": format!("{target} is not known to be fenced: {detail}"),
         }),
         Event::Blocked { group, because: Some(why) } => json!({
-            "event": "blocked", "group": group, "why": why.to_string(), "because": why,
+            "event": "blocked", "group": group, "why": why.to_string(), "because": plain(why),
             "ways_out": why.ways_out(group), "text": format!("{group}: {why}"),
         }),
         Event::Blocked { group, because: None } => json!({
@@ -168,6 +216,7 @@ pub struct Mail {
     from: String,
     to: Vec<String>,
     cluster: String,
+    busy: Busy,
 }
 
 /// An address that cannot stand in a letter.
@@ -191,6 +240,7 @@ impl Mail {
             from: from.to_owned(),
             to: to.iter().map(|a| (*a).to_owned()).collect(),
             cluster: cluster.chars().filter(|c| !c.is_control()).collect(),
+            busy: Busy::default(),
         })
     }
 
@@ -237,8 +287,14 @@ impl Mail {
         command.args = vec!["-i".into(), "-t".into()];
         command.env = environment();
         command.stdin = self.letter(event, status).into_bytes();
-        run(&self.runner, command, "mail".to_owned());
+        self.busy.run(&self.runner, command, "mail".to_owned());
         true
+    }
+
+    /// True while a letter is handed over.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.busy.is_any()
     }
 
     fn letter(&self, event: &Event, status: &Status) -> String {
