@@ -93,12 +93,13 @@ impl ResourceAgent for Service {
         Canceller::nothing()
     }
 
-    fn metadata(&self, done: MetadataDone) {
+    fn metadata(&self, _timeout: Duration, done: MetadataDone) -> Canceller {
         let xml = r#"<resource-agent name="service"><version>1.1</version></resource-agent>"#;
         done(Metadata::parse(xml).map_err(|error| AgentError::Metadata {
             agent: "demo:service".parse().expect("a good name"),
             detail: error.to_string(),
         }));
+        Canceller::nothing()
     }
 }
 

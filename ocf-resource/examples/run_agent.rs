@@ -100,7 +100,9 @@ fn run(args: &[String]) -> Result<ExitCode, Box<dyn Error>> {
 
 fn describe(agents: &Agents, name: &AgentName) -> Result<ExitCode, Box<dyn Error>> {
     let (say, said) = mpsc::channel();
-    agents.find(name)?.metadata(Box::new(move |result| say.send(result).unwrap_or_default()));
+    let limit = Duration::from_secs(30);
+    let _canceller =
+        agents.find(name)?.metadata(limit, Box::new(move |result| say.send(result).unwrap_or_default()));
     let Metadata { summary, description, parameters, actions, version, .. } = said.recv()??;
     say!("{name} {}: {summary}\n\n{description}", version.unwrap_or_default());
     say!("\nparameters");

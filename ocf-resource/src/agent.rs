@@ -377,8 +377,8 @@ impl fmt::Debug for Canceller {
 pub trait ResourceAgent: Send + Sync {
     /// Begins an operation and returns at once; `done` gets the result, perhaps before this returns.
     fn begin(&self, operation: &Operation, done: Done) -> Canceller;
-    /// Gets the agent's description of itself, without blocking.
-    fn metadata(&self, done: MetadataDone);
+    /// Gets the agent's description of itself within this time, without blocking; `done` gets it, perhaps before this returns.
+    fn metadata(&self, timeout: Duration, done: MetadataDone) -> Canceller;
 }
 
 /// A family of agents that are found and run in the same way: OCF scripts, functions of this program.

@@ -9,6 +9,7 @@
 mod address;
 pub mod apphb;
 mod exits;
+mod filesystem;
 mod heartbeat;
 mod host;
 mod local;
@@ -22,6 +23,7 @@ mod tree;
 
 pub use address::Address;
 pub use exits::{AddressError, Exits, Mail, context};
+pub use filesystem::FileSystem;
 pub use heartbeat::{HeartbeatClass, from_haresources};
 pub use host::{AgentHost, OperationDone};
 pub use local::{Events, Local};

@@ -108,9 +108,10 @@ fn run(agent: &dyn ResourceAgent, operation: &Operation) -> Result<OperationResu
 
 fn check_metadata(agent: &dyn ResourceAgent, broken: &mut Vec<Broken>) {
     let (say, said) = mpsc::channel();
-    agent.metadata(Box::new(move |result| say.send(result).unwrap_or_default()));
+    let limit = Duration::from_secs(30);
+    let _canceller = agent.metadata(limit, Box::new(move |result| say.send(result).unwrap_or_default()));
     let step = "description";
-    let found = match said.recv_timeout(SLACK + Duration::from_secs(30)) {
+    let found = match said.recv_timeout(SLACK + limit) {
         Err(_none) => "no answer".to_owned(),
         Ok(Err(error)) => error.to_string(),
         Ok(Ok(metadata)) => {

@@ -267,10 +267,9 @@ fn every_installed_agent_describes_itself() {
     let (say, said) = mpsc::channel();
     for name in &names {
         let (say, name) = (say.clone(), name.clone());
-        class
-            .find(&name.clone())
-            .unwrap()
-            .metadata(Box::new(move |result| say.send((name, result)).unwrap()));
+        let agent = class.find(&name.clone()).unwrap();
+        let _canceller = agent
+            .metadata(Duration::from_secs(30), Box::new(move |result| say.send((name, result)).unwrap()));
     }
     let mut wrong = Vec::new();
     let mut parameters = 0;

@@ -52,7 +52,8 @@ fn act(class: &dyn AgentClass, name: &str, action: Action) -> OperationResult {
 fn describe(class: &dyn AgentClass, name: &str) -> Metadata {
     let (say, said) = mpsc::channel();
     let agent = class.find(&name.parse().unwrap()).unwrap();
-    agent.metadata(Box::new(move |result| say.send(result).unwrap()));
+    let _canceller =
+        agent.metadata(Duration::from_secs(100), Box::new(move |result| say.send(result).unwrap()));
     said.recv_timeout(Duration::from_secs(120)).unwrap().unwrap()
 }
 

@@ -4,11 +4,16 @@
 #![expect(clippy::unwrap_used, reason = "a broken test bench must end the test")]
 #![expect(clippy::disallowed_methods, reason = "a look at processes is repeated until they are there")]
 
-use ocf_resource::driver::{OcfClass, sweep};
-use ocf_resource::{Action, AgentName, OcfCode, Operation, OperationResult, Outcome, ResourceAgent};
+use ocf_resource::driver::{Events, Local, OcfClass, sweep};
+use ocf_resource::executor::{Config, Event, OperationId, Request};
+use ocf_resource::{
+    Action, AgentClass, AgentError, AgentName, Agents, OcfCode, Operation, OperationResult, Outcome,
+    ResourceAgent,
+};
 use pils::process::Runner;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -21,7 +26,9 @@ struct Agent {
 impl Agent {
     /// `script` with MARK replaced by a word that no other process on this machine has.
     fn new(test: &str, script: &str) -> Self {
-        let mark = format!("31{:07}", std::process::id()) + &test.len().to_string();
+        static AGENTS: AtomicU32 = AtomicU32::new(10);
+        let number = AGENTS.fetch_add(1, Ordering::Relaxed);
+        let mark = format!("31{:07}{number}", std::process::id());
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("h-{test}-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let path = folder.join("agent");
@@ -159,4 +166,65 @@ fn an_agent_that_exits_with_a_code_beyond_ocf_keeps_its_code() {
     let agent = Agent::new("odd", "#!/bin/sh\nexit 42\n");
     let result = agent.run(&class(), Action::Stop, Duration::from_secs(60));
     assert_eq!(result.outcome, Outcome::Failed { code: OcfCode::Other(42) });
+}
+
+/// The class whose only agent this is.
+struct Only(OcfClass, PathBuf);
+
+impl AgentClass for Only {
+    fn find(&self, _agent: &AgentName) -> Result<Arc<dyn ResourceAgent>, AgentError> {
+        self.0.open(&self.1).map(|(_, agent)| agent)
+    }
+
+    fn list(&self) -> Vec<AgentName> {
+        Vec::new()
+    }
+}
+
+/// Hangs when it is to describe itself, and does everything else.
+const MUTE: &str = "#!/bin/sh\n[ $1 != meta-data ] || { touch $0.asked; setsid sleep MARK; }\n";
+
+#[test]
+fn an_agent_that_hangs_when_it_is_to_describe_itself_does_not_hold_up_its_start() {
+    let agent = Agent::new("mute", MUTE);
+    let agents = Agents::new().with("only", Arc::new(Only(class(), agent.path.clone())));
+    let (tell, events) = Events::channel();
+    let local = Local::open(agents, Config::default(), None, tell).unwrap();
+    // A quarter of that is for the description.
+    let timeout = Duration::from_secs(16);
+    let operation = Operation { timeout, ..Operation::new("r", "only:one".parse().unwrap(), Action::Start) };
+    local.request(Request::Run { id: OperationId(1), operation });
+    match events.next(Duration::from_secs(120)) {
+        Some(Event::Finished { result, .. }) => assert_eq!(result.outcome, Outcome::Ok, "{result:?}"),
+        other => panic!("{other:?}"),
+    }
+    assert!(agent.path.with_extension("asked").exists(), "it was asked");
+    assert_eq!(agent.living(), [""; 0]);
+}
+
+#[test]
+fn no_agent_that_describes_itself_outlives_its_executor() {
+    for (test, action) in [("mute-start", Action::Start), ("mute-probe", Action::Monitor)] {
+        let agent = Agent::new(test, MUTE);
+        // The class, and with it whoever runs its processes, outlives the executor.
+        let class = class();
+        let agents = Agents::new().with("only", Arc::new(Only(class.clone(), agent.path.clone())));
+        let (tell, _events) = Events::channel();
+        let local = Local::open(agents, Config::default(), None, tell).unwrap();
+        let timeout = Duration::from_secs(400);
+        let operation = Operation { timeout, ..Operation::new("r", "only:one".parse().unwrap(), action) };
+        local.request(Request::Run { id: OperationId(1), operation });
+        let until = |what: &str, limit: u64, done: &dyn Fn() -> bool| {
+            let end = std::time::Instant::now() + Duration::from_secs(limit);
+            while !done() {
+                assert!(std::time::Instant::now() < end, "{action}: {what}");
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        };
+        until("it is not asked", 60, &|| !agent.living().is_empty());
+        drop(local);
+        // By itself it would end after 30 s.
+        until("it lives on", 25, &|| agent.living().is_empty());
+        drop(class);
+    }
 }

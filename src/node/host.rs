@@ -179,9 +179,10 @@ impl NodeHost {
             Told::Event(event) => {
                 if event.kind.is_failure() {
                     let (who, silent) = (&event.application, event.silent);
-                    let why = match event.kind {
-                        EventKind::HangUp => format!("{who} died: its heartbeats ended without goodbye"),
-                        _ => format!("no heartbeat of {who} for {silent:?}"),
+                    let why = if event.kind == EventKind::HangUp {
+                        format!("{who} died: its heartbeats ended without goodbye")
+                    } else {
+                        format!("no heartbeat of {who} for {silent:?}")
                     };
                     layer.notify_failure(now, &event.application.name, &why);
                 }
@@ -309,6 +310,7 @@ impl Host<Stack> for NodeHost {
         tracing::debug!(%why, "no more events");
         self.gate.close(why);
         self.sentinel = None;
+        self.agents.stop_asking();
         self.heartbeats = None;
         self.callers = None;
         self.locks.close();

@@ -3,6 +3,7 @@ use crate::{
     Action, AgentClass, AgentError, AgentName, Canceller, Done, Metadata, MetadataDone, OcfCode, Operation,
     OperationResult, Outcome, Parameter, ResourceAgent, SupportedAction,
 };
+use core::time::Duration;
 use pils::process::Runner;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -124,7 +125,7 @@ impl ResourceAgent for Script {
     }
 
     /// These scripts do not describe themselves: any of the first nine arguments may be given.
-    fn metadata(&self, done: MetadataDone) {
+    fn metadata(&self, _timeout: Duration, done: MetadataDone) -> Canceller {
         let action = |name: &str| SupportedAction { name: name.to_owned(), ..SupportedAction::default() };
         let argument = |n: u32| Parameter {
             name: n.to_string(),
@@ -139,6 +140,7 @@ impl ResourceAgent for Script {
             actions: ["start", "stop", "monitor"].map(action).to_vec(),
             ..Metadata::default()
         }));
+        Canceller::nothing()
     }
 }
 

@@ -4,9 +4,16 @@ use crate::{
     ResourceAgent,
 };
 use core::fmt;
+use core::time::Duration;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+
+/// Longest time that an agent gets to describe itself.
+const ASK_MAX: Duration = Duration::from_secs(30);
+/// Of the time of an operation that waits for the description, the part that it gets for that: one in so many.
+const ASK_PART: u32 = 4;
 
 /// What became of one run: pass it to the executor as `executor::Input::Done`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,12 +40,14 @@ pub struct AgentHost {
     running: Arc<Mutex<BTreeMap<RunId, Slot>>>,
     /// What agents say of themselves; `None` while one is asked for the first time, or if it did not say.
     described: Arc<Mutex<BTreeMap<AgentName, Option<Arc<Metadata>>>>>,
+    /// Agents that are asked while nothing waits for the answer.
+    asked: Arc<Mutex<BTreeMap<AgentName, Canceller>>>,
 }
 
 /// Where a run stands.
 enum Slot {
-    /// Its agent is asked to describe itself.
-    Asking,
+    /// Its agent is asked to describe itself; `None` until it has been called.
+    Asking(Option<Canceller>),
     /// Its agent is being called.
     Calling,
     /// Its agent is at work.
@@ -57,7 +66,13 @@ impl AgentHost {
     /// Runs agents of these classes, and tells `report` how each run ended. `report` must not block: it is called on the
     /// thread that serves all agents of a class.
     pub fn new(agents: Agents, report: impl Fn(OperationDone) + Send + Sync + 'static) -> Self {
-        Self { agents, report: Arc::new(report), running: Arc::default(), described: Arc::default() }
+        Self {
+            agents,
+            report: Arc::new(report),
+            running: Arc::default(),
+            described: Arc::default(),
+            asked: Arc::default(),
+        }
     }
 
     /// The agents it knows.
@@ -95,21 +110,35 @@ impl AgentHost {
             Entry::Occupied(_) => return,
             Entry::Vacant(place) => _ = place.insert(None),
         }
-        let (described, name) = (Arc::clone(&self.described), name.clone());
-        agent.metadata(Box::new(move |answer| {
-            if let Ok(metadata) = answer {
-                lock(&described).insert(name, Some(Arc::new(metadata)));
-            }
-        }));
+        let (described, asked) = (Arc::clone(&self.described), Arc::clone(&self.asked));
+        let answered = Arc::new(AtomicBool::new(false));
+        let (of, has) = (name.clone(), Arc::clone(&answered));
+        let canceller = agent.metadata(
+            ASK_MAX,
+            Box::new(move |answer| {
+                if let Ok(metadata) = answer {
+                    lock(&described).insert(of.clone(), Some(Arc::new(metadata)));
+                }
+                let mut asked = lock(&asked);
+                has.store(true, Ordering::Relaxed);
+                asked.remove(&of);
+            }),
+        );
+        let mut asked = lock(&self.asked);
+        if !answered.load(Ordering::Relaxed) {
+            asked.insert(name.clone(), canceller);
+        }
     }
 
     /// Asks an agent for its description, and calls it if that allows what is asked.
     fn ask_then_begin(&self, run: RunId, agent: Arc<dyn ResourceAgent>, mut operation: Operation) {
-        lock(&self.running).insert(run, Slot::Asking);
+        lock(&self.running).insert(run, Slot::Asking(None));
         let host = self.clone();
         let asked = std::time::Instant::now();
         let called = Arc::clone(&agent);
-        called.metadata(Box::new(move |answer| {
+        // One that hangs when it is to describe itself may do well what it is there for: most of the time is kept for that.
+        let limit = ASK_MAX.min(operation.timeout / ASK_PART);
+        let answer = move |answer| {
             let refused = match answer {
                 Ok(metadata) => {
                     let refused = refusal(&metadata, &operation);
@@ -132,7 +161,18 @@ impl AgentHost {
                 Some(result) => host.done(run, result),
                 None => host.begin(run, &*agent, &operation),
             }
-        }));
+        };
+        let canceller = called.metadata(limit, Box::new(answer));
+        let late = match lock(&self.running).get_mut(&run) {
+            Some(Slot::Asking(place)) => place.replace(canceller),
+            // It has answered.
+            Some(Slot::Calling | Slot::Running(_) | Slot::Cancelled) => None,
+            // It was cancelled meanwhile, or has answered.
+            None => Some(canceller),
+        };
+        if let Some(late) = late {
+            late.cancel();
+        }
     }
 
     fn begin(&self, run: RunId, agent: &dyn ResourceAgent, operation: &Operation) {
@@ -166,21 +206,38 @@ impl AgentHost {
                 drop(running);
                 canceller.cancel();
             }
-            Slot::Asking => {
+            Slot::Asking(canceller) => {
                 running.remove(&run);
                 drop(running);
+                if let Some(canceller) = canceller {
+                    canceller.cancel();
+                }
                 (self.report)(OperationDone { run, result: OperationResult::new(Outcome::Cancelled) });
             }
             Slot::Calling | Slot::Cancelled => {}
         }
     }
 
-    /// Ends every run early. Each is still reported.
+    /// Ends whoever describes itself. What waits for that is reported as cancelled.
+    pub fn stop_asking(&self) {
+        let is_asked = |slot: &Slot| matches!(slot, Slot::Asking(_));
+        let runs: Vec<RunId> =
+            lock(&self.running).iter().filter(|(_, slot)| is_asked(slot)).map(|(run, _)| *run).collect();
+        for run in runs {
+            self.cancel(run);
+        }
+        for (_, canceller) in core::mem::take(&mut *lock(&self.asked)) {
+            canceller.cancel();
+        }
+    }
+
+    /// Ends every run early, and whoever describes itself. Each run is still reported.
     pub fn cancel_all(&self) {
         let all: Vec<RunId> = lock(&self.running).keys().copied().collect();
         for run in all {
             self.cancel(run);
         }
+        self.stop_asking();
     }
 }
 

@@ -121,13 +121,14 @@ impl ResourceAgent for Script {
         self.class.processes.begin(call, read, done)
     }
 
-    fn metadata(&self, done: MetadataDone) {
+    fn metadata(&self, _timeout: Duration, done: MetadataDone) -> Canceller {
         let text = fs::read(&self.path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
         let (agent, name) = (self.name.clone(), self.name.name());
         done(match text {
             Ok(text) => Ok(describe(name, &text)),
             Err(error) => Err(AgentError::Metadata { agent, detail: error.to_string() }),
         });
+        Canceller::nothing()
     }
 }
 

@@ -201,10 +201,10 @@ impl ResourceAgent for OcfAgent {
         self.class.processes.begin(self.call(operation), result_of, done)
     }
 
-    fn metadata(&self, done: MetadataDone) {
+    fn metadata(&self, timeout: Duration, done: MetadataDone) -> Canceller {
         let mut operation = Operation::new("metadata", self.name.clone(), Action::MetaData);
-        operation.timeout = Duration::from_secs(30);
+        operation.timeout = timeout;
         let read = |text: &str| Metadata::parse(text).map_err(|error| error.to_string());
-        self.class.processes.describe(self.call(&operation), read, done);
+        self.class.processes.describe(self.call(&operation), read, done)
     }
 }

@@ -88,13 +88,13 @@ impl Processes {
         Canceller::new(move || runner.cancel(ticket))
     }
 
-    /// Runs a call that describes the agent.
+    /// Runs a call that describes the agent. Whatever it started ends with it.
     pub(super) fn describe(
         &self,
         mut call: Call,
         read: impl FnOnce(&str) -> Result<Metadata, String> + Send + 'static,
         done: MetadataDone,
-    ) {
+    ) -> Canceller {
         call.output_max = Some(crate::METADATA_MAX);
         let name = call.agent.clone();
         let (say, said) = std::sync::mpsc::channel();
@@ -103,7 +103,7 @@ impl Processes {
             say.send((finished.exit.clone(), text)).unwrap_or_default();
             result_of(finished)
         };
-        let _canceller = self.begin(
+        self.begin(
             call,
             tell,
             Box::new(move |result| {
@@ -115,7 +115,7 @@ impl Processes {
                     (outcome, Err(_)) => Err(failed(outcome.to_string())),
                 });
             }),
-        );
+        )
     }
 }
 

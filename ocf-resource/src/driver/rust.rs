@@ -39,10 +39,11 @@ impl RustClass {
         Self::default()
     }
 
-    /// Knows the agents that come with this crate: `address`, which is [`Address`](super::Address).
+    /// Knows the agents that come with this crate: `address`, which is [`Address`](super::Address), and `filesystem`, which is
+    /// [`FileSystem`](super::FileSystem).
     #[must_use]
     pub fn built_in() -> Self {
-        Self::new().with("address", Arc::new(super::Address))
+        Self::new().with("address", Arc::new(super::Address)).with("filesystem", Arc::new(super::FileSystem))
     }
 
     /// Adds an agent, replacing one of the same name.
@@ -130,8 +131,9 @@ impl ResourceAgent for RustAgent {
         Canceller::new(move || cancel.send(Said::Cancel).unwrap_or_default())
     }
 
-    fn metadata(&self, done: MetadataDone) {
+    fn metadata(&self, _timeout: Duration, done: MetadataDone) -> Canceller {
         done(Ok(self.inner.metadata()));
+        Canceller::nothing()
     }
 }
 

@@ -161,8 +161,8 @@ impl ResourceAgent for Unit {
         self.class.processes.begin(call, read, done)
     }
 
-    fn metadata(&self, done: MetadataDone) {
-        let call = self.call(&["show", "--property=Description,LoadState"], Duration::from_secs(30));
+    fn metadata(&self, timeout: Duration, done: MetadataDone) -> Canceller {
+        let call = self.call(&["show", "--property=Description,LoadState"], timeout);
         let name = self.unit.clone();
         let read = move |text: &str| {
             let value = |key: &str| text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix('='));
@@ -181,7 +181,7 @@ impl ResourceAgent for Unit {
                 ..Metadata::default()
             })
         };
-        self.class.processes.describe(call, read, done);
+        self.class.processes.describe(call, read, done)
     }
 }
 

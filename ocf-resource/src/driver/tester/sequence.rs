@@ -67,7 +67,9 @@ impl Run {
 
     fn described(&mut self) -> Result<(), Stop> {
         let (say, said) = mpsc::channel();
-        self.agent.metadata(Box::new(move |result| say.send(result).unwrap_or_default()));
+        let limit = Duration::from_secs(30);
+        let _canceller =
+            self.agent.metadata(limit, Box::new(move |result| say.send(result).unwrap_or_default()));
         let step = "meta-data can be read";
         let wanted = "XML with name, version and actions";
         match said.recv_timeout(Duration::from_secs(90)) {
