@@ -13,6 +13,10 @@ const RANGES_MAX: usize = 64;
 const PACKETS_MAX: u32 = 16;
 /// How long an acknowledgement may wait for company.
 pub(crate) const ACK_DELAY: Duration = Duration::from_millis(1);
+/// Where little comes, an acknowledgement does not wait: this many in this time go out in the turn in which the packet
+/// came, because a timer for each would cost more than the packet that company saves.
+const PROMPT_MAX: u32 = 4;
+const PROMPT_TIME: Duration = Duration::from_millis(32);
 
 /// Which packet numbers came in already: a ring of bits below the highest. Shape: RFC 6479.
 #[derive(Clone, Debug)]
@@ -62,6 +66,9 @@ pub(crate) struct ReceivedPath {
     bursts: u32,
     packets: u32,
     burst_asks: bool,
+    /// Acknowledgements that did not wait, since when.
+    prompt: u32,
+    prompt_since: Instant,
     /// When an acknowledgement must go out at the latest.
     deadline: Option<Instant>,
 }
@@ -75,6 +82,8 @@ impl Default for ReceivedPath {
             bursts: 0,
             packets: 0,
             burst_asks: false,
+            prompt: 0,
+            prompt_since: Instant::ZERO,
             deadline: None,
         }
     }
@@ -110,13 +119,24 @@ impl ReceivedPath {
         }
     }
 
-    /// Ends a burst of packets that came together: from the second on, they are acknowledged at once if they are many.
+    /// Ends a burst of packets that came together: from the second on, they are acknowledged at once if they are many; and
+    /// if bursts are rare.
     pub(crate) fn end_burst(&mut self, now: Instant) {
         if core::mem::take(&mut self.burst_asks) {
             self.bursts += 1;
-            let at = if self.bursts >= 2 && self.packets >= PACKETS_MAX { now } else { now + ACK_DELAY };
+            let many = self.bursts >= 2 && self.packets >= PACKETS_MAX;
+            let at = if many || self.is_prompt(now) { now } else { now + ACK_DELAY };
             self.deadline = Some(self.deadline.map_or(at, |d| d.min(at)));
         }
+    }
+
+    /// True if a burst that came now is one of few.
+    fn is_prompt(&mut self, now: Instant) -> bool {
+        if now.since(self.prompt_since) >= PROMPT_TIME {
+            (self.prompt, self.prompt_since) = (0, now);
+        }
+        self.prompt = self.prompt.saturating_add(1).min(PROMPT_MAX + 1);
+        self.prompt <= PROMPT_MAX
     }
 
     /// When an acknowledgement is due, if one is owed.
@@ -167,7 +187,7 @@ mod tests {
     #[test]
     fn many_packets_in_two_bursts_a_gap_and_a_request_are_acknowledged_at_once_and_others_soon() {
         let (t0, t1) = (Instant::from_millis(10), Instant::from_millis(11));
-        let mut path = ReceivedPath::default();
+        let mut path = ReceivedPath { prompt: PROMPT_MAX, prompt_since: t0, ..ReceivedPath::default() };
         path.record(t0, 0, true, false);
         path.end_burst(t0);
         assert_eq!(path.deadline(), Some(t1));
@@ -193,5 +213,26 @@ mod tests {
         path.record(t1, 51, false, false);
         path.end_burst(t1);
         assert_eq!(path.deadline(), None);
+    }
+
+    #[test]
+    fn where_little_comes_it_is_acknowledged_in_the_same_turn_and_where_much_comes_only_a_few_times() {
+        let mut path = ReceivedPath::default();
+        let mut number = 0;
+        let mut late = |path: &mut ReceivedPath, now: Instant| {
+            path.record(now, number, true, false);
+            number += 1;
+            path.end_burst(now);
+            let late = path.deadline().expect("it asks for an acknowledgement") > now;
+            assert_eq!(path.take_ack(now).0, 0);
+            late
+        };
+        for beat in 0..10 {
+            let now = Instant::from_millis(100 * (1 + beat));
+            assert!((0..4).all(|i| !late(&mut path, now + Duration::from_micros(i * 100))));
+        }
+        let busy = |i: u64| Instant::from_millis(2000) + Duration::from_micros(i * 100);
+        let prompt = (0..3200).filter(|i| !late(&mut path, busy(*i))).count();
+        assert_eq!(prompt, 40, "four in 32 ms");
     }
 }
