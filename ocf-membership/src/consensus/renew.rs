@@ -7,6 +7,12 @@ use crate::{Ballot, DropReason, Event, NonPrimary};
 use core::time::Duration;
 use pils::{Instant, NodeInstance};
 
+/// How often a lease of this length is renewed: a little more often than node communication has a heartbeat if the lease is
+/// as long as the detection takes, so that renewals are the heartbeats of quiet circuits.
+fn renewed_every(lease: Duration) -> Duration {
+    lease * 3 / 16
+}
+
 impl Consensus {
     /// A call that comes much later than the timer asked for: this node did not run, and others may have gone on.
     pub(super) fn notice_stall(&mut self, now: Instant) {
@@ -44,7 +50,7 @@ impl Consensus {
         for (to, message) in messages.into_iter().filter(|(to, _)| *to != local) {
             self.send(to, &message);
         }
-        self.timers.set(Timer::Renew, now + self.config.lease / 4);
+        self.timers.set(Timer::Renew, now + renewed_every(self.config.lease));
     }
 
     /// Confirms the lease of a member of the view that this node is in, or has accepted and may enter next, unless it
@@ -64,6 +70,11 @@ impl Consensus {
         }
         self.acks.insert(from, now);
         self.send(from, &Message::RenewAck { value, sequence });
+        // Renewals that are due soon go along, so that those of all members share packets and wake-ups from then on.
+        let soon = now + renewed_every(self.config.lease) / 2;
+        if self.timers.deadline(Timer::Renew).is_some_and(|at| at <= soon) {
+            self.send_renewals(now);
+        }
     }
 
     pub(super) fn on_renew_ack(&mut self, from: NodeInstance, value: Ballot, sequence: u64) {
