@@ -48,6 +48,8 @@ pub(super) struct Path {
     pub(super) state: PathState,
     pub(super) reason: PathReason,
     pub(super) since: Instant,
+    /// When it came up last from down. Doubts that pass do not count.
+    up_since: Instant,
     carrier: bool,
     /// The state that the layer above knows, and since when.
     told: PathState,
@@ -77,6 +79,7 @@ impl Path {
             state: PathState::Down,
             reason: PathReason::New,
             since: now,
+            up_since: now,
             carrier: true,
             told: PathState::Down,
             told_at: now,
@@ -90,6 +93,9 @@ impl Path {
     fn enter(&mut self, now: Instant, state: PathState, reason: PathReason) {
         if state != self.state {
             self.since = now;
+        }
+        if (self.state, state) == (PathState::Down, PathState::Up) {
+            self.up_since = now;
         }
         (self.state, self.reason) = (state, reason);
     }
@@ -151,17 +157,16 @@ impl Path {
         self.good = 0;
         let lost = self.recovery.probes() >= PROBES_LOST && self.since + heartbeat / 2 <= now;
         match self.state {
-            PathState::Up => {
-                if now.since(self.since) >= STEADY {
+            PathState::Up => self.enter(now, PathState::Doubtful, PathReason::Unanswered),
+            PathState::Doubtful if lost => {
+                if now.since(self.up_since) >= STEADY {
                     self.flaps = 0;
                 }
-                self.enter(now, PathState::Doubtful, PathReason::Unanswered);
-            }
-            PathState::Doubtful if lost => {
                 self.enter(now, PathState::Down, PathReason::ProbesLost);
                 self.hold_back(now, heartbeat, others);
             }
-            PathState::Down if matches!(self.reason, PathReason::Flapping { .. }) => {
+            // Fails again while it is held back. One late answer is no failure, or a busy machine would hold it for good.
+            PathState::Down if lost && matches!(self.reason, PathReason::Flapping { .. }) => {
                 self.enter(now, PathState::Down, PathReason::ProbesLost);
                 self.hold_back(now, heartbeat, others);
             }
@@ -258,5 +263,124 @@ impl Path {
             mtu: self.mtu.size(),
             in_flight: self.recovery.in_flight(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Preset;
+
+    const H: Duration = Duration::from_millis(100);
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn path() -> (Path, Instant) {
+        let (now, config) = (Instant::from_millis(1000), Config::new("demo", Preset::Lan));
+        let mut path = Path::new(now, PathId(0), SocketAddr::from(([10, 0, 0, 1], 5405)), &config);
+        path.on_answer(now);
+        assert!(path.is_up());
+        (path, now)
+    }
+
+    /// A probe timeout, while another path is up.
+    fn miss(path: &mut Path, now: Instant) {
+        path.recovery.on_probe_timeout(now, 0, |_| {});
+        path.on_unanswered(now, H, true);
+    }
+
+    fn answer(path: &mut Path, now: Instant) {
+        path.recovery.forget_probes();
+        path.on_answer(now);
+    }
+
+    /// Answers nothing until it is down, then everything until it is up again: how long that took from the failure on.
+    fn cut(path: &mut Path, now: &mut Instant) -> Duration {
+        while path.state != PathState::Down {
+            *now += H;
+            miss(path, *now);
+        }
+        let failed = *now;
+        while !path.is_up() {
+            *now += H;
+            answer(path, *now);
+        }
+        now.since(failed)
+    }
+
+    #[test]
+    fn a_flapping_path_is_held_back_longer_each_time_and_never_longer_than_a_minute() {
+        let (mut path, mut now) = path();
+        let held: Vec<Duration> = (0..14).map(|_| cut(&mut path, &mut now)).collect();
+        assert!(held[0] <= H * 6, "{held:?}");
+        assert!(held.windows(2).all(|two| two[0] <= two[1]), "{held:?}");
+        assert!(held[9..].iter().all(|h| (HELD_MAX..=HELD_MAX + H).contains(h)), "{held:?}");
+    }
+
+    #[test]
+    fn a_late_answer_now_and_then_does_not_prolong_the_time_that_a_path_is_held_back() {
+        let (mut path, mut now) = path();
+        for _ in 0..10 {
+            cut(&mut path, &mut now);
+        }
+        while path.state != PathState::Down {
+            now += H;
+            miss(&mut path, now);
+        }
+        let failed = now;
+        for beat in 1.. {
+            now += H;
+            // Every tenth answer comes after its probe timeout.
+            if beat % 10 == 0 {
+                miss(&mut path, now);
+            }
+            answer(&mut path, now);
+            if path.is_up() {
+                break;
+            }
+            assert!(now < failed + HELD_MAX * 2, "it is held back for good");
+        }
+        assert!(now <= failed + HELD_MAX + H * 6, "{:?}", now.since(failed));
+    }
+
+    #[test]
+    fn a_path_that_fails_while_it_is_held_back_is_held_anew() {
+        let (mut path, mut now) = path();
+        for _ in 0..10 {
+            cut(&mut path, &mut now);
+        }
+        while path.state != PathState::Down {
+            now += H;
+            miss(&mut path, now);
+        }
+        for _ in 0..20 {
+            now += H;
+            answer(&mut path, now);
+        }
+        assert!(matches!(path.reason, PathReason::Flapping { .. }));
+        for _ in 0..3 {
+            now += H;
+            miss(&mut path, now);
+        }
+        let failed = now;
+        while !path.is_up() {
+            now += H;
+            answer(&mut path, now);
+        }
+        assert!(now >= failed + HELD_MAX, "{:?}", now.since(failed));
+    }
+
+    #[test]
+    fn a_path_that_was_only_doubted_for_a_minute_is_steady_and_starts_anew() {
+        let (mut path, mut now) = path();
+        for _ in 0..8 {
+            cut(&mut path, &mut now);
+        }
+        for _ in 0..61 {
+            now += SECOND;
+            miss(&mut path, now);
+            assert_eq!(path.state, PathState::Doubtful);
+            answer(&mut path, now);
+        }
+        assert!(cut(&mut path, &mut now) <= H * 6, "what failed a minute ago counts no more");
     }
 }
