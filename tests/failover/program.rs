@@ -224,6 +224,65 @@ fn a_second_signal_ends_a_node_that_is_still_handing_over() {
 }
 
 #[test]
+fn three_processes_change_the_key_by_their_files_and_a_signal_and_nobody_loses_anybody() {
+    let mut bench = Bench::new("keys", 3);
+    let path = bench.dir.join("node.toml");
+    let single = format!("key_file = \"{}\"\n", bench.dir.join("key").display());
+    let rest = fs::read_to_string(&path).unwrap().replace(&single, "");
+    fs::write(bench.dir.join("key-1"), "ffeeddccbbaa99887766554433221100".repeat(2)).unwrap();
+    let list = |keys: &[(u8, &str, bool)]| {
+        let entry = |(id, file, send): &(u8, &str, bool)| {
+            let file = bench.dir.join(file);
+            format!("[[keys]]\nid = {id}\nfile = \"{}\"\nsend = {send}\n", file.display())
+        };
+        rest.clone() + &keys.iter().map(entry).collect::<String>()
+    };
+    let steps = [
+        (list(&[(0, "key", true), (1, "key-1", false)]), "keys: 0 (sends), 1\n"),
+        (list(&[(0, "key", false), (1, "key-1", true)]), "keys: 0, 1 (sends)\n"),
+        (list(&[(1, "key-1", true)]), "keys: 1 (sends)\n"),
+    ];
+    for i in 1..=3 {
+        bench.start(i);
+    }
+    bench.wait_for("the resource to start on the preferred node", || bench.runs(1));
+    let met =
+        |log: &str, other: &str| log.contains(&format!("{other} (")) && log.contains("can be talked to");
+    bench.wait_for("all to have met", || met(&bench.log(2), "node3") && met(&bench.log(3), "node2"));
+
+    // A mistake changes nothing: what a node sends with cannot be left out before it has another.
+    fs::write(&path, rest.clone() + "[[keys]]\nid = 1\nfile = \"/nowhere/key\"\n").unwrap();
+    bench.signal(2, "HUP");
+    bench.wait_for("the mistake to be told", || bench.log(2).contains("the keys were not taken over"));
+    for (text, said) in steps {
+        fs::write(&path, text).unwrap();
+        for i in 1..=3 {
+            bench.signal(i, "HUP");
+        }
+        let mut again = Instant::now();
+        bench.wait_for(said, || {
+            let late: Vec<usize> = (1..=3).filter(|i| !bench.log(*i).contains(said)).collect();
+            // Refused while a circuit still rests on the old key: asked once more.
+            if again.elapsed() > Duration::from_millis(300) {
+                late.iter().for_each(|i| bench.signal(*i, "HUP"));
+                again = Instant::now();
+            }
+            late.is_empty()
+        });
+    }
+    bench.wait_for("the circuits to have moved", || bench.logs().contains("moved to key 1"));
+    assert!(!bench.logs().contains("is gone"), "no circuit broke\n{}", bench.logs());
+    assert!(bench.runs(1), "what ran runs on");
+
+    // The cluster works with the new key, and takes back who comes with it.
+    bench.nodes.get_mut(&1).unwrap().kill().unwrap();
+    bench.wait_for("the resource to start elsewhere", || bench.runs(2) || bench.runs(3));
+    assert_eq!(bench.ended(1), None, "it was killed by a signal");
+    bench.start(1);
+    bench.wait_for("the node with the new key to be met", || bench.log(1).contains("can be talked to"));
+}
+
+#[test]
 fn check_accepts_a_good_configuration_and_starts_nothing() {
     let bench = Bench::new("good", 3);
     let output = bench.command().arg("--check").output().unwrap();
