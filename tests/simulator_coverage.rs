@@ -9,9 +9,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// Seeds that met every case between them when this was written.
-const FIRST: [u64; 7] = [119, 14, 58, 3, 6, 124, 184];
+const FIRST: [u64; 6] = [6, 13, 54, 137, 14, 75];
 /// The same for the cases of paths, in node communication alone.
-const FIRST_OF_PATHS: [u64; 3] = [13, 19, 8];
+const FIRST_OF_PATHS: [u64; 3] = [16, 7, 0];
 /// How many others are tried.
 const MORE: u64 = 300;
 
