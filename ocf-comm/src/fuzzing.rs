@@ -22,6 +22,9 @@ pub const TARGETS: &[Target] = &[
     ("sentinel", sentinel),
     #[cfg(feature = "driver")]
     ("local", local),
+    #[cfg(feature = "driver")]
+    ("line", line),
+    ("echo", echo),
     ("frames", frames),
     ("handshake", handshake),
     ("datagram", datagram),
@@ -142,6 +145,34 @@ pub fn local(data: &[u8]) {
     let frame = Bytes::copy_from_slice(data);
     let (request, response) = (Request::parse(&frame), Response::parse(&frame));
     tracing::trace!(request = request.is_ok(), response = response.is_ok(), "local");
+    let (event, peers) = (crate::local::parse_event(&frame), crate::local::parse_peers(&frame));
+    if let Ok(peers) = peers {
+        assert!(peers.len() <= data.len() && peers.iter().all(|p| p.health <= 100), "no more than was said");
+    }
+    tracing::trace!(event = event.is_ok(), "local");
+}
+
+/// Bytes of a serial line: the first byte says in which pieces they come, the next two how long a datagram may be.
+///
+/// # Panics
+/// If there is a bug.
+#[cfg(feature = "driver")]
+pub fn line(data: &[u8]) {
+    let Some(([step, high, low], bytes)) = data.split_first_chunk::<3>() else { return };
+    crate::medium::fuzz_frames(usize::from(u16::from_be_bytes([*high, *low])), usize::from(*step) + 1, bytes);
+}
+
+/// What a watched host, or whoever plays it, answers: the first byte says on which kind of socket, the next two which
+/// requests are this process's own.
+///
+/// # Panics
+/// If there is a bug.
+pub fn echo(data: &[u8]) {
+    let Some(([kind, high, low], bytes)) = data.split_first_chunk::<3>() else { return };
+    let raw = (kind & 2 != 0).then(|| u16::from_be_bytes([*high, *low]));
+    if let Some((_, token)) = crate::ping::echo::reply(bytes, kind & 1 != 0, raw) {
+        assert_eq!(token.len(), crate::ping::PING_TOKEN, "what is compared is a whole token");
+    }
 }
 
 fn endpoint() -> Endpoint {

@@ -30,6 +30,8 @@ mod serial;
 mod tests;
 mod udp;
 
+#[cfg(any(test, fuzzing, feature = "testing"))]
+pub(crate) use frame::fuzz_frames;
 pub use group::{BroadcastKind, MulticastKind};
 pub use interfaces::{Interface, Interfaces};
 pub use kind::{MEDIA, MediumKind, MediumSpec, media};

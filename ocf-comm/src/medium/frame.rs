@@ -111,6 +111,21 @@ impl Decoder {
     }
 }
 
+/// Feeds bytes to a decoder piece by piece.
+#[cfg(any(test, fuzzing, feature = "testing"))]
+pub(crate) fn fuzz_frames(datagram_max: usize, step: usize, bytes: &[u8]) {
+    let mut decoder = Decoder::new(datagram_max);
+    for piece in bytes.chunks(step) {
+        decoder.take(piece, |decoded| {
+            if let Decoded::Datagram(datagram) = decoded {
+                let right = (1..=datagram_max).contains(&datagram.len());
+                assert!(right, "{} bytes of at most {datagram_max}", datagram.len());
+            }
+        });
+        assert!(decoder.content.len() <= datagram_max + CHECKSUM + 1, "memory is bounded");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
