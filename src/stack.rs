@@ -14,7 +14,8 @@ use crate::event::NodeEvent;
 use bytes::Bytes;
 use ocf_comm::rpc::{CallLimits, Calls};
 use ocf_comm::{
-    Channel, ClusterKey, Endpoint, KeyError, KeyId, KeyStatus, Lane, PeerStatus, Received, Secrets, Transmit,
+    Change, ChangeError, Channel, ClusterKey, Endpoint, KeyError, KeyId, KeyStatus, Lane, PeerStatus,
+    Received, Secrets, Transmit,
 };
 use ocf_groups::{Groups, Guarantee, JoinError, LeaveError, MemberId, OfferError, Position, Sending};
 use ocf_membership::{Consensus, PersistToken, View};
@@ -397,6 +398,19 @@ impl Stack {
     /// This node has another address on a path: announces it, if it announced the one before.
     pub fn readvertise(&mut self, now: Instant, path: ocf_comm::PathId, moved: (SocketAddr, SocketAddr)) {
         self.endpoint.readvertise(now, path, moved);
+    }
+
+    /// Changes the paths to a peer, or how they are used, while the node runs. Peers themselves are members' business.
+    ///
+    /// # Errors
+    /// See [`ChangeError`]; nothing changed. [`ChangeError::UnknownPeer`] for a change of a whole peer, too.
+    pub fn change_paths(&mut self, now: Instant, change: &Change) -> Result<(), ChangeError> {
+        self.now = now;
+        match change {
+            Change::AddPeer(peer) => Err(ChangeError::UnknownPeer(peer.node)),
+            Change::RemovePeer(node) => Err(ChangeError::UnknownPeer(*node)),
+            paths => self.endpoint.change(now, paths),
+        }
     }
 
     /// The configuration of node communication, with the peers as they are now.

@@ -8,14 +8,14 @@
 )]
 
 use super::checkers::CircuitOrder;
-use super::paths::{LOOK_EVERY, Watch, addresses, case_of};
-use super::{Ctx, Datagrams, Fault, Profile, Program, Report, Simulation, World};
+use super::paths::{LOOK_EVERY, Watch, case_of};
+use super::{Ctx, Datagrams, Fault, Moved, Profile, Program, Report, Simulation, World};
 use bytes::{BufMut, Bytes};
 use core::time::Duration;
 use ocf_comm::crypto::SimulatedAgreement;
 use ocf_comm::{
-    Channel, Config, Endpoint, Event, Input, Lane, Output, PathId, PathReason, PathState, PeerConfig, Preset,
-    Received, Sabotage, Secrets, SendError,
+    Change, Channel, Config, Endpoint, Event, Input, Lane, Output, PathId, PathReason, PathState, PeerConfig,
+    Preset, Received, Sabotage, Secrets, SendError,
 };
 use pils::wire::{ParseError, Reader, Writer};
 use pils::{Instant, Layer, NodeId, NodeInstance, Rng};
@@ -219,8 +219,10 @@ impl Program for Circuits {
         }
         let paths = ctx.world().profile().paths;
         config.policy = ctx.world().profile().policy;
-        for node in ctx.world().nodes().filter(|n| *n != local.node) {
-            config.peers.push(PeerConfig { node, addresses: addresses(node, paths) });
+        let others: Vec<NodeId> = ctx.world().nodes().filter(|n| *n != local.node).collect();
+        for node in others {
+            let addresses = ctx.world().addresses(node);
+            config.peers.push(PeerConfig { node, addresses });
         }
         if paths > 1 {
             ctx.later(LOOK_EVERY, Completion::Look);
@@ -243,6 +245,17 @@ impl Program for Circuits {
 
     fn carrier(&mut self, ctx: &mut Ctx<'_, Self>, layer: &mut Endpoint, path: u8, up: bool) {
         layer.handle(ctx.now(), Input::Carrier { path: PathId(path), up });
+    }
+
+    fn moved(&mut self, ctx: &mut Ctx<'_, Self>, layer: &mut Endpoint, moved: Moved) {
+        let Moved { node, path, was, is } = moved;
+        let path = PathId(path);
+        if node == ctx.instance().node {
+            return layer.readvertise(ctx.now(), path, (was, is));
+        }
+        if let Err(error) = layer.change(ctx.now(), &Change::SetAddress { node, path, address: is }) {
+            panic!("{} cannot learn the address of {node}: {error}", ctx.instance());
+        }
     }
 
     fn received(&mut self, ctx: &mut Ctx<'_, Self>, layer: &mut Endpoint, datagrams: Datagrams<'_>) {

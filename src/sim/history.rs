@@ -88,6 +88,8 @@ pub enum Change {
     Path(NodeId, NodeId, u8, &'static str),
     /// The interface of a node under one path went down, or works again.
     Interface(NodeId, u8, bool),
+    /// The interface of a node under one path has another address.
+    Address(NodeId, u8),
     /// An earlier change ended.
     Restored(&'static str),
     /// The links of a node are cut in two steps.

@@ -30,6 +30,6 @@ pub use history::{Change, Checker, Entry, Stop, Violation, What};
 pub use network::address;
 pub use paths::PATH_CASES;
 pub use profile::{Fault, Profile, Quality};
-pub use program::{Ctx, Datagrams, Program};
+pub use program::{Ctx, Datagrams, Moved, Program};
 pub use simulation::{Report, Simulation, Verdict};
 pub use world::World;

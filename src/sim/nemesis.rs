@@ -1,9 +1,9 @@
 //! Draws faults, one after the other, and ends them.
 
 use super::history::{Change, What};
-use super::network::Way;
+use super::network::{MOVES_MAX, Way};
 use super::profile::{Fault, Quality};
-use super::program::{Program, Wake};
+use super::program::{Moved, Program, Wake};
 use super::world::{Event, World, id};
 use core::time::Duration;
 use pils::{NodeId, Rng};
@@ -121,7 +121,8 @@ impl<P: Program> World<P> {
             | Fault::LatePath
             | Fault::LossyPath
             | Fault::NarrowPath
-            | Fault::InterfaceDown => self.inflict_on_path(fault),
+            | Fault::InterfaceDown
+            | Fault::NewAddress => self.inflict_on_path(fault),
         }
     }
 
@@ -175,6 +176,7 @@ impl<P: Program> World<P> {
                 let mtu = usize::try_from(self.rng.between(1_200, 8_900)).unwrap_or(1_200);
                 self.worsen_way(way, change("narrow"), "path narrow", |q| q.mtu = mtu);
             }
+            Fault::NewAddress => self.new_address(a, path),
             _ => {
                 self.interface_down(a, path);
                 self.undo_later(Undo::Interface(a, path));
@@ -202,6 +204,26 @@ impl<P: Program> World<P> {
         self.note(What::Network(Change::Interface(id(node), path, up)));
         if up {
             self.tell_carrier(node, path, true);
+        }
+    }
+
+    /// The interface of a node under a path has another address: nothing reaches it at the old one. Its process hears of it
+    /// at once, and the others when an operator has told them.
+    fn new_address(&mut self, node: usize, path: u8) {
+        let was = self.address(id(node), path);
+        let moves = &mut self.hosts[node].moves[usize::from(path)];
+        if *moves == MOVES_MAX {
+            return;
+        }
+        *moves += 1;
+        let moved = Moved { node: id(node), path, was, is: self.address(id(node), path) };
+        self.note(What::Network(Change::Address(id(node), path)));
+        for i in 0..self.hosts.len() {
+            let late = Duration::from_millis(if i == node { 5 } else { 500 });
+            let delay = self.rng.duration(Duration::from_micros(10), late);
+            if let Some(life) = self.hosts[i].running {
+                self.queue.push(self.now() + delay, Event::Wake(i, life, Wake::Moved(moved)));
+            }
         }
     }
 

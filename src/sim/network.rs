@@ -1,4 +1,4 @@
-use super::profile::{Profile, Quality};
+use super::profile::{PATHS_MAX, Profile, Quality};
 use core::time::Duration;
 use pils::{Instant, NodeId, Rng};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -6,18 +6,26 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 const PORT: u16 = 694;
 const CAPTURED_MAX: usize = 32;
 
-/// The address of a node on one of its paths.
+/// How often an interface can have another address: the first byte of an address tells path and changes.
+pub(crate) const MOVES_MAX: u8 = 70;
+
+/// The first address of a node on one of its paths.
 #[must_use]
 pub fn address(node: NodeId, path: u8) -> SocketAddr {
-    let [_, high, middle, low] = node.raw().to_be_bytes();
-    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10 + path, high, middle, low)), PORT)
+    moved(node, path, 0)
 }
 
-/// The node and path that an address belongs to.
+/// The address of a node on one of its paths after so many changes, at most [`MOVES_MAX`].
+pub(crate) fn moved(node: NodeId, path: u8, moves: u8) -> SocketAddr {
+    let [_, high, middle, low] = node.raw().to_be_bytes();
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10 + path + PATHS_MAX * moves, high, middle, low)), PORT)
+}
+
+/// The node and path that an address belongs to, or belonged to.
 pub(crate) fn owner(address: SocketAddr) -> Option<(NodeId, u8)> {
     let IpAddr::V4(ip) = address.ip() else { return None };
     let [net, high, middle, low] = ip.octets();
-    Some((NodeId::new(u32::from_be_bytes([0, high, middle, low])), net.checked_sub(10)?))
+    Some((NodeId::new(u32::from_be_bytes([0, high, middle, low])), net.checked_sub(10)? % PATHS_MAX))
 }
 
 /// Datagrams on their way, from one sender to one node's socket.
@@ -287,6 +295,8 @@ mod tests {
     fn an_address_leads_back_to_its_node() {
         let node = NodeId::new(70_000);
         assert_eq!(owner(address(node, 2)), Some((node, 2)));
+        assert_eq!(owner(moved(node, 1, MOVES_MAX)), Some((node, 1)));
+        assert_ne!(moved(node, 1, 3), moved(node, 1, 4));
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! What nodes say about their paths to one another, looked at now and then: the cases that several paths are there for.
 
+use super::network::owner;
 use super::program::Program;
 use super::world::World;
 use core::time::Duration;
 use ocf_comm::testing::sealed_number;
-use ocf_comm::{PathReason, PathState, PathStatus, PeerStatus, Transmit};
+use ocf_comm::{PathId, PathReason, PathState, PathStatus, PeerStatus, Transmit};
 use pils::{NodeId, NodeInstance};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -13,7 +14,7 @@ use std::net::SocketAddr;
 pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Cases that runs with several paths must meet within a few hundred seeds.
-pub const PATH_CASES: [&str; 8] = [
+pub const PATH_CASES: [&str; 9] = [
     "a path was in doubt",
     "a path was down while its peer was not",
     "messages moved to another path",
@@ -22,13 +23,15 @@ pub const PATH_CASES: [&str; 8] = [
     "a path fell back to small datagrams",
     "an interface was down under a path",
     "a path was slow in one direction",
+    "an address changed under a path",
 ];
 
 /// The latest that each node said, and the packet numbers it used.
 #[derive(Debug, Default)]
 pub(crate) struct Watch {
     seen: BTreeMap<(NodeInstance, NodeInstance), Vec<PathStatus>>,
-    numbers: BTreeMap<(NodeInstance, SocketAddr, u32), u64>,
+    /// By sender, path, receiver and circuit, whatever their addresses are.
+    numbers: BTreeMap<(NodeInstance, PathId, NodeId, u32), u64>,
 }
 
 impl Watch {
@@ -54,7 +57,8 @@ impl Watch {
         for datagram in sent.data.chunks(sent.segment.max(1)) {
             let Some((circuit, path, number)) = sealed_number(datagram) else { continue };
             assert_eq!(path, sent.path, "the header names the path");
-            let last = self.numbers.insert((me, sent.to, circuit), number);
+            let Some((to, _)) = owner(sent.to) else { continue };
+            let last = self.numbers.insert((me, path, to, circuit), number);
             assert!(
                 last.is_none_or(|last| last < number),
                 "C3: {me} uses packet number {number} after {last:?} on path {} to {}",
@@ -73,7 +77,7 @@ impl Watch {
 
 fn cases(before: Option<&PathStatus>, now: &PathStatus) -> impl Iterator<Item = &'static str> {
     let held = |p: &PathStatus| matches!(p.reason, PathReason::Flapping { .. });
-    let [doubt, down, moved, flaps, back, small, dark, _] = PATH_CASES;
+    let [doubt, down, moved, flaps, back, small, dark, _, _] = PATH_CASES;
     [
         (now.state == PathState::Doubtful, doubt),
         (now.state == PathState::Down && now.reason == PathReason::ProbesLost, down),
@@ -94,5 +98,9 @@ pub(crate) fn addresses(node: NodeId, paths: u8) -> Vec<(ocf_comm::PathId, Socke
 
 /// The case of a change of the network, if it is one of [`PATH_CASES`].
 pub(crate) fn case_of(change: &super::Change) -> Option<&'static str> {
-    matches!(change, super::Change::Path(.., "late")).then_some(PATH_CASES[7])
+    match change {
+        super::Change::Path(.., "late") => Some(PATH_CASES[7]),
+        super::Change::Address(..) => Some(PATH_CASES[8]),
+        _ => None,
+    }
 }

@@ -69,6 +69,8 @@ pub enum Fault {
     NarrowPath,
     /// A node's interface under one path goes down and comes back, and its process is told.
     InterfaceDown,
+    /// A node's interface under one path gets another address: its process is told, and soon the others are.
+    NewAddress,
 }
 
 impl Fault {
@@ -104,7 +106,7 @@ impl Fault {
     const LATER: [Self; 4] = [Self::Alone, Self::HungDisk, Self::TornRecord, Self::Closing];
 
     /// Every kind that hits a single path, where there are several.
-    pub const OF_PATHS: [Self; 7] = [
+    pub const OF_PATHS: [Self; 8] = [
         Self::CutPath,
         Self::CutPathOneWay,
         Self::FlapPath,
@@ -112,6 +114,7 @@ impl Fault {
         Self::LossyPath,
         Self::NarrowPath,
         Self::InterfaceDown,
+        Self::NewAddress,
     ];
 }
 
@@ -296,13 +299,17 @@ impl Profile {
         let paths = paths.map_or(drawn, |paths| paths.clamp(1, PATHS_MAX));
         let spared = u8::try_from(own.below(u64::from(paths))).unwrap_or(0);
         if paths > 1 {
-            faults.extend(Fault::OF_PATHS.into_iter().filter(|_| own.chance(0.6)));
+            let first = Fault::OF_PATHS.into_iter().filter(|f| *f != Fault::NewAddress);
+            faults.extend(first.filter(|_| own.chance(0.6)));
         }
         let policy = *own
             .pick(&[PathPolicy::Failover, PathPolicy::Balance, PathPolicy::Redundant])
             .expect("not empty");
         let lame = paths > 1 && own.chance(0.3);
         faults.extend(later.into_iter().filter(|_| own.chance(0.3)));
+        if paths > 1 && own.chance(0.5) {
+            faults.push(Fault::NewAddress);
+        }
         Self {
             paths,
             spared,

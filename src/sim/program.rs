@@ -1,5 +1,5 @@
 use super::history::Entry;
-use super::network::{Burst, address, owner};
+use super::network::{Burst, owner};
 use super::world::{Event, World, index};
 use bytes::Bytes;
 use core::fmt::Debug;
@@ -31,6 +31,12 @@ pub trait Program: Sized {
     /// The interface under a path of the node lost its carrier, or has it again.
     fn carrier(&mut self, ctx: &mut Ctx<'_, Self>, layer: &mut Self::Layer, path: u8, up: bool) {
         let _ignored_by_default = (ctx, layer, path, up);
+    }
+
+    /// A node has another address on a path. If it is this one, its own driver says so; otherwise an operator does, who
+    /// has written it into every node's configuration.
+    fn moved(&mut self, ctx: &mut Ctx<'_, Self>, layer: &mut Self::Layer, moved: Moved) {
+        let _ignored_by_default = (ctx, layer, moved);
     }
 
     /// The write `token` of [`Ctx::persist`] is durable, or failed and changed nothing.
@@ -80,6 +86,19 @@ pub struct Datagrams<'a> {
     pub data: &'a mut [u8],
 }
 
+/// An address that changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// Whose.
+    pub node: NodeId,
+    /// On which path.
+    pub path: u8,
+    /// The address before that one.
+    pub was: SocketAddr,
+    /// The address now.
+    pub is: SocketAddr,
+}
+
 /// What a node can see and do while one of its callbacks runs.
 #[derive(Debug)]
 pub struct Ctx<'a, P: Program> {
@@ -120,7 +139,10 @@ impl<'a, P: Program> Ctx<'a, P> {
         let Some(peer) = index(node).filter(|_| net == path && path < self.world.profile.paths) else {
             return;
         };
-        let (from, segment) = (address(self.instance.node, path), segment.max(1));
+        if to != self.world.address(node, path) {
+            return;
+        }
+        let (from, segment) = (self.world.address(self.instance.node, path), segment.max(1));
         self.world.transmit(Burst { sender: self.node, to: peer, from, path, segment, data });
     }
 
@@ -162,6 +184,7 @@ pub(crate) enum Wake<C> {
     Persisted(u64, bool),
     Completion(C),
     Carrier(u8, bool),
+    Moved(Moved),
     Timer,
 }
 
@@ -169,7 +192,7 @@ impl<C> Wake<C> {
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::Datagrams(burst) => burst.data.len(),
-            Self::Persisted(..) | Self::Completion(_) | Self::Carrier(..) | Self::Timer => 0,
+            Self::Persisted(..) | Self::Completion(_) | Self::Carrier(..) | Self::Moved(_) | Self::Timer => 0,
         }
     }
 }

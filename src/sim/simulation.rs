@@ -2,7 +2,7 @@ use super::clock::Clock;
 use super::history::{Checker, Entry, Violation, What};
 use super::network::Burst;
 use super::profile::Profile;
-use super::program::{Ctx, Datagrams, Program, Scheduled, Wake};
+use super::program::{Ctx, Datagrams, Moved, Program, Scheduled, Wake};
 use super::world::{Event, World, id};
 use core::hash::Hasher;
 use core::time::Duration;
@@ -171,6 +171,9 @@ impl<P: Program> Simulation<P> {
                         }
                         // Words that overtake one another end with the truth.
                         Wake::Carrier(path, _) => Wake::Carrier(path, !self.world.is_dark(i, path)),
+                        Wake::Moved(Moved { node, path, was, .. }) => {
+                            Wake::Moved(Moved { node, path, was, is: self.world.address(node, path) })
+                        }
                         other @ (Wake::Datagrams(_) | Wake::Completion(_) | Wake::Timer) => other,
                     };
                     self.wake(i, wake);
@@ -335,6 +338,7 @@ impl<P: Program> Simulation<P> {
             Wake::Persisted(token, durable) => self.program.persisted(ctx, layer, token, durable),
             Wake::Completion(completion) => self.program.completed(ctx, layer, completion),
             Wake::Carrier(path, up) => self.program.carrier(ctx, layer, path, up),
+            Wake::Moved(moved) => self.program.moved(ctx, layer, moved),
             Wake::Timer => layer.handle_timeout(ctx.now()),
         }
         self.settle(i, instance);

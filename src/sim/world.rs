@@ -1,7 +1,7 @@
 use super::clock::Clock;
 use super::disk::Disk;
 use super::history::{Entry, Stop, What};
-use super::network::{Burst, Network};
+use super::network::{Burst, Network, moved};
 use super::profile::{PATHS_MAX, Profile};
 use super::program::{Program, Scheduled, Wake};
 use super::queue::Queue;
@@ -11,6 +11,7 @@ use core::hash::{Hash, Hasher};
 use core::time::Duration;
 use pils::{Incarnation, Instant, NodeId, NodeInstance, Rng};
 use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
 
 /// Something that waits in the queue.
 #[derive(Debug)]
@@ -48,6 +49,8 @@ pub(crate) struct Host<C> {
     pub(crate) outputs_left: Option<u32>,
     /// How many faults keep the interface under each path down.
     pub(crate) dark: [u32; PATHS_MAX as usize],
+    /// How often the interface under each path got another address.
+    pub(crate) moves: [u8; PATHS_MAX as usize],
 }
 
 /// Everything outside the nodes' software: time, network, machines, history.
@@ -88,6 +91,7 @@ impl<P: Program> World<P> {
             deadline: None,
             outputs_left: None,
             dark: [0; PATHS_MAX as usize],
+            moves: [0; PATHS_MAX as usize],
         });
         Self {
             now: Instant::ZERO,
@@ -135,6 +139,19 @@ impl<P: Program> World<P> {
     /// The ids of all nodes, lowest first.
     pub fn nodes(&self) -> impl Iterator<Item = NodeId> + use<P> {
         (1..=self.profile.nodes).map(NodeId::new)
+    }
+
+    /// The address of a node on one of its paths now.
+    #[must_use]
+    pub fn address(&self, node: NodeId, path: u8) -> SocketAddr {
+        let host = index(node).and_then(|i| self.hosts.get(i));
+        moved(node, path, host.and_then(|h| h.moves.get(usize::from(path))).copied().unwrap_or(0))
+    }
+
+    /// The addresses of a node on all of its paths now.
+    #[must_use]
+    pub fn addresses(&self, node: NodeId) -> Vec<(ocf_comm::PathId, SocketAddr)> {
+        (0..self.profile.paths).map(|path| (ocf_comm::PathId(path), self.address(node, path))).collect()
     }
 
     /// The incarnation that runs on a node now, paused or not.

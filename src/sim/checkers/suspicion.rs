@@ -180,7 +180,7 @@ impl Checker<Record> for Suspicion {
 /// True if the change leaves the spared path of each pair alone.
 fn is_of_path(change: &Change) -> bool {
     match change {
-        Change::Path(..) | Change::Interface(..) => true,
+        Change::Path(..) | Change::Interface(..) | Change::Address(..) => true,
         Change::Restored(name) => name.starts_with("path"),
         Change::Partition(_)
         | Change::OneWay(..)

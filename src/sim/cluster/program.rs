@@ -4,7 +4,7 @@ use super::record::{MessageId, Record, ViewRecord};
 use super::{Plan, agents::Agents, fence, fence::Answer};
 use crate::event::NodeEvent;
 use crate::sim::paths::{LOOK_EVERY, Watch};
-use crate::sim::{Ctx, Datagrams, Entry, Program, What, World};
+use crate::sim::{Ctx, Datagrams, Entry, Moved, Program, What, World};
 use crate::stack::{Birth, Input, Output, Stack, StackError};
 use bytes::Bytes;
 use core::time::Duration;
@@ -336,7 +336,10 @@ impl Program for Cluster {
         let secrets = Self::secrets(ctx);
         let rng = ctx.world().rng();
         let birth = Birth { local, secrets, record: record.map(|r| r.to_vec()), rng: rng.fork() };
-        let config = self.plan.stack(local.node);
+        let mut config = self.plan.stack(local.node);
+        for peer in &mut config.comm.peers {
+            peer.addresses = ctx.world().addresses(peer.node);
+        }
         let mut stack = Stack::new(ctx.now(), config.clone(), birth);
         if let Err(StackError::Membership(NewError::Record(_))) = &stack
             && self.damaged.contains(&local.node)
@@ -368,6 +371,18 @@ impl Program for Cluster {
     fn carrier(&mut self, ctx: &mut Ctx<'_, Self>, layer: &mut Stack, path: u8, up: bool) {
         let path = PathId(path);
         layer.handle(ctx.now(), Input::Network(ocf_comm::Input::Carrier { path, up }));
+    }
+
+    fn moved(&mut self, ctx: &mut Ctx<'_, Self>, layer: &mut Stack, moved: Moved) {
+        let Moved { node, path, was, is } = moved;
+        let path = PathId(path);
+        if node == ctx.instance().node {
+            return layer.readvertise(ctx.now(), path, (was, is));
+        }
+        let change = ocf_comm::Change::SetAddress { node, path, address: is };
+        if let Err(error) = layer.change_paths(ctx.now(), &change) {
+            panic!("{} cannot learn the address of {node}: {error}", ctx.instance());
+        }
     }
 
     fn received(&mut self, ctx: &mut Ctx<'_, Self>, layer: &mut Stack, datagrams: Datagrams<'_>) {
