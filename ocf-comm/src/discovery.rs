@@ -82,6 +82,8 @@ pub(crate) struct Discovery {
     serial: u64,
     next_at: Instant,
     pause: Duration,
+    /// It was reached elsewhere before, so that those it knows must be told, not only the seeds.
+    moved: bool,
     known: BTreeMap<NodeId, Known>,
     /// Answers that may be sent now, and when that was true.
     answers: u32,
@@ -105,6 +107,7 @@ impl Discovery {
             serial: 0,
             next_at: now,
             pause: FIRST,
+            moved: false,
             known: BTreeMap::new(),
             answers: ANSWERS_MAX,
             counted_at: now,
@@ -134,7 +137,14 @@ impl Discovery {
     pub(crate) fn on_timeout(&mut self, now: Instant, keys: &KeyRing) {
         if self.next_at <= now {
             if let Some(datagram) = self.announcement(keys, true) {
-                for (path, to) in self.config.announce_to.clone() {
+                let mut to: BTreeSet<_> = self.config.announce_to.iter().copied().collect();
+                if self.moved {
+                    let own = |path: PathId| self.config.advertise.iter().any(|(own, _)| *own == path);
+                    let heard = self.known.values().filter(|known| !known.told_silent);
+                    let addresses = heard.flat_map(|known| known.addresses.iter().copied());
+                    to.extend(addresses.filter(|(path, _)| own(*path)));
+                }
+                for (path, to) in to {
                     self.send(path, to, datagram.clone());
                 }
             }
@@ -150,12 +160,12 @@ impl Discovery {
         }
     }
 
-    /// This node is reached elsewhere on a path. Announced at once, and often at first.
+    /// This node is reached elsewhere on a path. Announced at once, and often at first, to everybody it knows.
     pub(crate) fn readvertise(&mut self, now: Instant, path: PathId, (was, is): (SocketAddr, SocketAddr)) {
         for (own, address) in &mut self.config.advertise {
             if *own == path && *address == was {
                 *address = is;
-                (self.next_at, self.pause) = (now, FIRST);
+                (self.next_at, self.pause, self.moved) = (now, FIRST, true);
             }
         }
     }

@@ -209,10 +209,11 @@ impl Endpoint {
         })
     }
 
-    /// Puts a bug back, in circuits that begin from now on.
+    /// Puts a bug back, from now on.
     #[cfg(feature = "testing")]
-    pub const fn sabotage(&mut self, what: crate::Sabotage) {
+    pub fn sabotage(&mut self, what: crate::Sabotage) {
         self.saboteur = Saboteur::new(what);
+        self.circuits.values_mut().for_each(|circuit| circuit.sabotage(self.saboteur));
     }
 
     /// Who this node is.

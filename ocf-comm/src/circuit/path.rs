@@ -184,7 +184,7 @@ impl Path {
 
     /// The interface under the path lost or got its carrier. True if that is news.
     pub(super) fn on_carrier(&mut self, now: Instant, carrier: bool) -> bool {
-        if carrier == self.carrier {
+        if carrier == self.carrier || carrier && self.bug.is(Sabotage::StayDark) {
             return false;
         }
         self.carrier = carrier;

@@ -133,8 +133,21 @@ impl Circuit {
 
     /// The peer has another address on this path, which it must prove.
     pub(crate) fn set_address(&mut self, now: Instant, id: PathId, address: SocketAddr, config: &Config) {
+        if self.bug.is(Sabotage::KeepOldAddress) {
+            return;
+        }
         if let Some(i) = self.paths.iter().position(|p| p.id == id) {
             self.abandon(i);
+            self.paths[i].renew(now, address, config.datagram);
+            self.choose_path();
+        }
+    }
+
+    /// This node has another address on this path: what was learnt of it, and what is under way, holds no more.
+    pub(crate) fn restart_path(&mut self, now: Instant, id: PathId, config: &Config) {
+        if let Some(i) = self.paths.iter().position(|p| p.id == id) {
+            self.abandon(i);
+            let address = self.paths[i].address;
             self.paths[i].renew(now, address, config.datagram);
             self.choose_path();
         }

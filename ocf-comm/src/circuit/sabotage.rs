@@ -20,6 +20,16 @@ pub enum Sabotage {
     RestartNumbers,
     /// A piece of a stream that came on another path before counts as new.
     TakeTwice,
+    /// A peer that got another address is sent to at the old one.
+    KeepOldAddress,
+    /// An interface that came back counts as gone.
+    StayDark,
+    /// This end acknowledges packets that were never sent: no bug, but a peer that breaks the protocol.
+    AckUnsent,
+    /// An acknowledgement of a packet that was never sent counts as one of nothing.
+    BelieveAnyAck,
+    /// Whoever says that an incarnation is dead is believed.
+    BelieveObituaries,
 }
 
 /// Which bug is put back, if one is: never, without the feature `testing`.

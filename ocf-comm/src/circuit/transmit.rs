@@ -196,8 +196,15 @@ impl Circuit {
             && Lane::ALL.iter().any(|lane| self.may_send(i, *lane));
         let path = &mut self.paths[i];
         if path.received.deadline().is_some() {
-            let (delay, ranges) = path.received.take_ack(now);
-            put_ack(buffer, path.id.0, delay, (end - buffer.len()).min(400), ranges);
+            let (delay, mut ranges) = path.received.take_ack(now);
+            if path.bug.is(Sabotage::AckUnsent)
+                && let Some((_, highest)) = ranges.next()
+            {
+                let never = highest + (1 << 40);
+                put_ack(buffer, path.id.0, delay, 400, core::iter::once((never, never)));
+            } else {
+                put_ack(buffer, path.id.0, delay, (end - buffer.len()).min(400), ranges);
+            }
         }
         if core::mem::take(&mut path.ping) || stops {
             put_frame(buffer, &Frame::Ping);

@@ -88,9 +88,13 @@ impl Endpoint {
         self.events.push_back(Event::PeerForgotten { node });
     }
 
-    /// This node has another address on a path. If it announced the one before, it announces the new one at once.
+    /// This node has another address on a path, which starts anew. If it announced the one before, it announces the new one
+    /// at once, and from then on also to every node it knows: their addresses may be newer than those of the seeds.
     pub fn readvertise(&mut self, now: Instant, path: PathId, (was, is): (SocketAddr, SocketAddr)) {
         self.begin(now);
+        for circuit in self.circuits.values_mut() {
+            circuit.restart_path(self.now, path, &self.config);
+        }
         if let Some(discovery) = &mut self.discovery {
             discovery.readvertise(self.now, path, (was, is));
         }

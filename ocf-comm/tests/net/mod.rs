@@ -23,6 +23,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 
 pub const MS: Duration = Duration::from_millis(1);
+/// How long a datagram waits before a slow link at most.
+pub const QUEUE: Duration = Duration::from_millis(10);
 
 /// What the network does to each datagram, independently.
 #[derive(Clone, Debug)]
@@ -104,6 +106,16 @@ pub struct Net {
     pub mtu: BTreeMap<(usize, usize, u8), usize>,
     /// Directed pairs, by path, that lose this share in addition.
     pub lossy: BTreeMap<(usize, usize, u8), f64>,
+    /// Directed pairs, by path, that carry so many bytes in a second; what would wait longer than [`QUEUE`] is lost.
+    pub rate: BTreeMap<(usize, usize, u8), u64>,
+    /// When what was sent there before has left.
+    idle_at: BTreeMap<(usize, usize, u8), Instant>,
+    /// Interfaces that are down, by node and path: nothing leaves and nothing comes in.
+    pub dark: BTreeSet<(usize, u8)>,
+    /// How often the interface of a node under a path got another address.
+    moves: BTreeMap<(usize, u8), u8>,
+    /// Nodes that break the protocol on purpose; others may say so.
+    pub liars: BTreeSet<usize>,
     /// Bytes sent, by node and path.
     pub carried: BTreeMap<(usize, u8), usize>,
     queue: BTreeMap<(Instant, u64), Packet>,
@@ -122,8 +134,14 @@ pub struct Net {
     spins: u32,
 }
 
+/// The first address of a node on a path.
 pub fn address(node: usize, path: u8) -> SocketAddr {
-    SocketAddr::from(([10, path, 0, u8::try_from(node + 1).unwrap()], 5405))
+    moved(node, path, 0)
+}
+
+/// The address after so many changes.
+fn moved(node: usize, path: u8, moves: u8) -> SocketAddr {
+    SocketAddr::from(([10, path, moves, u8::try_from(node + 1).unwrap()], 5405))
 }
 
 fn node_of(address: SocketAddr) -> (usize, u8) {
@@ -164,6 +182,11 @@ impl Net {
             late: BTreeMap::new(),
             mtu: BTreeMap::new(),
             lossy: BTreeMap::new(),
+            rate: BTreeMap::new(),
+            idle_at: BTreeMap::new(),
+            dark: BTreeSet::new(),
+            moves: BTreeMap::new(),
+            liars: BTreeSet::new(),
             carried: BTreeMap::new(),
             queue: BTreeMap::new(),
             sequence: 0,
@@ -287,6 +310,38 @@ impl Net {
         changed
     }
 
+    /// Where a node is reached on a path now.
+    pub fn at(&self, node: usize, path: u8) -> SocketAddr {
+        moved(node, path, self.moves.get(&(node, path)).copied().unwrap_or_default())
+    }
+
+    /// The interface of a node under a path has another address from now on: what goes to the old one reaches nobody. The
+    /// node binds there and is told, as by its driver; it is not started again. Gives the address.
+    pub fn rebind(&mut self, i: usize, path: u8) -> SocketAddr {
+        let was = self.at(i, path);
+        *self.moves.entry((i, path)).or_default() += 1;
+        let (now, is) = (self.now, self.at(i, path));
+        if let Some(endpoint) = &mut self.nodes[i].endpoint {
+            endpoint.readvertise(now, PathId(path), (was, is));
+        }
+        self.drain(i);
+        is
+    }
+
+    /// The interface of a node under a path goes down or comes back, and the node is told.
+    pub fn interface(&mut self, i: usize, path: u8, up: bool) {
+        if up {
+            self.dark.remove(&(i, path))
+        } else {
+            self.dark.insert((i, path))
+        };
+        let now = self.now;
+        if let Some(endpoint) = &mut self.nodes[i].endpoint {
+            endpoint.handle(now, Input::Carrier { path: PathId(path), up });
+        }
+        self.drain(i);
+    }
+
     /// What a node knows of its paths to another.
     pub fn paths(&self, i: usize, to: usize) -> Vec<PathStatus> {
         let peers = self.nodes[i].endpoint.as_ref().unwrap().peers(self.now);
@@ -362,7 +417,12 @@ impl Net {
                 break;
             }
             let packet = entry.remove();
-            let (to, _) = node_of(packet.to);
+            let (to, path) = node_of(packet.to);
+            if packet.to != moved(to, path, self.moves.get(&(to, path)).copied().unwrap_or_default())
+                || self.dark.contains(&(to, path))
+            {
+                continue;
+            }
             let node = &mut self.nodes[to];
             if node.endpoint.is_some() && node.waiting.len() < 2000 {
                 node.waiting.push_back(packet);
@@ -394,12 +454,18 @@ impl Net {
     pub fn drain(&mut self, i: usize) {
         let mut transmits = Vec::new();
         let now = self.now;
+        let liars = &self.liars;
         let node = &mut self.nodes[i];
         let Some(endpoint) = &mut node.endpoint else { return };
         loop {
             while let Some(output) = endpoint.poll_output() {
                 match output {
                     Output::Transmit(t) => transmits.push(t),
+                    Output::Event(event @ Event::Misbehaved { peer, .. })
+                        if liars.contains(&i) || liars.iter().any(|liar| id(*liar) == peer.node) =>
+                    {
+                        node.events.push((now, event));
+                    }
                     Output::Event(event) => {
                         observe(&mut node.up, &mut node.received, &event);
                         match event {
@@ -431,7 +497,7 @@ impl Net {
     fn transmit(&mut self, from: usize, t: Transmit) {
         assert!(t.segment > 0 && !t.data.is_empty() && t.data.len() <= 65_536);
         let (to, _) = node_of(t.to);
-        let source = address(from, t.path.0);
+        let source = self.at(from, t.path.0);
         let instance = self.nodes[from].instance;
         let mut run: Vec<u8> = Vec::new();
         let (low, high) = self.faults.delay;
@@ -449,18 +515,26 @@ impl Net {
                 let fresh = self.numbers.insert((instance, circuit, datagram[2], number));
                 assert!(fresh, "C3: a nonce is used once");
             }
-            if self.cut.contains(&way) || self.rng.chance(self.faults.loss) || datagram.len() > mtu {
+            if self.cut.contains(&way) || self.dark.contains(&(from, t.path.0)) {
+                continue;
+            }
+            if self.rng.chance(self.faults.loss) || datagram.len() > mtu {
                 continue;
             }
             if lossy > 0.0 && self.rng.chance(lossy) {
                 continue;
             }
+            let Some(queued) = self.queued(way, datagram.len()) else { continue };
+            let flight = flight + queued;
             let mut data = datagram.to_vec();
             if self.rng.chance(self.faults.replay) {
                 self.recorded.push((source, t.to, t.path, data.clone()));
                 let k = self.rng.below(self.recorded.len() as u64);
                 let (source, to, path, data) = self.recorded[usize::try_from(k).unwrap()].clone();
                 let late = self.rng.duration(Duration::ZERO, 300 * MS);
+                // Who repeats it knows where the receiver is now.
+                let (node, net) = node_of(to);
+                let to = self.at(node, net);
                 self.post(late, Packet { to, from: source, path, segment: data.len(), data });
             }
             if self.rng.chance(self.faults.corrupt) {
@@ -480,7 +554,7 @@ impl Net {
             if self.rng.chance(self.faults.reorder) {
                 let late = late + self.rng.duration(low, high * 4);
                 self.post(late, Packet { to: t.to, from: source, path: t.path, segment: data.len(), data });
-            } else if data.len() == t.segment {
+            } else if data.len() == t.segment && queued == Duration::ZERO {
                 run.extend(data);
             } else {
                 self.post_run(flight, t.to, source, (t.path, t.segment, core::mem::take(&mut run)));
@@ -488,6 +562,18 @@ impl Net {
             }
         }
         self.post_run(flight, t.to, source, (t.path, t.segment, run));
+    }
+
+    /// How long a datagram takes to leave; `None` if the queue is full.
+    fn queued(&mut self, way: (usize, usize, u8), bytes: usize) -> Option<Duration> {
+        let Some(rate) = self.rate.get(&way) else { return Some(Duration::ZERO) };
+        let idle_at = self.idle_at.entry(way).or_insert(self.now);
+        let starts = (*idle_at).max(self.now);
+        if starts.since(self.now) > QUEUE {
+            return None;
+        }
+        *idle_at = starts + Duration::from_nanos(bytes as u64 * 1_000_000_000 / rate);
+        Some(idle_at.since(self.now))
     }
 
     fn post_run(
@@ -525,7 +611,7 @@ impl Net {
 
     /// Lets a stranger send a datagram.
     pub fn inject(&mut self, to: usize, from: SocketAddr, data: Vec<u8>) {
-        let to = address(to, 0);
+        let to = self.at(to, 0);
         self.post(Duration::ZERO, Packet { to, from, path: PathId(0), segment: data.len().max(1), data });
     }
 
