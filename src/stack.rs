@@ -406,11 +406,10 @@ impl Stack {
     /// See [`ChangeError`]; nothing changed. [`ChangeError::UnknownPeer`] for a change of a whole peer, too.
     pub fn change_paths(&mut self, now: Instant, change: &Change) -> Result<(), ChangeError> {
         self.now = now;
-        match change {
-            Change::AddPeer(peer) => Err(ChangeError::UnknownPeer(peer.node)),
-            Change::RemovePeer(node) => Err(ChangeError::UnknownPeer(*node)),
-            paths => self.endpoint.change(now, paths),
+        if let Change::AddPeer(ocf_comm::PeerConfig { node, .. }) | Change::RemovePeer(node) = change {
+            return Err(ChangeError::UnknownPeer(*node));
         }
+        self.endpoint.change(now, change)
     }
 
     /// The configuration of node communication, with the peers as they are now.

@@ -144,7 +144,6 @@ impl Run {
         let now = self.net.now;
         let (due, later) = self.news.drain(..).partition(|(at, ..)| *at <= now);
         self.news = later;
-        let due: Vec<(Instant, usize, usize, u8)> = due;
         for (_, whom, node, path) in due {
             let address = self.net.at(node, path);
             let told =

@@ -92,15 +92,14 @@ fn cases(before: Option<&PathStatus>, now: &PathStatus) -> impl Iterator<Item = 
 }
 
 /// The address of a node on each path.
-pub(crate) fn addresses(node: NodeId, paths: u8) -> Vec<(ocf_comm::PathId, SocketAddr)> {
-    (0..paths).map(|path| (ocf_comm::PathId(path), super::address(node, path))).collect()
+pub(crate) fn addresses(node: NodeId, paths: u8) -> Vec<(PathId, SocketAddr)> {
+    (0..paths).map(|path| (PathId(path), super::address(node, path))).collect()
 }
 
 /// The case of a change of the network, if it is one of [`PATH_CASES`].
 pub(crate) fn case_of(change: &super::Change) -> Option<&'static str> {
-    match change {
-        super::Change::Path(.., "late") => Some(PATH_CASES[7]),
-        super::Change::Address(..) => Some(PATH_CASES[8]),
-        _ => None,
-    }
+    let [.., late, moved] = PATH_CASES;
+    let is_late = matches!(change, super::Change::Path(.., "late"));
+    let case = if is_late { late } else { moved };
+    (is_late || matches!(change, super::Change::Address(..))).then_some(case)
 }
