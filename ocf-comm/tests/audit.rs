@@ -154,7 +154,7 @@ fn functions(code: &str) -> impl Iterator<Item = (&str, &str)> {
 
 /// True if a function of this name and these parameters reads bytes that somebody else may have written.
 fn reads(name: &str, parameters: &str) -> bool {
-    let named = ["parse", "open", "decode", "from_bytes"].iter().any(|n| name == *n)
+    let named = ["parse", "open", "decode", "from_bytes"].contains(&name)
         || ["parse_", "decode_", "read_", "open_"].iter().any(|n| name.starts_with(n));
     named && ["[u8", "&Bytes", "Reader<", "&str"].iter().any(|of| parameters.contains(of))
 }
