@@ -20,7 +20,7 @@ pub(crate) use renewing::{Agreement, Answered, Word};
 #[cfg(feature = "testing")]
 pub use sabotage::Sabotage;
 #[cfg(not(feature = "testing"))]
-use sabotage::Sabotage;
+pub(crate) use sabotage::Sabotage;
 pub(crate) use sabotage::Saboteur;
 
 use crate::codec::ENCODE_MIN;
