@@ -12,7 +12,7 @@ const PROGRAM: &str = include_str!("cpg_load.c");
 /// Folders that corosync writes to; each node has its own.
 const FOLDERS: [&str; 4] = ["/run", "/dev/shm", "/etc/corosync", "/var/lib/corosync"];
 /// Then runs each line of its input as a command, one after the other.
-const SWITCH: &str = r"
+pub const SWITCH: &str = r"
 set -e
 ip link add bridge type bridge forward_delay 0 mcast_snooping 0
 ip link set bridge up
@@ -38,14 +38,18 @@ while read -r line; do $line < /dev/null || echo failed; done
 "#;
 
 /// A shell in namespaces of its own, driven line by line.
-struct Shell {
+pub struct Shell {
     child: Child,
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
 }
 
 impl Shell {
-    fn start(unshare: &[&str], script: &str, words: &[(&str, String)]) -> Result<Self, String> {
+    /// Starts it and waits until its script says that it is ready.
+    ///
+    /// # Errors
+    /// What was said instead.
+    pub fn start(unshare: &[&str], script: &str, words: &[(&str, String)]) -> Result<Self, String> {
         let mut command = Command::new("unshare");
         command.args(unshare).args(["sh", "-c", script]).envs(words.iter().map(|(k, v)| (k, v)));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
@@ -57,12 +61,26 @@ impl Shell {
         Ok(shell)
     }
 
-    fn say(&mut self, line: &str) -> Result<(), String> {
+    /// The process that made the namespaces, and is in all of them but that of processes.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends everything in it at once.
+    pub fn kill(mut self) {
+        if let Err(error) = self.child.kill() {
+            eprintln!("a namespace did not end: {error}");
+        }
+    }
+
+    /// Writes a line.
+    pub fn say(&mut self, line: &str) -> Result<(), String> {
         let input = self.input.as_mut().expect("open until it is dropped");
         writeln!(input, "{line}").map_err(|error| format!("{line}: {error}"))
     }
 
-    fn hear(&mut self) -> Result<String, String> {
+    /// The next line that it prints.
+    pub fn hear(&mut self) -> Result<String, String> {
         let mut line = String::new();
         match self.output.read_line(&mut line) {
             Ok(0) => Err("a shell in a namespace ended".to_owned()),
@@ -72,12 +90,13 @@ impl Shell {
     }
 
     /// Has a switch carry out a command.
-    fn run(&mut self, line: &str) -> Result<(), String> {
+    pub fn run(&mut self, line: &str) -> Result<(), String> {
         self.say(line)?;
         self.expect("done")
     }
 
-    fn expect(&mut self, wanted: &str) -> Result<(), String> {
+    /// Reads a line that must be this one.
+    pub fn expect(&mut self, wanted: &str) -> Result<(), String> {
         let heard = self.hear()?;
         if heard == wanted { Ok(()) } else { Err(format!("{heard:?} instead of {wanted:?}")) }
     }
