@@ -309,16 +309,16 @@ fn the_first_path_can_be_exchanged_for_another_without_a_break() {
 #[test]
 fn a_peer_that_moves_to_another_address_is_followed_and_a_wrong_address_is_no_death() {
     let mut net = pair(8, 2, PathPolicy::Failover);
-    let moved = SocketAddr::from(([10, 0, 7, 2], 5405));
     let set = |address| Change::SetAddress { node: id(1), path: PathId(0), address };
     for _ in 0..10 {
         assert!(net.send(0, 1, Lane::Small, 3000));
     }
+    let moved = net.rebind(1, 0);
     net.change(0, &set(moved)).unwrap();
     assert_eq!(net.state(0, 1, 0), PathState::Down);
     assert!(net.run_until(100 * MS, |n| n.all_arrived() && n.state(0, 1, 0) == PathState::Up));
     assert_eq!(net.paths(0, 1)[0].address, moved);
-    net.cut.insert((0, 1, 0));
+    // There it is no more.
     net.change(0, &set(address(1, 0))).unwrap();
     net.run(3000 * MS);
     assert_eq!(net.state(0, 1, 0), PathState::Down);
