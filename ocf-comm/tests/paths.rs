@@ -2,9 +2,10 @@
 //! Method: endpoints in virtual time, on a network whose paths fail one by one and one way.
 #![allow(
     clippy::allow_attributes,
+    clippy::print_stdout,
     clippy::unwrap_used,
     clippy::wildcard_enum_match_arm,
-    reason = "a test may fail where it is wrong, and looks at some events"
+    reason = "a test may fail where it is wrong, looks at some events, and prints what it measured"
 )]
 
 mod net;
@@ -217,6 +218,69 @@ fn balance_uses_equal_paths_alike_and_a_slow_one_only_for_what_it_hastens() {
     assert!(a * 3 > b && b * 3 > a, "equal paths: {a} and {b} bytes");
     let [fast, slow] = carried(100 * MS);
     assert!(slow * 2 < fast, "one path is 50 times slower: {fast} and {slow} bytes");
+}
+
+/// Two paths: what they carry in bytes per second, and which share they lose.
+#[derive(Clone, Copy, Debug)]
+struct Roads {
+    rate: [u64; 2],
+    loss: [f64; 2],
+    /// Bytes that the sender has under way at most.
+    outstanding: u64,
+}
+
+/// Bytes per second that arrive, of a sender that always has more.
+fn goodput(policy: PathPolicy, seed: u64, roads: &Roads) -> f64 {
+    const SIZE: usize = 2000;
+    let mut net = pair(seed, 2, policy);
+    net.check_numbers = false;
+    for ((path, rate), loss) in (0..).zip(roads.rate).zip(roads.loss) {
+        for way in [(0, 1, path), (1, 0, path)] {
+            net.rate.insert(way, rate);
+            net.lossy.insert(way, loss);
+        }
+    }
+    let arrived = |net: &mut Net, time: u32| {
+        let before = net.progress(0, 1, Lane::Small).1;
+        for _ in 0..time * 5 {
+            let most = net.progress(0, 1, Lane::Small).1 + roads.outstanding / SIZE as u64;
+            while net.progress(0, 1, Lane::Small).0 < most {
+                assert!(net.send(0, 1, Lane::Small, SIZE));
+            }
+            net.run(MS / 5);
+        }
+        (net.progress(0, 1, Lane::Small).1 - before) as f64 * SIZE as f64 * 1000.0 / f64::from(time)
+    };
+    arrived(&mut net, 200);
+    let goodput = arrived(&mut net, 500);
+    assert!(net.downs(0).is_empty());
+    goodput
+}
+
+/// How much more balance carries than failover.
+fn gain(seed: u64, roads: &Roads) -> f64 {
+    let [alone, both] =
+        [PathPolicy::Failover, PathPolicy::Balance].map(|policy| goodput(policy, seed, roads));
+    println!("seed {seed}, {roads:?}: {:.2}", both / alone);
+    both / alone
+}
+
+#[test]
+fn balance_is_almost_twice_as_fast_as_failover_over_equal_paths_and_no_slower_beside_a_lossy_one() {
+    const EQUAL: [u64; 2] = [12_500_000; 2];
+    for seed in 0..2 {
+        let clean = Roads { rate: EQUAL, loss: [0.0; 2], outstanding: 1_000_000 };
+        assert!(gain(seed, &clean) > 1.5);
+        for outstanding in [20_000, 100_000, 1_000_000] {
+            for loss in [0.01, 0.05, 0.1, 0.3] {
+                let beside = Roads { rate: EQUAL, loss: [0.0, loss], outstanding };
+                assert!(gain(seed, &beside) >= 0.95, "seed {seed}: {beside:?}");
+            }
+        }
+        // A twentieth as fast, and lossy.
+        let slow = Roads { rate: [50_000_000, 2_500_000], loss: [0.0, 0.1], outstanding: 1_000_000 };
+        assert!(gain(seed, &slow) >= 0.95, "seed {seed}: {slow:?}");
+    }
 }
 
 #[test]

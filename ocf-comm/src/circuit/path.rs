@@ -223,6 +223,20 @@ impl Path {
         }
     }
 
+    /// How long it takes until what is sent now is there, as far as it can be expected: a round trip, and what finding out
+    /// that something was lost and sending it again takes, as likely as one of what is under way is lost. What comes behind
+    /// it must wait for it, whatever path it came on.
+    pub(super) fn completion(&self) -> Duration {
+        let rtt = self.recovery.rtt_guess();
+        if self.loss_ppm == 0 {
+            return rtt;
+        }
+        let under_way = 1 + self.recovery.in_flight() / self.recovery.datagram().max(1);
+        let likely =
+            u32::try_from(under_way).unwrap_or(u32::MAX).saturating_mul(self.loss_ppm).min(1_000_000);
+        rtt + (self.recovery.pto() + rtt) * (likely / 1000) / 1000
+    }
+
     /// Sends a piece here a second time, if there is room for it to wait. Those of the urgent lane go first, and in place of
     /// others if there is none.
     pub(super) fn copy(&mut self, part: Part) {

@@ -39,18 +39,19 @@ impl Circuit {
     /// has no room now: waiting for it can be faster than any other.
     pub(super) fn earliest(&self) -> usize {
         let usable = || (0..self.paths.len()).filter(|i| self.carries(*i));
-        let rtt = |i: &usize| self.paths[*i].recovery.rtt_guess();
+        let completion = |i: &usize| self.paths[*i].completion();
         let roomy = |i: &usize| self.paths[*i].recovery.has_room(false);
-        let fastest = usable().min_by_key(rtt).unwrap_or(self.active);
+        let fastest = usable().min_by_key(completion).unwrap_or(self.active);
         if roomy(&fastest) {
             return fastest;
         }
-        let Some(second) = usable().filter(roomy).min_by_key(rtt) else { return fastest };
+        let Some(second) = usable().filter(roomy).min_by_key(completion) else { return fastest };
         let waiting: usize = self.outgoing.iter().map(super::Outgoing::unsent).sum();
         let (fast, slow) = (&self.paths[fastest].recovery, &self.paths[second].recovery);
         let rounds = u32::try_from(1 + waiting / fast.window().max(1)).unwrap_or(u32::MAX);
         let margin = fast.rtt_variance().max(slow.rtt_variance()).unwrap_or_default();
-        if fast.rtt_guess().saturating_mul(rounds) < slow.rtt_guess() + margin { fastest } else { second }
+        let waited = completion(&fastest) + fast.rtt_guess().saturating_mul(rounds - 1);
+        if waited < completion(&second) + margin { fastest } else { second }
     }
 
     /// Sends a piece that goes out on path `i` on the other paths too, as far as the policy wants it.
