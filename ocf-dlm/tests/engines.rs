@@ -419,6 +419,42 @@ fn a_demotion_that_is_forgotten_leaves_two_holders() {
 }
 
 #[test]
+fn who_went_down_to_end_a_deadlock_and_is_released_writes_nothing() {
+    for told in [true, false] {
+        let mut three = Three::new();
+        let key = kept_by(1);
+        three.lock(3, &key, Mode::Nl);
+        let (reader, _) = three.lock(1, &key, Mode::Cr);
+        let (writer, _) = three.lock(2, &key, Mode::Pw);
+        three.convert(1, reader, Mode::Pw, Flags::VALBLK);
+        three.settle();
+        three.convert(2, writer, Mode::Ex, Flags::VALBLK | Flags::CONVDEADLK);
+        if told {
+            three.settle();
+            assert_eq!((three.held(1, reader), three.held(2, writer)), (Some(Mode::Pw), Some(Mode::Nl)));
+        }
+        three.told.clear();
+        let late = Value { block: ValueBlock::zero(32).with_number(7), sequence: 0 };
+        let engine = three.engines.get_mut(&instance(2)).unwrap();
+        engine.unlock(Instant::ZERO, writer, Flags::VALBLK | Flags::FORCEUNLOCK, Some(late)).unwrap();
+        three.drain(instance(2), 0);
+        let released = three.told.iter().find_map(|(_, _, output)| match output {
+            Output::Completed(done) if done.lock == writer => Some((done.status, done.remarks.demoted)),
+            _ => None,
+        });
+        assert_eq!(released, Some((Status::Unlocked, told)), "the demotion is told as far as it is known");
+        three.settle();
+        three.convert(1, reader, Mode::Cr, Flags::NONE);
+        three.settle();
+        let last = three.ask_with(3, &key, Mode::Pr, Flags::VALBLK);
+        three.settle();
+        let read = three.granted(3, last).expect("nobody is in the way").1;
+        assert_eq!(read.value.map(|value| value.block.number()), Some(0), "told {told}");
+        assert!(!read.remarks.value_invalid);
+    }
+}
+
+#[test]
 fn a_holder_in_the_way_is_told_by_the_new_master_what_the_old_one_could_not_tell() {
     for (bug, told) in [(None, true), (Some(Sabotage::ForgetNotices), false)] {
         let mut three = Three::with(bug);

@@ -217,6 +217,10 @@ impl Engine {
 
     /// Gives a lock back. It is gone when this returns; with FORCEUNLOCK also one that waits.
     ///
+    /// `value` is written if the lock holds PW or EX at its master. One that waits to convert with CONVDEADLK may have gone
+    /// down to NL there before this node was told: then nothing is written, and another may have written since. Where it
+    /// was told, the completion says `demoted`.
+    ///
     /// # Errors
     /// See [`RequestError`]; nothing changed.
     pub fn unlock(
@@ -234,8 +238,9 @@ impl Engine {
         if known.children > 0 {
             return Err(RequestError::HasSublocks(known.children));
         }
-        if known.pending.is_some() {
-            let completed = Completed { held: None, ..known.completed(lock, Status::Unlocked) };
+        if let Some(pending) = &known.pending {
+            let mut completed = Completed { held: None, ..known.completed(lock, Status::Unlocked) };
+            completed.remarks.demoted = pending.demoted;
             self.outputs.push_back(Output::Completed(completed));
         }
         let flags = flags.without(Flags::FORCEUNLOCK);

@@ -675,11 +675,12 @@ impl World {
         self.value += 1;
         let value = Value { block: ValueBlock::zero(32).with_number(self.value), sequence: 0 };
         let node = self.nodes.get_mut(&at).unwrap();
+        let held = node.engine.lock_state(lock).and_then(|state| state.held);
         if node.engine.unlock(self.now, lock, flags | Flags::VALBLK, Some(value)).is_ok() {
             if self.trace {
                 println!("    {at} unlocks {lock} with {}", self.value);
             }
-            self.checkers.unlocked(at, lock, self.value);
+            self.checkers.unlocked(at, lock, held, self.value);
             self.drain(at);
         }
     }

@@ -20,7 +20,7 @@ pub(super) fn completed(book: &mut Book, id: Id, completed: &Completed) {
 
 /// The mode that the application relies on. PR and CW do not contain each other: who asks to go from one to the other
 /// gives up the first, and has the second when it is told. With CONVDEADLK it may have gone down to NL meanwhile.
-fn relied_on(seen: &Seen) -> Option<Mode> {
+pub(super) fn relied_on(seen: &Seen) -> Option<Mode> {
     match (seen.held, seen.pending) {
         (Some(_), Some((_, flags))) if flags.has(Flags::CONVDEADLK) => Some(Mode::Nl),
         (Some(Mode::Pr), Some((Mode::Cw, _))) | (Some(Mode::Cw), Some((Mode::Pr, _))) => Some(Mode::Cr),

@@ -140,9 +140,10 @@ impl Checkers {
         }
     }
 
-    pub(crate) fn unlocked(&mut self, at: NodeInstance, lock: u64, value: u64) {
+    /// `held`: what the application could see that it holds, when it released.
+    pub(crate) fn unlocked(&mut self, at: NodeInstance, lock: u64, held: Option<Mode>, value: u64) {
         if let Some(seen) = self.book.locks.remove(&(at, lock)) {
-            self.values.released(&seen, value);
+            self.values.released(&seen, held, value);
             self.values.counted(&self.book, &seen.key);
         }
     }

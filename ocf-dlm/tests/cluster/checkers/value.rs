@@ -1,17 +1,26 @@
+use super::compatible::relied_on;
 use super::{Book, Seen};
 use ocf_dlm::cluster::Completed;
 use ocf_dlm::wire::Key;
 use ocf_dlm::{Mode, Transfer};
 use pils::NodeInstance;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a reader may be given as valid.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Truth {
-    /// The last value written; `None`: a holder that could write has died since.
-    last: Option<u64>,
+    /// The last value written. None: a holder that could write has died since. Several: of the last writers some waited to
+    /// convert with CONVDEADLK when they released, and it is not told whether they had gone down to NL before, and so wrote
+    /// nothing.
+    last: BTreeSet<u64>,
     /// There was a time without locks, so the resource may have begun anew, with zeros.
     zero: bool,
+}
+
+impl Truth {
+    fn written(value: u64) -> Self {
+        Self { last: BTreeSet::from([value]), zero: false }
+    }
 }
 
 /// D4: a value block read is the last one written in PW or EX, or is said to be invalid.
@@ -29,24 +38,29 @@ impl Values {
             && completed.status == ocf_dlm::Status::Granted
             && Mode::transfer(Some(held), mode) == Transfer::Write
         {
-            *truth = Truth { last: Some(before.writes), zero: false };
+            *truth = Truth::written(before.writes);
         }
         let Some(value) = completed.value.filter(|_| !completed.remarks.value_invalid) else { return };
         let number = value.block.number();
         *book.coverage.entry("value read").or_default() += 1;
         // A lock that a writer tolerates may be granted while the write is on its way to the master.
         let tolerated = completed.held.is_none_or(|held| held <= Mode::Cr);
-        let allowed = tolerated || (truth.zero && number == 0) || truth.last == Some(number);
+        let allowed = tolerated || (truth.zero && number == 0) || truth.last.contains(&number);
         if !allowed {
             let what = format!("{:?}: read {number}, truth {truth:?}", before.key);
             book.fail("D4", what);
         }
     }
 
-    pub(super) fn released(&mut self, seen: &Seen, value: u64) {
-        if seen.held.is_some_and(Mode::is_writer) && !seen.lost {
-            let truth = Truth { last: Some(value), zero: false };
-            self.truths.insert(seen.key.clone(), truth);
+    /// `held`: what the application could see that it held. It had gone down to NL if that is less than it was granted.
+    pub(super) fn released(&mut self, seen: &Seen, held: Option<Mode>, value: u64) {
+        if seen.lost || !held.is_some_and(Mode::is_writer) {
+            return;
+        }
+        if relied_on(seen).is_some_and(Mode::is_writer) {
+            self.truths.insert(seen.key.clone(), Truth::written(value));
+        } else {
+            self.truths.entry(seen.key.clone()).or_default().last.insert(value);
         }
     }
 
@@ -60,7 +74,7 @@ impl Values {
     /// A node died: what it could write is in doubt.
     pub(super) fn doubt(&mut self, book: &Book, x: NodeInstance) {
         for (_, seen) in book.locks.range((x, 0)..=(x, u64::MAX)) {
-            if seen.held.is_some_and(Mode::is_writer) {
+            if relied_on(seen).is_some_and(Mode::is_writer) {
                 self.truths.insert(seen.key.clone(), Truth::default());
             }
         }
