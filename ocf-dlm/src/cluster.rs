@@ -27,6 +27,7 @@ pub use snapshot::{MasteredLock, Snapshot, Stats, TreeSnapshot, TreeState};
 use crate::deadlock::{Mark, VictimPolicy, Youngest};
 use crate::directory::Placement;
 use crate::recovery::Recovery;
+use crate::table::Table;
 use crate::wire::{Batch, Item, Key, Name, Proof, Request};
 use bytes::Bytes;
 pub(crate) use client::Stop;
@@ -72,12 +73,14 @@ pub enum Sabotage {
     ClaimUndecided,
     /// Does not note that a lock that converts went down to NL to end a deadlock.
     ForgetDemotions,
+    /// Drops what was given back while the directory was asked for the master, if another view comes first.
+    ForgetReleases,
 }
 
 #[cfg(feature = "testing")]
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::ReleaseWithoutProof,
         Self::ForgetSuspects,
         Self::SkipBarrier,
@@ -93,6 +96,7 @@ impl Sabotage {
         Self::ClaimOnlyHeld,
         Self::ClaimUndecided,
         Self::ForgetDemotions,
+        Self::ForgetReleases,
     ];
 }
 
@@ -108,6 +112,8 @@ pub(crate) enum Standing {
 #[derive(Clone, Debug)]
 pub struct Engine {
     pub(crate) local: NodeInstance,
+    /// Of the tables' hashes.
+    pub(crate) seed: u64,
     pub(crate) config: Config,
     pub(crate) now: Instant,
     pub(crate) standing: Standing,
@@ -121,20 +127,31 @@ pub struct Engine {
     /// Proven to act no more, newest last; true: for good, because it is dead.
     pub(crate) proven: VecDeque<(NodeInstance, bool)>,
     pub(crate) slots: BTreeMap<u16, SlotState>,
-    pub(crate) entries: BTreeMap<Name, Entry>,
-    pub(crate) waiting_lookups: Vec<(NodeInstance, Request)>,
-    pub(crate) trees: BTreeMap<Name, Tree>,
+    pub(crate) entries: Table<Name, Entry>,
+    pub(crate) waiting_lookups: VecDeque<(NodeInstance, Request)>,
+    pub(crate) trees: Table<Name, Tree>,
+    /// How many of them are mastered here.
+    pub(crate) mastering: usize,
     /// Resource of each lock that is mastered here.
-    pub(crate) holders: BTreeMap<Holder, Key>,
-    pub(crate) locks: BTreeMap<u64, ClientLock>,
+    pub(crate) holders: Table<Holder, Key>,
+    pub(crate) locks: Table<u64, ClientLock>,
     /// Locks with an operation under way.
     pub(crate) waiting: BTreeSet<u64>,
     /// Trees that the directory is asked for, by the lock in whose name.
     pub(crate) lookups: BTreeMap<u64, Name>,
     /// What deadlock searches have looked at here.
     pub(crate) searched: BTreeSet<Mark>,
-    /// Trees mastered here with suspects.
-    pub(crate) suspected: BTreeSet<Name>,
+    /// Trees mastered here in which instances that are not proven dead have locks, or may have; by place. Also some where
+    /// none has any more.
+    pub(crate) haunted: BTreeSet<u32>,
+    /// Trees of which something could not be sent because the lease was in doubt; by place.
+    pub(crate) unsettled: BTreeSet<u32>,
+    /// Locks whose release waits to be sent.
+    pub(crate) leaving: BTreeSet<u64>,
+    /// Trees that were idle at that time; by place.
+    pub(crate) idle: VecDeque<(Instant, u32)>,
+    /// The first of them may have been idle for long enough.
+    pub(crate) idle_due: bool,
     /// Operations that are to be stopped and whose master was not told yet, or did not answer.
     pub(crate) stopping: BTreeSet<u64>,
     /// Proofs that came while the lease was in doubt, and in which epoch.
@@ -146,7 +163,7 @@ pub struct Engine {
     pub(crate) loopback: VecDeque<Item>,
     pub(crate) batches: BTreeMap<NodeInstance, Batch>,
     /// Messages that wait for a view or for the lease.
-    pub(crate) held: VecDeque<(NodeInstance, Bytes)>,
+    pub(crate) held: BTreeMap<NodeInstance, VecDeque<Bytes>>,
     pub(crate) held_bytes: usize,
     pub(crate) outputs: VecDeque<Output>,
     pub(crate) stats: Stats,
@@ -174,8 +191,10 @@ impl Engine {
     /// If the configuration is not in order.
     pub fn new(config: Config, local: NodeInstance) -> Result<Self, pils::ConfigErrors> {
         config.check()?;
+        let seed = seed_of(local);
         Ok(Self {
             local,
+            seed,
             config,
             now: Instant::ZERO,
             standing: Standing::Outside,
@@ -185,24 +204,29 @@ impl Engine {
             departed: BTreeMap::new(),
             proven: VecDeque::new(),
             slots: BTreeMap::new(),
-            entries: BTreeMap::new(),
-            waiting_lookups: Vec::new(),
-            trees: BTreeMap::new(),
-            holders: BTreeMap::new(),
-            locks: BTreeMap::new(),
+            entries: Table::new(seed),
+            waiting_lookups: VecDeque::new(),
+            trees: Table::new(seed),
+            mastering: 0,
+            holders: Table::new(seed),
+            locks: Table::new(seed),
             waiting: BTreeSet::new(),
             lookups: BTreeMap::new(),
             searched: BTreeSet::new(),
-            suspected: BTreeSet::new(),
+            haunted: BTreeSet::new(),
+            unsettled: BTreeSet::new(),
+            leaving: BTreeSet::new(),
+            idle: VecDeque::new(),
+            idle_due: false,
             stopping: BTreeSet::new(),
             proofs: Vec::new(),
             next_lock: 1,
             next_order: 0,
             timers: BTreeSet::new(),
-            recovery: Recovery::default(),
+            recovery: Recovery::new(seed),
             loopback: VecDeque::new(),
             batches: BTreeMap::new(),
-            held: VecDeque::new(),
+            held: BTreeMap::new(),
             held_bytes: 0,
             outputs: VecDeque::new(),
             stats: Stats::default(),
@@ -260,6 +284,15 @@ impl Engine {
     pub(crate) fn is_member(&self, instance: NodeInstance) -> bool {
         self.members.contains_key(&instance)
     }
+
+    /// True if this node is in the primary and its lease is not in doubt.
+    pub(crate) fn acts(&self) -> bool {
+        match self.standing {
+            Standing::Active => true,
+            Standing::Suspended => sabotaged!(self, IgnoreSuspension),
+            Standing::Outside => false,
+        }
+    }
 }
 
 impl Layer for Engine {
@@ -287,6 +320,7 @@ impl Layer for Engine {
             Input::Proven { instance, proof } => self.on_proof(instance, proof),
         }
         self.settle();
+        self.finish();
     }
 
     fn handle_timeout(&mut self, now: Instant) {
@@ -298,6 +332,7 @@ impl Layer for Engine {
             self.on_timer(timer);
         }
         self.settle();
+        self.work();
     }
 
     fn poll_output(&mut self) -> Option<Output> {
@@ -308,6 +343,16 @@ impl Layer for Engine {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
+        if self.next_task().is_some() {
+            return Some(self.now);
+        }
         self.timers.first().map(|(at, _)| *at)
     }
+}
+
+/// What the hashes of this node's tables begin with: not the same in another life.
+#[expect(clippy::cast_possible_truncation, reason = "both halves are used")]
+const fn seed_of(local: NodeInstance) -> u64 {
+    let incarnation = local.incarnation.raw();
+    (incarnation >> 64) as u64 ^ (incarnation as u64).rotate_left(17)
 }

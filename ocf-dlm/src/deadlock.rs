@@ -11,6 +11,7 @@ use crate::wire::{Hop, Item, PATH_MAX, Probe};
 use core::fmt;
 use pils::NodeInstance;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// Most marks of searches that are remembered.
 const SEARCHED_MAX: usize = 1 << 14;
@@ -79,8 +80,9 @@ impl Engine {
         if !greatest || path.len() >= PATH_MAX {
             return;
         }
-        let Some(known) = self.locks.get(&hop.lock) else { return };
-        let to = match self.trees.get(&known.key.tree).map(|tree| &tree.route) {
+        let Some(name) = self.locks.get(&hop.lock).map(|known| Arc::clone(&known.key.tree)) else { return };
+        self.touch(&name);
+        let to = match self.trees.get(&name).map(|tree| &tree.route) {
             Some(Route::At(master)) => *master,
             Some(Route::Here(_)) => self.local,
             Some(Route::Looking(_) | Route::Recovering(_)) | None => return,
@@ -100,7 +102,8 @@ impl Engine {
     fn probe_at_master(&mut self, probe: &Probe) {
         let Some(last) = probe.path.last() else { return };
         let who = Holder { node: last.home, lock: last.lock };
-        let Some(key) = self.holders.get(&who) else { return };
+        let Some(key) = self.holders.get(&who).cloned() else { return };
+        self.touch(&key.tree);
         let Some(mastered) = self.trees.get(&key.tree).and_then(Tree::mastered) else { return };
         let Some(queues) = mastered.resources.get(&key.path) else { return };
         if queues.last_op(who) != Some(last.op) {

@@ -3,7 +3,7 @@ use crate::slab::NONE;
 /// From a 32-bit tag to the places that have it: a flat table of 8-byte slots with linear probing.
 ///
 /// Deletion shifts back, so nothing is left behind; growth needs the tags only. At most 3/4 of the slots are used.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Index {
     slots: Vec<Slot>,
     used: usize,

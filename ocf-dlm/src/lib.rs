@@ -50,6 +50,7 @@ pub mod saf;
 mod shard;
 mod slab;
 mod status;
+mod table;
 mod value;
 mod wait;
 pub mod wire;

@@ -4,42 +4,94 @@
 //! keeper. Everything else goes on. PROTOCOL.md, section 9.
 
 mod claims;
+mod work;
 
 use crate::Flags;
-use crate::cluster::{ClusterView, Engine, Output, Route, Standing, sabotaged};
+use crate::cluster::{ClusterView, Engine, Output, Route, Standing, Tree};
 use crate::directory::{Placement, Slot, Weighted};
+use crate::table::Table;
 use crate::wire::{Barrier, Claim, Item, Name, Phase, Proof};
 use pils::NodeInstance;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Most instances proven dead that are remembered, to tell those who join.
 const PROVEN_MAX: usize = 256;
 
-/// How far the recovery of the newest view is.
-#[derive(Clone, Debug, Default)]
+/// How far this node is in the recovery of the newest view.
+#[derive(Clone, Copy, Debug, Default)]
+enum Stage {
+    /// There was no view.
+    #[default]
+    Nothing,
+    /// Entries and trees before these places are brought up to the view.
+    Sweep { entries: u32, trees: u32 },
+    /// All are; others are not so far.
+    Claimed,
+    /// Everybody's claims are here; those before this place are rebuilt.
+    Rebuild(u32),
+    /// This node has rebuilt what it is to master, and serves its part of the directory.
+    Rebuilt,
+}
+
+/// The recovery of the newest view.
+#[derive(Clone, Debug)]
 pub(crate) struct Recovery {
+    stage: Stage,
     claimed: BTreeSet<NodeInstance>,
     rebuilt: BTreeSet<NodeInstance>,
-    /// This node has everybody's claims and has rebuilt what it is to master.
-    is_rebuilt: bool,
     over: bool,
     /// Slots that changed their keeper since the last recovery that was over.
     moved: BTreeSet<Slot>,
     /// Locks that nodes told to this one, by tree.
-    pub(crate) claims: BTreeMap<Name, Vec<(NodeInstance, Claim)>>,
+    claims: Table<Name, Vec<(NodeInstance, Claim)>>,
+    /// Trees rebuilt here whose queues are to be looked at; by place.
+    to_grant: VecDeque<u32>,
+    /// Trees that this node claimed from each member; by place.
+    claimed_from: BTreeMap<NodeInstance, Vec<u32>>,
+    /// Claims on their way to each member.
+    ahead: BTreeMap<NodeInstance, usize>,
+    /// From which place on the locks of the dead are to be released.
+    release: Option<u32>,
+    /// From which place on entries are to be looked at that may not be needed.
+    clean: Option<u32>,
 }
 
 impl Recovery {
+    pub(crate) const fn new(seed: u64) -> Self {
+        Self {
+            stage: Stage::Nothing,
+            claimed: BTreeSet::new(),
+            rebuilt: BTreeSet::new(),
+            over: false,
+            moved: BTreeSet::new(),
+            claims: Table::new(seed),
+            to_grant: VecDeque::new(),
+            claimed_from: BTreeMap::new(),
+            ahead: BTreeMap::new(),
+            release: None,
+            clean: None,
+        }
+    }
+
     pub(crate) const fn is_rebuilt(&self) -> bool {
-        self.is_rebuilt
+        matches!(self.stage, Stage::Rebuilt)
+    }
+
+    /// True as long as claims may come.
+    const fn takes_claims(&self) -> bool {
+        matches!(self.stage, Stage::Sweep { .. } | Stage::Claimed)
     }
 
     pub(crate) const fn is_over(&self) -> bool {
         self.over
     }
 
-    pub(crate) fn has_moved(&self, slot: Slot) -> bool {
+    fn has_moved(&self, slot: Slot) -> bool {
         self.moved.contains(&slot)
+    }
+
+    fn is_far_ahead(&self, most: usize) -> bool {
+        self.ahead.values().any(|claims| *claims >= most)
     }
 }
 
@@ -74,19 +126,12 @@ impl Engine {
         self.restart(last, old.as_ref(), before.as_ref());
         let gone: BTreeSet<NodeInstance> = lost.union(&back).copied().collect();
         self.directory_changes(before.as_ref(), &gone);
-        for node in &gone {
-            let certain = back.contains(node) || self.is_proven(*node);
-            self.release_dead(*node, certain || sabotaged!(self, ReleaseWithoutProof));
-        }
         let wanted = if skipped { self.departed.keys().copied().collect() } else { lost };
         for node in wanted {
             if self.departed.contains_key(&node) {
                 self.outputs.push_back(Output::FenceWanted(node));
             }
         }
-        self.tree_changes(&gone);
-        let barrier = self.barrier(Phase::Claimed);
-        self.push_to_all(&barrier);
         self.go_on();
     }
 
@@ -130,7 +175,13 @@ impl Engine {
                 moved.extend(new.moved(other));
             }
         }
-        self.recovery = Recovery { moved, ..Recovery::default() };
+        self.recovery = Recovery {
+            moved,
+            stage: Stage::Sweep { entries: 0, trees: 0 },
+            release: Some(0),
+            clean: Some(0),
+            ..Recovery::new(self.seed)
+        };
         self.waiting_lookups.clear();
         self.lookups.clear();
     }
@@ -162,45 +213,46 @@ impl Engine {
                 }
                 self.recovery.claimed.insert(from);
                 let everybody = self.members.keys().all(|m| self.recovery.claimed.contains(m));
-                if everybody && !self.recovery.is_rebuilt {
-                    self.rebuild();
+                if everybody && matches!(self.recovery.stage, Stage::Claimed) {
+                    self.recovery.stage = Stage::Rebuild(0);
                 }
             }
-            Phase::Rebuilt => {
-                self.recovery.rebuilt.insert(from);
-                self.on_rebuilt(from);
-                let everybody = self.members.keys().all(|m| self.recovery.rebuilt.contains(m));
-                if everybody && !self.recovery.over {
-                    self.recovery.over = true;
-                    self.recovery.moved.clear();
-                    self.outputs.push_back(Output::Recovered { epoch: self.epoch });
-                }
-            }
+            // What was claimed from it is noticed tree by tree.
+            Phase::Rebuilt => _ = self.recovery.rebuilt.insert(from),
         }
     }
 
-    /// Everybody's claims are here: this node serves its directory slots and the trees that fall to it.
-    fn rebuild(&mut self) {
-        self.recovery.is_rebuilt = true;
+    /// So many claims have arrived there.
+    pub(crate) fn on_taken(&mut self, from: NodeInstance, claims: u32) {
+        if let Some(ahead) = self.recovery.ahead.get_mut(&from) {
+            *ahead = ahead.saturating_sub(claims as usize);
+        }
+    }
+
+    /// Says something of this node's locks or trees to the keeper of a slot.
+    fn claim(&mut self, keeper: NodeInstance, item: Item) {
+        if keeper != self.local {
+            *self.recovery.ahead.entry(keeper).or_default() += 1;
+        }
+        self.push(keeper, item);
+    }
+
+    /// Everything that was claimed from this node is rebuilt: it serves its directory slots.
+    fn rebuilt(&mut self) {
+        self.recovery.stage = Stage::Rebuilt;
         let unproven: BTreeSet<NodeInstance> = self.departed.keys().copied().collect();
         let dead = self.proven.iter().map(|(x, _)| *x);
-        let proven: BTreeSet<NodeInstance> = dead.chain(self.members.keys().copied()).collect();
+        let innocent: BTreeSet<NodeInstance> = dead.chain(self.members.keys().copied()).collect();
         for slot in self.slots.values_mut().filter(|slot| !slot.ready) {
             slot.ready = true;
             if slot.blank {
                 slot.suspects.extend(unproven.iter().copied());
             }
-            slot.suspects.retain(|x| !proven.contains(x));
+            slot.suspects.retain(|x| !innocent.contains(x));
         }
-        let rebuilt = self.rebuild_trees(&unproven);
-        self.entries.retain(|_, entry| {
-            entry.suspects.retain(|x| !proven.contains(x));
-            entry.master.is_some() || !entry.suspects.is_empty()
-        });
+        self.recovery.clean = Some(0);
         let barrier = self.barrier(Phase::Rebuilt);
         self.push_to_all(&barrier);
-        self.grant_rebuilt(&rebuilt);
-        self.take_waiting_lookups();
     }
 
     /// The local provider says that an instance acts no more: everybody is told.
@@ -233,7 +285,8 @@ impl Engine {
             return;
         }
         self.proven.push_back((instance, dead));
-        if self.proven.len() > PROVEN_MAX {
+        let releasing = self.recovery.release.is_some_and(|at| self.haunted.range(at..).next().is_some());
+        if self.proven.len() > PROVEN_MAX && !releasing {
             self.proven.pop_front();
         }
         self.departed.remove(&instance);
@@ -244,12 +297,7 @@ impl Engine {
         for slot in self.slots.values_mut() {
             slot.suspects.remove(&instance);
         }
-        let rebuilt = self.recovery.is_rebuilt;
-        self.entries.retain(|_, entry| {
-            entry.suspects.remove(&instance);
-            entry.master.is_some() || !entry.suspects.is_empty() || !rebuilt
-        });
-        self.release_dead(instance, true);
+        (self.recovery.release, self.recovery.clean) = (Some(0), Some(0));
     }
 
     /// This node is outside the primary: it has nothing any more. It does not forget who is not proven dead: perhaps
@@ -276,8 +324,12 @@ impl Engine {
     /// Tells clients of the locks that are lost to them, all that a master may know of. Which those are, children first.
     fn tell_lost(&mut self) -> Vec<u64> {
         let mut lost = Vec::new();
-        for (lock, known) in self.locks.iter().rev() {
-            let (lock, client) = (*lock, known.client);
+        // Sublocks before the locks above them.
+        let mut locks: Vec<u64> = self.locks.keys().copied().collect();
+        locks.sort_unstable();
+        for lock in locks.into_iter().rev() {
+            let Some(known) = self.locks.get(&lock) else { continue };
+            let client = known.client;
             let told = if known.held.is_some() {
                 Output::Lost { lock, client }
             } else if known.pending.as_ref().is_none_or(|p| p.sent) || known.parent.is_some() {
@@ -300,17 +352,23 @@ impl Engine {
         self.waiting_lookups.clear();
         self.lookups.clear();
         self.holders.clear();
-        self.suspected.clear();
+        self.haunted.clear();
+        self.unsettled.clear();
+        self.leaving.clear();
         self.stopping.clear();
-        self.recovery = Recovery::default();
+        self.recovery = Recovery::new(self.seed);
         for lock in self.tell_lost() {
             self.forget_lock(lock);
         }
-        self.trees.retain(|_, tree| {
-            tree.route = Route::Looking(false);
-            tree.deferred.clear();
-            !tree.locks.is_empty()
-        });
+        self.mastering = 0;
+        self.idle.clear();
+        for (name, tree) in self.trees.drain().collect::<Vec<_>>() {
+            if !tree.locks.is_empty() {
+                let route = Route::Looking(false);
+                let tree = Tree { route, deferred: Vec::new(), asked_by: None, idle_noted: false, ..tree };
+                self.trees.insert(name, tree);
+            }
+        }
     }
 
     /// The lease is confirmed: what waited for it is done.
@@ -318,11 +376,5 @@ impl Engine {
         for (instance, proof, epoch) in core::mem::take(&mut self.proofs) {
             self.on_proven(instance, proof, epoch);
         }
-        self.settle();
-        self.take_held();
-        for name in self.unsettled_trees() {
-            self.flush_tree(&name);
-        }
-        self.settle();
     }
 }

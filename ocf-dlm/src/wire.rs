@@ -105,6 +105,11 @@ pub enum Item {
         /// Which operation.
         op: u32,
     },
+    /// To who claims in a recovery: so many claims, locks' or trees', were taken since the last time.
+    Taken {
+        /// How many.
+        claims: u32,
+    },
 }
 
 macro_rules! kinds {
@@ -116,6 +121,7 @@ macro_rules! kinds {
 kinds! {
     LOOKUP = 1, FORWARD = 2, REQUEST = 3, CONVERT = 4, UNLOCK = 5, CANCEL = 6, OWN = 7, FORGET = 8, ANSWER = 9,
     MASTER = 10, CLAIM_TREE = 11, CLAIM = 12, HANDOVER = 13, BARRIER = 14, PROVEN = 15, PROBE = 16, VICTIM = 17,
+    TAKEN = 18,
 }
 
 impl Item {
@@ -152,6 +158,10 @@ impl Item {
             }
             Self::Probe(probe) => probe.emit(kind::PROBE, out),
             Self::Victim { lock, op } => put_operation(kind::VICTIM, *lock, *op, out),
+            Self::Taken { claims } => {
+                out.push(kind::TAKEN);
+                out.extend_from_slice(&claims.to_be_bytes());
+            }
         }
     }
 
@@ -179,6 +189,7 @@ impl Item {
             kind::PROVEN => Self::Proven { instance: r.instance("instance")?, proof: Proof::parse(r)? },
             kind::PROBE => Self::Probe(Probe::parse(r)?),
             kind::VICTIM => Self::Victim { lock: r.u64("lock")?, op: r.u32("operation")? },
+            kind::TAKEN => Self::Taken { claims: r.u32("claims")? },
             _ => return Err(r.error("kind", pils::wire::Malformed::OutOfRange)),
         })
     }

@@ -36,6 +36,10 @@ struct Three {
     messages: usize,
     /// Answers of nodes that were taken for the master.
     retries: usize,
+    /// Claims in messages.
+    claims: usize,
+    /// What engines leave to be done stays so until they are told.
+    by_hand: bool,
 }
 
 impl Three {
@@ -44,8 +48,12 @@ impl Three {
     }
 
     fn with(bug: Option<Sabotage>) -> Self {
+        Self::with_config(bug, &Config::default())
+    }
+
+    fn with_config(bug: Option<Sabotage>, config: &Config) -> Self {
         let engine = |node| {
-            let mut engine = Engine::new(Config::default(), instance(node)).unwrap();
+            let mut engine = Engine::new(config.clone(), instance(node)).unwrap();
             if let Some(bug) = bug {
                 engine.sabotage(bug);
             }
@@ -57,6 +65,8 @@ impl Three {
             told: Vec::new(),
             messages: 0,
             retries: 0,
+            claims: 0,
+            by_hand: false,
         };
         three.install(&view(1, &[(1, 1), (2, 1), (3, 1)], &[]));
         three
@@ -76,6 +86,9 @@ impl Three {
 
     fn drain(&mut self, at: NodeInstance, depth: u32) {
         let engine = self.engines.get_mut(&at).unwrap();
+        while !self.by_hand && engine.poll_timeout().is_some_and(|due| due <= Instant::ZERO) {
+            engine.handle_timeout(Instant::ZERO);
+        }
         while let Some(output) = engine.poll_output() {
             if let Output::Send { to, message } = output {
                 self.network.push_back((depth + 1, at, to, message));
@@ -91,6 +104,7 @@ impl Three {
             let items = Message::parse(&message).unwrap().items;
             let retry = |item: &&Item| matches!(item, Item::Answer(Answer::Retry { .. }));
             self.retries += items.iter().filter(retry).count();
+            self.claims += claims_in(&message);
             if let Some(engine) = self.engines.get_mut(&to) {
                 engine.handle(Instant::ZERO, Input::Message { from, message: &message });
                 self.drain(to, depth);
@@ -168,12 +182,21 @@ impl Three {
     }
 }
 
+fn claims_in(message: &[u8]) -> usize {
+    let items = Message::parse(message).unwrap().items;
+    items.iter().filter(|item| matches!(item, Item::Claim(_))).count()
+}
+
 /// A name whose directory entry that node keeps.
 fn kept_by(node: u32) -> Key {
+    all_kept_by(node).next().unwrap()
+}
+
+fn all_kept_by(node: u32) -> impl Iterator<Item = Key> {
     let members = [1, 2, 3].map(|node| Weighted { instance: instance(node), weight: 1 });
     let placement = Placement::new(&members);
     let keys = (0_u32..).map(|i| Key::root(b"space", &i.to_be_bytes()));
-    keys.into_iter().find(|key| placement.owner(Slot::of(&key.tree)) == instance(node)).unwrap()
+    keys.filter(move |key| placement.owner(Slot::of(&key.tree)) == instance(node))
 }
 
 #[test]
@@ -503,4 +526,116 @@ fn a_lock_that_nobody_could_claim_is_asked_for_as_if_it_was_new() {
     three.lose_the_third();
     assert_eq!(three.ended(2, wanted), Some(Status::Granted), "after {seen} of the lost node is proven dead");
     assert_eq!(three.retries, 0, "nobody is taken for a master that is none");
+}
+
+/// A request is granted in one view, and the answer comes in the next, in which the directory is asked again: it is not
+/// taken. The request is given up, and yet another view comes before the directory answers. Can another node have the lock?
+fn released_while_the_master_is_looked_for(bug: Option<Sabotage>) -> Option<Status> {
+    let mut three = Three::with(bug);
+    let key = kept_by(1);
+    three.lock(2, &key, Mode::Nl);
+    let given_up = three.ask(3, &key, Mode::Ex);
+    for (from, to) in [(3, 1), (1, 2)] {
+        let (_, sender, receiver, message) = three.network.pop_front().expect("the lookup, then the request");
+        assert_eq!((sender, receiver), (instance(from), instance(to)));
+        three.hear(receiver, Input::Message { from: sender, message: &message });
+    }
+    let (_, _, _, answer) = three.network.pop_front().expect("the answer of the master");
+    let all = [(1, 1), (2, 1), (3, 1)];
+    let [second, third] = [2, 3].map(|number| view(number, &all, &[1, 2, 3]));
+    three.hear(instance(3), Input::View(&second));
+    three.hear(instance(3), Input::Message { from: instance(2), message: &answer });
+    assert_eq!(three.granted(3, given_up), None, "it is asked for again");
+    let engine = three.engines.get_mut(&instance(3)).unwrap();
+    engine.unlock(Instant::ZERO, given_up, Flags::FORCEUNLOCK, None).unwrap();
+    three.drain(instance(3), 0);
+    three.hear(instance(3), Input::View(&third));
+    for view in [&second, &third] {
+        for node in [1, 2] {
+            three.hear(instance(node), Input::View(view));
+        }
+    }
+    three.settle();
+    three.told.clear();
+    let wanted = three.ask(1, &key, Mode::Ex);
+    three.settle();
+    three.ended(1, wanted)
+}
+
+#[test]
+fn what_is_released_while_its_master_is_looked_for_is_free() {
+    assert_eq!(released_while_the_master_is_looked_for(None), Some(Status::Granted));
+    assert_eq!(released_while_the_master_is_looked_for(Some(Sabotage::ForgetReleases)), None);
+}
+
+/// Trees in which the lost node's locks, or its mastership, are to be made up for.
+const MANY: usize = 500;
+/// Steps of one call.
+const TURN: usize = 16;
+
+#[test]
+fn a_node_with_many_locks_of_a_lost_master_works_in_turns_and_grants_other_locks_meanwhile() {
+    let config = Config { turn_max: TURN, claims_ahead_max: 4 * TURN, ..Config::default() };
+    let mut three = Three::with_config(None, &config);
+    let many: Vec<Key> = all_kept_by(2).take(MANY).collect();
+    for key in &many {
+        three.lock(3, key, Mode::Nl);
+        three.lock(1, key, Mode::Pr);
+    }
+    let (beside, here) = (all_kept_by(2).nth(MANY).unwrap(), kept_by(1));
+    three.lock(2, &beside, Mode::Nl);
+    three.lock(1, &beside, Mode::Nl);
+    three.lock(1, &here, Mode::Nl);
+    three.engines.remove(&instance(3));
+    three.by_hand = true;
+    three.told.clear();
+    three.claims = 0;
+    let second = view(2, &[(1, 1), (2, 1)], &[1, 2, 3]);
+    for node in [1, 2] {
+        three.hear(instance(node), Input::View(&second));
+    }
+    let recovered = |three: &Three| {
+        three.told.iter().filter(|(_, _, output)| *output == Output::Recovered { epoch: 2 }).count()
+    };
+    let (mut turns, mut ahead_max) = (0, 0);
+    while recovered(&three) < 2 {
+        turns += 1;
+        assert!(turns < 100 * MANY / TURN, "it comes to an end");
+        for node in [1, 2] {
+            let claimed = three.network.iter().map(|(_, _, _, message)| claims_in(message)).sum::<usize>();
+            let engine = three.engines.get_mut(&instance(node)).unwrap();
+            if engine.poll_timeout().is_some_and(|due| due <= Instant::ZERO) {
+                engine.handle_timeout(Instant::ZERO);
+            }
+            three.drain(instance(node), 0);
+            let after = three.network.iter().map(|(_, _, _, message)| claims_in(message)).sum::<usize>();
+            assert!(after - claimed <= TURN, "a turn claims no more");
+            ahead_max = ahead_max.max(after);
+        }
+        if turns % 7 == 1 {
+            let known = three.told.len();
+            let asked = three.ask(1, &here, Mode::Ex);
+            assert_eq!(three.held(1, asked), Some(Mode::Ex), "it is mastered here, and granted by the call");
+            three.unlock(1, asked);
+            let asked = three.ask(1, &beside, Mode::Ex);
+            three.settle();
+            assert_eq!(three.held(1, asked), Some(Mode::Ex), "its master lives, and needs no turn for it");
+            three.unlock(1, asked);
+            assert!(three.told.len() > known);
+        } else if turns % 2 == 0 {
+            three.settle();
+        }
+    }
+    assert!(turns > MANY / TURN, "{turns} turns are not all at once");
+    assert!(ahead_max <= 5 * TURN, "{ahead_max} claims were on their way");
+    three.settle();
+    assert_eq!(three.claims, MANY);
+    three.by_hand = false;
+    let (last, _) = three.lock(2, &many[MANY - 1], Mode::Pr);
+    assert_eq!(three.engines[&instance(2)].snapshot().stats.recovered, MANY as u64);
+    three.unlock(2, last);
+    three.settle();
+    for engine in three.engines.values() {
+        engine.check_invariants().unwrap();
+    }
 }

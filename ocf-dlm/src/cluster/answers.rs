@@ -32,10 +32,12 @@ impl Engine {
             self.on_redirect(epoch, tree, *hint);
             return;
         }
-        let Some(known) = self.locks.get(&lock) else {
+        let Some(name) = self.locks.get(&lock).map(|known| Name::clone(&known.key.tree)) else {
             self.on_answer_to_nobody(from, epoch, &answer, lock);
             return;
         };
+        self.touch(&name);
+        let Some(known) = self.locks.get(&lock) else { return };
         if let Answer::Blocking { wanted, .. } = answer {
             if known.held.is_some() {
                 let client = known.client;
@@ -43,7 +45,6 @@ impl Engine {
             }
             return;
         }
-        let name = known.key.tree.clone();
         if op != Some(known.op) || known.pending.as_ref().is_none_or(|p| !p.sent) {
             return;
         }
@@ -75,12 +76,12 @@ impl Engine {
     /// An answer about a lock that was given up while it was on its way. It still tells who masters the tree.
     fn on_answer_to_nobody(&mut self, from: NodeInstance, epoch: u64, answer: &Answer, lock: u64) {
         // A release that waits to be sent may write the value block: this one must not overtake it.
-        let leaving = |item: &Item| matches!(item, Item::Unlock(unlock) if unlock.lock == lock);
-        let leaves = self.trees.values().any(|tree| tree.deferred.iter().any(leaving));
+        let leaves = self.leaving.contains(&lock);
         if !leaves && matches!(answer, Answer::Granted { .. } | Answer::Queued { .. }) {
             self.push(from, Item::Unlock(Unlock { lock, flags: Flags::NONE, value: None }));
         }
         let Some(name) = self.lookups.get(&lock).cloned() else { return };
+        self.touch(&name);
         if !self.accepts(&name, from, epoch) {
             return;
         }
@@ -115,7 +116,7 @@ impl Engine {
             && from != self.local
         {
             tree.route = Route::At(from);
-            self.lookups.retain(|_, tree| tree != name);
+            self.asked(name);
         }
     }
 
@@ -193,7 +194,7 @@ impl Engine {
             return;
         }
         tree.route = if hinted { Route::At(hint) } else { Route::Looking(false) };
-        self.lookups.retain(|_, tree| tree != name);
+        self.asked(name);
         self.unsend(name);
         self.flush_tree(name);
     }
@@ -207,6 +208,7 @@ impl Engine {
 
     /// A tree that was to be recovered is mastered by `master`.
     pub(crate) fn on_master(&mut self, master: NodeInstance, name: &Name) {
+        self.touch(name);
         let Some(tree) = self.trees.get_mut(name) else { return };
         if !matches!(tree.route, Route::Recovering(_)) || !self.members.contains_key(&master) {
             return;

@@ -135,7 +135,9 @@ impl Engine {
         }
         let lock = self.next_lock;
         self.next_lock += 1;
-        let tree = self.trees.entry(ask.key.tree.clone()).or_insert_with(|| Tree::new(&ask.key.tree));
+        self.touch(&ask.key.tree);
+        let epoch = self.epoch;
+        let tree = self.trees.or_insert_with(&ask.key.tree, || Tree::new(&ask.key.tree, epoch));
         tree.locks.insert(lock);
         tree.idle_since = None;
         let name = ask.key.tree.clone();
@@ -169,10 +171,23 @@ impl Engine {
         &mut self,
         now: Instant,
         lock: u64,
-        (mode, flags, value): (Mode, Flags, Option<Value>),
+        how: (Mode, Flags, Option<Value>),
         deadline: Option<Instant>,
     ) -> Result<(), RequestError> {
         self.now = now;
+        let done = self.begin_conversion(lock, how, deadline);
+        // Also if it is refused: the tree may have been brought up for it.
+        self.settle();
+        done
+    }
+
+    fn begin_conversion(
+        &mut self,
+        lock: u64,
+        (mode, flags, value): (Mode, Flags, Option<Value>),
+        deadline: Option<Instant>,
+    ) -> Result<(), RequestError> {
+        let name = self.touch_lock(lock).ok_or(RequestError::NoSuchLock)?;
         let known = self.locks.get_mut(&lock).ok_or(RequestError::NoSuchLock)?;
         let (Some(held), None) = (known.held, known.pending.as_ref()) else { return Err(RequestError::Busy) };
         if flags.has(Flags::EXPEDITE) {
@@ -186,12 +201,10 @@ impl Engine {
         }
         // Whether it wants to be told is settled by its first request.
         let flags = flags | Flags::from_bits(known.flags.bits() & Flags::NOTIFY.bits());
-        let name = known.key.tree.clone();
         let value = value.map(|v| Value { sequence: known.value.map_or(0, |old| old.sequence + 1), ..v });
         if !Self::needs_no_answer(held, mode, flags) {
             self.begin(lock, (mode, flags, value), deadline);
             self.flush_tree(&name);
-            self.settle();
             return Ok(());
         }
         // A conversion down needs nobody: it is done here, and the master is told.
@@ -211,7 +224,6 @@ impl Engine {
         let item = Item::Convert(Convert { lock, op, mode, flags, value, told: true });
         self.tell_master(&name, item);
         self.outputs.push_back(Output::Completed(completed));
-        self.settle();
         Ok(())
     }
 
@@ -270,7 +282,8 @@ impl Engine {
         self.now = now;
         let mut mine: Vec<u64> =
             self.locks.iter().filter(|(_, l)| l.client == client).map(|(id, _)| *id).collect();
-        mine.sort_by_key(|lock| core::cmp::Reverse((self.locks[lock].key.path.len(), *lock)));
+        let depth = |lock: &u64| self.locks.get(lock).map_or(0, |known| known.key.path.len());
+        mine.sort_by_key(|lock| core::cmp::Reverse((depth(lock), *lock)));
         for lock in &mine {
             self.release(*lock, Flags::IVVALBLK, None);
         }
@@ -303,6 +316,7 @@ impl Engine {
         Some(match &tree.route {
             Route::Looking(_) => WaitReason::Lookup,
             Route::Recovering(_) => WaitReason::Recovery,
+            Route::At(master) if self.is_lost(*master, tree.epoch) => WaitReason::Recovery,
             Route::At(_) if !pending.fence.is_empty() => WaitReason::WaitFence(pending.fence.clone()),
             Route::At(master) => WaitReason::AtMaster(*master),
             Route::Here(mastered) => {
@@ -353,9 +367,8 @@ impl Engine {
 
     /// Sends, or does, what could not be sent before, as far as the master is known.
     pub(crate) fn flush_tree(&mut self, name: &Name) {
-        if self.standing == Standing::Outside
-            || (self.standing == Standing::Suspended && !sabotaged!(self, IgnoreSuspension))
-        {
+        if !self.acts() {
+            self.unsettled.extend(self.trees.place(name));
             return;
         }
         let Some(tree) = self.trees.get_mut(name) else { return };
@@ -369,43 +382,55 @@ impl Engine {
             Route::Looking(true) | Route::Recovering(_) => return,
         };
         let deferred = if all { core::mem::take(&mut tree.deferred) } else { Vec::new() };
-        for item in deferred {
-            self.push(to, item);
-        }
+        self.push_deferred(to, deferred);
         while let Some(lock) = self.next_unsent(name) {
             if let Some(item) = self.operation(lock, all) {
                 self.push(to, item);
             }
             if !all {
                 if let Some(tree) = self.trees.get_mut(name) {
-                    tree.route = Route::Looking(true);
+                    (tree.route, tree.asked_by) = (Route::Looking(true), Some(lock));
                 }
                 self.lookups.insert(lock, name.clone());
                 return;
             }
         }
-        if all {
-            let of_tree = |lock: &u64| self.locks.get(lock).filter(|l| l.key.tree == *name).map(|l| l.op);
-            let stopping: Vec<(u64, u32)> =
-                self.stopping.iter().filter_map(|lock| of_tree(lock).map(|op| (*lock, op))).collect();
-            for (lock, op) in stopping {
-                self.push(to, Item::Cancel { lock, op });
+        if all && !self.stopping.is_empty() {
+            for lock in self.stopping_in(name) {
+                if let Some(op) = self.locks.get(&lock).map(|known| known.op) {
+                    self.push(to, Item::Cancel { lock, op });
+                }
             }
+        }
+    }
+
+    /// Locks of a tree whose operations are to be stopped.
+    fn stopping_in(&self, name: &Name) -> Vec<u64> {
+        let Some(tree) = self.trees.get(name) else { return Vec::new() };
+        if tree.locks.len() < self.stopping.len() {
+            return tree.locks.iter().copied().filter(|lock| self.stopping.contains(lock)).collect();
+        }
+        self.stopping.iter().copied().filter(|lock| tree.locks.contains(lock)).collect()
+    }
+
+    /// Sends what was given back, or converted down, before it could be sent.
+    pub(crate) fn push_deferred(&mut self, to: NodeInstance, deferred: Vec<Item>) {
+        for item in deferred {
+            self.left(&item);
+            self.push(to, item);
+        }
+    }
+
+    /// A release that waited is sent, or has nobody to go to.
+    pub(crate) fn left(&mut self, item: &Item) {
+        if let Item::Unlock(unlock) = item {
+            self.leaving.remove(&unlock.lock);
         }
     }
 
     /// The lock of the tree whose operation waited longest to be sent.
     fn next_unsent(&mut self, name: &Name) -> Option<u64> {
         self.trees.get_mut(name)?.unsent.pop_first().map(|(_, lock)| lock)
-    }
-
-    /// Trees with something to send.
-    pub(crate) fn unsettled_trees(&self) -> Vec<Name> {
-        let unsettled = |tree: &&Tree| !tree.unsent.is_empty() || !tree.deferred.is_empty();
-        let stopping = self.stopping.iter().filter_map(|lock| self.locks.get(lock));
-        let mut names: Vec<Name> = stopping.map(|known| known.key.tree.clone()).collect();
-        names.extend(self.trees.iter().filter(|(_, t)| unsettled(t)).map(|(name, _)| name.clone()));
-        names
     }
 
     /// The operation under way as a message, which from now on counts as sent.
@@ -432,19 +457,30 @@ impl Engine {
     /// Says something to the master that needs no answer, now or when it is known.
     fn tell_master(&mut self, name: &Name, item: Item) {
         let may = self.standing == Standing::Active || sabotaged!(self, IgnoreSuspension);
-        let Some(tree) = self.trees.get_mut(name) else { return };
-        match (&tree.route, may) {
-            (Route::At(master), true) => {
-                let master = *master;
-                self.push(master, item);
+        let Some((place, tree)) = self.trees.find_mut(name) else { return };
+        let to = match &tree.route {
+            Route::At(master) if may => *master,
+            Route::Here(_) if may => self.local,
+            _ => {
+                if let Item::Unlock(unlock) = &item {
+                    self.leaving.insert(unlock.lock);
+                }
+                tree.deferred.push(item);
+                if !may {
+                    self.unsettled.insert(place);
+                }
+                return;
             }
-            (Route::Here(_), true) => self.push(self.local, item),
-            _ => tree.deferred.push(item),
-        }
+        };
+        // What could not be sent before goes before.
+        let deferred = core::mem::take(&mut tree.deferred);
+        self.push_deferred(to, deferred);
+        self.push(to, item);
     }
 
     /// The lock is gone here; its master is told.
     pub(crate) fn release(&mut self, lock: u64, flags: Flags, value: Option<Value>) {
+        self.touch_lock(lock);
         let Some(known) = self.forget_lock(lock) else { return };
         if known.held.is_some() || known.pending.as_ref().is_some_and(|p| p.sent) {
             let value = value.map(|v| Value { sequence: known.value.map_or(0, |old| old.sequence + 1), ..v });
@@ -499,6 +535,7 @@ impl Engine {
 
     /// Stops an operation: at once if no master knows of it, else by asking its master.
     pub(crate) fn stop(&mut self, lock: u64, why: Stop) {
+        self.touch_lock(lock);
         let Some(known) = self.locks.get_mut(&lock) else { return };
         let Some(pending) = known.pending.as_mut() else { return };
         if pending.stop.is_some() {
@@ -513,7 +550,12 @@ impl Engine {
             let to = match self.trees.get(&name).map(|tree| &tree.route) {
                 Some(Route::At(master)) if may => *master,
                 Some(Route::Here(_)) if may => self.local,
-                _ => return,
+                _ => {
+                    if !may {
+                        self.unsettled.extend(self.trees.place(&name));
+                    }
+                    return;
+                }
             };
             self.push(to, Item::Cancel { lock, op });
         } else {
@@ -560,56 +602,62 @@ impl Engine {
                     }
                 }
             }
-            Timer::Sweep => self.sweep(),
+            Timer::Sweep => self.idle_due = true,
         }
     }
 
-    /// A tree has become idle.
-    pub(crate) fn note_idle(&mut self) {
-        let sweeping = self.timers.iter().any(|(_, timer)| *timer == Timer::Sweep);
-        if !sweeping {
-            self.timers.insert((self.now + self.config.idle_after, Timer::Sweep));
+    /// A tree, at this place, has become idle.
+    pub(crate) fn note_idle(&mut self, place: u32, since: Instant) {
+        if self.idle.is_empty() && !self.idle_due {
+            self.timers.insert((since + self.config.idle_after, Timer::Sweep));
         }
+        self.idle.push_back((since, place));
     }
 
-    /// Gives up the trees that were idle for long enough, and the oldest beyond the limit.
-    fn sweep(&mut self) {
-        let mut idle: Vec<(Instant, Name)> = self
-            .trees
-            .iter()
-            .filter(|(_, tree)| tree.is_idle())
-            .filter_map(|(name, tree)| tree.idle_since.map(|since| (since, name.clone())))
-            .collect();
-        idle.sort();
-        let over = idle.len().saturating_sub(self.config.idle_max);
-        let mut next = None;
-        for (at, (since, name)) in idle.into_iter().enumerate() {
-            let due = since + self.config.idle_after;
-            if at >= over && due > self.now {
-                next = Some(due);
-                break;
-            }
+    /// True if trees are to be given up, and can be: who rebuilds the directory must not miss one.
+    pub(crate) fn may_sweep(&self) -> bool {
+        let due = self.idle_due || self.idle.len() > self.config.idle_max;
+        due && self.standing == Standing::Active && self.recovery.is_over()
+    }
+
+    /// Gives up the tree that was idle for longest, if that was long enough or there are more than the limit.
+    pub(crate) fn sweep(&mut self) {
+        let over = self.idle.len() > self.config.idle_max;
+        let now = self.now;
+        let Some((noted, place)) = self.idle.front().copied() else {
+            self.idle_due = false;
+            return;
+        };
+        let due = noted + self.config.idle_after;
+        if !over && due > now {
+            self.idle_due = false;
+            self.timers.insert((due, Timer::Sweep));
+            return;
+        }
+        self.idle.pop_front();
+        let Some(tree) = self.trees.at_mut(place).filter(|tree| tree.idle_noted) else { return };
+        tree.idle_noted = false;
+        let Some(since) = tree.idle_since.filter(|_| tree.is_idle()) else { return };
+        if !over && since + self.config.idle_after > now {
+            // It was used meanwhile.
+            tree.idle_noted = true;
+            self.idle.push_back((since, place));
+            return;
+        }
+        let name = self.trees.at(place).map(|(name, _)| Name::clone(name));
+        if let Some(name) = name {
             self.give_up(&name);
-        }
-        if let Some(at) = next {
-            self.timers.insert((at, Timer::Sweep));
         }
     }
 
     /// Forgets a tree without locks, and tells the directory if it was mastered here.
     fn give_up(&mut self, name: &Name) {
-        let may = self.standing == Standing::Active && self.recovery.is_over();
         let Some(tree) = self.trees.get(name) else { return };
-        let mastered = tree.mastered().map(|mastered| mastered.token);
-        if let Some(floor) = mastered {
-            if !may {
-                // Not now: who rebuilds the directory must not miss it.
-                self.note_idle();
-                return;
-            }
+        if let Some(floor) = tree.mastered().map(|mastered| mastered.token) {
             if let Some(keeper) = self.keeper(tree.slot) {
                 self.push(keeper, Item::Forget { tree: name.clone(), floor });
             }
+            self.mastering -= 1;
         }
         self.trees.remove(name);
     }

@@ -22,6 +22,13 @@ pub struct Config {
     /// Most bytes of messages that wait here for a view or for the lease. Beyond it this node can no longer follow and
     /// gives up its locks. Default 64 MiB.
     pub held_bytes_max: usize,
+    /// Most trees, directory entries or claims that one call works through when a view, a proof or the lease changed many;
+    /// what is left is gone on with at once, in a later call. More is done sooner, and other locks wait longer meanwhile:
+    /// up to about a microsecond for each. At least 1. Default 512.
+    pub turn_max: usize,
+    /// Most claims that are on their way to a member in a recovery: what is said of other locks waits behind them. At least
+    /// 1. Default 4096, about 350 KB.
+    pub claims_ahead_max: usize,
 }
 
 impl Default for Config {
@@ -34,6 +41,8 @@ impl Default for Config {
             batch_bytes: 48 << 10,
             locks_max: 1 << 24,
             held_bytes_max: 64 << 20,
+            turn_max: 512,
+            claims_ahead_max: 4096,
         }
     }
 }
@@ -57,6 +66,11 @@ impl Config {
         }
         if self.locks_max == 0 {
             errors.push("locks_max", self.locks_max, "no lock could be taken", "at least 1");
+        }
+        for (field, value) in [("turn_max", self.turn_max), ("claims_ahead_max", self.claims_ahead_max)] {
+            if value == 0 {
+                errors.push(field, value, "no recovery would go on", "at least 1");
+            }
         }
         errors.into_result()
     }

@@ -5,6 +5,9 @@ use crate::wire::{Batch, Item, Message};
 use bytes::Bytes;
 use pils::NodeInstance;
 
+/// What an item takes in a message, about.
+const BYTES_OF_AN_ITEM: usize = 64;
+
 impl Engine {
     /// Says something to a node, which may be this one.
     pub(crate) fn push(&mut self, to: NodeInstance, item: Item) {
@@ -57,7 +60,7 @@ impl Engine {
             return;
         }
         let suspended = self.standing == Standing::Suspended && !sabotaged!(self, IgnoreSuspension);
-        if early || suspended || self.held.iter().any(|(sender, _)| *sender == from) {
+        if early || suspended || self.held.contains_key(&from) {
             self.hold(from, message);
         } else {
             self.read(from, message);
@@ -71,7 +74,7 @@ impl Engine {
             self.stats.overruns += 1;
             self.on_non_primary();
             // Nor in a view of which it has dropped a part: it joins in a later one.
-            let dropped = self.held.iter().map(|(_, held)| &**held).chain([message]);
+            let dropped = self.held.values().flatten().map(|held| &**held).chain([message]);
             let newest = dropped.filter_map(|message| Message::epoch(message).ok()).max();
             self.epoch = self.epoch.max(newest.unwrap_or_default());
             self.held.clear();
@@ -79,25 +82,27 @@ impl Engine {
             self.outputs.push_back(Output::Overrun);
             return;
         }
-        self.held.push_back((from, Bytes::copy_from_slice(message)));
+        self.held.entry(from).or_default().push_back(Bytes::copy_from_slice(message));
     }
 
-    /// Handles what waited and need not wait any more.
-    pub(crate) fn take_held(&mut self) {
-        let mut kept = Vec::new();
-        for (from, message) in core::mem::take(&mut self.held) {
-            let early = Message::epoch(&message).is_ok_and(|epoch| epoch > self.epoch);
-            if early || kept.iter().any(|(sender, _)| *sender == from) {
-                kept.push((from, message));
-                continue;
-            }
-            self.held_bytes -= message.len();
-            if self.is_member(from) {
-                self.read(from, &message);
-                self.settle();
-            }
+    /// Of whom the next message has waited and need not wait any more.
+    pub(crate) fn next_held(&self) -> Option<NodeInstance> {
+        let due = |message: &Bytes| Message::epoch(message).is_ok_and(|epoch| epoch <= self.epoch);
+        self.held.iter().find(|(_, held)| held.front().is_some_and(due)).map(|(from, _)| *from)
+    }
+
+    /// Handles the next message of a node that has waited. How much that is, in items or so.
+    pub(crate) fn take_held(&mut self, from: NodeInstance) -> usize {
+        let Some(held) = self.held.get_mut(&from) else { return 1 };
+        let message = held.pop_front().unwrap_or_default();
+        if held.is_empty() {
+            self.held.remove(&from);
         }
-        self.held.extend(kept);
+        self.held_bytes -= message.len();
+        if self.is_member(from) {
+            self.read(from, &message);
+        }
+        1 + message.len() / BYTES_OF_AN_ITEM
     }
 
     fn read(&mut self, from: NodeInstance, message: &[u8]) {
@@ -111,8 +116,14 @@ impl Engine {
             self.stats.stale += 1;
             return;
         }
+        let mut claims = 0;
         for item in message.items {
+            let claim = matches!(item, Item::Claim(_) | Item::ClaimTree { .. });
+            claims += u32::from(claim && message.epoch == self.epoch);
             self.take(from, message.epoch, item);
+        }
+        if claims > 0 {
+            self.push(from, Item::Taken { claims });
         }
     }
 
@@ -140,6 +151,7 @@ impl Engine {
             Item::Proven { instance, proof } => self.on_proven(instance, proof, epoch),
             Item::Probe(probe) => self.on_probe(probe),
             Item::Victim { lock, op } => self.on_victim(lock, op),
+            Item::Taken { claims } => self.on_taken(from, claims),
         }
     }
 
@@ -155,6 +167,7 @@ impl Engine {
                 | Item::Claim(_)
                 | Item::Handover(_)
                 | Item::Barrier(_)
+                | Item::Taken { .. }
         )
     }
 }

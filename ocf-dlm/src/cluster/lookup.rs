@@ -19,6 +19,8 @@ pub(crate) struct SlotState {
     pub(crate) suspects: BTreeSet<NodeInstance>,
     /// Highest token of a tree of the slot that was given up.
     pub(crate) floor: FencingToken,
+    /// The view in which it fell to this node: entries from before are not its own.
+    pub(crate) since: u64,
 }
 
 /// A tree in the directory.
@@ -28,6 +30,8 @@ pub(crate) struct Entry {
     pub(crate) master: Option<NodeInstance>,
     /// Departed instances that may have locks of it.
     pub(crate) suspects: BTreeSet<NodeInstance>,
+    /// The view to which it was brought up last.
+    pub(crate) epoch: u64,
 }
 
 impl Engine {
@@ -48,12 +52,13 @@ impl Engine {
             return;
         };
         let (ready, floor, suspects) = (slot.ready, slot.floor, slot.suspects.clone());
+        self.touch_entry(&request.key.tree);
         let orphan = self.entries.get(&request.key.tree).is_some_and(|entry| entry.master.is_none());
         if (!ready || (orphan && recovering)) && !sabotaged!(self, SkipBarrier) {
-            self.waiting_lookups.push((origin, request));
+            self.waiting_lookups.push_back((origin, request));
             return;
         }
-        let entry = self.entries.entry(request.key.tree.clone()).or_default();
+        let entry = self.entry(&request.key.tree);
         match entry.master {
             Some(master) if master != origin => {
                 if master == self.local {
@@ -66,6 +71,7 @@ impl Engine {
                 entry.master = Some(origin);
                 // They stay in the entry: the word may be too late for this view, and then it is asked for again.
                 let mut suspects: BTreeSet<NodeInstance> = &suspects | &entry.suspects;
+                suspects.retain(|x| !self.is_innocent(*x));
                 if sabotaged!(self, OwnWithoutSuspects) {
                     suspects.clear();
                 }
@@ -80,6 +86,7 @@ impl Engine {
     pub(crate) fn on_forget(&mut self, from: NodeInstance, tree: &Name, floor: FencingToken) {
         let Some(slot) = self.own_slot(tree) else { return };
         slot.floor = slot.floor.max(floor);
+        self.touch_entry(tree);
         let Some(entry) = self.entries.get_mut(tree).filter(|entry| entry.master == Some(from)) else {
             return;
         };
@@ -96,9 +103,16 @@ impl Engine {
             self.stats.misdirected += 1;
             return;
         }
-        let entry = self.entries.entry(tree).or_default();
+        let entry = self.entry(&tree);
         entry.master = Some(from);
         entry.suspects.clear();
+    }
+
+    /// The entry of a tree, brought up to the newest view; a new one if there is none.
+    pub(crate) fn entry(&mut self, tree: &Name) -> &mut Entry {
+        self.touch_entry(tree);
+        let epoch = self.epoch;
+        self.entries.or_insert_with(tree, || Entry { epoch, ..Entry::default() })
     }
 
     /// The directory says that nobody masters the tree: this node does from now on.
@@ -112,9 +126,10 @@ impl Engine {
         let suspects: BTreeSet<NodeInstance> =
             suspects.into_iter().filter(|x| !self.is_innocent(*x)).collect();
         let floor = if sabotaged!(self, TokensStartAnew) { FencingToken::default() } else { floor };
+        self.touch(&tree);
         let recovered = self.mastered(&tree).is_some();
         if recovered || self.become_master(&tree, floor, suspects) {
-            self.lookups.retain(|_, name| *name != tree);
+            self.asked(&tree);
             // The request that was the lookup is this node's own to decide.
             self.unsend(&tree);
             self.flush_tree(&tree);
@@ -124,12 +139,10 @@ impl Engine {
         }
     }
 
-    /// Answers every lookup that waited for the directory to be complete.
-    pub(crate) fn take_waiting_lookups(&mut self) {
-        for (origin, request) in core::mem::take(&mut self.waiting_lookups) {
-            if self.is_member(origin) {
-                self.on_lookup(origin, request);
-            }
+    /// The directory has answered for a tree, or the question is not valid any more.
+    pub(crate) fn asked(&mut self, tree: &Name) {
+        if let Some(lock) = self.trees.get_mut(tree).and_then(|tree| tree.asked_by.take()) {
+            self.lookups.remove(&lock);
         }
     }
 

@@ -20,12 +20,13 @@ impl Engine {
         token: FencingToken,
         suspects: BTreeSet<NodeInstance>,
     ) -> bool {
-        match self.trees.get_mut(name) {
-            Some(tree) if matches!(tree.route, Route::Looking(true)) => {
+        match self.trees.find_mut(name) {
+            Some((place, tree)) if matches!(tree.route, Route::Looking(true)) => {
                 if !suspects.is_empty() {
-                    self.suspected.insert(name.clone());
+                    self.haunted.insert(place);
                 }
                 tree.route = Route::Here(Box::new(Mastered::new(token, suspects)));
+                self.mastering += 1;
                 true
             }
             _ => false,
@@ -48,6 +49,7 @@ impl Engine {
         }
         let value_length = self.config.value_length;
         let full = self.holders.len() >= TREE_LOCKS_MAX;
+        self.touch(&request.key.tree);
         if self.mastered(&request.key.tree).is_none() {
             self.refer(origin, keeper, &request);
             return;
@@ -73,7 +75,7 @@ impl Engine {
             return;
         }
         let Mastered { resources, token, suspects, .. } = mastered;
-        let queues = resources.entry(key.path.clone()).or_insert_with(|| {
+        let queues = resources.or_insert_with(&key.path, || {
             let mut queues = Queues::new(value_length);
             for suspect in suspects.iter() {
                 queues.suspect(*suspect);
@@ -124,6 +126,7 @@ impl Engine {
             self.stats.unknown_locks += 1;
             return;
         };
+        self.touch(&key.tree);
         let mut effects = Effects::new();
         if let Some(mastered) = self.mastered(&key.tree)
             && let Some(queues) = mastered.resources.get_mut(&key.path)
@@ -181,7 +184,7 @@ impl Engine {
     /// Drops a resource without locks, and notices when the tree has none.
     pub(crate) fn tidy(&mut self, key: &Key) {
         let now = self.now;
-        if let Some(tree) = self.trees.get_mut(&key.tree) {
+        if let Some((place, tree)) = self.trees.find_mut(&key.tree) {
             if let Some(mastered) = tree.mastered_mut()
                 && mastered.resources.get(&key.path).is_some_and(Queues::is_empty)
             {
@@ -189,57 +192,75 @@ impl Engine {
             }
             if tree.is_idle() && tree.idle_since.is_none() {
                 tree.idle_since = Some(now);
-                self.note_idle();
+                if !core::mem::replace(&mut tree.idle_noted, true) {
+                    self.note_idle(place, now);
+                }
             }
         }
     }
 
-    /// The holders of an instance are certainly gone: its locks are released, wherever this node masters them.
-    pub(crate) fn release_dead(&mut self, node: NodeInstance, certain: bool) {
-        let span = Holder { node, lock: 0 }..=Holder { node, lock: u64::MAX };
-        let mut names: BTreeSet<Name> =
-            self.holders.range(span.clone()).map(|(_, key)| key.tree.clone()).collect();
-        if certain {
-            names.extend(self.suspected.iter().cloned());
+    /// Releases what departed instances held in a tree that is mastered here, as far as it is certain that they act no
+    /// more; of the others only what waits goes. `since`: the view to which the tree was brought up before.
+    pub(crate) fn exorcise(&mut self, name: &Name, since: u64) {
+        let Some((place, tree)) = self.trees.find_mut(name) else { return };
+        let Some(mastered) = tree.mastered_mut() else { return };
+        let mut gone: BTreeSet<NodeInstance> = BTreeSet::new();
+        for entry in mastered.resources.iter().flat_map(|(_, queues)| queues.entries()) {
+            let node = entry.who.node;
+            if node != self.local && self.members.get(&node).is_none_or(|joined| *joined > since) {
+                gone.insert(node);
+            }
         }
+        if gone.is_empty() && mastered.suspects.is_empty() {
+            self.haunted.remove(&place);
+            return;
+        }
+        let mut suspects = core::mem::take(&mut mastered.suspects);
+        suspects.retain(|x| !self.is_innocent(*x));
+        let mut haunted = !suspects.is_empty();
+        if let Some(mastered) = self.mastered(name) {
+            mastered.suspects = suspects;
+        }
+        for node in gone {
+            let certain =
+                self.is_member(node) || self.is_proven(node) || sabotaged!(self, ReleaseWithoutProof);
+            haunted |= !certain;
+            self.release_dead(name, node, certain);
+        }
+        if haunted {
+            self.haunted.insert(place);
+        } else {
+            self.haunted.remove(&place);
+        }
+        self.tidy(&Key { tree: Name::clone(name), path: Arc::from([]) });
+    }
+
+    fn release_dead(&mut self, name: &Name, node: NodeInstance, certain: bool) {
         let trust_value = sabotaged!(self, TrustValue);
-        for name in names {
-            let mut changes: Vec<(Key, Effects)> = Vec::new();
-            let Some(mastered) = self.mastered(&name) else { continue };
-            let Mastered { resources, token, suspects, .. } = mastered;
-            if certain {
-                suspects.remove(&node);
+        let Some(mastered) = self.mastered(name) else { return };
+        let Mastered { resources, token, .. } = mastered;
+        let mut changes: Vec<(Key, Effects)> = Vec::new();
+        let mut released: Vec<Holder> = Vec::new();
+        for (path, queues) in resources.iter_mut() {
+            let theirs: Vec<Holder> =
+                queues.entries().map(|entry| entry.who).filter(|who| who.node == node).collect();
+            if theirs.is_empty() {
+                continue;
             }
-            let innocent = suspects.is_empty();
-            for (path, queues) in resources.iter_mut() {
-                let mut effects = Effects::new();
-                let dropped = queues.drop_node(node, (certain, !trust_value), token, &mut effects);
-                if queues.holders().any(|e| e.who.node == node) || dropped > 0 {
-                    queues.tell_places(&mut effects);
-                }
-                if dropped > 0 || !effects.is_empty() {
-                    changes.push((Key { tree: name.clone(), path: path.clone() }, effects));
-                }
-            }
-            if innocent {
-                self.suspected.remove(&name);
-            }
-            for (key, effects) in changes {
-                self.carry(&key, effects);
-                self.tidy(&key);
-            }
-            if innocent {
-                self.tidy(&Key { tree: name, path: Arc::from([]) });
+            let mut effects = Effects::new();
+            queues.drop_node(node, (certain, !trust_value), token, &mut effects);
+            queues.tell_places(&mut effects);
+            released.extend(theirs.into_iter().filter(|who| !queues.contains(*who)));
+            if !effects.is_empty() || queues.is_empty() {
+                changes.push((Key { tree: Name::clone(name), path: Name::clone(path) }, effects));
             }
         }
-        let gone: Vec<Holder> = self.holders.range(span).map(|(who, _)| *who).collect();
-        for who in gone {
-            let key = &self.holders[&who];
-            let queues =
-                self.trees.get(&key.tree).and_then(Tree::mastered).and_then(|m| m.resources.get(&key.path));
-            if queues.is_none_or(|queues| !queues.contains(who)) {
-                self.holders.remove(&who);
-            }
+        for who in released {
+            self.holders.remove(&who);
+        }
+        for (key, effects) in changes {
+            self.carry(&key, effects);
+            self.tidy(&key);
         }
     }
 

@@ -309,8 +309,7 @@ impl Queues {
         (certain, invalidate): (bool, bool),
         token: &mut FencingToken,
         out: &mut Effects,
-    ) -> usize {
-        let before = self.entries().count();
+    ) {
         self.waiting.retain(|e| e.who.node != node);
         let (theirs, others): (Vec<Entry>, Vec<Entry>) =
             core::mem::take(&mut self.converting).into_iter().partition(|e| e.who.node == node);
@@ -323,7 +322,6 @@ impl Queues {
         }
         self.notify_anew();
         self.pass(token, out);
-        before - self.entries().count()
     }
 
     /// Says again what became of operation `op`, and what was notified since.

@@ -111,7 +111,7 @@ pub struct Snapshot {
 }
 
 impl Engine {
-    /// The whole engine in numbers. O(trees).
+    /// The whole engine in numbers.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
@@ -122,13 +122,13 @@ impl Engine {
             locks: self.locks.len(),
             waiting: self.waiting.len(),
             trees: self.trees.len(),
-            mastered: self.trees.values().filter(|tree| tree.mastered().is_some()).count(),
+            mastered: self.mastering,
             listed: self.entries.len(),
             stats: self.stats,
         }
     }
 
-    /// Every tree that this node knows, by name.
+    /// Every tree that this node knows.
     pub fn trees(&self) -> impl Iterator<Item = TreeSnapshot> + '_ {
         self.trees.iter().map(|(name, tree)| {
             let mastered = tree.mastered();
@@ -156,8 +156,8 @@ impl Engine {
     #[must_use]
     pub fn mastered_locks(&self) -> Vec<(Key, MasteredLock)> {
         let mut all = Vec::new();
-        for (name, tree) in &self.trees {
-            for (path, queues) in tree.mastered().into_iter().flat_map(|m| &m.resources) {
+        for (name, tree) in self.trees.iter() {
+            for (path, queues) in tree.mastered().into_iter().flat_map(|m| m.resources.iter()) {
                 let key = Key { tree: Arc::clone(name), path: Arc::clone(path) };
                 all.extend(queues.entries().map(|entry| {
                     let lock = MasteredLock {
@@ -192,8 +192,8 @@ impl Engine {
     /// The invariant that does not hold.
     pub fn check_invariants(&self) -> Result<(), &'static str> {
         let mut counted = BTreeSet::new();
-        for (name, tree) in &self.trees {
-            for (path, queues) in tree.mastered().into_iter().flat_map(|m| &m.resources) {
+        for (name, tree) in self.trees.iter() {
+            for (path, queues) in tree.mastered().into_iter().flat_map(|m| m.resources.iter()) {
                 for entry in queues.entries().filter(|entry| entry.who.lock != 0) {
                     let key = Key { tree: Arc::clone(name), path: Arc::clone(path) };
                     if self.holders.get(&entry.who) != Some(&key) {
@@ -214,8 +214,24 @@ impl Engine {
             return Err("every lock's tree is known");
         }
         let waiting = self.locks.iter().filter(|(_, l)| l.pending.is_some()).map(|(id, _)| *id);
-        if !waiting.eq(self.waiting.iter().copied()) {
+        if waiting.collect::<BTreeSet<_>>() != self.waiting {
             return Err("operations under way are counted");
+        }
+        if self.trees.values().filter(|tree| tree.mastered().is_some()).count() != self.mastering {
+            return Err("trees mastered here are counted");
+        }
+        let leaves = self.trees.values().flat_map(|tree| &tree.deferred).filter_map(|item| {
+            if let crate::wire::Item::Unlock(unlock) = item { Some(unlock.lock) } else { None }
+        });
+        if leaves.collect::<BTreeSet<_>>() != self.leaving {
+            return Err("releases that wait to be sent are known");
+        }
+        if self
+            .lookups
+            .iter()
+            .any(|(lock, name)| self.trees.get(name).is_none_or(|tree| tree.asked_by != Some(*lock)))
+        {
+            return Err("a lookup belongs to a tree that is looked for");
         }
         if !self.loopback.is_empty() && self.standing == Standing::Active {
             return Err("nothing is left to be said to oneself");

@@ -23,7 +23,7 @@ pub(crate) enum Route {
 /// The master copy.
 #[derive(Clone, Debug)]
 pub(crate) struct Mastered {
-    pub(crate) resources: BTreeMap<Name, Queues>,
+    pub(crate) resources: Resources,
     pub(crate) token: FencingToken,
     /// Departed instances that may have locks here which nobody knows of.
     pub(crate) suspects: BTreeSet<NodeInstance>,
@@ -31,7 +31,60 @@ pub(crate) struct Mastered {
 
 impl Mastered {
     pub(crate) const fn new(token: FencingToken, suspects: BTreeSet<NodeInstance>) -> Self {
-        Self { resources: BTreeMap::new(), token, suspects }
+        Self { resources: Resources { root: None, below: BTreeMap::new() }, token, suspects }
+    }
+}
+
+/// The resources of a tree that have locks. Most trees have a root and nothing else.
+#[derive(Clone, Debug)]
+pub(crate) struct Resources {
+    root: Option<(Name, Queues)>,
+    below: BTreeMap<Name, Box<Queues>>,
+}
+
+impl Resources {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.root.is_none() && self.below.is_empty()
+    }
+
+    pub(crate) fn get(&self, path: &Name) -> Option<&Queues> {
+        if path.is_empty() {
+            return self.root.as_ref().map(|(_, queues)| queues);
+        }
+        self.below.get(path).map(|queues| &**queues)
+    }
+
+    pub(crate) fn get_mut(&mut self, path: &Name) -> Option<&mut Queues> {
+        if path.is_empty() {
+            return self.root.as_mut().map(|(_, queues)| queues);
+        }
+        self.below.get_mut(path).map(|queues| &mut **queues)
+    }
+
+    pub(crate) fn or_insert_with(&mut self, path: &Name, make: impl FnOnce() -> Queues) -> &mut Queues {
+        if path.is_empty() {
+            return &mut self.root.get_or_insert_with(|| (Name::clone(path), make())).1;
+        }
+        self.below.entry(Name::clone(path)).or_insert_with(|| Box::new(make()))
+    }
+
+    pub(crate) fn remove(&mut self, path: &Name) {
+        if path.is_empty() {
+            self.root = None;
+        } else {
+            self.below.remove(path);
+        }
+    }
+
+    /// All, the root first.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Name, &Queues)> {
+        let root = self.root.iter().map(|(path, queues)| (path, queues));
+        root.chain(self.below.iter().map(|(path, queues)| (path, &**queues)))
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (&Name, &mut Queues)> {
+        let root = self.root.iter_mut().map(|(path, queues)| (&*path, queues));
+        root.chain(self.below.iter_mut().map(|(path, queues)| (path, &mut **queues)))
     }
 }
 
@@ -40,25 +93,34 @@ impl Mastered {
 pub(crate) struct Tree {
     pub(crate) slot: Slot,
     pub(crate) route: Route,
+    /// The view to which it was brought up last. What later views changed is made up for before it is used.
+    pub(crate) epoch: u64,
     /// Locks of this node in the tree.
     pub(crate) locks: BTreeSet<u64>,
     /// Those with an operation that no master knows of, by the order in which it was asked for.
     pub(crate) unsent: BTreeMap<u64, u64>,
     /// What needs no answer and could not be sent yet, in order.
     pub(crate) deferred: Vec<Item>,
+    /// The lock in whose name the directory is asked.
+    pub(crate) asked_by: Option<u64>,
     /// Since when nothing in it was used.
     pub(crate) idle_since: Option<Instant>,
+    /// It is among those that are looked at when they were idle for long.
+    pub(crate) idle_noted: bool,
 }
 
 impl Tree {
-    pub(crate) fn new(name: &Name) -> Self {
+    pub(crate) fn new(name: &Name, epoch: u64) -> Self {
         Self {
             slot: Slot::of(name),
             route: Route::Looking(false),
+            epoch,
             locks: BTreeSet::new(),
             unsent: BTreeMap::new(),
             deferred: Vec::new(),
+            asked_by: None,
             idle_since: None,
+            idle_noted: false,
         }
     }
 

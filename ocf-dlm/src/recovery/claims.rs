@@ -29,7 +29,7 @@ impl Engine {
                     // Who was to keep it in the last view, but saw only a later one (this node, too), never had it.
                     let last = before.map(|before| before.owner(slot));
                     let lost = |last| last == self.local || gone.contains(&last) || !self.is_member(last);
-                    SlotState { blank: last.is_some_and(lost), ..SlotState::default() }
+                    SlotState { blank: last.is_some_and(lost), since: self.epoch, ..SlotState::default() }
                 }
             };
             slots.insert(number, state);
@@ -43,43 +43,69 @@ impl Engine {
                 given.entry(number).or_default();
             }
         }
-        self.hand_over(given, &placement);
-        for entry in self.entries.values_mut() {
-            if entry.master.is_some_and(|master| gone.contains(&master)) {
-                entry.master = None;
-            }
-            // Also a tree that was an orphan before: who is gone now may not have come to claim its locks.
-            if entry.master.is_none() {
-                entry.suspects.extend(self.departed.keys().copied());
+        for (number, state) in given {
+            let Some(slot) = Slot::new(usize::from(number)) else { continue };
+            let suspects: Vec<NodeInstance> = state.suspects.into_iter().collect();
+            let incomplete = !state.ready;
+            if incomplete || !suspects.is_empty() {
+                let handover = Handover { slot: number, incomplete, suspects, orphans: Vec::new() };
+                self.push(placement.owner(slot), Item::Handover(handover));
             }
         }
     }
 
-    /// Tells the new keepers of slots what the masters cannot tell them.
-    fn hand_over(&mut self, given: BTreeMap<u16, SlotState>, placement: &Placement) {
-        let mut orphans: BTreeMap<u16, Vec<(Name, Vec<NodeInstance>)>> = BTreeMap::new();
-        let leaves = |name: &Name| !self.slots.contains_key(&slot_number(Slot::of(name)));
-        let names: Vec<Name> = self.entries.keys().filter(|name| leaves(name)).cloned().collect();
-        for name in names {
-            let Some(mut entry) = self.entries.remove(&name) else { continue };
-            let orphan = entry.master.is_none_or(|master| !self.is_member(master));
-            if orphan {
-                entry.suspects.extend(self.departed.keys().copied());
-            }
-            // Also of a tree that was given away: the word may not have reached its master, which then claims nothing.
-            if orphan || !entry.suspects.is_empty() {
-                let number = slot_number(Slot::of(&name));
-                orphans.entry(number).or_default().push((name, entry.suspects.into_iter().collect()));
-            }
+    pub(super) fn touch_entry_at(&mut self, place: u32) {
+        if let Some(name) = self.entries.at(place).map(|(name, _)| Name::clone(name)) {
+            self.touch_entry(&name);
         }
-        for (number, state) in given {
-            let Some(slot) = Slot::new(usize::from(number)) else { continue };
-            let orphans = orphans.remove(&number).unwrap_or_default();
-            let suspects: Vec<NodeInstance> = state.suspects.into_iter().collect();
-            let incomplete = !state.ready;
-            if incomplete || !suspects.is_empty() || !orphans.is_empty() {
-                let handover = Handover { slot: number, incomplete, suspects, orphans };
-                self.push(placement.owner(slot), Item::Handover(handover));
+    }
+
+    /// Makes up for what views changed for a directory entry. It may be gone then: to the slot's keeper, which is told what
+    /// the master cannot tell. Before each use of an entry.
+    pub(crate) fn touch_entry(&mut self, name: &Name) {
+        let Some(entry) = self.entries.get(name).filter(|entry| entry.epoch != self.epoch) else { return };
+        let number = slot_number(Slot::of(name));
+        let own = self.slots.get(&number).is_some_and(|slot| slot.since <= entry.epoch);
+        let orphan = entry.master.is_none_or(|master| self.is_lost(master, entry.epoch));
+        let mut suspects = entry.suspects.clone();
+        if orphan {
+            // Also of a tree that was an orphan before: who is gone now may not have come to claim its locks.
+            suspects.extend(self.departed.keys().copied());
+        }
+        if own {
+            let epoch = self.epoch;
+            if let Some(entry) = self.entries.get_mut(name) {
+                let master = entry.master.filter(|_| !orphan);
+                *entry = Entry { master, suspects, epoch };
+            }
+            return;
+        }
+        self.entries.remove(name);
+        // Also of a tree that was given away: the word may not have reached its master, which then claims nothing.
+        if (orphan || !suspects.is_empty())
+            && let Some(keeper) = Slot::new(usize::from(number)).and_then(|slot| self.keeper(slot))
+        {
+            let orphans = vec![(Name::clone(name), suspects.into_iter().collect())];
+            let handover = Handover { slot: number, incomplete: false, suspects: Vec::new(), orphans };
+            self.push(keeper, Item::Handover(handover));
+        }
+    }
+
+    /// Forgets an entry that says nothing any more.
+    pub(super) fn clean_entry_at(&mut self, place: u32) {
+        self.touch_entry_at(place);
+        let Some((name, entry)) = self.entries.at(place) else { return };
+        if entry.master.is_some() && entry.suspects.is_empty() {
+            return;
+        }
+        let name = Name::clone(name);
+        let mut suspects = entry.suspects.clone();
+        suspects.retain(|x| !self.is_innocent(*x));
+        let rebuilt = self.recovery.is_rebuilt();
+        if let Some(entry) = self.entries.get_mut(&name) {
+            entry.suspects = suspects;
+            if rebuilt && entry.master.is_none() && entry.suspects.is_empty() {
+                self.entries.remove(&name);
             }
         }
     }
@@ -96,61 +122,60 @@ impl Engine {
                 self.stats.misdirected += 1;
                 continue;
             }
-            let entry = self.entries.entry(tree).or_default();
+            let entry = self.entry(&tree);
             if entry.master.is_none() {
                 entry.suspects.extend(suspects);
             }
         }
     }
 
-    /// Claims, from their new keepers and masters, the trees and locks of this node that the change touches.
-    pub(super) fn tree_changes(&mut self, gone: &BTreeSet<NodeInstance>) {
-        let Some(placement) = self.placement.take() else { return };
-        let names: Vec<Name> = self.trees.keys().cloned().collect();
-        for name in names {
-            let Some(tree) = self.trees.get_mut(&name) else { continue };
-            let keeper = placement.owner(tree.slot);
-            match &tree.route {
-                Route::Here(_) => {
-                    if self.recovery.has_moved(tree.slot) {
-                        self.push(keeper, Item::ClaimTree { tree: name });
-                    }
+    /// Makes up for what views since `since` changed for a tree; claims it, or the locks of this node in it, from whoever
+    /// keeps or masters it now.
+    pub(super) fn bring_up(&mut self, name: &Name, place: u32, since: u64) {
+        let Some(tree) = self.trees.at(place).map(|(_, tree)| tree) else { return };
+        let Some(keeper) = self.keeper(tree.slot) else { return };
+        match &tree.route {
+            Route::Here(_) => {
+                if self.recovery.has_moved(tree.slot) {
+                    self.claim(keeper, Item::ClaimTree { tree: Name::clone(name) });
                 }
-                Route::Looking(_) if tree.locks.is_empty() => {
-                    // A master may have granted what was asked for in an earlier view, and its answer was not taken: what was
-                    // given back meanwhile goes to everybody, since nothing is left to ask for the master with.
-                    for item in self.trees.remove(&name).map(|tree| tree.deferred).unwrap_or_default() {
+                self.exorcise(name, since);
+            }
+            Route::Looking(_) if tree.locks.is_empty() => {
+                // A master may have granted what was asked for in an earlier view, and its answer was not taken: what was
+                // given back meanwhile goes to everybody, since nothing is left to ask for the master with.
+                self.asked(name);
+                for item in self.trees.remove(name).map(|tree| tree.deferred).unwrap_or_default() {
+                    self.left(&item);
+                    if !sabotaged!(self, ForgetReleases) {
                         self.push_to_all(&item);
                     }
                 }
-                Route::Looking(_) => {
-                    if !sabotaged!(self, ForgetLookups) {
-                        if let Some(tree) = self.trees.get_mut(&name) {
-                            tree.route = Route::Looking(false);
-                        }
-                        self.unsend(&name);
+            }
+            Route::Looking(_) => {
+                if !sabotaged!(self, ForgetLookups) {
+                    self.asked(name);
+                    if let Some(tree) = self.trees.get_mut(name) {
+                        tree.route = Route::Looking(false);
                     }
-                }
-                Route::At(master) if !gone.contains(master) => {}
-                Route::At(_) | Route::Recovering(_) => {
-                    if tree.locks.is_empty() && tree.deferred.is_empty() {
-                        self.trees.remove(&name);
-                        continue;
-                    }
-                    tree.route = Route::Recovering(keeper);
-                    self.recall_undecided(&name);
-                    let mut claims = self.claims_of(&name);
-                    if claims.is_empty() {
-                        // Nothing to rebuild, but who masters it must be learned: releases wait for that.
-                        claims.push(Claim::nothing(&name));
-                    }
-                    for claim in claims {
-                        self.push(keeper, Item::Claim(claim));
-                    }
+                    self.unsend(name);
+                    self.flush_tree(name);
                 }
             }
+            Route::At(master) if !self.is_lost(*master, since) => {}
+            Route::At(_) | Route::Recovering(_) => {
+                if tree.locks.is_empty() && tree.deferred.is_empty() {
+                    self.trees.remove(name);
+                    return;
+                }
+                if let Some(tree) = self.trees.get_mut(name) {
+                    tree.route = Route::Recovering(keeper);
+                }
+                self.recovery.claimed_from.entry(keeper).or_default().push(place);
+                self.recall_undecided(name);
+                self.claim_locks(name, keeper);
+            }
         }
-        self.placement = Some(placement);
     }
 
     /// Operations that no master is known to have queued are asked for again, not claimed: the new master must decide them
@@ -176,10 +201,11 @@ impl Engine {
         }
     }
 
-    /// The locks of this node in a tree, by resource, as a new master must know them.
-    fn claims_of(&self, name: &Name) -> Vec<Claim> {
-        let Some(tree) = self.trees.get(name) else { return Vec::new() };
-        let mut claims: BTreeMap<&Key, Claim> = BTreeMap::new();
+    /// Tells the new master the locks of this node in a tree, by resource.
+    fn claim_locks(&mut self, name: &Name, keeper: NodeInstance) {
+        let Some(tree) = self.trees.get(name) else { return };
+        let mut claims: Vec<Claim> = Vec::new();
+        let mut at: BTreeMap<Name, usize> = BTreeMap::new();
         for (id, lock) in tree.locks.iter().filter_map(|id| self.locks.get(id).map(|lock| (*id, lock))) {
             let Some(mut claimed) = lock.claim(id) else { continue };
             if sabotaged!(self, ClaimOnlyHeld) && claimed.held.is_none() {
@@ -188,14 +214,20 @@ impl Engine {
             if sabotaged!(self, ForgetOrder) {
                 claimed.place = None;
             }
-            let claim = claims.entry(&lock.key).or_insert_with(|| Claim {
-                key: lock.key.clone(),
-                token: lock.token,
-                value: None,
-                value_certain: false,
-                value_invalid: false,
-                locks: Vec::new(),
+            let path = &lock.key.path;
+            let known = if path.is_empty() {
+                claims.iter().position(|c| c.key.path.is_empty())
+            } else {
+                at.get(path).copied()
+            };
+            let known = known.unwrap_or_else(|| {
+                claims.push(Claim { key: lock.key.clone(), token: lock.token, ..Claim::nothing(name) });
+                if !path.is_empty() {
+                    at.insert(Name::clone(path), claims.len() - 1);
+                }
+                claims.len() - 1
             });
+            let claim = &mut claims[known];
             claim.token = claim.token.max(lock.token);
             let certain = lock.value_certain && lock.held.is_some();
             let newer = lock.value.is_some_and(|v| claim.value.is_none_or(|old| v.sequence >= old.sequence));
@@ -205,51 +237,56 @@ impl Engine {
             }
             claim.locks.push(claimed);
         }
-        claims.into_values().collect()
+        if claims.is_empty() {
+            // Nothing to rebuild, but who masters it must be learned: releases wait for that.
+            claims.push(Claim::nothing(name));
+        }
+        for claim in claims {
+            self.claim(keeper, Item::Claim(claim));
+        }
     }
 
     pub(crate) fn on_claim(&mut self, from: NodeInstance, claim: Claim) {
-        if !self.slots.contains_key(&slot_number(Slot::of(&claim.key.tree))) || self.recovery.is_rebuilt() {
+        if !self.slots.contains_key(&slot_number(Slot::of(&claim.key.tree))) || !self.recovery.takes_claims()
+        {
             self.stats.misdirected += 1;
             return;
         }
         self.stats.claims += claim.locks.len() as u64;
-        self.recovery.claims.entry(claim.key.tree.clone()).or_default().push((from, claim));
+        let tree = Name::clone(&claim.key.tree);
+        self.recovery.claims.or_insert_with(&tree, Vec::new).push((from, claim));
     }
 
-    /// Becomes the master of every tree that was claimed from this node and has no living master. Gives their names.
-    pub(super) fn rebuild_trees(&mut self, unproven: &BTreeSet<NodeInstance>) -> Vec<Name> {
-        let mut rebuilt = Vec::new();
-        for (name, mut claims) in core::mem::take(&mut self.recovery.claims) {
-            let entry = self.entries.get(&name).cloned().unwrap_or_default();
-            let here = self.mastered(&name).is_some();
-            let master = if here { Some(self.local) } else { entry.master.filter(|m| self.is_member(*m)) };
-            if let Some(hint) = master {
-                let nodes: BTreeSet<NodeInstance> = claims.iter().map(|(node, _)| *node).collect();
-                for node in nodes {
-                    let answer = Answer::Retry { tree: name.clone(), lock: 0, op: 0, hint };
-                    self.push(node, Item::Answer(answer));
-                }
-                continue;
+    /// Becomes the master of a tree that was claimed from this node, unless it has a living master.
+    pub(super) fn rebuild_tree(&mut self, name: &Name, mut claims: Claims) {
+        self.touch_entry(name);
+        let entry = self.entries.get(name).cloned().unwrap_or_default();
+        let here = self.mastered(name).is_some();
+        let master = if here { Some(self.local) } else { entry.master.filter(|m| self.is_member(*m)) };
+        if let Some(hint) = master {
+            let nodes: BTreeSet<NodeInstance> = claims.iter().map(|(node, _)| *node).collect();
+            for node in nodes {
+                let answer = Answer::Retry { tree: name.clone(), lock: 0, op: 0, hint };
+                self.push(node, Item::Answer(answer));
             }
-            claims.retain(|(_, claim)| !claim.locks.is_empty());
-            if claims.is_empty() {
-                continue;
-            }
-            let slot = self.slots.get(&slot_number(Slot::of(&name)));
-            let mut suspects = entry.suspects;
-            suspects.extend(unproven.iter().copied());
-            suspects.extend(slot.into_iter().flat_map(|slot| slot.suspects.iter().copied()));
-            suspects.retain(|x| !self.is_innocent(*x));
-            if sabotaged!(self, ForgetSuspects) {
-                suspects.clear();
-            }
-            self.master_from_claims(&name, claims, suspects);
-            let entry = Entry { master: Some(self.local), suspects: BTreeSet::new() };
-            self.entries.insert(name.clone(), entry);
-            rebuilt.push(name);
+            return;
         }
-        rebuilt
+        claims.retain(|(_, claim)| !claim.locks.is_empty());
+        if claims.is_empty() {
+            return;
+        }
+        let slot = self.slots.get(&slot_number(Slot::of(name)));
+        let mut suspects = entry.suspects;
+        suspects.extend(self.departed.keys().copied());
+        suspects.extend(slot.into_iter().flat_map(|slot| slot.suspects.iter().copied()));
+        suspects.retain(|x| !self.is_innocent(*x));
+        if sabotaged!(self, ForgetSuspects) {
+            suspects.clear();
+        }
+        self.master_from_claims(name, claims, suspects);
+        let local = self.local;
+        let entry = self.entry(name);
+        (entry.master, entry.suspects) = (Some(local), BTreeSet::new());
     }
 
     fn master_from_claims(&mut self, name: &Name, claims: Claims, suspects: BTreeSet<NodeInstance>) {
@@ -276,60 +313,59 @@ impl Engine {
                 self.holders.insert(entry.who, key.clone());
             }
             self.stats.recovered += claims.iter().map(|(_, claim)| claim.locks.len() as u64).sum::<u64>();
-            mastered.resources.insert(path, queues);
+            mastered.resources.or_insert_with(&path, || queues);
         }
-        let tree = self.trees.entry(name.clone()).or_insert_with(|| Tree::new(name));
-        tree.route = Route::Here(Box::new(mastered));
+        let epoch = self.epoch;
+        self.trees.or_insert_with(name, || Tree::new(name, epoch));
+        let Some((place, tree)) = self.trees.find_mut(name) else { return };
+        (tree.route, tree.idle_since) = (Route::Here(Box::new(mastered)), None);
+        self.mastering += 1;
+        self.recovery.to_grant.push_back(place);
         if !suspects.is_empty() {
-            self.suspected.insert(name.clone());
+            self.haunted.insert(place);
         }
     }
 
-    /// Grants what the rebuilt queues allow.
-    pub(super) fn grant_rebuilt(&mut self, rebuilt: &[Name]) {
-        for name in rebuilt {
-            let mut changes: Vec<(Key, Effects)> = Vec::new();
-            if let Some(Mastered { resources, token, .. }) = self.mastered(name) {
-                for (path, queues) in resources.iter_mut() {
-                    let mut effects = Effects::new();
-                    queues.pass(token, &mut effects);
-                    queues.tell_places(&mut effects);
+    /// Grants what the queues of a rebuilt tree allow.
+    pub(super) fn grant_rebuilt(&mut self, name: &Name) {
+        let mut changes: Vec<(Key, Effects)> = Vec::new();
+        if let Some(Mastered { resources, token, .. }) = self.mastered(name) {
+            for (path, queues) in resources.iter_mut() {
+                let mut effects = Effects::new();
+                queues.pass(token, &mut effects);
+                queues.tell_places(&mut effects);
+                if !effects.is_empty() {
                     changes.push((Key { tree: name.clone(), path: path.clone() }, effects));
                 }
             }
-            for (key, mut effects) in changes {
-                if sabotaged!(self, ForgetNotices) {
-                    effects.retain(|(_, effect)| !effect.is_blocking());
-                }
-                self.carry(&key, effects);
-                self.tidy(&key);
-            }
-            self.flush_tree(name);
         }
+        for (key, mut effects) in changes {
+            if sabotaged!(self, ForgetNotices) {
+                effects.retain(|(_, effect)| !effect.is_blocking());
+            }
+            self.carry(&key, effects);
+            self.tidy(&key);
+        }
+        self.flush_tree(name);
     }
 
-    /// A node serves what was claimed from it.
-    pub(super) fn on_rebuilt(&mut self, from: NodeInstance) {
-        let waiting = |route: &Route| matches!(route, Route::Recovering(target) if *target == from);
-        let names: Vec<Name> =
-            self.trees.iter().filter(|(_, t)| waiting(&t.route)).map(|(name, _)| name.clone()).collect();
-        for name in names {
-            let told = |lock: &u64| {
-                let known = self.locks.get(lock);
-                known.is_some_and(|l| l.held.is_some() || l.pending.as_ref().is_some_and(|p| p.sent))
-            };
-            let Some(tree) = self.trees.get_mut(&name) else { continue };
-            let claimed = tree.locks.is_empty() || tree.locks.iter().any(told);
-            tree.route = if claimed { Route::At(from) } else { Route::Looking(false) };
-            if !claimed {
-                // Perhaps nobody had a lock to tell of, and it has no master: it is asked for as if it was new. What is
-                // given back goes before.
-                for item in core::mem::take(&mut tree.deferred) {
-                    self.push(from, item);
-                }
-            }
-            self.flush_tree(&name);
-            self.tidy(&Key { tree: name, path: std::sync::Arc::from([]) });
+    /// `keeper` serves a tree that was claimed from it.
+    pub(super) fn arrive(&mut self, name: &Name, keeper: NodeInstance) {
+        let told = |lock: &u64| {
+            let known = self.locks.get(lock);
+            known.is_some_and(|l| l.held.is_some() || l.pending.as_ref().is_some_and(|p| p.sent))
+        };
+        let Some(tree) = self.trees.get(name) else { return };
+        let claimed = tree.locks.is_empty() || tree.locks.iter().any(told);
+        let Some(tree) = self.trees.get_mut(name) else { return };
+        tree.route = if claimed { Route::At(keeper) } else { Route::Looking(false) };
+        if !claimed {
+            // Perhaps nobody had a lock to tell of, and it has no master: it is asked for as if it was new. What is given
+            // back goes before.
+            let deferred = core::mem::take(&mut tree.deferred);
+            self.push_deferred(keeper, deferred);
         }
+        self.flush_tree(name);
+        self.tidy(&Key { tree: Name::clone(name), path: Name::from([]) });
     }
 }

@@ -74,6 +74,7 @@ fn samples(n: u64, small: u32, name: &[u8]) -> Vec<Item> {
         Item::Proven { instance: instance(4), proof: Proof::Obituary },
         Item::Probe(Probe { path: vec![hop, hop], next: Some(n) }),
         Item::Victim { lock: n, op: small },
+        Item::Taken { claims: small },
     ]
 }
 

@@ -91,6 +91,8 @@ impl World {
             deadlock_delay: Duration::from_millis(10),
             idle_after: Duration::from_millis(rng.between(1, 8)),
             batch_bytes: if rng.chance(0.5) { 256 } else { 8 << 10 },
+            turn_max: if rng.chance(0.6) { rng.between(1, 4) as usize } else { 512 },
+            claims_ahead_max: if rng.chance(0.5) { rng.between(1, 3) as usize } else { 4096 },
             ..Config::default()
         };
         let mut world = Self {
@@ -492,7 +494,12 @@ impl World {
         let due = node.engine.poll_timeout();
         if due.is_some() && (node.timer.is_none() || node.timer > due) {
             node.timer = due;
-            let after = due.map_or(Duration::ZERO, |due| due.since(self.now));
+            // Work that is left goes on when the node comes to it: others say something meanwhile.
+            let busy = due.is_some_and(|due| due <= self.now);
+            let late = if busy { self.rng.below(60) } else { 0 };
+            let after =
+                due.map_or(Duration::ZERO, |due| if busy { Duration::ZERO } else { due.since(self.now) });
+            let after = after + Duration::from_micros(late);
             self.schedule(after, What::Timer(at));
         }
         for output in outputs {
