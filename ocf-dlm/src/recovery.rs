@@ -178,6 +178,8 @@ impl Engine {
         self.recovery = Recovery {
             moved,
             stage: Stage::Sweep { entries: 0, trees: 0 },
+            // What was rebuilt, and not looked at since, is mastered here all the same.
+            to_grant: core::mem::take(&mut self.recovery.to_grant),
             release: Some(0),
             clean: Some(0),
             ..Recovery::new(self.seed)

@@ -319,8 +319,14 @@ impl Engine {
         self.trees.or_insert_with(name, || Tree::new(name, epoch));
         let Some((place, tree)) = self.trees.find_mut(name) else { return };
         (tree.route, tree.idle_since) = (Route::Here(Box::new(mastered)), None);
+        let asked = tree.asked_by.is_some();
         self.mastering += 1;
         self.recovery.to_grant.push_back(place);
+        if asked {
+            // The lookup is this node's own to decide, also if another view comes before its turn.
+            self.asked(name);
+            self.unsend(name);
+        }
         if !suspects.is_empty() {
             self.haunted.insert(place);
         }
@@ -328,6 +334,7 @@ impl Engine {
 
     /// Grants what the queues of a rebuilt tree allow.
     pub(super) fn grant_rebuilt(&mut self, name: &Name) {
+        self.touch(name);
         let mut changes: Vec<(Key, Effects)> = Vec::new();
         if let Some(Mastered { resources, token, .. }) = self.mastered(name) {
             for (path, queues) in resources.iter_mut() {
