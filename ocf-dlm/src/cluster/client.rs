@@ -461,7 +461,7 @@ impl Engine {
         let to = match &tree.route {
             Route::At(master) if may => *master,
             Route::Here(_) if may => self.local,
-            _ => {
+            Route::Looking(_) | Route::At(_) | Route::Here(_) | Route::Recovering(_) => {
                 if let Item::Unlock(unlock) = &item {
                     self.leaving.insert(unlock.lock);
                 }
