@@ -35,8 +35,8 @@ pub use config::{
 };
 pub use event::{NodeEvent, Numbered};
 pub use node::{
-    ApiError, Application, Here, LockGuard, Locks, LostLock, Node, NodeBuilder, PendingCall, ReloadError,
-    RequestError, StartError,
+    ApiError, Application, Here, LockGuard, Locks, LostLock, Node, NodeBuilder, PendingCall, PendingLock,
+    ReloadError, RequestError, StartError, SubLock,
 };
 pub use ocf_comm::driver::sentinel::run_if_asked as run_sentinel_if_asked;
 pub use snapshot::{

@@ -2,10 +2,15 @@
 
 use super::Node;
 use core::fmt;
+use core::ops::Deref;
+use core::pin::Pin;
+use core::task::{Context, Poll, Waker};
 use core::time::Duration;
 use ocf_dlm::cluster::{Ask, Completed, Output, Snapshot, WaitReason};
 use ocf_dlm::wire::{Key, Value};
-use ocf_dlm::{ClientId, FencingToken, Flags, LockError, Mode, RequestError, Status, ValueBlock, Wait};
+use ocf_dlm::{
+    ClientId, FencingToken, Flags, LockError, Mode, NumberOp, RequestError, Status, ValueBlock, Wait,
+};
 use parking_lot::{Condvar, Mutex};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,11 +24,22 @@ pub(super) struct Slot {
     news: Condvar,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Told {
     completed: Option<Completed>,
     wanted: Option<Mode>,
     lost: bool,
+    /// Who awaits the end of the operation under way.
+    waker: Option<Waker>,
+    /// Called when there is something new.
+    on_news: Option<Arc<dyn Fn() + Send + Sync>>,
+}
+
+impl fmt::Debug for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { completed, wanted, lost, .. } = self;
+        write!(f, "Told({completed:?}, {wanted:?}, {lost})")
+    }
 }
 
 /// The slots of all locks of a node, by lock.
@@ -31,9 +47,25 @@ struct Told {
 pub(super) struct Table {
     slots: Mutex<BTreeMap<u64, Arc<Slot>>>,
     clients: AtomicU32,
+    /// Owners that have a name.
+    groups: Mutex<BTreeMap<String, u32>>,
 }
 
 impl Table {
+    fn new_client(&self) -> u32 {
+        self.clients.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn group(&self, name: &str) -> u32 {
+        let mut groups = self.groups.lock();
+        if let Some(known) = groups.get(name) {
+            return *known;
+        }
+        let new = self.new_client();
+        groups.insert(name.to_owned(), new);
+        new
+    }
+
     fn add(&self, lock: u64, slot: Arc<Slot>) {
         self.slots.lock().insert(lock, slot);
     }
@@ -80,7 +112,29 @@ impl Slot {
             News::Wanted(mode) => told.wanted = Some(mode),
             News::Lost => told.lost = true,
         }
+        let (waker, on_news) = (told.waker.take(), told.on_news.clone());
         self.news.notify_all();
+        drop(told);
+        // With nothing locked that they could want.
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        if let Some(on_news) = on_news {
+            on_news();
+        }
+    }
+
+    /// How the operation under way ended, or a promise to wake.
+    fn poll(&self, context: &Context<'_>) -> Poll<Result<Completed, LockError>> {
+        let mut told = self.told.lock();
+        if let Some(completed) = told.completed.take() {
+            return Poll::Ready(Ok(completed));
+        }
+        if told.lost {
+            return Poll::Ready(Err(LockError::Lost));
+        }
+        told.waker = Some(context.waker().clone());
+        Poll::Pending
     }
 
     /// How the operation under way ended; `None` if it has not in time.
@@ -120,9 +174,19 @@ impl Node {
     /// [`NodeBuilder::locks`](super::NodeBuilder::locks), or if it has stopped.
     #[must_use]
     pub fn locks(&self) -> Option<Locks> {
-        let client = self.inner.handle.inspect(|stack, host, _| {
-            stack.has_locks().then(|| host.locks().clients.fetch_add(1, Ordering::Relaxed))
-        });
+        self.locks_as(Table::new_client)
+    }
+
+    /// The distributed locks, as the owner of that name on this node: all who ask for it by the same name are one owner, as
+    /// clones are. `None` as for [`Node::locks`].
+    #[must_use]
+    pub fn locks_of_group(&self, name: &str) -> Option<Locks> {
+        self.locks_as(|table| table.group(name))
+    }
+
+    fn locks_as(&self, client: impl FnOnce(&Table) -> u32) -> Option<Locks> {
+        let client =
+            self.inner.handle.inspect(|stack, host, _| stack.has_locks().then(|| client(host.locks())));
         let client = ClientId::new(client.ok()??);
         Some(Locks { node: self.clone(), client })
     }
@@ -143,22 +207,40 @@ impl Locks {
         mode: Mode,
         wait: Wait,
     ) -> Result<LockGuard, LockError> {
+        self.ask((Key::root(space.as_bytes(), name.as_ref()), None), mode, wait)?.wait()
+    }
+
+    /// Asks for the lock and does not wait for the answer, which is awaited on any executor, or waited for later. `wait` as in
+    /// [`Locks::lock`]. Dropped before, it takes back the request, or releases the lock.
+    ///
+    /// # Errors
+    /// [`LockError::Lost`] if the node has stopped; [`LockError::Refused`] if it cannot be asked for.
+    pub fn lock_later(
+        &self,
+        space: &str,
+        name: impl AsRef<[u8]>,
+        mode: Mode,
+        wait: Wait,
+    ) -> Result<PendingLock, LockError> {
+        self.ask((Key::root(space.as_bytes(), name.as_ref()), None), mode, wait)
+    }
+
+    fn ask(
+        &self,
+        (key, parent): (Key, Option<u64>),
+        mode: Mode,
+        wait: Wait,
+    ) -> Result<PendingLock, LockError> {
         let mut flags = Flags::NOTIFY | Flags::VALBLK;
         if wait == Wait::No {
             flags |= Flags::NOQUEUE;
         }
-        let ask = Ask {
-            client: self.client,
-            key: Key::root(space.as_bytes(), name.as_ref()),
-            parent: None,
-            mode,
-            flags,
-            transaction: None,
-            deadline: None,
-        };
         let slot = Arc::new(Slot::default());
         let asked = self.node.inner.handle.call(|stack, host, now| {
-            let lock = stack.lock(now, ask)?;
+            let deadline = if let Wait::For(wait) = wait { Some(now + wait) } else { None };
+            let (client, key) = (self.client, key.clone());
+            let lock =
+                stack.lock(now, Ask { client, key, parent, mode, flags, transaction: None, deadline })?;
             // Before the outputs of this call are carried out.
             host.locks().add(lock, Arc::clone(&slot));
             Ok::<u64, RequestError>(lock)
@@ -168,20 +250,50 @@ impl Locks {
             Ok(Err(RequestError::NotPrimary)) | Err(_) => return Err(LockError::Lost),
             Ok(Err(refused)) => return Err(refused.into()),
         };
-        let mut guard = LockGuard {
+        let guard = LockGuard {
             locks: self.clone(),
             lock,
+            key,
             slot,
             mode,
             token: FencingToken::default(),
             value: None,
             released: false,
         };
-        match guard.finish(if let Wait::For(wait) = wait { Some(wait) } else { None }) {
-            Ok(()) => Ok(guard),
-            // Dropping the guard takes back what is under way.
-            Err(error) => Err(error),
-        }
+        let limit = if let Wait::For(wait) = wait { Some(wait) } else { None };
+        Ok(PendingLock { guard: Some(guard), limit })
+    }
+
+    /// An atomic operation on the value block of a resource as a number, lowest byte first; an invalid block counts as zero,
+    /// and a change makes it valid. Reading takes the lock in CR meanwhile, changing in PW, as [`Locks::lock`] does.
+    ///
+    /// # Errors
+    /// As [`Locks::lock`]. [`LockError::Lost`] also if the lock was lost before the change was written: it is not done then.
+    pub fn number(
+        &self,
+        space: &str,
+        name: impl AsRef<[u8]>,
+        operation: NumberOp,
+        wait: Wait,
+    ) -> Result<u64, LockError> {
+        let reads = operation == NumberOp::Read;
+        let guard = self.lock(space, name, if reads { Mode::Cr } else { Mode::Pw }, wait)?;
+        let old = guard.value().map_or(0, ValueBlock::number);
+        let new = match operation {
+            NumberOp::Read => return Ok(old),
+            NumberOp::Set(to) => to,
+            NumberOp::Increment => old.wrapping_add(1),
+            NumberOp::Raise(least) => old.max(least),
+        };
+        let block = guard.value().copied().unwrap_or_else(|| ValueBlock::zero(8));
+        guard.release(Some(block.with_number(new))).map_err(|_| LockError::Lost)?;
+        Ok(new)
+    }
+
+    /// Who the owner is, on this node.
+    #[must_use]
+    pub const fn owner(&self) -> ClientId {
+        self.client
     }
 
     /// As [`Locks::lock`], but does not wait for others.
@@ -216,6 +328,71 @@ impl fmt::Debug for Locks {
     }
 }
 
+/// A lock that was asked for: wait for it, or await it on any executor. Dropping it takes the request back.
+#[must_use = "a request that is dropped is taken back"]
+#[derive(Debug)]
+pub struct PendingLock {
+    /// `None` once it was taken.
+    guard: Option<LockGuard>,
+    limit: Option<Duration>,
+}
+
+impl PendingLock {
+    /// Waits for the lock.
+    ///
+    /// # Errors
+    /// As [`Locks::lock`]; [`LockError::Cancelled`] if it was taken before.
+    pub fn wait(mut self) -> Result<LockGuard, LockError> {
+        let mut guard = self.guard.take().ok_or(LockError::Cancelled)?;
+        // Dropping the guard takes back what is under way.
+        guard.finish(self.limit).map(|()| guard)
+    }
+}
+
+impl Future for PendingLock {
+    type Output = Result<LockGuard, LockError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(guard) = &self.guard else { return Poll::Ready(Err(LockError::Cancelled)) };
+        let Poll::Ready(ended) = guard.slot.poll(context) else { return Poll::Pending };
+        let Some(mut guard) = self.guard.take() else { return Poll::Ready(Err(LockError::Cancelled)) };
+        Poll::Ready(ended.and_then(|completed| guard.complete(&completed)).map(|()| guard))
+    }
+}
+
+/// A lock below another, which is borrowed: that one can neither be released nor converted as long as this one is held.
+#[derive(Debug)]
+pub struct SubLock<'a> {
+    guard: LockGuard,
+    _above: &'a LockGuard,
+}
+
+impl SubLock<'_> {
+    /// As [`LockGuard::convert`].
+    ///
+    /// # Errors
+    /// As [`LockGuard::convert`].
+    pub fn convert(&mut self, mode: Mode, value: Option<ValueBlock>) -> Result<(), LockError> {
+        self.guard.convert(mode, value)
+    }
+
+    /// As [`LockGuard::release`].
+    ///
+    /// # Errors
+    /// As [`LockGuard::release`].
+    pub fn release(self, value: Option<ValueBlock>) -> Result<(), LostLock> {
+        self.guard.release(value)
+    }
+}
+
+impl Deref for SubLock<'_> {
+    type Target = LockGuard;
+
+    fn deref(&self) -> &LockGuard {
+        &self.guard
+    }
+}
+
 /// A lock may be another's by now: this node's primary lease is not confirmed, or it left the primary partition, or stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("lock {lock} is lost, or its node's lease is in doubt")]
@@ -230,6 +407,7 @@ pub struct LostLock {
 pub struct LockGuard {
     locks: Locks,
     lock: u64,
+    key: Key,
     slot: Arc<Slot>,
     mode: Mode,
     token: FencingToken,
@@ -297,6 +475,29 @@ impl LockGuard {
         told.wanted.take()
     }
 
+    /// Calls `wake` whenever there is news of this lock: another wants it ([`LockGuard::wanted`] says in which mode), it is lost,
+    /// or an operation ended. On the node's own thread, so `wake` must not block, nor call the node or this guard: let it
+    /// wake whoever does.
+    pub fn on_news(&self, wake: impl Fn() + Send + Sync + 'static) {
+        self.slot.told.lock().on_news = Some(Arc::new(wake));
+    }
+
+    /// Locks the resource `name` below this one, of which it is a part: it is mastered where this one is, and costs no
+    /// message there. `wait` as in [`Locks::lock`].
+    ///
+    /// # Errors
+    /// As [`Locks::lock`].
+    pub fn lock_below(
+        &self,
+        name: impl AsRef<[u8]>,
+        mode: Mode,
+        wait: Wait,
+    ) -> Result<SubLock<'_>, LockError> {
+        let key = self.key.child(name.as_ref());
+        let guard = self.locks.ask((key, Some(self.lock)), mode, wait)?.wait()?;
+        Ok(SubLock { guard, _above: self })
+    }
+
     /// Changes the mode; down at once, up waiting as long as it takes. `value` is written if the lock is held in PW or EX and
     /// goes down. On an error the old mode is held.
     ///
@@ -317,13 +518,17 @@ impl LockGuard {
     /// Waits for the end of the operation under way.
     fn finish(&mut self, wait: Option<Duration>) -> Result<(), LockError> {
         let completed = self.slot.ended(wait).ok_or(LockError::TimedOut)??;
+        self.complete(&completed)
+    }
+
+    fn complete(&mut self, completed: &Completed) -> Result<(), LockError> {
         self.mode = completed.held.unwrap_or(self.mode);
         self.token = completed.token;
         match completed.status {
             Status::Granted => {
                 if completed.remarks.value_invalid {
                     self.value = None;
-                } else if let Some(value) = completed.value {
+                } else if let Some(value) = &completed.value {
                     self.value = Some(value.block);
                 }
                 Ok(())
