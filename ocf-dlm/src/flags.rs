@@ -127,7 +127,8 @@ impl fmt::Debug for Flags {
 /// What a completion says beside its status: a set with the numbers of Linux.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Remarks {
-    /// The conversion was in a conversion deadlock and its held mode fell to NL on the way (CONVDEADLK).
+    /// The held mode fell on the way, and others may have had what it held: to NL, because the conversion was in a conversion
+    /// deadlock (CONVDEADLK); or to CR, because a conversion between PR and CW lost its master. Also if it was refused then.
     pub demoted: bool,
     /// The resource's value block is not valid.
     pub value_invalid: bool,

@@ -432,6 +432,41 @@ fn a_lock_that_went_down_to_end_a_deadlock_holds_nothing_after_its_master_died()
     }
 }
 
+/// A reader asks to write beside others (PR to CW), and its master dies after granting that, before it said so. It may have had
+/// CW itself by then. Then another reader asks.
+fn crossing_conversion(bug: Option<Sabotage>) -> (Three, u64, u64) {
+    let mut three = Three::with(bug);
+    let key = kept_by(1);
+    three.lock(3, &key, Mode::Nl);
+    let (crossing, _) = three.lock(2, &key, Mode::Pr);
+    three.convert(2, crossing, Mode::Cw, Flags::NONE);
+    let (_, from, to, message) = three.network.pop_front().expect("the conversion");
+    assert_eq!((from, to, three.network.len()), (instance(2), instance(3), 0));
+    three.hear(to, Input::Message { from, message: &message });
+    three.engines.remove(&instance(3));
+    three.network.clear();
+    three.told.clear();
+    three.install(&view(2, &[(1, 1), (2, 1)], &[1, 2, 3]));
+    let reader = three.ask_with(1, &key, Mode::Pr, Flags::NOORDER);
+    three.settle();
+    (three, crossing, reader)
+}
+
+#[test]
+fn a_reader_that_was_to_write_when_its_master_died_reads_no_more() {
+    let (mut three, crossing, reader) = crossing_conversion(None);
+    assert_eq!((three.held(2, crossing), three.ended(2, crossing)), (Some(Mode::Cr), None));
+    assert_eq!(three.ended(1, reader), None, "the lost master may hold CW, and be alive");
+    three.hear(instance(1), Input::Proven { instance: instance(3), proof: Proof::Fenced });
+    three.settle();
+    let done = three.granted(2, crossing).expect("nobody is in the way").1;
+    assert_eq!((done.held, done.remarks.demoted), (Some(Mode::Cw), true));
+    assert_eq!(three.ended(1, reader), None, "now it is the writer that is in the way");
+
+    let (three, _, reader) = crossing_conversion(Some(Sabotage::ForgetDemotions));
+    assert_eq!(three.ended(1, reader), Some(Status::Granted), "beside a writer that may be alive");
+}
+
 #[test]
 fn a_demotion_that_is_forgotten_leaves_two_holders() {
     for told in [true, false] {

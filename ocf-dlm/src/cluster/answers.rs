@@ -168,7 +168,7 @@ impl Engine {
             self.timers.insert((search_at, Timer::Search(lock, known.op)));
         }
         if demoted {
-            known.demote();
+            known.demote(Mode::Nl);
         }
     }
 

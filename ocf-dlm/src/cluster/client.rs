@@ -66,11 +66,22 @@ pub(crate) struct ClientLock {
 }
 
 impl ClientLock {
-    /// What is held is given up for NL until the conversion under way ends: what others may write since is not known here.
-    pub(crate) fn demote(&mut self) {
+    /// What is held is given up for less until the conversion under way ends: what others may write since is not known here.
+    pub(crate) fn demote(&mut self, to: Mode) {
         let (Some(_), Some(pending)) = (self.held, self.pending.as_mut()) else { return };
         pending.demoted = true;
-        (self.held, self.value_certain) = (Some(Mode::Nl), false);
+        (self.held, self.value_certain) = (Some(to), false);
+    }
+
+    /// True if the conversion under way, once it is granted, leaves nothing of what is held: PR and CW do not contain each other.
+    pub(crate) fn gives_up(&self) -> bool {
+        let Some(pending) = &self.pending else { return false };
+        let (other, alternative) = match self.held {
+            Some(Mode::Pr) => (Mode::Cw, Flags::ALTCW),
+            Some(Mode::Cw) => (Mode::Pr, Flags::ALTPR),
+            _ => return false,
+        };
+        pending.mode == other || pending.flags.has(alternative)
     }
 
     /// What a new master is told of it; nothing if no master knows of it.

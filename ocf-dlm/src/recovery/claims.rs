@@ -5,7 +5,7 @@ use crate::cluster::{
 };
 use crate::directory::{Placement, Slot};
 use crate::wire::{Answer, Claim, Handover, Item, Key, Name};
-use crate::{FencingToken, Flags};
+use crate::{FencingToken, Flags, Mode};
 use pils::NodeInstance;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -187,16 +187,20 @@ impl Engine {
         let Some(tree) = self.trees.get_mut(name) else { return };
         for lock in &tree.locks {
             let Some(known) = self.locks.get_mut(lock) else { continue };
+            let gives_up = known.gives_up();
             let Some(pending) = known.pending.as_mut().filter(|p| p.sent) else { continue };
             let down = known.held.is_some_and(|held| held.is_down(pending.mode));
-            if !down && (pending.place.is_some() || claim_all) {
-                continue;
+            let decided = pending.place.is_some() || claim_all;
+            let fell = pending.flags.has(Flags::CONVDEADLK) && !down && !decided;
+            if down || !decided {
+                pending.sent = false;
+                tree.unsent.insert(pending.order, *lock);
             }
-            pending.sent = false;
-            tree.unsent.insert(pending.order, *lock);
-            if pending.flags.has(Flags::CONVDEADLK) && !down && !keep {
-                // The last master may have let it go down to NL, and have granted others what it held.
-                known.demote();
+            // The last master may have let it go down to NL, or have granted it what it gave up this for, and have granted
+            // others what it held.
+            let to = if fell { Some(Mode::Nl) } else { gives_up.then_some(Mode::Cr) };
+            if let Some(to) = to.filter(|_| !keep) {
+                known.demote(to);
             }
         }
     }
