@@ -56,11 +56,13 @@ fn a_part_is_locked_below_the_whole_and_excludes_nobody_from_other_parts() {
     let refused = also.lock_below("block 1", Mode::Ex, Wait::No).err();
     assert_eq!(refused, Some(LockError::WouldBlock), "the same part");
     let other = also.lock_below("block 2", Mode::Ex, WAIT).expect("another part");
+    // A value block is there as long as somebody has a lock, whatever it is.
+    let watcher = also.lock_below("block 1", Mode::Nl, WAIT).expect("NL is in nobody's way");
     let value = ValueBlock::zero(32).with_number(5);
     part.release(Some(value)).expect("held");
     let part = also.lock_below("block 1", Mode::Pr, WAIT).expect("it was released");
     assert_eq!(part.value().map(ValueBlock::number), Some(5), "a part has a value block of its own");
-    drop((part, other));
+    drop((part, other, watcher));
     drop(also);
     whole.convert(Mode::Ex, None).expect("nobody else has the whole or a part");
 }

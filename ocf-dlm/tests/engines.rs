@@ -496,9 +496,9 @@ fn who_went_down_to_end_a_deadlock_and_is_released_writes_nothing() {
         let engine = three.engines.get_mut(&instance(2)).unwrap();
         engine.unlock(Instant::ZERO, writer, Flags::VALBLK | Flags::FORCEUNLOCK, Some(late)).unwrap();
         three.drain(instance(2), 0);
-        let released = three.told.iter().find_map(|(_, _, output)| match output {
-            Output::Completed(done) if done.lock == writer => Some((done.status, done.remarks.demoted)),
-            _ => None,
+        let released = three.told.iter().find_map(|(_, _, output)| {
+            let Output::Completed(done) = output else { return None };
+            (done.lock == writer).then_some((done.status, done.remarks.demoted))
         });
         assert_eq!(released, Some((Status::Unlocked, told)), "the demotion is told as far as it is known");
         three.settle();

@@ -265,7 +265,8 @@ impl Locks {
     }
 
     /// An atomic operation on the value block of a resource as a number, lowest byte first; an invalid block counts as zero,
-    /// and a change makes it valid. Reading takes the lock in CR meanwhile, changing in PW, as [`Locks::lock`] does.
+    /// and a change makes it valid. The number is there as long as anybody has a lock on the resource, in NL at least; then it is
+    /// zero again. Reading takes the lock in CR meanwhile, changing in PW, as [`Locks::lock`] does.
     ///
     /// # Errors
     /// As [`Locks::lock`]. [`LockError::Lost`] also if the lock was lost before the change was written: it is not done then.
@@ -286,8 +287,10 @@ impl Locks {
             NumberOp::Raise(least) => old.max(least),
         };
         let block = guard.value().copied().unwrap_or_else(|| ValueBlock::zero(8));
-        guard.release(Some(block.with_number(new))).map_err(|_| LockError::Lost)?;
-        Ok(new)
+        match guard.release(Some(block.with_number(new))) {
+            Ok(()) => Ok(new),
+            Err(LostLock { .. }) => Err(LockError::Lost),
+        }
     }
 
     /// Who the owner is, on this node.

@@ -22,7 +22,7 @@ pub(crate) fn name(i: usize) -> &'static str {
 }
 
 /// Runs a command that must succeed and returns what it printed.
-fn run(command: &str) -> String {
+pub(crate) fn run(command: &str) -> String {
     let output = Command::new("sh").args(["-c", command]).output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command}: {}: {text}", output.status);
@@ -30,7 +30,7 @@ fn run(command: &str) -> String {
 }
 
 /// Runs a command that may fail; true if it did not.
-fn works(command: &str) -> bool {
+pub(crate) fn works(command: &str) -> bool {
     let quiet = Command::new("sh").args(["-c", command]).stdout(Stdio::null()).stderr(Stdio::null()).status();
     quiet.is_ok_and(|status| status.success())
 }
@@ -326,7 +326,7 @@ impl Drop for Lab {
 }
 
 /// Ends what still runs in the namespaces of a lab, and removes them.
-fn remove(id: &str) {
+pub(crate) fn remove(id: &str) {
     for n in ["1", "2", "3", "s"] {
         works(&format!("ip netns pids {id}{n} | xargs -r kill -9"));
         works(&format!("ip netns del {id}{n}"));
@@ -334,7 +334,7 @@ fn remove(id: &str) {
 }
 
 /// Removes labs that were left behind because the test that built them was killed.
-fn sweep() {
+pub(crate) fn sweep() {
     for name in run("ip netns list").lines().filter_map(|line| line.split_whitespace().next()) {
         let parts: Vec<&str> = name.split('-').collect();
         if let ["ocf", test, pid, "s"] = parts.as_slice()

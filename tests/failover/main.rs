@@ -10,6 +10,7 @@
     reason = "a test may fail by panicking and says how far it got"
 )]
 
+mod holders;
 mod lab;
 mod program;
 

@@ -1,10 +1,11 @@
 //! Requests of local clients, and what this node knows of its own locks.
 
 use super::event::{Ask, Completed, Output, WaitReason};
+use super::own::{ClientLock, Pending};
 use super::tree::{Route, Tree};
 use super::{Engine, Holder, Standing, sabotaged};
-use crate::wire::{ClaimedLock, Convert, Item, Key, Name, Request, Unlock, Value};
-use crate::{ClientId, FencingToken, Flags, Mode, Remarks, RequestError, Status, Transfer};
+use crate::wire::{Convert, Item, Name, Request, Unlock, Value};
+use crate::{ClientId, FencingToken, Flags, Mode, RequestError, Status, Transfer};
 use pils::{Instant, NodeInstance};
 
 /// What is to be done at a time.
@@ -24,83 +25,6 @@ pub(crate) enum Stop {
     Cancelled,
     TimedOut,
     Deadlock,
-}
-
-/// An operation under way.
-#[derive(Clone, Debug)]
-pub(crate) struct Pending {
-    pub(crate) mode: Mode,
-    pub(crate) flags: Flags,
-    pub(crate) value: Option<Value>,
-    pub(crate) sent: bool,
-    pub(crate) place: Option<i64>,
-    pub(crate) fence: Vec<NodeInstance>,
-    pub(crate) since: Instant,
-    pub(crate) deadline: Option<Instant>,
-    /// When a deadlock is searched for next.
-    pub(crate) search: Option<Instant>,
-    pub(crate) order: u64,
-    pub(crate) stop: Option<Stop>,
-    /// The lock holds NL meanwhile, to let others out of a deadlock.
-    pub(crate) demoted: bool,
-}
-
-/// A lock of this node.
-#[derive(Clone, Debug)]
-pub(crate) struct ClientLock {
-    pub(crate) client: ClientId,
-    pub(crate) key: Key,
-    pub(crate) transaction: u64,
-    pub(crate) parent: Option<u64>,
-    pub(crate) children: u32,
-    /// Flags of the last operation.
-    pub(crate) flags: Flags,
-    pub(crate) held: Option<Mode>,
-    pub(crate) token: FencingToken,
-    pub(crate) value: Option<Value>,
-    /// The value was given with a grant above CR that is still held.
-    pub(crate) value_certain: bool,
-    pub(crate) value_invalid: bool,
-    pub(crate) op: u32,
-    pub(crate) pending: Option<Pending>,
-}
-
-impl ClientLock {
-    /// What is held is given up for less until the conversion under way ends: what others may write since is not known here.
-    pub(crate) fn demote(&mut self, to: Mode) {
-        let (Some(_), Some(pending)) = (self.held, self.pending.as_mut()) else { return };
-        pending.demoted = true;
-        (self.held, self.value_certain) = (Some(to), false);
-    }
-
-    /// True if the conversion under way, once it is granted, leaves nothing of what is held: PR and CW do not contain each other.
-    pub(crate) fn gives_up(&self) -> bool {
-        let Some(pending) = &self.pending else { return false };
-        let (other, alternative) = match self.held {
-            Some(Mode::Pr) => (Mode::Cw, Flags::ALTCW),
-            Some(Mode::Cw) => (Mode::Pr, Flags::ALTPR),
-            _ => return false,
-        };
-        pending.mode == other || pending.flags.has(alternative)
-    }
-
-    /// What a new master is told of it; nothing if no master knows of it.
-    pub(crate) fn claim(&self, lock: u64) -> Option<ClaimedLock> {
-        let sent = self.pending.as_ref().filter(|p| p.sent);
-        if self.held.is_none() && sent.is_none() {
-            return None;
-        }
-        Some(ClaimedLock {
-            lock,
-            op: if self.pending.is_some() && sent.is_none() { self.op - 1 } else { self.op },
-            client: self.client,
-            transaction: self.transaction,
-            flags: sent.map_or(self.flags, |p| p.flags),
-            held: self.held,
-            asked: sent.map(|p| p.mode),
-            place: sent.and_then(|p| p.place),
-        })
-    }
 }
 
 /// A lock as its owner sees it.
@@ -680,20 +604,6 @@ impl Stop {
             Self::Cancelled => Status::Cancelled,
             Self::TimedOut => Status::TimedOut,
             Self::Deadlock => Status::Deadlock,
-        }
-    }
-}
-
-impl ClientLock {
-    pub(crate) const fn completed(&self, lock: u64, status: Status) -> Completed {
-        Completed {
-            lock,
-            client: self.client,
-            status,
-            held: self.held,
-            token: self.token,
-            remarks: Remarks { demoted: false, value_invalid: self.value_invalid, alternative: false },
-            value: None,
         }
     }
 }
