@@ -7,6 +7,7 @@ use ocf_stonith::{
 };
 use pils::process::Runner;
 use pils::{ConfigErrors, NodeId};
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -39,14 +40,18 @@ impl Switch {
         }
         let text =
             fs::read_to_string(Self::pid_file(&self.folder, node)).map_err(|error| error.to_string())?;
-        let pid: i32 = text.trim().parse().map_err(|_| format!("{text:?} is no process number"))?;
+        let pid: i32 = text.trim().parse().map_err(|error| format!("{text:?}: {error}"))?;
         let process = Pid::from_raw(pid).ok_or("no process number")?;
         let until = Instant::now() + PATIENCE;
         while runs(pid) {
             if Instant::now() > until {
                 return Ok(ReadBack::On);
             }
-            let _ = kill_process(process, Signal::KILL);
+            match kill_process(process, Signal::KILL) {
+                // Gone already, or to be looked at again.
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(error) => return Err(format!("process {pid} cannot be killed: {error}")),
+            }
             thread::sleep(Duration::from_millis(5));
         }
         Ok(ReadBack::Off)
@@ -78,15 +83,16 @@ impl DeviceClass for Switch {
 
 impl FenceDevice for Switch {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { actions: vec![FenceAction::Off, FenceAction::Status], verifies_off: true }
+        Capabilities { actions: vec![FenceAction::Off], verifies_off: true }
     }
 
     fn execute(&self, operation: Operation, done: Done) {
         let switch = self.clone();
         thread::spawn(move || {
-            let result = match operation.action {
-                FenceAction::Off => switch.off(operation.node),
-                _ => Ok(ReadBack::On),
+            let result = if operation.action == FenceAction::Off {
+                switch.off(operation.node)
+            } else {
+                Err(format!("it can only switch off, not {:?}", operation.action))
             };
             done(match result {
                 Ok(read_back) => DeviceResult::Done { read_back, detail: "looked at the process".into() },

@@ -11,6 +11,7 @@ use ocf_dlm::wire::{Answer, Batch, Item, Key, Message, Proof, Value};
 use ocf_dlm::{ClientId, Flags, Mode, Status, ValueBlock};
 use pils::{Incarnation, Instant, Layer, NodeId, NodeInstance};
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 fn instance(node: u32) -> NodeInstance {
     NodeInstance::new(NodeId::new(node), Incarnation::new(u128::from(node) << 64))
@@ -429,6 +430,50 @@ fn a_lock_that_went_down_to_end_a_deadlock_holds_nothing_after_its_master_died()
         let done = three.granted(2, second).expect("nobody is in the way").1;
         assert!(done.remarks.demoted, "others had the resource meanwhile");
         assert_eq!(done.value.map(|value| value.block.number()), Some(7), "and this is what they wrote");
+    }
+}
+
+/// The master of a tree gave it up, and has it again by the time at which the second of two requests comes: it refers the first
+/// elsewhere and grants the second. What was referred elsewhere makes the node ask for the master; then both are given back.
+#[test]
+fn what_was_granted_while_the_way_to_the_master_was_lost_is_free_when_it_is_given_back() {
+    for stop in [false, true] {
+        let mut three = Three::new();
+        let key = kept_by(1);
+        let (master, _) = three.lock(3, &key, Mode::Nl);
+        let (user, _) = three.lock(2, &key, Mode::Nl);
+        three.unlock(2, user);
+        three.settle();
+        three.unlock(3, master);
+        let idle = Instant::ZERO + Config::default().idle_after + Duration::from_secs(1);
+        three.engines.get_mut(&instance(3)).unwrap().handle_timeout(idle);
+        three.drain(instance(3), 0);
+        three.settle();
+        let deliver = |three: &mut Three| {
+            let (_, from, to, message) = three.network.pop_front().expect("a message");
+            three.hear(to, Input::Message { from, message: &message });
+        };
+        let first = three.ask(2, &key, Mode::Ex);
+        deliver(&mut three);
+        let referred = three.network.pop_back().expect("an answer");
+        three.lock(3, &key, Mode::Nl);
+        let second = three.ask(2, &key, Mode::Ex);
+        deliver(&mut three);
+        assert_eq!(three.network.len(), 1, "it is granted, and nobody was told yet");
+        three.network.push_front(referred);
+        deliver(&mut three);
+        deliver(&mut three);
+        assert_eq!((three.ended(2, first), three.ended(2, second)), (None, None));
+        let engine = three.engines.get_mut(&instance(2)).unwrap();
+        if stop {
+            engine.cancel(Instant::ZERO, second).unwrap();
+        } else {
+            engine.unlock(Instant::ZERO, second, Flags::FORCEUNLOCK, None).unwrap();
+        }
+        engine.unlock(Instant::ZERO, first, Flags::FORCEUNLOCK, None).unwrap();
+        three.drain(instance(2), 0);
+        three.settle();
+        three.lock(1, &key, Mode::Ex);
     }
 }
 

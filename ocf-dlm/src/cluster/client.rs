@@ -282,6 +282,7 @@ impl Engine {
             flags,
             value,
             sent: false,
+            known: false,
             place: None,
             fence: Vec::new(),
             since: now,
@@ -318,6 +319,10 @@ impl Engine {
         };
         let deferred = if all { core::mem::take(&mut tree.deferred) } else { Vec::new() };
         self.push_deferred(to, deferred);
+        if !all && self.trees.get(name).is_some_and(|tree| tree.locks.is_empty()) {
+            self.scatter(name);
+            return;
+        }
         while let Some(lock) = self.next_unsent(name) {
             if let Some(item) = self.operation(lock, all) {
                 self.push(to, item);
@@ -348,6 +353,18 @@ impl Engine {
         self.stopping.iter().copied().filter(|lock| tree.locks.contains(lock)).collect()
     }
 
+    /// Forgets a tree whose master is not known. A master may have granted what was asked for and given back since: everybody is
+    /// told, since nothing is left to ask for the master with.
+    pub(crate) fn scatter(&mut self, name: &Name) {
+        self.asked(name);
+        for item in self.trees.remove(name).map(|tree| tree.deferred).unwrap_or_default() {
+            self.left(&item);
+            if !sabotaged!(self, ForgetReleases) {
+                self.push_to_all(&item);
+            }
+        }
+    }
+
     /// Sends what was given back, or converted down, before it could be sent.
     pub(crate) fn push_deferred(&mut self, to: NodeInstance, deferred: Vec<Item>) {
         for item in deferred {
@@ -372,7 +389,7 @@ impl Engine {
     fn operation(&mut self, lock: u64, known_master: bool) -> Option<Item> {
         let known = self.locks.get_mut(&lock)?;
         let pending = known.pending.as_mut()?;
-        pending.sent = true;
+        (pending.sent, pending.known) = (true, true);
         if known.held.is_some() {
             let (mode, flags, value) = (pending.mode, pending.flags, pending.value);
             return Some(Item::Convert(Convert { lock, op: known.op, mode, flags, value, told: false }));
@@ -417,7 +434,8 @@ impl Engine {
     pub(crate) fn release(&mut self, lock: u64, flags: Flags, value: Option<Value>) {
         self.touch_lock(lock);
         let Some(known) = self.forget_lock(lock) else { return };
-        if known.held.is_some() || known.pending.as_ref().is_some_and(|p| p.sent) {
+        let unknown = known.held.is_none() && known.pending.as_ref().is_none_or(|p| !p.known);
+        if !unknown {
             let value = value.map(|v| Value { sequence: known.value.map_or(0, |old| old.sequence + 1), ..v });
             // The master may have granted more than the client was told: what it writes goes by what it knew.
             let writes = known.held.is_some_and(Mode::is_writer);
@@ -477,7 +495,15 @@ impl Engine {
             return;
         }
         pending.stop = Some(why);
-        if pending.sent {
+        let (unsent, known_there) = (!pending.sent, pending.known);
+        if unsent && (known.held.is_none() || !known_there) {
+            let name = Name::clone(&known.key.tree);
+            self.end_operation(lock, why.status());
+            if known_there {
+                // Who mastered it when it was sent may have it.
+                self.tell_master(&name, Item::Unlock(Unlock { lock, flags: Flags::NONE, value: None }));
+            }
+        } else {
             self.stopping.insert(lock);
             let (name, op) = (known.key.tree.clone(), known.op);
             // While the directory is asked nobody can stop it; the first answer brings this up again.
@@ -493,8 +519,6 @@ impl Engine {
                 }
             };
             self.push(to, Item::Cancel { lock, op });
-        } else {
-            self.end_operation(lock, why.status());
         }
     }
 

@@ -13,6 +13,8 @@ pub(crate) struct Pending {
     pub(crate) flags: Flags,
     pub(crate) value: Option<Value>,
     pub(crate) sent: bool,
+    /// It was sent once, so a master may know of it: also of what is to be sent again because the way to it was lost.
+    pub(crate) known: bool,
     pub(crate) place: Option<i64>,
     pub(crate) fence: Vec<NodeInstance>,
     pub(crate) since: Instant,

@@ -142,15 +142,8 @@ impl Engine {
                 self.exorcise(name, since);
             }
             Route::Looking(_) if tree.locks.is_empty() => {
-                // A master may have granted what was asked for in an earlier view, and its answer was not taken: what was
-                // given back meanwhile goes to everybody, since nothing is left to ask for the master with.
-                self.asked(name);
-                for item in self.trees.remove(name).map(|tree| tree.deferred).unwrap_or_default() {
-                    self.left(&item);
-                    if !sabotaged!(self, ForgetReleases) {
-                        self.push_to_all(&item);
-                    }
-                }
+                // A master may have granted in an earlier view, and its answer was not taken.
+                self.scatter(name);
             }
             Route::Looking(_) => {
                 if !sabotaged!(self, ForgetLookups) {

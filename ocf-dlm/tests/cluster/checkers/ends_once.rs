@@ -36,7 +36,10 @@ pub(super) fn settled(book: &Book, nodes: &BTreeMap<NodeInstance, Node>) -> Resu
     for ((x, lock), seen) in book.locks.iter().filter(|(_, seen)| !seen.lost) {
         if let (Some(pending), Some(node)) = (seen.pending, nodes.get(x)) {
             let why = node.engine.wait_reason(*lock);
-            let what = format!("{x} {lock}: {pending:?} on {:?} waits for ever: {why:?}", seen.key);
+            let known = nodes.values().flat_map(|node| node.engine.mastered_locks());
+            let queue: Vec<_> = known.filter(|(key, _)| *key == seen.key).map(|(_, lock)| lock).collect();
+            let key = &seen.key;
+            let what = format!("{x} {lock}: {pending:?} on {key:?} waits for ever: {why:?} in {queue:?}");
             return Err(Violation { rule: "D6", what });
         }
     }
