@@ -33,6 +33,10 @@ impl Alone {
         let members = vec![ViewMember { instance, weight: 1, joined: 1 }];
         let view = ClusterView { number: 1, members, previous: Vec::new() };
         engine.handle(Instant::ZERO, Input::View(&view));
+        // What a view leaves to be done is done in turns.
+        while engine.poll_timeout().is_some_and(|due| due <= Instant::ZERO) {
+            engine.handle_timeout(Instant::ZERO);
+        }
         while engine.poll_output().is_some() {}
         Self {
             engine,
