@@ -20,6 +20,7 @@ mod rust;
 mod systemd;
 pub mod tester;
 mod tree;
+mod workers;
 
 pub use address::Address;
 pub use exits::{AddressError, Exits, Mail, context};

@@ -1,15 +1,15 @@
+use super::workers::{Clock, Workers};
 use crate::{
     Action, AgentClass, AgentError, AgentName, Canceller, Done, Metadata, MetadataDone, OcfCode, Operation,
     OperationResult, Outcome, ResourceAgent, SupportedAction,
 };
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 use std::time::Instant;
 
-/// An agent that is a part of this program. It may block: each operation runs on a thread of its own.
+/// An agent that is a part of this program. It may block: operations that run at once are on threads of their own, which are
+/// kept for ten seconds for those that follow.
 pub trait InProcess: Send + Sync + 'static {
     /// Carries out one operation. What it returns as text becomes the output.
     ///
@@ -24,6 +24,8 @@ pub trait InProcess: Send + Sync + 'static {
 #[derive(Clone, Default)]
 pub struct RustClass {
     agents: BTreeMap<String, Arc<dyn InProcess>>,
+    workers: Workers,
+    clock: Clock,
 }
 
 impl core::fmt::Debug for RustClass {
@@ -60,7 +62,12 @@ impl AgentClass for RustClass {
             return Err(AgentError::WrongForm { agent: agent.clone(), form: "rust:name" });
         }
         match self.agents.get(agent.name()) {
-            Some(inner) => Ok(Arc::new(RustAgent { inner: Arc::clone(inner), name: agent.clone() })),
+            Some(inner) => Ok(Arc::new(RustAgent {
+                inner: Arc::clone(inner),
+                name: agent.clone(),
+                workers: self.workers.clone(),
+                clock: self.clock.clone(),
+            })),
             None => Err(AgentError::AgentMissing {
                 agent: agent.clone(),
                 looked_at: vec!["agents registered in this program".into()],
@@ -76,59 +83,75 @@ impl AgentClass for RustClass {
 struct RustAgent {
     inner: Arc<dyn InProcess>,
     name: AgentName,
+    workers: Workers,
+    clock: Clock,
 }
 
-/// How a wait for a worker ended.
-enum Said {
-    Done(Result<String, (OcfCode, String)>),
-    Cancel,
+/// An operation under way. It ends once, whoever says so first.
+struct Call {
+    done: Mutex<Option<Done>>,
+    begun: Instant,
+}
+
+impl Call {
+    fn end(&self, result: OperationResult) {
+        let done = self.done.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(done) = done {
+            done(result);
+        }
+    }
+
+    fn end_as(&self, outcome: Outcome, reason: Option<String>, output: String) {
+        let took = self.begun.elapsed();
+        self.end(OperationResult { reason, output, took, ..OperationResult::new(outcome) });
+    }
+
+    /// Ends it from elsewhere, where nothing may wait for whoever is told.
+    fn end_from(self: Arc<Self>, workers: &Workers, outcome: Outcome) {
+        let (call, same) = (Arc::clone(&self), outcome.clone());
+        let told = workers.run(Box::new(move || call.end_as(same, None, String::new())));
+        if told.is_err() {
+            self.end_as(outcome, None, String::new());
+        }
+    }
 }
 
 impl ResourceAgent for RustAgent {
     /// A thread cannot be killed: on timeout or cancellation the operation is reported and its thread left behind.
     fn begin(&self, operation: &Operation, done: Done) -> Canceller {
-        let (say, said) = mpsc::channel();
-        let cancel = say.clone();
-        let (inner, work, timeout) = (Arc::clone(&self.inner), operation.clone(), operation.timeout);
-        let begun = Instant::now();
-        // Neither thread is waited for; if one cannot be started, `done` must still be called.
-        let done = Arc::new(Mutex::new(Some(done)));
-        let report = move |result: OperationResult, done: &Mutex<Option<Done>>| {
-            let taken = done.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some(done) = taken {
-                done(result);
+        let call = Arc::new(Call { done: Mutex::new(Some(done)), begun: Instant::now() });
+        let (late, workers) = (Arc::clone(&call), self.workers.clone());
+        let alarm = match call.begun.checked_add(operation.timeout) {
+            Some(at) => {
+                self.clock.at(at, Box::new(move || late.end_from(&workers, Outcome::TimedOut))).map(Some)
             }
+            // Never.
+            None => Ok(None),
         };
-        let waiting = Arc::clone(&done);
-        let waiter = thread::Builder::new().name("agent-wait".to_owned()).spawn(move || {
-            let outcome = match said.recv_timeout(timeout) {
-                Ok(Said::Done(Ok(output))) => (Outcome::Ok, None, output),
-                Ok(Said::Done(Err((code, reason)))) => {
-                    (Outcome::Failed { code }, Some(reason), String::new())
+        let begun = alarm.and_then(|alarm| {
+            let (inner, work) = (Arc::clone(&self.inner), operation.clone());
+            let (call, clock) = (Arc::clone(&call), self.clock.clone());
+            let begun = self.workers.run(Box::new(move || {
+                let run = std::panic::AssertUnwindSafe(|| inner.operate(&work));
+                let result = std::panic::catch_unwind(run)
+                    .unwrap_or_else(|_panic| Err((OcfCode::Generic, "the agent panicked".to_owned())));
+                alarm.into_iter().for_each(|alarm| clock.forget(alarm));
+                match result {
+                    Ok(output) => call.end_as(Outcome::Ok, None, output),
+                    Err((code, reason)) => call.end_as(Outcome::Failed { code }, Some(reason), String::new()),
                 }
-                Ok(Said::Cancel) => (Outcome::Cancelled, None, String::new()),
-                Err(RecvTimeoutError::Timeout) => (Outcome::TimedOut, None, String::new()),
-                Err(RecvTimeoutError::Disconnected) => {
-                    let code = OcfCode::Generic;
-                    (Outcome::Failed { code }, Some("the agent panicked".to_owned()), String::new())
-                }
-            };
-            let (outcome, reason, output) = outcome;
-            let took = begun.elapsed();
-            report(OperationResult { reason, output, took, ..OperationResult::new(outcome) }, &waiting);
+            }));
+            if begun.is_err() {
+                alarm.into_iter().for_each(|alarm| self.clock.forget(alarm));
+            }
+            begun
         });
-        let worker = thread::Builder::new().name("agent".to_owned()).spawn(move || {
-            let run = std::panic::AssertUnwindSafe(|| inner.operate(&work));
-            let result = std::panic::catch_unwind(run)
-                .unwrap_or_else(|_panic| Err((OcfCode::Generic, "the agent panicked".to_owned())));
-            // Nobody listens any more after a timeout.
-            say.send(Said::Done(result)).unwrap_or_default();
-        });
-        if let Some(error) = waiter.err().or_else(|| worker.err()) {
+        if let Err(error) = begun {
             let error = AgentError::Start { agent: self.name.clone(), detail: error.to_string() };
-            report(OperationResult::new(Outcome::NotStarted(error)), &done);
+            call.end(OperationResult::new(Outcome::NotStarted(error)));
         }
-        Canceller::new(move || cancel.send(Said::Cancel).unwrap_or_default())
+        let workers = self.workers.clone();
+        Canceller::new(move || call.end_from(&workers, Outcome::Cancelled))
     }
 
     fn metadata(&self, _timeout: Duration, done: MetadataDone) -> Canceller {
