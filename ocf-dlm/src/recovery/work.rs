@@ -181,12 +181,16 @@ impl Engine {
     /// Says that the recovery is over, if it is: everybody serves, and nothing is left to be done of it here.
     pub(crate) fn finish(&mut self) {
         let recovery = &self.recovery;
+        // After every call: nothing is looked at once it is over.
+        if recovery.over {
+            return;
+        }
         let over = recovery.is_rebuilt()
             && recovery.to_grant.is_empty()
             && self.waiting_lookups.is_empty()
             && recovery.claimed_from.values().all(Vec::is_empty)
             && self.members.keys().all(|member| recovery.rebuilt.contains(member));
-        if over && !recovery.over {
+        if over {
             self.recovery.over = true;
             self.recovery.moved.clear();
             self.recovery.claimed_from.clear();
