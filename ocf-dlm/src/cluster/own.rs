@@ -23,7 +23,8 @@ pub(crate) struct Pending {
     pub(crate) search: Option<Instant>,
     pub(crate) order: u64,
     pub(crate) stop: Option<Stop>,
-    /// The lock holds NL meanwhile, to let others out of a deadlock.
+    /// The lock holds less meanwhile: NL, to let others out of a deadlock; or CR, as a conversion between PR and CW lost its
+    /// master.
     pub(crate) demoted: bool,
 }
 
@@ -83,9 +84,7 @@ impl ClientLock {
             place: sent.and_then(|p| p.place),
         })
     }
-}
 
-impl ClientLock {
     pub(crate) const fn completed(&self, lock: u64, status: Status) -> Completed {
         Completed {
             lock,
