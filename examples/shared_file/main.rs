@@ -78,7 +78,9 @@ fn configuration(node: u32, nodes: &[SocketAddr], folder: &Path) -> Result<NodeC
 /// Runs a node: takes the lock, reads, writes one more, gives the lock back, again and again.
 fn take_part(node: u32, nodes: &[SocketAddr], folder: &Path, hold: u64) -> Result<(), Box<dyn Error>> {
     let config = configuration(node, nodes, folder)?;
-    fs::write(Switch::pid_file(folder, config.node), std::process::id().to_string())?;
+    let pid_file = Switch::pid_file(folder, config.node);
+    fs::write(&pid_file, std::process::id().to_string())
+        .map_err(|error| format!("{}: {error}; --folder is one that is there", pid_file.display()))?;
     let running = Node::builder(config)
         .fence_class(std::sync::Arc::new(Switch::new(folder)))
         .locks(ocf_dlm::cluster::Config::default())
