@@ -15,11 +15,13 @@ mod error;
 mod event;
 mod flush;
 mod groups;
+pub mod replicated;
 mod stats;
 mod stream;
 mod table;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod voting;
 mod wire;
 
 pub use config::Config;
@@ -28,4 +30,5 @@ pub use event::{Event, Guarantee, Input, MemberId, Output, Position, SendError};
 pub use groups::Groups;
 #[cfg(feature = "testing")]
 pub use groups::Sabotage;
+pub use replicated::{Machine, Replicated};
 pub use stats::{Drops, MESSAGE_COST, Sending, Stats, Window};

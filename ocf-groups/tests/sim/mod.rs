@@ -1,13 +1,20 @@
 //! A cluster of groups cores in one thread: a network of FIFO lanes with random delays and partitions, a membership
 //! that sees everything, applications that keep a digest of what they were delivered. One seed chooses it all.
 
-#![allow(clippy::cast_possible_truncation, clippy::allow_attributes, reason = "test code with small numbers")]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::allow_attributes,
+    dead_code,
+    reason = "test code with small numbers; each test file takes what it needs of it"
+)]
 
 mod app;
+pub(crate) mod host;
 mod oracle;
 
 use app::App;
 use bytes::Bytes;
+use host::{Host, Maker};
 use ocf_comm::Lane;
 use ocf_groups::testing::{Entry, Held, History, Violation, buffers_are_freed_only_when_all_hold, check};
 use ocf_groups::{Config, Event, Groups, Guarantee, Input, Output, Sabotage};
@@ -43,6 +50,7 @@ enum What {
 pub(crate) struct Node {
     pub(crate) core: Groups,
     pub(crate) app: App,
+    pub(crate) host: Option<Box<dyn Host>>,
     timer: Option<Instant>,
 }
 
@@ -70,10 +78,23 @@ pub(crate) struct Cluster {
     sabotage: Option<Sabotage>,
     faults: bool,
     config: Config,
+    /// What stands on the groups, instead of the application of this module.
+    maker: Option<Maker>,
+    /// All nodes may die at once.
+    total_crashes: bool,
 }
 
 impl Cluster {
     pub(crate) fn new(seed: u64, sabotage: Option<Sabotage>) -> Self {
+        Self::with(seed, sabotage, None, false)
+    }
+
+    /// A cluster whose nodes run what `maker` makes.
+    pub(crate) fn of_hosts(seed: u64, maker: Maker, total_crashes: bool) -> Self {
+        Self::with(seed, None, Some(maker), total_crashes)
+    }
+
+    fn with(seed: u64, sabotage: Option<Sabotage>, maker: Option<Maker>, total_crashes: bool) -> Self {
         let mut rng = Rng::new(seed);
         let size = rng.between(2, 5) as u32;
         let lenient = rng.chance(0.5);
@@ -84,6 +105,12 @@ impl Cluster {
             state_piece: 7,
             transfer_buffer: if rng.chance(0.3) { 2000 } else { 100_000 },
             ..Config::default()
+        };
+        let config = if maker.is_some() {
+            // States of machines are larger than a digest.
+            Config { state_piece: 400, ..config }
+        } else {
+            config
         };
         let mut cluster = Self {
             rng,
@@ -105,6 +132,8 @@ impl Cluster {
             sabotage,
             faults: true,
             config,
+            maker,
+            total_crashes,
         };
         for node in 0..size {
             cluster.start(NodeId::new(node));
@@ -127,7 +156,8 @@ impl Cluster {
             core.sabotage(bug);
         }
         self.history.logs.insert(instance, Default::default());
-        self.nodes.insert(instance, Node { core, app: App::new(instance), timer: None });
+        let host = self.maker.as_mut().map(|make| make(instance, self.rng.fork()));
+        self.nodes.insert(instance, Node { core, app: App::new(instance), host, timer: None });
     }
 
     fn schedule(&mut self, after: Duration, what: What) {
@@ -160,6 +190,11 @@ impl Cluster {
         self.run_until(end)?;
         self.faults = false;
         self.side.clear();
+        if self.maker.is_some() {
+            let living: BTreeSet<NodeId> = self.nodes.keys().map(|i| i.node).collect();
+            let dead = (0..self.size).map(NodeId::new).filter(|n| !living.contains(n));
+            dead.collect::<Vec<_>>().into_iter().for_each(|node| self.start(node));
+        }
         let late = Instant::from_millis(millis + 300);
         self.run_until(late)?;
         self.judge()?;
@@ -191,6 +226,9 @@ impl Cluster {
             }
             if let Some(what) = &node.app.broken {
                 return Err(Violation { rule: "V10", what: what.clone() });
+            }
+            if let Some(Err(what)) = node.host.as_ref().map(|h| h.check()) {
+                return Err(Violation { rule: "host", what: format!("{}: {what}", node.core.local()) });
             }
         }
         let held: Vec<Held> = self.nodes.values().map(|n| Held::of(&n.core)).collect();
@@ -232,6 +270,9 @@ impl Cluster {
                 if let Some(node) = self.nodes.get_mut(&to) {
                     node.timer = None;
                     node.core.handle_timeout(self.now);
+                    if let Some(host) = &mut node.host {
+                        host.timeout(self.now, &mut node.core);
+                    }
                     self.drain(to);
                 }
             }
@@ -273,7 +314,8 @@ impl Cluster {
             }
         }
         let Some(node) = self.nodes.get_mut(&at) else { return };
-        let due = node.core.poll_timeout();
+        let of_host = node.host.as_ref().and_then(|h| h.deadline());
+        let due = node.core.poll_timeout().into_iter().chain(of_host).min().map(|due| due.max(self.now));
         if let Some(due) = due
             && node.timer.is_none_or(|t| t > due)
         {
@@ -283,6 +325,12 @@ impl Cluster {
     }
 
     fn on_event(&mut self, at: NodeInstance, event: Event) {
+        if let Some(node) = self.nodes.get_mut(&at)
+            && let Some(host) = &mut node.host
+        {
+            host.on_event(self.now, &event, &mut node.core);
+            return;
+        }
         self.history.push(at, Entry::Event(event.clone()));
         match &event {
             Event::State { .. } => self.count("state"),
@@ -320,12 +368,20 @@ impl Cluster {
 
     /// An application does something.
     fn act(&mut self) {
-        if self.faults {
-            let after = Duration::from_micros(self.rng.between(1, 120));
+        if self.faults || self.maker.is_some() {
+            let pause = if self.faults { 120 } else { 600 };
+            let after = Duration::from_micros(self.rng.between(1, pause));
             self.schedule(after, What::Act);
         }
         let living: Vec<NodeInstance> = self.nodes.keys().copied().collect();
         let Some(at) = self.rng.pick(&living).copied() else { return };
+        if let Some(node) = self.nodes.get_mut(&at)
+            && let Some(host) = &mut node.host
+        {
+            host.act(self.now, &mut node.core, self.faults);
+            self.drain(at);
+            return;
+        }
         let group = if self.rng.chance(0.6) { "a" } else { "b" };
         let local = self.rng.below(2) as u32;
         let Some(node) = self.nodes.get_mut(&at) else { return };
@@ -386,6 +442,13 @@ impl Cluster {
         }
         let after = Duration::from_micros(self.rng.between(200, 4000));
         self.schedule(after, What::Fault);
+        if self.total_crashes && self.rng.chance(0.08) {
+            let living: Vec<NodeInstance> = self.nodes.keys().copied().collect();
+            living.into_iter().for_each(|victim| self.kill(victim));
+            self.oracle.forget();
+            self.count("total crash");
+            return;
+        }
         match self.rng.below(10) {
             0..3 => {
                 let living: Vec<NodeInstance> = self.nodes.keys().copied().collect();
@@ -426,7 +489,9 @@ impl Cluster {
     }
 
     pub(crate) fn kill(&mut self, victim: NodeInstance) {
-        self.nodes.remove(&victim);
+        if let Some(mut host) = self.nodes.remove(&victim).and_then(|node| node.host) {
+            host.die();
+        }
         if let Some(log) = self.history.logs.get_mut(&victim) {
             log.dead = true;
         }
@@ -443,7 +508,9 @@ impl Cluster {
 
     fn judge(&mut self) -> Result<(), Violation> {
         let alive = self.oracle.is_settled(&self.nodes);
-        check(&self.history, alive)?;
+        if self.maker.is_none() {
+            check(&self.history, alive)?;
+        }
         self.check_now()?;
         if !alive {
             self.count("no quorum at the end");
@@ -455,6 +522,9 @@ impl Cluster {
         for (instance, node) in &self.nodes {
             if !node.core.is_synced() {
                 return stuck(format!("{instance} has no table"));
+            }
+            if let Some(Err(what)) = node.host.as_ref().map(|h| h.settled()) {
+                return stuck(format!("{instance}: {what}"));
             }
             if node.core.window().used > 0 {
                 return stuck(format!("{instance} has a window of {} bytes in use", node.core.window().used));

@@ -31,6 +31,8 @@ pub(crate) struct Oracle {
     ballots: u64,
     /// The newest view that was chosen.
     last: Option<View>,
+    /// Its number, also after all died who knew.
+    number: u64,
     synced: BTreeSet<NodeInstance>,
     /// Proposals for the next view that some member accepted, latest last.
     accepted: Vec<(Proposal, BTreeSet<NodeInstance>)>,
@@ -47,6 +49,7 @@ impl Oracle {
             round: Round::Idle,
             ballots: 0,
             last: None,
+            number: 0,
             synced: BTreeSet::new(),
             accepted: Vec::new(),
             told_out: BTreeSet::new(),
@@ -107,6 +110,15 @@ impl Oracle {
         matches!(self.round, Round::Idle)
             && last.members.len() == nodes.len()
             && nodes.keys().all(|i| last.contains(*i) && !self.told_out.contains(i))
+    }
+
+    /// All died: what follows begins anew.
+    pub(crate) fn forget(&mut self) {
+        self.round = Round::Idle;
+        self.last = None;
+        self.synced.clear();
+        self.accepted.clear();
+        self.told_out.clear();
     }
 
     fn ballot(&mut self, proposer: NodeInstance) -> Ballot {
@@ -230,7 +242,7 @@ impl Oracle {
         let earlier = oracle.accepted.iter().rev().find(|(_, by)| here(by)).map(|(p, _)| p.clone());
         let adopted = earlier.is_some();
         let proposal = earlier.unwrap_or_else(|| {
-            let number = ViewNumber(oracle.last.as_ref().map_or(0, |v| v.number.0) + 1);
+            let number = ViewNumber(oracle.number + 1);
             let previous = oracle.last.as_ref().map(|v| v.members.clone()).unwrap_or_default();
             let current =
                 |i: &NodeInstance| cluster.nodes.get(i).and_then(|n| n.core.view()) == oracle.last.as_ref();
@@ -277,6 +289,7 @@ impl Oracle {
         }
         cluster.count("view");
         cluster.oracle.accepted.clear();
+        cluster.oracle.number = view.number.0;
         cluster.oracle.last = Some(view);
         cluster.oracle.round = Round::Idle;
     }
