@@ -90,7 +90,8 @@ pub struct NodeConfig {
     /// detection time. Default no. The program must call [`run_sentinel_if_asked`](crate::run_sentinel_if_asked).
     #[serde(default)]
     pub sentinel: bool,
-    /// Votes that a primary needs: `majority` (the default), `unanimous`, or `threshold:N`.
+    /// Votes that a primary needs: `majority` (the default), `unanimous`, `threshold:N`, `auto-tie-breaker:lowest`, `:highest` or
+    /// `:<node>`; each also with `+wait-for-all` behind it. `docs/quorum.md` helps to choose.
     #[serde(default = "majority")]
     pub quorum: String,
     /// The file in which this node remembers the views it agreed to. Without it the node has no vote after a restart

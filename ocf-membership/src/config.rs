@@ -1,4 +1,4 @@
-use crate::{Majority, NodeVotes, QuorumPolicy};
+use crate::{EvenSplit, Majority, NodeVotes, QuorumPolicy};
 use core::time::Duration;
 use std::sync::Arc;
 
@@ -50,6 +50,12 @@ pub struct Config {
     pub answer_timeout: Duration,
     /// How long a live node may take to answer an ACCEPT: to write its record and to flush. Default 5 s.
     pub flush_timeout: Duration,
+    /// How long the tie-breaker, or fencing, may take to answer in an even split. Default 30 s.
+    pub tie_timeout: Duration,
+    /// How long a half of an even split waits before it asks if it is at a disadvantage: with `two-node`, if the most senior
+    /// member of the last primary is in the other half; with any policy, if this node reaches fewer hosts outside the cluster than
+    /// it watches. Longer than fencing takes, or the two nodes may switch each other off. Default 5 s.
+    pub tie_delay: Duration,
     /// How long a member waits for those more senior to act before it starts a ballot itself, per rank.
     /// Default 150 ms.
     pub stagger: Duration,
@@ -81,6 +87,8 @@ impl Default for Config {
             silent_debounce: Duration::from_millis(20),
             answer_timeout: Duration::from_secs(1),
             flush_timeout: Duration::from_secs(5),
+            tie_timeout: Duration::from_secs(30),
+            tie_delay: Duration::from_secs(5),
             stagger: Duration::from_millis(150),
             give_up: Duration::from_secs(2),
             forget_after: Duration::from_secs(10),
@@ -107,6 +115,7 @@ impl Config {
             ("lease", self.lease),
             ("answer_timeout", self.answer_timeout),
             ("flush_timeout", self.flush_timeout),
+            ("tie_timeout", self.tie_timeout),
             ("stagger", self.stagger),
             ("give_up", self.give_up),
             ("forget_after", self.forget_after),
@@ -136,14 +145,35 @@ impl Config {
                 errors.push(ConfigError::DuplicateNode(pair[0].node));
             }
         }
-        let total = nodes.iter().try_fold(0_u32, |sum, n| sum.checked_add(n.votes));
-        let Some(total) = total.filter(|t| (1..1 << 20).contains(t)) else {
+        let add = |nodes: &[NodeVotes]| {
+            let total = nodes.iter().try_fold(0_u32, |sum, n| sum.checked_add(n.votes));
+            total.filter(|t| (1..1 << 20).contains(t))
+        };
+        if add(&nodes).is_none() {
+            errors.push(ConfigError::Votes);
+            return errors;
+        }
+        let weighed = self.policy.weigh(&nodes);
+        let Some(total) = add(&weighed) else {
             errors.push(ConfigError::Votes);
             return errors;
         };
-        let quorum = self.policy.quorum(&nodes);
+        let quorum = self.policy.quorum(&weighed);
         if quorum <= total / 2 || quorum > total {
             errors.push(ConfigError::UnsafeQuorum { policy: self.policy.name(), quorum, total });
+        }
+        let rules = self.policy.rules();
+        if rules.even_split != EvenSplit::Stops && quorum != total / 2 + 1 {
+            errors.push(ConfigError::TieWithoutMajority { policy: self.policy.name() });
+        }
+        if rules.even_split == EvenSplit::Asks && self.durability == Durability::Volatile {
+            errors.push(ConfigError::TieWithoutRecord { policy: self.policy.name() });
+        }
+        if rules.even_split == EvenSplit::Fences {
+            let voters: Vec<u32> = weighed.iter().map(|n| n.votes).filter(|v| *v > 0).collect();
+            if !rules.wait_for_all || voters.len() != 2 || voters[0] != voters[1] {
+                errors.push(ConfigError::NotTwoNodes { policy: self.policy.name(), voters: voters.len() });
+            }
         }
         errors
     }
@@ -182,6 +212,32 @@ pub enum ConfigError {
         quorum: u32,
         /// All votes.
         total: u32,
+    },
+    /// An even split can only be decided where half of the votes are one short of a quorum.
+    #[error(
+        "policy {policy} decides even splits but asks for more than a bare majority: combine +tie-breaker with majority"
+    )]
+    TieWithoutMajority {
+        /// The policy's name.
+        policy: String,
+    },
+    /// A tie-breaker remembers view numbers, so the nodes must too.
+    #[error("policy {policy} asks a tie-breaker, so nodes must remember their views: make them durable")]
+    TieWithoutRecord {
+        /// The policy's name.
+        policy: String,
+    },
+    /// A policy that fences in an even split is for two nodes that have equally many votes, and wait for each other at their
+    /// start.
+    #[error(
+        "policy {policy} needs exactly two nodes with votes, equally many, and to wait for all; {voters} nodes have votes: \
+         use majority+tie-breaker for more"
+    )]
+    NotTwoNodes {
+        /// The policy's name.
+        policy: String,
+        /// Nodes that have votes.
+        voters: usize,
     },
     /// A duration is below its minimum.
     #[error("{field} is {value:?}, must be at least {least:?}")]
@@ -225,6 +281,23 @@ mod tests {
         assert_eq!(errors.len(), 4, "{errors:?}");
         assert!(errors.contains(&ConfigError::DuplicateNode(NodeId::new(1))));
         assert!(errors.contains(&ConfigError::Votes));
+    }
+
+    #[test]
+    fn a_policy_for_two_nodes_is_refused_for_three_and_a_tie_breaker_beside_a_threshold() {
+        let nodes = |n: u32| (1..=n).map(|n| NodeVotes::new(NodeId::new(n), 1));
+        let check = |name: &str, n: u32| {
+            let policy = crate::policy_by_name(name).expect("a policy");
+            Config { policy, ..Config::new(nodes(n)) }.check()
+        };
+        assert_eq!(check("two-node", 2), Ok(()));
+        assert!(matches!(
+            check("two-node", 3).unwrap_err()[..],
+            [ConfigError::NotTwoNodes { voters: 3, .. }]
+        ));
+        assert_eq!(check("majority+tie-breaker", 4), Ok(()));
+        let errors = check("threshold:4+tie-breaker", 4).unwrap_err();
+        assert!(matches!(errors[..], [ConfigError::TieWithoutMajority { .. }]), "{errors:?}");
     }
 
     #[test]

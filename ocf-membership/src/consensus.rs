@@ -5,6 +5,7 @@ mod ballot;
 mod decide;
 mod renew;
 mod status;
+mod tie;
 
 use crate::lease::Lease;
 use crate::quorum::VoteConfig;
@@ -12,7 +13,7 @@ use crate::record::Record;
 use crate::wire::{Accept, Message, Status};
 use crate::{
     Ballot, BlankRecord, Config, DropReason, Durability, Event, Input, NewError, NonPrimary, Output,
-    PersistToken, Stats, View, ViewNumber,
+    PersistToken, Rules, Stats, View, ViewNumber,
 };
 use bytes::Bytes;
 use ocf_comm::{DownReason, Lane};
@@ -53,6 +54,7 @@ const DOWN_MAX: usize = 256;
 pub struct Consensus {
     config: Config,
     votes: VoteConfig,
+    rules: Rules,
     local: NodeInstance,
     rng: Rng,
     started: Instant,
@@ -99,6 +101,10 @@ pub struct Consensus {
     /// The last primary of which too few are here, and since when this node's ballots find that.
     forgetting: Option<(ViewNumber, Instant)>,
     reported: Option<NonPrimary>,
+    /// An operator decides the next even split, for this reason.
+    overridden: Option<String>,
+    /// How many hosts outside the cluster this node reaches, of how many.
+    reach: (u32, u32),
     /// The desired members may have changed.
     dirty: bool,
     #[cfg(feature = "testing")]
@@ -149,6 +155,8 @@ pub enum Sabotage {
     NoMemoryRule,
     /// Go on without a confirmed lease.
     NoLeaseExpiry,
+    /// Go on with half of the votes, and ask nobody.
+    NoTieBreak,
 }
 
 /// A value copy of what a node knows about its membership, for operators and for the layers above.
@@ -194,13 +202,15 @@ impl Consensus {
         rng: Rng,
     ) -> Result<Self, NewError> {
         config.check().map_err(NewError::Config)?;
-        let nodes = config.sorted_nodes();
+        let nodes = config.policy.weigh(&config.sorted_nodes());
+        let rules = config.policy.rules();
         if !nodes.iter().any(|n| n.node == local.node) {
             return Err(NewError::NotConfigured(local.node));
         }
         let durable = config.durability == Durability::Durable;
         let record = record.filter(|_| durable).map(|bytes| Record::open(bytes, local.node)).transpose()?;
         let voteless = match &record {
+            _ if rules.wait_for_all => true,
             Some(record) => record.voteless,
             None => !durable || config.blank_record == BlankRecord::WaitForAll,
         };
@@ -209,6 +219,7 @@ impl Consensus {
         let mut consensus = Self {
             config,
             votes,
+            rules,
             local,
             rng,
             started: now,
@@ -243,6 +254,8 @@ impl Consensus {
             backoff: 0,
             forgetting: None,
             reported: None,
+            overridden: None,
+            reach: (0, 0),
             dirty: true,
             #[cfg(feature = "testing")]
             sabotage: None,
@@ -309,7 +322,7 @@ impl Consensus {
         }
     }
 
-    /// What the agreement is doing: `collecting`, `proposing` and `installing` on a coordinator, `blocking`,
+    /// What the agreement is doing: `collecting`, `asking`, `proposing` and `installing` on a coordinator, `blocking`,
     /// `answered`, `accepting` and `accepted` on an accepter, else `primary`, `suspended`, `dormant` or `outside`.
     #[must_use]
     pub fn state_name(&self) -> &'static str {
@@ -412,6 +425,7 @@ impl Consensus {
                 | (Some(Sabotage::IgnoreAccepted), Bug::Accepted)
                 | (Some(Sabotage::NoMemoryRule), Bug::MemoryRule)
                 | (Some(Sabotage::NoLeaseExpiry), Bug::LeaseExpiry)
+                | (Some(Sabotage::NoTieBreak), Bug::Tie)
         );
         #[cfg(not(feature = "testing"))]
         {
@@ -495,6 +509,7 @@ enum Bug {
     Accepted,
     MemoryRule,
     LeaseExpiry,
+    Tie,
 }
 
 impl Layer for Consensus {
@@ -512,6 +527,11 @@ impl Layer for Consensus {
             Input::Blocked { ballot, state } => self.on_blocked(now, ballot, state),
             Input::Flushed { ballot } => self.on_flushed(now, ballot),
             Input::Synced(number) => self.on_synced(number),
+            Input::Tie { ballot, verdict } => self.on_verdict(now, ballot, verdict),
+            Input::Reach { hosts, of } => {
+                self.dirty |= self.reach != (hosts, of);
+                self.reach = (hosts, of);
+            }
         }
         self.settle(now);
     }

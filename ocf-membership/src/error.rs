@@ -42,3 +42,26 @@ pub enum RecordError {
     #[error(transparent)]
     Malformed(#[from] ParseError),
 }
+
+/// Why an operator's decision of an even split was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OverrideError {
+    /// The quorum policy stops both halves: there is nothing to decide. Choose one with `+tie-breaker`, or `two-node`.
+    #[error("the quorum policy knows no even split that could be decided: use +tie-breaker, or two-node")]
+    NoTies,
+    /// The reason is empty.
+    #[error("say why: the reason is recorded")]
+    NoReason,
+    /// The reason is too long.
+    #[error("the reason has {bytes} bytes, at most {most} are kept")]
+    ReasonTooLong {
+        /// Its length.
+        bytes: usize,
+        /// The most that is kept.
+        most: usize,
+    },
+    /// This node is in the primary and acts: there is nothing to decide.
+    #[error("this node is in the primary already")]
+    Primary,
+}

@@ -1,4 +1,4 @@
-use crate::{Ballot, NonPrimary, Proposal, View, ViewNumber};
+use crate::{Ballot, Claim, Evidence, Grant, NonPrimary, Proposal, Verdict, View, ViewNumber};
 use bytes::Bytes;
 use ocf_comm::{DownReason, Lane};
 use pils::NodeInstance;
@@ -41,6 +41,22 @@ pub enum Input<'a> {
     /// The layer above has the state of this view (at once for one who was there before, after state transfer for a
     /// joiner). Until then this node does not count as one that remembers.
     Synced(ViewNumber),
+    /// The answer to [`Output::AskTie`].
+    Tie {
+        /// [`Claim::ballot`].
+        ballot: Ballot,
+        /// The answer.
+        verdict: Verdict,
+    },
+    /// How many hosts outside the cluster this node watches, and how many of them it reaches. In an even split a half that
+    /// reaches fewer than it watches waits for [`Config::tie_delay`](crate::Config::tie_delay), and one that reaches none of
+    /// them claims nothing. Until this is told, there are none.
+    Reach {
+        /// How many it reaches.
+        hosts: u32,
+        /// How many it watches.
+        of: u32,
+    },
 }
 
 /// What the consensus core wants done, in this order.
@@ -79,6 +95,13 @@ pub enum Output {
         /// What is proposed.
         proposal: Proposal,
     },
+    /// This node's half has exactly half of the votes: ask the tie-breaker, or fence [`Claim::absent`] (as
+    /// [`Rules::even_split`](crate::Rules::even_split) says), and report [`Input::Tie`]. Granted by one who keeps the rules of
+    /// [`GrantRegister`](crate::GrantRegister), or once all are confirmed to be off. No answer within
+    /// [`Config::tie_timeout`](crate::Config::tie_timeout) counts as none.
+    AskTie(Claim),
+    /// Tell the tie-breaker that this view was agreed. It may be lost.
+    NoteTie(Grant),
     /// Tell the layers above.
     Event(Event),
 }
@@ -98,4 +121,13 @@ pub enum Event {
     Suspended,
     /// The lease is confirmed again in the same view.
     Resumed,
+    /// This node's half of an even split may go on; a view follows unless somebody goes down meanwhile.
+    TieWon {
+        /// In which ballot.
+        ballot: Ballot,
+        /// Who said so.
+        evidence: Evidence,
+        /// What the operator gave as reason; empty otherwise.
+        reason: String,
+    },
 }

@@ -22,6 +22,7 @@ mod record;
 mod stats;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod tie;
 mod view;
 mod wire;
 
@@ -29,8 +30,12 @@ pub use config::{BlankRecord, Config, ConfigError, Durability, NODES_MAX};
 #[cfg(feature = "testing")]
 pub use consensus::Sabotage;
 pub use consensus::{Consensus, Snapshot};
-pub use error::{NewError, RecordError};
+pub use error::{NewError, OverrideError, RecordError};
 pub use event::{Event, Input, Output, PersistToken};
-pub use quorum::{Majority, NodeVotes, QuorumPolicy, StaticThreshold, Unanimous, policy_by_name};
+pub use quorum::{
+    AutoTieBreaker, EvenSplit, Majority, NodeVotes, QuorumPolicy, Rules, Standing, StaticThreshold, TieNode,
+    TwoNode, Unanimous, With, policy_by_name, standing,
+};
 pub use stats::{DropReason, Stats};
+pub use tie::{Claim, Evidence, Grant, GrantRegister, Verdict};
 pub use view::{Ballot, Cause, ChangeReason, Member, NonPrimary, Proposal, View, ViewNumber};

@@ -1,6 +1,14 @@
+mod policies;
+mod standing;
+
+pub use policies::{
+    AutoTieBreaker, Majority, StaticThreshold, TieNode, TwoNode, Unanimous, With, policy_by_name,
+};
+pub(crate) use standing::of_votes;
+pub use standing::{Standing, standing};
+
 use core::fmt;
 use pils::{NodeId, NodeInstance};
-use std::sync::Arc;
 
 /// A configured node and the weight of its voice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -19,6 +27,31 @@ impl NodeVotes {
     }
 }
 
+/// What an even split means: a side that has exactly half of the votes, and no more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum EvenSplit {
+    /// Both halves stop.
+    #[default]
+    Stops,
+    /// A half goes on if the tie-breaker grants it ([`Output::AskTie`](crate::Output::AskTie)). Safe if the tie-breaker keeps
+    /// the rules of [`GrantRegister`](crate::GrantRegister).
+    Asks,
+    /// A half goes on if every member of the last primary that is not in it has certainly ended: it said so itself, an
+    /// obituary says so, or it was fenced ([`Output::AskTie`](crate::Output::AskTie), answered once the fencing is confirmed).
+    /// **Only as safe as the fencing.** Needs [`Rules::wait_for_all`].
+    Fences,
+}
+
+/// What a policy asks for beside a number of votes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// A restarted node has no vote until a living primary admits it or every configured node is present, whatever its
+    /// record says.
+    pub wait_for_all: bool,
+    /// What a side with exactly half of the votes does.
+    pub even_split: EvenSplit,
+}
+
 /// Decides how many votes a primary partition needs. A pure function of the configuration: every node must come to
 /// the same number.
 ///
@@ -27,64 +60,16 @@ impl NodeVotes {
 pub trait QuorumPolicy: fmt::Debug + Send + Sync {
     /// The name by which a configuration chooses it, with its parameters: `majority`, `threshold:3`.
     fn name(&self) -> String;
-    /// Votes that a primary needs among `nodes` (sorted by node, each node once).
+    /// Votes that a primary needs among `nodes` (sorted by node, each node once; already weighed by [`Self::weigh`]).
     fn quorum(&self, nodes: &[NodeVotes]) -> u32;
-}
-
-/// More than half of all votes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Majority;
-
-impl QuorumPolicy for Majority {
-    fn name(&self) -> String {
-        "majority".to_owned()
+    /// The weights that this policy counts instead of the configured votes, for the same nodes in the same order. Nobody may get
+    /// more than three times its votes, and who has none gets none. Default: the votes.
+    fn weigh(&self, nodes: &[NodeVotes]) -> Vec<NodeVotes> {
+        nodes.to_vec()
     }
-
-    fn quorum(&self, nodes: &[NodeVotes]) -> u32 {
-        total_votes(nodes) / 2 + 1
-    }
-}
-
-/// A fixed number of votes, but never less than a majority and never more than there are.
-///
-/// For clusters that shall not go on with a bare majority, for example because the rest could not carry the load.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StaticThreshold(pub u32);
-
-impl QuorumPolicy for StaticThreshold {
-    fn name(&self) -> String {
-        format!("threshold:{}", self.0)
-    }
-
-    fn quorum(&self, nodes: &[NodeVotes]) -> u32 {
-        self.0.clamp(total_votes(nodes) / 2 + 1, total_votes(nodes).max(1))
-    }
-}
-
-/// Every vote there is: the primary stops when any voting node is missing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Unanimous;
-
-impl QuorumPolicy for Unanimous {
-    fn name(&self) -> String {
-        "unanimous".to_owned()
-    }
-
-    fn quorum(&self, nodes: &[NodeVotes]) -> u32 {
-        total_votes(nodes)
-    }
-}
-
-/// The policy called `name` (`majority`, `unanimous`, `threshold:<votes>`), or `None` if there is none of that name.
-#[must_use]
-pub fn policy_by_name(name: &str) -> Option<Arc<dyn QuorumPolicy>> {
-    match name {
-        "majority" => Some(Arc::new(Majority)),
-        "unanimous" => Some(Arc::new(Unanimous)),
-        _ => {
-            let votes = name.strip_prefix("threshold:")?.parse().ok()?;
-            Some(Arc::new(StaticThreshold(votes)))
-        }
+    /// What it asks for beside that. Default: nothing.
+    fn rules(&self) -> Rules {
+        Rules::default()
     }
 }
 
@@ -116,29 +101,4 @@ impl VoteConfig {
 
 pub(crate) fn total_votes(nodes: &[NodeVotes]) -> u32 {
     nodes.iter().fold(0, |sum, n| sum.saturating_add(n.votes))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn three(votes: [u32; 3]) -> Vec<NodeVotes> {
-        (1..).map(NodeId::new).zip(votes).map(|(n, v)| NodeVotes::new(n, v)).collect()
-    }
-
-    #[test]
-    fn policies_are_found_by_the_name_they_print() {
-        for policy in [&Majority as &dyn QuorumPolicy, &Unanimous, &StaticThreshold(4)] {
-            let found = policy_by_name(&policy.name()).expect("a built-in policy");
-            assert_eq!(found.quorum(&three([2, 2, 1])), policy.quorum(&three([2, 2, 1])));
-        }
-        assert!(policy_by_name("threshold:x").is_none() && policy_by_name("coin").is_none());
-    }
-
-    #[test]
-    fn a_threshold_below_a_majority_is_raised_to_it() {
-        assert_eq!(StaticThreshold(1).quorum(&three([1, 1, 1])), 2);
-        assert_eq!(StaticThreshold(3).quorum(&three([1, 1, 1])), 3);
-        assert_eq!(StaticThreshold(9).quorum(&three([1, 1, 1])), 3);
-    }
 }

@@ -32,6 +32,10 @@ pub struct Stats {
     pub ballots_unanswered: u64,
     /// Ballots of this node that found no right to form a primary.
     pub ballots_ineligible: u64,
+    /// Even splits in which this node asked the tie-breaker, or for fencing.
+    pub ties_asked: u64,
+    /// Even splits in which this node was allowed to go on.
+    pub ties_won: u64,
     /// Proposals of others (or of an earlier ballot) that this node completed as coordinator.
     pub proposals_adopted: u64,
     /// Promises given.

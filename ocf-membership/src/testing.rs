@@ -1,13 +1,16 @@
 //! Conformance suites for those who write a part of their own. Feature `testing`.
 
 use crate::quorum::total_votes;
-use crate::{NodeVotes, QuorumPolicy};
+use crate::{EvenSplit, NodeVotes, QuorumPolicy, Standing, standing};
 use pils::{NodeId, Rng};
 
 /// Checks that `policy` can be trusted with a cluster, on 2000 generated configurations of 1 to 16 nodes.
 ///
 /// What must hold: the quorum is more than half of all votes and not more than all; it is the same each time it is
-/// asked for; it does not depend on which node has which votes; the name is not empty and does not change.
+/// asked for; it does not depend on which node has which votes; its weights are for the same nodes, nobody's more than three
+/// times its votes; an even split is decided only where half of the votes are one short of the quorum, and by fencing only if
+/// nodes wait for all; of any two sides that share no node, at most one has a quorum, and not beside another that has half of
+/// the votes; the name is not empty, does not change, and finds a policy of this crate that is the same.
 ///
 /// ```
 /// ocf_membership::testing::check_policy(&ocf_membership::Majority);
@@ -26,6 +29,15 @@ pub fn check_policy(policy: &dyn QuorumPolicy) {
             nodes.push(NodeVotes::new(node, u32::try_from(rng.below(5)).expect("below 5")));
         }
         nodes[0].votes += 1;
+        let weighed = policy.weigh(&nodes);
+        let same = weighed.len() == nodes.len() && weighed.iter().zip(&nodes).all(|(w, n)| w.node == n.node);
+        assert!(same, "{name} weighs other nodes than {nodes:?}: {weighed:?}");
+        let fair = weighed.iter().zip(&nodes).all(|(w, n)| w.votes <= 3 * n.votes);
+        assert!(fair, "{name} gives too much weight to a node of {nodes:?}: {weighed:?}");
+        assert_eq!(weighed, policy.weigh(&nodes), "{name} changes its mind about {nodes:?}");
+        check_sides(policy, &nodes);
+        let configured = nodes;
+        let nodes = weighed;
         let (quorum, total) = (policy.quorum(&nodes), total_votes(&nodes));
         assert!(quorum > total / 2, "{name} lets two halves be primaries: {quorum} of {total} in {nodes:?}");
         assert!(
@@ -33,25 +45,62 @@ pub fn check_policy(policy: &dyn QuorumPolicy) {
             "{name} asks for more votes than there are: {quorum} of {total} in {nodes:?}"
         );
         assert_eq!(quorum, policy.quorum(&nodes), "{name} changes its mind about {nodes:?}");
-        let mut turned = nodes.clone();
+        let mut turned = configured.clone();
         let n = turned.len();
         for i in 0..n {
-            turned[i].votes = nodes[n - 1 - i].votes;
+            turned[i].votes = configured[n - 1 - i].votes;
         }
+        let turned = policy.weigh(&turned);
         assert_eq!(quorum, policy.quorum(&turned), "{name} depends on who has the votes: {nodes:?}");
     }
     assert_eq!(name, policy.name(), "the name of a policy is fixed");
+    let rules = policy.rules();
+    assert!(
+        rules.even_split != EvenSplit::Fences || rules.wait_for_all,
+        "{name} fences and does not wait for all: two nodes would fence each other in turn"
+    );
+    if let Some(found) = crate::policy_by_name(&name) {
+        assert_eq!(found.rules(), rules, "{name} is the name of a policy with other rules");
+    }
+}
+
+/// Two sides without a common node never both go on, and a half never beside one that goes on.
+fn check_sides(policy: &dyn QuorumPolicy, nodes: &[NodeVotes]) {
+    let mut rng = Rng::new(7);
+    for _ in 0..8 {
+        let (one, other): (Vec<NodeVotes>, Vec<NodeVotes>) = nodes.iter().partition(|_| rng.chance(0.5));
+        let stands = |side: &[NodeVotes]| {
+            standing(policy, nodes, &side.iter().map(|n| n.node).collect::<Vec<NodeId>>())
+        };
+        let (a, b) = (stands(&one), stands(&other));
+        let name = policy.name();
+        let alone = (a == Standing::Quorum) <= (b == Standing::Short)
+            && (b == Standing::Quorum) <= (a == Standing::Short);
+        assert!(alone, "{name} lets {one:?} and {other:?} be {a:?} and {b:?}");
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Majority, StaticThreshold, Unanimous};
+    use crate::policy_by_name;
 
     #[test]
     fn the_policies_of_this_crate_conform() {
-        for policy in [&Majority as &dyn QuorumPolicy, &Unanimous, &StaticThreshold(3), &StaticThreshold(0)] {
-            check_policy(policy);
+        for name in [
+            "majority",
+            "unanimous",
+            "threshold:3",
+            "threshold:0",
+            "auto-tie-breaker:lowest",
+            "auto-tie-breaker:highest",
+            "auto-tie-breaker:3",
+            "majority+tie-breaker",
+            "majority+tie-breaker+wait-for-all",
+            "unanimous+wait-for-all",
+            "two-node",
+        ] {
+            check_policy(&*policy_by_name(name).expect(name));
         }
     }
 
@@ -69,8 +118,31 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "two halves")]
+    #[should_panic(expected = "half lets")]
     fn half_of_the_votes_is_refused() {
         check_policy(&Half);
+    }
+
+    #[derive(Debug)]
+    struct Duel;
+
+    impl QuorumPolicy for Duel {
+        fn name(&self) -> String {
+            "duel".to_owned()
+        }
+
+        fn quorum(&self, nodes: &[NodeVotes]) -> u32 {
+            total_votes(nodes) / 2 + 1
+        }
+
+        fn rules(&self) -> crate::Rules {
+            crate::Rules { wait_for_all: false, even_split: EvenSplit::Fences }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "in turn")]
+    fn fencing_without_waiting_for_all_is_refused() {
+        check_policy(&Duel);
     }
 }

@@ -1,3 +1,4 @@
+use crate::Evidence;
 use core::fmt;
 use ocf_comm::DownReason;
 use pils::{Incarnation, NodeId, NodeInstance};
@@ -53,7 +54,8 @@ pub struct Member {
     pub votes: u32,
 }
 
-/// Why a view differs from the one before: one cause for each instance that came or went.
+/// Why a view differs from the one before: one cause for each instance that came or went, and one for the node that won an
+/// even split.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cause {
     /// The instance that came or went.
@@ -74,6 +76,8 @@ pub enum ChangeReason {
     PartlyConnected,
     /// It did not answer in time while the view was being agreed.
     NoAnswer,
+    /// It neither came nor went: it asked on behalf of this half of an even split, and was allowed to go on.
+    TieWon(Evidence),
 }
 
 impl fmt::Display for ChangeReason {
@@ -83,6 +87,7 @@ impl fmt::Display for ChangeReason {
             Self::Down(reason) => reason.fmt(f),
             Self::PartlyConnected => f.write_str("cannot talk to every member"),
             Self::NoAnswer => f.write_str("did not answer while the view was agreed"),
+            Self::TieWon(evidence) => write!(f, "half of the votes go on: {evidence}"),
         }
     }
 }

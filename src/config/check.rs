@@ -1,7 +1,7 @@
 //! Finding everything that is wrong with a configuration.
 
 use super::{KEY_MIN, NodeConfig};
-use ocf_membership::NodeVotes;
+use ocf_membership::{EvenSplit, NodeVotes};
 use ocf_stonith::Targets;
 use pils::{ConfigErrors, NodeId};
 
@@ -146,9 +146,14 @@ impl NodeConfig {
         }
         let Some(policy) = ocf_membership::policy_by_name(&self.quorum) else {
             let problem = "is not a known policy";
-            errors.push("quorum", &self.quorum, problem, "use majority, unanimous or threshold:N");
+            let fix = "use majority, unanimous, threshold:N or auto-tie-breaker:lowest, and what docs/quorum.md says";
+            errors.push("quorum", &self.quorum, problem, fix);
             return;
         };
+        if policy.rules().even_split != EvenSplit::Stops {
+            let problem = "needs what decides even splits, which a node cannot have yet";
+            errors.push("quorum", &self.quorum, problem, "use auto-tie-breaker:lowest");
+        }
         // Policies keep within these bounds by themselves; what was asked for may not.
         let asked = self.quorum.strip_prefix("threshold:").and_then(|votes| votes.parse().ok());
         let quorum: u32 = asked.unwrap_or_else(|| policy.quorum(&votes));

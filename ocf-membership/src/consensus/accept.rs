@@ -295,7 +295,8 @@ impl Consensus {
         if core::mem::take(&mut self.voteless) && self.config.durability == Durability::Durable {
             self.write_vote(&accepted.accept);
         }
-        self.event(Event::Installed(view));
+        self.event(Event::Installed(view.clone()));
+        self.note_tie(&view);
         self.check_lease(now);
         self.send_renewals(now);
         if self.promised > under && self.state_sent.is_none() {

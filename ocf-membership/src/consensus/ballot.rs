@@ -2,7 +2,7 @@
 
 use super::{AcceptMessage, Consensus, Timer};
 use crate::wire::{Known, Message, StateReport};
-use crate::{Ballot, DropReason};
+use crate::{Ballot, DropReason, Evidence};
 use core::time::Duration;
 use pils::{Instant, NodeInstance};
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,12 +16,16 @@ pub(super) struct Round {
     /// The answers so far, with the time of their arrival.
     pub(super) states: BTreeMap<NodeInstance, (StateReport, Instant)>,
     pub(super) phase: Phase,
+    /// The candidates are only a half, and this lets them go on.
+    pub(super) won: Option<Evidence>,
 }
 
 #[derive(Clone, Debug)]
 pub(super) enum Phase {
     /// Waiting for the states of all candidates.
     Collect,
+    /// All states are here; waiting for the answer of the tie-breaker, or for fencing.
+    Ask,
     /// Waiting for all candidates to accept.
     Propose { known: Known, accepted: BTreeSet<NodeInstance>, install_at: Instant },
     /// Everybody has accepted; waiting for the leases of those who are not in the view.
@@ -32,6 +36,7 @@ impl Phase {
     pub(super) const fn name(&self) -> &'static str {
         match self {
             Self::Collect => "collecting",
+            Self::Ask => "asking",
             Self::Propose { .. } => "proposing",
             Self::Install { .. } => "installing",
         }
@@ -50,7 +55,8 @@ impl Consensus {
             self.send(*to, &Message::Prepare { ballot, candidates: candidates.clone() });
         }
         self.timers.set(Timer::Round, now + self.config.answer_timeout);
-        self.round = Some(Round { ballot, candidates, states: BTreeMap::new(), phase: Phase::Collect });
+        let states = BTreeMap::new();
+        self.round = Some(Round { ballot, candidates, states, phase: Phase::Collect, won: None });
     }
 
     /// Gives up this node's ballot; another one follows when it is needed.
@@ -178,6 +184,10 @@ impl Consensus {
                 self.install();
                 return;
             }
+            Phase::Ask => {
+                self.refuse_round(now, "the tie-breaker did not answer in time");
+                return;
+            }
         };
         self.stats.ballots_unanswered = self.stats.ballots_unanswered.wrapping_add(1);
         if missing.contains(&self.local) {
@@ -195,7 +205,7 @@ impl Consensus {
     pub(super) fn on_candidate_down(&mut self, now: Instant, peer: NodeInstance) {
         let Some(round) = &self.round else { return };
         let needed = match &round.phase {
-            Phase::Collect => true,
+            Phase::Collect | Phase::Ask => true,
             Phase::Propose { accepted, .. } => !accepted.contains(&peer),
             Phase::Install { .. } => false,
         };

@@ -4,11 +4,11 @@ use super::{AcceptMessage, Bug, Consensus};
 use crate::lease::binding_time;
 use crate::quorum::VoteConfig;
 use crate::wire::{Known, Message, StateReport};
-use crate::{Ballot, Cause, ChangeReason, Member, Proposal, View, ViewNumber};
+use crate::{Ballot, Cause, ChangeReason, Claim, Member, Proposal, Standing, View, ViewNumber};
 use bytes::Bytes;
 use core::time::Duration;
 use ocf_comm::DownReason;
-use pils::{Instant, NodeInstance};
+use pils::{Instant, NodeId, NodeInstance};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Views that a forgotten quorum may have agreed on.
@@ -58,13 +58,20 @@ impl Consensus {
             (None, Some((_, votes))) => Some(votes),
             (None, None) => None,
         };
-        let enough = |votes: &VoteConfig| counted_votes(votes, &states, &candidates) >= votes.quorum;
-        if !enough(&self.votes) || former_votes.is_some_and(|votes| !enough(votes)) {
+        let worth = |votes: &VoteConfig| self.worth(votes, counted_votes(votes, &states, &candidates));
+        let standing = worth(&self.votes).min(former_votes.map_or(Standing::Quorum, worth));
+        if standing == Standing::Short {
             self.refuse_round(now, "the votes of those who remember are no quorum");
             return;
         }
+        let tie = standing != Standing::Quorum;
         let adopted = top.as_ref().and_then(|top| whole_proposal(&states, top.view.ballot));
         if let Some(accepted) = adopted {
+            let view = &accepted.proposal.view;
+            let members: Vec<Member> = view.members.iter().chain(&view.previous).copied().collect();
+            if tie && !self.ask_tie(now, &states, (agreed, view.number), &members) {
+                return;
+            }
             self.stats.proposals_adopted = self.stats.proposals_adopted.wrapping_add(1);
             self.put_forward(now, &states, accepted.votes, accepted.proposal);
             return;
@@ -79,8 +86,13 @@ impl Consensus {
             // Nobody goes on with what it has: it may be less than what a quorum had.
             former.iter_mut().for_each(|f| f.only_recorded = true);
         }
-        let proposal = self.fresh(&states, former.first(), self.step(&states, &candidates));
-        let votes = self.votes.clone();
+        let votes = if tie { self.halved() } else { self.votes.clone() };
+        let proposal = self.fresh(&states, former.first(), &votes);
+        let members: Vec<Member> = former.iter().flat_map(|f| f.members.iter().copied()).collect();
+        if tie && !self.ask_tie(now, &states, (agreed, proposal.view.number), &members) {
+            return;
+        }
+        let proposal = self.with_winner(proposal);
         self.put_forward(now, &states, votes, proposal);
     }
 
@@ -99,6 +111,42 @@ impl Consensus {
         let enough =
             |f: &Former| f.members.iter().filter(here).map(|m| m.votes).sum::<u32>() >= f.votes.quorum;
         now.since(since) >= self.config.forget_after && former.iter().all(enough)
+    }
+
+    /// Asks whether this half may go on to `number` if `known` is the newest agreed view, and `members` may have formed a primary
+    /// since. True if the answer is here already, and it may.
+    fn ask_tie(
+        &mut self,
+        now: Instant,
+        states: &States,
+        (known, number): (ViewNumber, ViewNumber),
+        members: &[Member],
+    ) -> bool {
+        let Some(round) = &self.round else { return false };
+        let nodes: BTreeSet<NodeId> = round.candidates.iter().map(|c| c.node).collect();
+        let absent: BTreeSet<NodeInstance> =
+            members.iter().map(|m| m.instance).filter(|i| !nodes.contains(&i.node)).collect();
+        let dead: BTreeSet<NodeInstance> =
+            states.values().flat_map(|(s, _)| s.dead.iter().copied()).collect();
+        let claim = Claim {
+            ballot: round.ballot,
+            number,
+            known,
+            nodes: nodes.into_iter().collect(),
+            absent: absent.into_iter().collect(),
+            hosts: self.reach.0,
+        };
+        self.tie_is_won(now, claim, |instance| dead.contains(instance))
+    }
+
+    /// Notes in a fresh proposal why a half may go on.
+    fn with_winner(&self, mut proposal: Proposal) -> Proposal {
+        if let Some(evidence) = self.round.as_ref().and_then(|r| r.won) {
+            let cause = Cause { instance: self.local, reason: ChangeReason::TieWon(evidence) };
+            proposal.view.causes.push(cause);
+            proposal.view.causes.sort_by_key(|c| c.instance);
+        }
+        proposal
     }
 
     /// Completes the installation at members that accepted the newest view and were not told. True if there are any.
@@ -156,8 +204,9 @@ impl Consensus {
     }
 
     /// The next view: all candidates, those of the former primary as what they were.
-    fn fresh(&self, states: &States, former: Option<&Former>, step: u64) -> Proposal {
+    fn fresh(&self, states: &States, former: Option<&Former>, votes: &VoteConfig) -> Proposal {
         let Some(round) = &self.round else { unreachable!("only a running ballot proposes") };
+        let step = step(votes, states, &round.candidates);
         let number = ViewNumber(former.map_or(1, |f| f.number.0.saturating_add(step)));
         let continuing = |instance: NodeInstance| {
             let former = former.filter(|f| !f.only_recorded)?;
@@ -180,17 +229,8 @@ impl Consensus {
         members.sort_unstable_by_key(|m| (m.joined, m.instance.node));
         let previous = former.map(|f| f.members.clone()).unwrap_or_default();
         let causes = self.causes(number, &members, &previous);
-        let (ballot, quorum) = (round.ballot, self.votes.quorum);
+        let (ballot, quorum) = (round.ballot, votes.quorum);
         Proposal { view: View { number, ballot, members, previous, causes, quorum }, states: upper }
-    }
-
-    /// How far the next number is above the last one that is remembered.
-    ///
-    /// One, if a quorum remembers. If all nodes are here but too many have forgotten, those may have agreed on views
-    /// that nobody knows of any more: their numbers must not come again.
-    fn step(&self, states: &States, candidates: &[NodeInstance]) -> u64 {
-        let remember = candidates.iter().copied().filter(|c| states.get(c).is_some_and(|(s, _)| s.has_vote));
-        if self.votes.sum(remember) >= self.votes.quorum { 1 } else { FORGOTTEN_VIEWS }
     }
 
     fn causes(&self, number: ViewNumber, members: &[Member], previous: &[Member]) -> Vec<Cause> {
@@ -212,6 +252,15 @@ impl Consensus {
         causes.sort_unstable_by_key(|c| c.instance);
         causes
     }
+}
+
+/// How far the next number is above the last one that is remembered.
+///
+/// One, if a quorum remembers. If all nodes are here but too many have forgotten, those may have agreed on views
+/// that nobody knows of any more: their numbers must not come again.
+fn step(votes: &VoteConfig, states: &States, candidates: &[NodeInstance]) -> u64 {
+    let remember = candidates.iter().copied().filter(|c| states.get(c).is_some_and(|(s, _)| s.has_vote));
+    if votes.sum(remember) >= votes.quorum { 1 } else { FORGOTTEN_VIEWS }
 }
 
 /// What was accepted, or recorded by an earlier life, beyond `agreed`.

@@ -3,7 +3,7 @@
 use super::{Consensus, DOWN_MAX, Timer, sorted};
 use crate::clique::{STEPS_MAX, heaviest_clique};
 use crate::wire::{Known, Message, Status};
-use crate::{ChangeReason, DropReason, Member, View, ViewNumber};
+use crate::{ChangeReason, DropReason, Member, Standing, View, ViewNumber};
 use core::time::Duration;
 use ocf_comm::DownReason;
 use pils::wire::VARINT_MAX;
@@ -233,7 +233,7 @@ impl Consensus {
         vertices.iter().enumerate().filter(|(i, _)| best & 1 << i != 0).map(|(_, p)| *p).collect()
     }
 
-    /// True if the votes of `candidates` that count reach a quorum.
+    /// True if the votes of `candidates` that count reach a quorum, or half of the votes where that may do.
     fn has_quorum(&self, candidates: &[NodeInstance]) -> bool {
         let everybody = self.votes.all_present(candidates);
         let counts = |p: &NodeInstance| {
@@ -244,7 +244,8 @@ impl Consensus {
                     self.statuses.get(p).is_some_and(|s| s.has_vote)
                 }
         };
-        self.votes.sum(candidates.iter().copied().filter(counts)) >= self.votes.quorum
+        let votes = self.votes.sum(candidates.iter().copied().filter(counts));
+        self.worth(&self.votes, votes) > Standing::Short
     }
 
     /// Whom this node would propose now, if it should propose anybody.
@@ -300,7 +301,7 @@ impl Consensus {
             (false, false) => self.config.join_debounce,
         };
         let rank = u32::try_from(rank).unwrap_or(u32::MAX);
-        Some(debounce + self.config.stagger.saturating_mul(rank))
+        Some(debounce + self.config.stagger.saturating_mul(rank) + self.tie_handicap(&candidates)?)
     }
 
     /// A ballot of another node that is under way goes first; a failed one of this node is not repeated at once.
@@ -346,7 +347,7 @@ impl Consensus {
             let hold = match cause.reason {
                 ChangeReason::PartlyConnected => doubled.min(self.config.flap_hold_max),
                 ChangeReason::NoAnswer => self.config.answer_timeout * 4,
-                ChangeReason::Joined | ChangeReason::Down(_) => continue,
+                ChangeReason::Joined | ChangeReason::Down(_) | ChangeReason::TieWon(_) => continue,
             };
             self.hold(
                 cause.instance,

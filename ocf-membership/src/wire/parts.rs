@@ -1,6 +1,8 @@
 use super::UPPER_STATE_MAX;
 use crate::quorum::VoteConfig;
-use crate::{Ballot, Cause, ChangeReason, Member, NODES_MAX, NodeVotes, Proposal, View, ViewNumber};
+use crate::{
+    Ballot, Cause, ChangeReason, Evidence, Member, NODES_MAX, NodeVotes, Proposal, View, ViewNumber,
+};
 use bytes::{BufMut, Bytes};
 use core::time::Duration;
 use ocf_comm::DownReason;
@@ -77,6 +79,9 @@ fn put_reason(out: &mut Vec<u8>, reason: ChangeReason) {
         ChangeReason::Joined => out.put_u8(0),
         ChangeReason::PartlyConnected => out.put_u8(1),
         ChangeReason::NoAnswer => out.put_u8(2),
+        ChangeReason::TieWon(Evidence::TieBreaker) => out.put_u8(3),
+        ChangeReason::TieWon(Evidence::Ended) => out.put_u8(4),
+        ChangeReason::TieWon(Evidence::Operator) => out.put_u8(5),
         ChangeReason::Down(down) => match down {
             DownReason::Left => out.put_u8(16),
             DownReason::LastGasp => out.put_u8(17),
@@ -105,6 +110,9 @@ fn reason(r: &mut Reader<'_>) -> Result<ChangeReason, ParseError> {
         0 => ChangeReason::Joined,
         1 => ChangeReason::PartlyConnected,
         2 => ChangeReason::NoAnswer,
+        3 => ChangeReason::TieWon(Evidence::TieBreaker),
+        4 => ChangeReason::TieWon(Evidence::Ended),
+        5 => ChangeReason::TieWon(Evidence::Operator),
         16 => ChangeReason::Down(DownReason::Left),
         17 => ChangeReason::Down(DownReason::LastGasp),
         18 => ChangeReason::Down(DownReason::Superseded),

@@ -1,6 +1,6 @@
 use super::*;
 use crate::record::Record;
-use crate::{Cause, ChangeReason, NodeVotes, View};
+use crate::{Cause, ChangeReason, Evidence, NodeVotes, View};
 use core::time::Duration;
 use ocf_comm::DownReason;
 use pils::{Incarnation, NodeId};
@@ -15,6 +15,9 @@ fn sample_view(size: u32) -> View {
     let silent = DownReason::Silent { for_: Duration::from_micros(512_345) };
     let causes = vec![
         Cause { instance: instance(1), reason: ChangeReason::Joined },
+        Cause { instance: instance(2), reason: ChangeReason::TieWon(Evidence::TieBreaker) },
+        Cause { instance: instance(3), reason: ChangeReason::TieWon(Evidence::Ended) },
+        Cause { instance: instance(4), reason: ChangeReason::TieWon(Evidence::Operator) },
         Cause { instance: instance(8), reason: ChangeReason::Down(silent) },
         Cause { instance: instance(9), reason: ChangeReason::Down(DownReason::LastGasp) },
     ];

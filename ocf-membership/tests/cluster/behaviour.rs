@@ -1,12 +1,16 @@
 //! Single situations in virtual time, each with one claim: a cluster without random faults, and what is done to it.
 
-use crate::world::{DETECTION, MS, Plan, World, id};
+use crate::world::{Breaker, DETECTION, MS, Plan, World, id};
 use ocf_comm::DownReason;
 use ocf_membership::{ChangeReason, Consensus, Durability, Input, NewError, RecordError, ViewNumber};
 use pils::{Incarnation, Instant, Layer, NodeInstance, Rng};
 use std::collections::BTreeSet;
 
 fn cluster(nodes: usize, durability: Durability) -> World {
+    with_policy(nodes, durability, "majority")
+}
+
+pub(crate) fn with_policy(nodes: usize, durability: Durability, policy: &str) -> World {
     let plan = Plan {
         nodes,
         durability,
@@ -20,6 +24,8 @@ fn cluster(nodes: usize, durability: Durability) -> World {
         pause_between: 1_000 * MS,
         trouble: 0,
         sabotage: None,
+        policy: policy.to_owned(),
+        breaker: Breaker::Sound,
     };
     World::new(plan, Rng::new(7))
 }

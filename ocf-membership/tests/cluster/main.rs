@@ -1,5 +1,7 @@
 //! Whole clusters of production cores in virtual time: single situations, and many seeds of random trouble.
 
 mod behaviour;
+mod policies;
 mod simulation;
+mod table;
 mod world;

@@ -120,9 +120,11 @@ impl Checks {
                     self.fail(text);
                 }
             }
-            let quorum = self.views.get(&number).map_or(0, |v| v.quorum);
+            // Who is a quorum alone needs nobody.
+            let own = |v: &View| v.members.iter().find(|m| m.instance == node.local).map_or(0, |m| m.votes);
+            let needs = self.views.get(&number).is_some_and(|v| own(v) < v.quorum);
             let alone = node.alone_since.is_some_and(|at| world.now - at > DETECTION * 102 / 100 + 40 * MS);
-            if alone && quorum > 1 {
+            if alone && needs {
                 self.fail(format!("Q4: {} acts in {number} though it is alone", node.local));
             }
         }

@@ -8,8 +8,8 @@ use checks::Checks;
 use core::time::Duration;
 use ocf_comm::DownReason;
 use ocf_membership::{
-    Ballot, BlankRecord, Config, Consensus, Durability, Event, Input, NodeVotes, Output, PersistToken,
-    Sabotage, ViewNumber,
+    Ballot, BlankRecord, Claim, Config, Consensus, Durability, EvenSplit, Event, Evidence, GrantRegister,
+    Input, NodeVotes, Output, PersistToken, Sabotage, Verdict, ViewNumber, policy_by_name,
 };
 use pils::{Incarnation, Instant, Layer, NodeId, NodeInstance, Rng};
 use std::cmp::Reverse;
@@ -41,10 +41,28 @@ pub struct Plan {
     /// How long faults go on.
     pub trouble: u64,
     pub sabotage: Option<Sabotage>,
+    /// Name of the quorum policy.
+    pub policy: String,
+    /// A bug of what decides even splits, put in.
+    pub breaker: Breaker,
+}
+
+/// How what decides even splits behaves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Breaker {
+    /// As it must.
+    #[default]
+    Sound,
+    /// The tie-breaker grants whatever it is asked.
+    GrantsAll,
+    /// The fence device says that it has done what it has not.
+    Lies,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
+    /// A node cannot reach the tie-breaker, or the fence device.
+    CutBreaker,
     Crash,
     LastGasp,
     Leave,
@@ -84,7 +102,28 @@ impl Plan {
             pause_between: rng.between(100, 700) * MS,
             trouble: 5_000 * MS,
             sabotage: None,
+            policy: "majority".to_owned(),
+            breaker: Breaker::Sound,
         }
+    }
+
+    /// A plan of the same seed for another policy, with as many nodes as make it matter.
+    pub fn for_policy(rng: &mut Rng, policy: &str) -> Self {
+        let mut plan = Self::from_seed(rng);
+        plan.nodes = match policy {
+            "two-node" => 2,
+            _ => *rng.pick(&[2, 2, 3, 4, 4]).expect("a list"),
+        };
+        if policy.contains("tie-breaker") && !policy.starts_with("auto") {
+            plan.durability = Durability::Durable;
+            plan.nodes = *rng.pick(&[2, 2, 4]).expect("a list");
+        }
+        plan.faults.extend([Fault::Partition, Fault::Crash]);
+        if rng.chance(0.5) {
+            plan.faults.insert(Fault::CutBreaker);
+        }
+        policy.clone_into(&mut plan.policy);
+        plan
     }
 }
 
@@ -99,18 +138,30 @@ pub enum Owned {
     Blocked(Ballot, Bytes),
     Flushed(Ballot),
     Synced(ViewNumber),
+    Tie(Ballot, Verdict),
 }
 
 #[derive(Clone, Debug)]
 enum Action {
     Tick,
     Timer(usize),
-    Deliver { from: NodeInstance, to: NodeInstance, message: Bytes },
+    Deliver {
+        from: NodeInstance,
+        to: NodeInstance,
+        message: Bytes,
+    },
     Give(NodeInstance, Owned),
-    Written { by: NodeInstance, token: PersistToken, record: Bytes, fails: bool },
+    Written {
+        by: NodeInstance,
+        token: PersistToken,
+        record: Bytes,
+        fails: bool,
+    },
     Resume(usize, u32),
     Start(usize),
     Fault,
+    /// A claim arrives where it is decided.
+    Claim(NodeInstance, Claim),
 }
 
 pub struct Node {
@@ -144,6 +195,13 @@ pub struct World {
     pub cut: BTreeSet<(usize, usize)>,
     last_delivery: BTreeMap<(NodeInstance, NodeInstance), u64>,
     held: BTreeMap<(NodeInstance, NodeInstance), Vec<Bytes>>,
+    /// What the tie-breaker remembers; which nodes cannot reach it; how often it granted and refused.
+    pub register: GrantRegister,
+    pub cut_breaker: BTreeSet<usize>,
+    pub granted: u64,
+    /// Why operators decided.
+    pub reasons: Vec<String>,
+    pub refused: u64,
     /// Messages of a dead sender to this receiver are lost from here on.
     lost: BTreeSet<(NodeInstance, NodeInstance)>,
     healing: bool,
@@ -160,6 +218,9 @@ impl World {
             blank_record: BlankRecord::WaitForAll,
             answer_timeout: Duration::from_millis(600),
             flush_timeout: Duration::from_millis(1_500),
+            tie_timeout: Duration::from_millis(3_000),
+            tie_delay: Duration::from_millis(1_000),
+            policy: policy_by_name(&plan.policy).expect("a policy"),
             ..Config::new((1..=plan.nodes).map(|n| NodeVotes::new(id(n - 1), 1)))
         };
         let nodes = (0..plan.nodes)
@@ -191,6 +252,11 @@ impl World {
             cut: BTreeSet::new(),
             last_delivery: BTreeMap::new(),
             held: BTreeMap::new(),
+            register: GrantRegister::default(),
+            cut_breaker: BTreeSet::new(),
+            granted: 0,
+            reasons: Vec::new(),
+            refused: 0,
             lost: BTreeSet::new(),
             healing: false,
             checks: Checks::default(),
@@ -293,6 +359,7 @@ impl World {
             }
             Action::Start(i) => self.start(i),
             Action::Fault => self.fault(),
+            Action::Claim(by, claim) => self.judge(by, &claim),
         }
     }
 
@@ -309,6 +376,40 @@ impl World {
         }
         self.nodes[b].alone_since = None;
         self.call(b, Some(Owned::Message(from, message)));
+    }
+
+    /// The tie-breaker decides, or the fence device does what it was asked.
+    fn judge(&mut self, by: NodeInstance, claim: &Claim) {
+        let i = index(by);
+        let alive = self.nodes[i].core.is_some() && self.nodes[i].local == by;
+        let breaker = self.plan.breaker;
+        let verdict = if self.cut_breaker.contains(&i) || !alive && self.rng.chance(0.5) {
+            Verdict::Unavailable
+        } else if self.config.policy.rules().even_split == EvenSplit::Asks {
+            match breaker {
+                Breaker::GrantsAll => Verdict::Granted(Evidence::TieBreaker),
+                Breaker::Sound | Breaker::Lies if self.register.claim(claim) => {
+                    Verdict::Granted(Evidence::TieBreaker)
+                }
+                Breaker::Sound | Breaker::Lies => Verdict::Refused,
+            }
+        } else if self.rng.chance(0.15) {
+            Verdict::Unavailable
+        } else {
+            for victim in claim.absent.iter().copied().filter(|_| breaker != Breaker::Lies) {
+                if self.nodes[index(victim)].local == victim && self.nodes[index(victim)].core.is_some() {
+                    self.note(|| format!("{victim} is fenced for {by}"));
+                    self.end(index(victim), None);
+                }
+            }
+            Verdict::Granted(Evidence::Ended)
+        };
+        match verdict {
+            Verdict::Granted(_) => self.granted += 1,
+            _ => self.refused += 1,
+        }
+        let at = self.now + self.rng.below(self.plan.network) + MS / 20;
+        self.at(at, Action::Give(by, Owned::Tie(claim.ballot, verdict)));
     }
 
     /// What the links held back arrives, in order.
@@ -441,6 +542,21 @@ impl World {
         }
     }
 
+    /// Tells a node how many hosts outside the cluster it reaches.
+    pub fn reach(&mut self, i: usize, hosts: u32, of: u32) {
+        let now = self.local_time(i);
+        self.nodes[i].core.as_mut().expect("running").handle(now, Input::Reach { hosts, of });
+        self.drain(i);
+    }
+
+    /// An operator decides the next even split of a node.
+    pub fn override_tie(&mut self, i: usize, reason: &str) -> Result<(), ocf_membership::OverrideError> {
+        let now = self.local_time(i);
+        let outcome = self.nodes[i].core.as_mut().expect("running").override_tie(now, reason);
+        self.drain(i);
+        outcome
+    }
+
     /// The node does not run until `resume`.
     pub fn pause(&mut self, i: usize) {
         self.nodes[i].paused = true;
@@ -463,6 +579,7 @@ impl World {
         // Some of the faults end by themselves.
         if self.rng.chance(0.35) {
             self.cut.clear();
+            self.cut_breaker.clear();
         }
         let picked = self.rng.pick(&faults).copied();
         self.note(|| format!("fault {picked:?} of {} and {}", id(i), id(j)));
@@ -491,6 +608,9 @@ impl World {
             Some(Fault::CutLink) => {
                 self.cut_link(i, j);
             }
+            Some(Fault::CutBreaker) => {
+                self.cut_breaker.insert(i);
+            }
             Some(Fault::OneWay) => {
                 self.cut.insert((i, j));
             }
@@ -516,6 +636,7 @@ impl World {
         self.plan.persist_fails = 0.0;
         self.plan.slow = 0.0;
         self.cut.clear();
+        self.cut_breaker.clear();
         for i in 0..self.nodes.len() {
             self.resume(i);
             self.start(i);
@@ -584,6 +705,9 @@ impl World {
             }
             Some(Owned::Flushed(ballot)) => core.handle(now, Input::Flushed { ballot: *ballot }),
             Some(Owned::Synced(number)) => core.handle(now, Input::Synced(*number)),
+            Some(Owned::Tie(ballot, verdict)) => {
+                core.handle(now, Input::Tie { ballot: *ballot, verdict: *verdict });
+            }
         }
         core.check_invariants();
         self.drain(i);
@@ -638,6 +762,16 @@ impl World {
                     self.at(at, Action::Give(local, Owned::Flushed(ballot)));
                 }
                 Output::Event(event) => self.on_event(i, event),
+                Output::AskTie(claim) => {
+                    self.note(|| format!("{local} claims {claim:?}"));
+                    let at = self.now + self.delay(2 * self.plan.network);
+                    self.at(at, Action::Claim(local, claim));
+                }
+                Output::NoteTie(view) => {
+                    if !self.cut_breaker.contains(&i) && self.rng.chance(0.8) {
+                        self.register.note(&view);
+                    }
+                }
                 _ => {}
             }
         }
@@ -666,6 +800,7 @@ impl World {
                 let wait = if joiner && donors { self.delay(50 * MS) } else { 0 };
                 self.at(self.now + wait, Action::Give(local, Owned::Synced(number)));
             }
+            Event::TieWon { evidence: Evidence::Operator, reason, .. } => self.reasons.push(reason),
             Event::NonPrimary(_) | Event::Suspended => self.nodes[i].active = None,
             Event::Resumed => {
                 let view = self.nodes[i].core.as_ref().and_then(|c| c.view());
