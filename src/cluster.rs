@@ -156,6 +156,7 @@ impl Cluster {
             ping: Vec::new(),
             detection: self.builder.detection,
             quorum: "majority".to_owned(),
+            tie_breaker: None,
             record: None,
             trust_blank_record: false,
             fence_action: self.builder.fence_action,

@@ -15,11 +15,13 @@ mod keys;
 mod media;
 mod outside;
 mod ping;
+mod tie;
 
 pub use api::{ApiAccess, ApiConfig, ApiUser};
 pub use media::{DiscoveryEntry, MediumEntry};
 pub use outside::{HeartbeatEntry, MailEntry, OutsideConfig};
 pub use ping::PingEntry;
+pub use tie::TieBreakerEntry;
 
 /// Shortest key of a cluster, in bytes.
 const KEY_MIN: usize = 32;
@@ -91,9 +93,13 @@ pub struct NodeConfig {
     #[serde(default)]
     pub sentinel: bool,
     /// Votes that a primary needs: `majority` (the default), `unanimous`, `threshold:N`, `auto-tie-breaker:lowest`, `:highest` or
-    /// `:<node>`; each also with `+wait-for-all` behind it. `docs/quorum.md` helps to choose.
+    /// `:<node>`, `two-node` (fences first), `majority+tie-breaker` (asks `tie_breaker`); each also with `+wait-for-all` behind it.
+    /// `docs/quorum.md` helps to choose.
     #[serde(default = "majority")]
     pub quorum: String,
+    /// What decides if a side has exactly half of the votes: an arbiter, or a shared disk. Only for a `quorum` that asks.
+    #[serde(default)]
+    pub tie_breaker: Option<TieBreakerEntry>,
     /// The file in which this node remembers the views it agreed to. Without it the node has no vote after a restart
     /// until a living primary admits it, or until all nodes are there.
     #[serde(default)]
@@ -378,6 +384,9 @@ impl NodeConfig {
         let mut membership = ocf_membership::Config::new(votes);
         if let Some(policy) = ocf_membership::policy_by_name(&self.quorum) {
             membership.policy = policy;
+        }
+        if let Some(entry) = &self.tie_breaker {
+            (membership.tie_timeout, membership.tie_delay) = (entry.timeout(), entry.delay());
         }
         membership.durability =
             if self.record.is_some() { Durability::Durable } else { Durability::Volatile };

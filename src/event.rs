@@ -1,7 +1,7 @@
 use bytes::Bytes;
 use ocf_comm::ping::PingChange;
 use ocf_comm::{DownReason, KeyId, Lane, PathId, PathReason, PathState, Refusal};
-use ocf_membership::NonPrimary;
+use ocf_membership::{Claim, Evidence, NonPrimary};
 use pils::{Instant, NodeId, NodeInstance};
 use std::net::SocketAddr;
 
@@ -83,6 +83,15 @@ pub enum NodeEvent {
     },
     /// This node is outside the primary partition.
     NonPrimary(NonPrimary),
+    /// This node's side has half of the votes. It asks the tie-breaker, or fences the others, and goes on if it may.
+    TieAsked(Claim),
+    /// This node's half of the votes may go on.
+    TieWon {
+        /// Who said so.
+        evidence: Evidence,
+        /// What the operator gave as reason; empty otherwise.
+        reason: String,
+    },
     /// The lease is in doubt: do nothing that others must not do at the same time.
     Suspended,
     /// The lease is confirmed again.

@@ -32,6 +32,7 @@ pub use cluster::{Cluster, ClusterBuilder};
 pub use config::{
     ApiAccess, ApiConfig, ApiUser, CipherName, Detection, DiscoveryEntry, HeartbeatEntry, Key, KeyEntry,
     MailEntry, MediumEntry, NodeConfig, NodeEntry, OutsideConfig, Paths, PingEntry, ProtectionName,
+    TieBreakerEntry,
 };
 pub use event::{NodeEvent, Numbered};
 pub use node::{

@@ -10,6 +10,7 @@ mod locks;
 mod outside;
 mod queue;
 mod recorder;
+mod tie;
 
 pub use api::ApiError;
 pub use application::{Application, Here};
@@ -29,7 +30,7 @@ use host::NodeHost;
 use ocf_comm::driver::{Handle, Running, Stopped};
 use ocf_comm::{ClusterKey, KeyError, KeyId, KeyStatus, Lane};
 use ocf_groups::{Guarantee, JoinError, LeaveError, MemberId, OfferError, Position};
-use ocf_membership::View;
+use ocf_membership::{OverrideError, View};
 use parking_lot::Mutex;
 use pils::topic::Bus;
 use pils::{ConfigErrors, Instant, NodeInstance};
@@ -372,6 +373,15 @@ impl Node {
         who: &str,
     ) -> Result<(), RequestError<ocf_stonith::NotStanding>> {
         self.request(|stack, now| stack.confirm_fenced(now, target, who))
+    }
+
+    /// Has an operator decide the next even split of this node, which must not be in a primary that acts. He answers for it that
+    /// nothing of the other half runs, or will before it has met this one. Good once; `reason` is recorded.
+    ///
+    /// # Errors
+    /// [`OverrideError`] if there is nothing to decide, or no reason; nothing has changed then.
+    pub fn override_tie(&self, reason: &str) -> Result<(), RequestError<OverrideError>> {
+        self.request(|stack, now| stack.override_tie(now, reason))
     }
 
     /// The view of the primary partition this node is in, if it is in one and runs.

@@ -9,6 +9,7 @@ mod calls;
 mod carry;
 mod locks;
 mod outbox;
+mod tie;
 
 use crate::event::NodeEvent;
 use bytes::Bytes;
@@ -18,7 +19,7 @@ use ocf_comm::{
     Received, Secrets, Transmit,
 };
 use ocf_groups::{Groups, Guarantee, JoinError, LeaveError, MemberId, OfferError, Position, Sending};
-use ocf_membership::{Consensus, PersistToken, View};
+use ocf_membership::{Claim, Consensus, EvenSplit, Grant, PersistToken, Verdict, View};
 use ocf_resource::executor::{self, Executor, RunId};
 use ocf_resource::{Manager, Operation, OperationResult};
 use ocf_stonith::{DeviceReport, FenceAction, Fencer};
@@ -109,6 +110,20 @@ pub enum Input<'a> {
     },
     /// A fence device answered.
     Device(DeviceReport),
+    /// The tie-breaker answered.
+    Tie {
+        /// The ballot of the claim.
+        ballot: ocf_membership::Ballot,
+        /// The answer.
+        verdict: Verdict,
+    },
+    /// How many of the hosts outside the cluster that it watches this node reaches.
+    Reach {
+        /// How many it reaches.
+        hosts: u32,
+        /// How many it watches.
+        of: u32,
+    },
 }
 
 impl<'a> From<Received<'a>> for Input<'a> {
@@ -147,6 +162,10 @@ pub enum Output {
     Call(ocf_comm::rpc::Output),
     /// Tell the owner of a lock: an operation ended, the lock is in the way, or it is lost.
     Lock(ocf_dlm::cluster::Output),
+    /// Ask the tie-breaker, then report [`Input::Tie`].
+    AskTie(Claim),
+    /// Tell the tie-breaker of an agreed view. It may be lost.
+    NoteTie(Grant),
     /// Tell the application.
     Event(NodeEvent),
 }
@@ -166,6 +185,9 @@ pub struct Stack {
     lock_fences: BTreeSet<NodeInstance>,
     /// A view came: the fencing that locks wait for is to be asked for anew.
     lock_fences_due: bool,
+    even_split: EvenSplit,
+    /// An even split that waits for fencing.
+    duel: Option<tie::Duel>,
     local: NodeInstance,
     fence_action: FenceAction,
     /// When the last input came: outputs are settled lazily, in the call that asks for them.
@@ -199,6 +221,7 @@ impl Stack {
         let engine = |config| ocf_dlm::cluster::Engine::new(config, local).map(Box::new);
         let locks = config.locks.map(engine).transpose().map_err(StackError::Locks)?;
         let endpoint = Endpoint::new(now, config.comm, local, secrets)?;
+        let even_split = config.membership.policy.rules().even_split;
         let consensus = Consensus::new(now, config.membership, local, record.as_deref(), rng.fork())?;
         let mut groups = Groups::new(config.groups, local);
         groups.join(now, MANAGER_GROUP, 0).expect("a fresh core has no members");
@@ -213,6 +236,8 @@ impl Stack {
             locks,
             lock_fences: BTreeSet::new(),
             lock_fences_due: false,
+            even_split,
+            duel: None,
             local,
             fence_action: config.fence_action,
             now,
@@ -532,6 +557,12 @@ impl Layer for Stack {
             Input::Device(report) => {
                 self.obey_membership(now);
                 self.fencer.handle(now, ocf_stonith::Input::Device(report));
+            }
+            Input::Tie { ballot, verdict } => {
+                self.consensus.handle(now, ocf_membership::Input::Tie { ballot, verdict });
+            }
+            Input::Reach { hosts, of } => {
+                self.consensus.handle(now, ocf_membership::Input::Reach { hosts, of });
             }
         }
     }

@@ -100,6 +100,8 @@ pub enum Output {
     /// [`GrantRegister`](crate::GrantRegister), or once all are confirmed to be off. No answer within
     /// [`Config::tie_timeout`](crate::Config::tie_timeout) counts as none.
     AskTie(Claim),
+    /// The claim of this ballot is wanted no more: stop what was begun for it, such as fencing.
+    WithdrawTie(Ballot),
     /// Tell the tie-breaker that this view was agreed. It may be lost.
     NoteTie(Grant),
     /// Tell the layers above.

@@ -11,9 +11,13 @@
 //! * Feature `testing`: a conformance suite for quorum policies, and bugs that can be put back.
 #![forbid(unsafe_code)]
 
+pub mod arbiter;
 mod clique;
 mod config;
 mod consensus;
+pub mod disk;
+#[cfg(feature = "driver")]
+pub mod driver;
 mod error;
 mod event;
 mod lease;
@@ -37,5 +41,5 @@ pub use quorum::{
     TwoNode, Unanimous, With, policy_by_name, standing,
 };
 pub use stats::{DropReason, Stats};
-pub use tie::{Claim, Evidence, Grant, GrantRegister, Verdict};
+pub use tie::{Claim, Evidence, Grant, GrantRegister, TieBreaker, Verdict};
 pub use view::{Ballot, Cause, ChangeReason, Member, NonPrimary, Proposal, View, ViewNumber};

@@ -84,7 +84,7 @@ impl Record {
 }
 
 /// FNV-1a, 64 bits: notices torn and damaged records; no protection against forgery.
-fn checksum(bytes: &[u8]) -> u64 {
+pub(crate) fn checksum(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
 }
 

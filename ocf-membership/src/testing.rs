@@ -1,8 +1,11 @@
 //! Conformance suites for those who write a part of their own. Feature `testing`.
 
 use crate::quorum::total_votes;
-use crate::{EvenSplit, NodeVotes, QuorumPolicy, Standing, standing};
-use pils::{NodeId, Rng};
+use crate::{
+    Ballot, Claim, EvenSplit, Evidence, Grant, NodeVotes, QuorumPolicy, Standing, TieBreaker, Verdict,
+    ViewNumber, standing,
+};
+use pils::{Incarnation, NodeId, NodeInstance, Rng};
 
 /// Checks that `policy` can be trusted with a cluster, on 2000 generated configurations of 1 to 16 nodes.
 ///
@@ -78,6 +81,63 @@ fn check_sides(policy: &dyn QuorumPolicy, nodes: &[NodeVotes]) {
             && (b == Standing::Quorum) <= (a == Standing::Short);
         assert!(alone, "{name} lets {one:?} and {other:?} be {a:?} and {b:?}");
     }
+}
+
+/// Checks that a tie-breaker keeps the rules of [`GrantRegister`](crate::GrantRegister), and keeps what it granted.
+///
+/// `open` makes the tie-breaker of a node as if that had just started, of a cluster of so many nodes (4); it is called again and
+/// again, and what it makes must remember what the ones before were told. The first call finds it empty.
+///
+/// # Panics
+/// If a rule is broken, with the rule in the text.
+pub fn check_tie_breaker(open: &mut dyn FnMut(NodeInstance, u32) -> Box<dyn TieBreaker>) {
+    let instance = |n: u32| NodeInstance::new(NodeId::new(n), Incarnation::new(u128::from(n)));
+    let nodes = |list: &[u32]| list.iter().map(|n| NodeId::new(*n)).collect::<Vec<_>>();
+    let mut round = 0;
+    let mut ask =
+        |open: &mut dyn FnMut(NodeInstance, u32) -> Box<dyn TieBreaker>, known: u64, side: &[u32]| {
+            round += 1;
+            let mut breaker = open(instance(side[0]), 4);
+            assert!(!breaker.name().is_empty(), "a tie-breaker has a name");
+            let claim = Claim {
+                ballot: Ballot { round, proposer: instance(side[0]) },
+                number: ViewNumber(known + 1),
+                known: ViewNumber(known),
+                nodes: nodes(side),
+                absent: Vec::new(),
+                hosts: 0,
+            };
+            breaker.claim(&claim)
+        };
+    let told = |open: &mut dyn FnMut(NodeInstance, u32) -> Box<dyn TieBreaker>, number: u64, side: &[u32]| {
+        // News may be lost, and need not be taken at once.
+        let mut breaker = open(instance(side[0]), 4);
+        for _ in 0..3 {
+            breaker.note(&Grant { number: ViewNumber(number), nodes: nodes(side) });
+        }
+        breaker
+    };
+    let granted = Verdict::Granted(Evidence::TieBreaker);
+    assert_eq!(ask(open, 3, &[1, 2]), Verdict::Refused, "an empty one grants nothing");
+    let mut breaker = told(open, 3, &[1, 2, 3, 4]);
+    let claim = |round: u64, side: &[u32]| Claim {
+        ballot: Ballot { round: 1_000 + round, proposer: instance(side[0]) },
+        number: ViewNumber(4),
+        known: ViewNumber(3),
+        nodes: nodes(side),
+        absent: Vec::new(),
+        hosts: 0,
+    };
+    let first =
+        (0..1_000).map(|round| breaker.claim(&claim(round, &[1, 2]))).find(|v| *v != Verdict::Refused);
+    assert_eq!(first, Some(granted), "a half that knows the last view gets the next");
+    drop(breaker);
+    assert_eq!(ask(open, 3, &[3, 4]), Verdict::Refused, "the other half does not");
+    assert_eq!(ask(open, 3, &[1, 2]), granted, "the same half does again");
+    assert_eq!(ask(open, 4, &[3, 4]), Verdict::Refused, "who knows of it but has nobody of it does not");
+    assert_eq!(ask(open, 4, &[2, 3]), granted, "who has one of it and knows it gets the next");
+    assert_eq!(ask(open, 4, &[1, 4]), Verdict::Refused, "and then the others do not");
+    assert_eq!(ask(open, 7, &[1, 4]), granted, "who knows a later view gets what follows that");
 }
 
 #[cfg(test)]

@@ -107,7 +107,9 @@ impl GrantRegister {
     pub fn claim(&mut self, claim: &Claim) -> bool {
         let allowed = self.allows(claim);
         if allowed {
-            self.last = Some(Grant { number: claim.number, nodes: claim.nodes.clone() });
+            // Never back: an older number would let others in who lack what was granted since.
+            let number = self.last.as_ref().map_or(claim.number, |last| last.number.max(claim.number));
+            self.last = Some(Grant { number, nodes: claim.nodes.clone() });
         }
         allowed
     }
@@ -120,6 +122,20 @@ impl GrantRegister {
         }
         news
     }
+}
+
+/// What a node asks in an even split: an arbiter over the network, a shared disk, a function of the program's own. Called on a
+/// thread of its own; each call may take as long as [`Config::tie_timeout`](crate::Config::tie_timeout).
+///
+/// Those who write one keep a [`GrantRegister`] for each cluster, on storage that survives anything, and write it before
+/// they answer; `ocf_membership::testing::check_tie_breaker` shows whether they do.
+pub trait TieBreaker: fmt::Debug + Send {
+    /// What it is, for operators.
+    fn name(&self) -> String;
+    /// Decides. Never [`Verdict::Granted`] if in doubt: `Unavailable` then.
+    fn claim(&mut self, claim: &Claim) -> Verdict;
+    /// Takes the news of an agreed view; it may be lost.
+    fn note(&mut self, view: &Grant);
 }
 
 #[cfg(test)]

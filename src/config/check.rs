@@ -150,9 +150,26 @@ impl NodeConfig {
             errors.push("quorum", &self.quorum, problem, fix);
             return;
         };
-        if policy.rules().even_split != EvenSplit::Stops {
-            let problem = "needs what decides even splits, which a node cannot have yet";
-            errors.push("quorum", &self.quorum, problem, "use auto-tie-breaker:lowest");
+        super::TieBreakerEntry::check(self.tie_breaker.as_ref(), &*policy, errors);
+        let rules = policy.rules();
+        if rules.even_split == EvenSplit::Asks && self.record.is_none() {
+            let fix = "give this node a record: a tie-breaker remembers view numbers, so the nodes must too";
+            errors.push("record", "(missing)", "quorum asks a tie-breaker", fix);
+        }
+        let voters: Vec<u32> = votes.iter().map(|n| n.votes).filter(|v| *v > 0).collect();
+        if rules.even_split == EvenSplit::Fences && (voters.len() != 2 || voters[0] != voters[1]) {
+            let problem =
+                format!("is for two nodes with equally many votes; {} nodes have votes", voters.len());
+            errors.push(
+                "quorum",
+                &self.quorum,
+                problem,
+                "use majority, or majority+tie-breaker for an even number",
+            );
+        }
+        if rules.even_split == EvenSplit::Asks && policy.quorum(&votes) != total / 2 + 1 {
+            let fix = "use majority+tie-breaker";
+            errors.push("quorum", &self.quorum, "asks a tie-breaker and more than a bare majority", fix);
         }
         // Policies keep within these bounds by themselves; what was asked for may not.
         let asked = self.quorum.strip_prefix("threshold:").and_then(|votes| votes.parse().ok());

@@ -269,6 +269,10 @@ fn draft(event: &NodeEvent) -> Option<(&'static str, Draft)> {
             (DIRECT, draft.data(message.clone()))
         }
         NodeEvent::NonPrimary(why) => (QUORUM, new("non_primary").property("why", format!("{why:?}"))),
+        NodeEvent::TieAsked(claim) => (QUORUM, new("tie_asked").property("what", format!("{claim:?}"))),
+        NodeEvent::TieWon { evidence, reason } => {
+            (QUORUM, new("tie_won").property("why", evidence.to_string()).property("reason", &**reason))
+        }
         NodeEvent::Suspended => (QUORUM, new("suspended")),
         NodeEvent::Resumed => (QUORUM, new("resumed")),
         NodeEvent::Group(ocf_groups::Event::View(view)) => {

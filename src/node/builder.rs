@@ -6,8 +6,9 @@ use super::host::{Command, NodeHost};
 use super::outside::Outside;
 use super::queue::EventQueue;
 use super::recorder::Recorder;
+use super::tie::Decider;
 use super::{Inner, Node};
-use crate::config::{ApiConfig, HeartbeatEntry, NodeConfig, OutsideConfig, PingEntry};
+use crate::config::{ApiConfig, HeartbeatEntry, NodeConfig, OutsideConfig, PingEntry, TieBreakerEntry};
 use crate::stack::{Birth, Stack, StackConfig, StackError};
 use crate::store::{FileStore, RecordStore};
 use core::fmt;
@@ -15,6 +16,7 @@ use ocf_comm::Secrets;
 use ocf_comm::driver::sentinel::{Sentinel, SentinelConfig};
 use ocf_comm::driver::{Agreement, IoConfig, Ports, Reactor, Remote, SetupError, cipher, entropy};
 use ocf_comm::rpc::{self, Dispatcher};
+use ocf_membership::TieBreaker;
 use ocf_resource::driver::apphb::AppHeartbeatServer;
 use ocf_resource::driver::{AgentHost, OcfClass, RustClass};
 use ocf_resource::{AgentClass, AgentName, Agents, GroupConfig};
@@ -52,6 +54,7 @@ pub struct NodeBuilder {
     methods: rpc::Builder,
     tune: Box<dyn FnOnce(&mut StackConfig)>,
     locks: Option<ocf_dlm::cluster::Config>,
+    tie_breaker: Option<Box<dyn TieBreaker>>,
 }
 
 impl fmt::Debug for NodeBuilder {
@@ -104,6 +107,7 @@ impl NodeBuilder {
             methods: Dispatcher::builder(),
             tune: Box::new(|_| {}),
             locks: None,
+            tie_breaker: None,
         }
     }
 
@@ -214,6 +218,13 @@ impl NodeBuilder {
         self
     }
 
+    /// Asks this in even splits, in place of what the configuration says. `quorum` must have `+tie-breaker`.
+    #[must_use]
+    pub fn tie_breaker(mut self, breaker: impl TieBreaker + 'static) -> Self {
+        self.tie_breaker = Some(Box::new(breaker));
+        self
+    }
+
     fn agents(&self, runner: &Runner) -> Agents {
         let mut agents = self.agents.clone();
         if !self.has_rust {
@@ -297,6 +308,7 @@ impl NodeBuilder {
         let (remote, inbox) = ports.inbox::<Command>();
         let recorder =
             store.map(|store| recorder(store, &remote)).transpose().map_err(StartError::Threads)?;
+        let decider = decider(self.tie_breaker, &self.config, local, &remote)?;
         let events = Arc::new(EventQueue::new(self.backlog));
         let gate = Arc::new(Gate::new(stack.sending()));
         let report = reporter(&remote);
@@ -317,6 +329,7 @@ impl NodeBuilder {
             devices,
         )
         .with_sentinel(sentinel)
+        .with_decider(decider, self.config.ping.len())
         .with_outside(outside, heartbeats)
         .with_bus(Some(bus.clone()))
         .with_callers(callers)
@@ -349,6 +362,27 @@ fn load(store: Option<Box<dyn RecordStore>>, config: &NodeConfig) -> Result<Load
         Some(mut store) => (store.load().map_err(StartError::Record)?, Some(store)),
         None => (None, None),
     })
+}
+
+/// What asks the tie-breaker, if there is one.
+fn decider(
+    given: Option<Box<dyn TieBreaker>>,
+    config: &NodeConfig,
+    local: NodeInstance,
+    remote: &Remote<Command>,
+) -> Result<Option<Decider>, StartError> {
+    let mut nodes: Vec<NodeId> = config.nodes.iter().map(|n| n.id).collect();
+    nodes.sort_unstable();
+    let open =
+        |entry: &TieBreakerEntry| entry.open(&config.cluster, local, &nodes, Rng::new(entropy::seed()));
+    let breaker = match given {
+        Some(given) => Some(given),
+        None => config.tie_breaker.as_ref().map(open).transpose()?.flatten(),
+    };
+    let report = reporter(remote);
+    let start =
+        |breaker| Decider::start(breaker, move |ballot, verdict| report(Command::Tie(ballot, verdict)));
+    breaker.map(start).transpose().map_err(StartError::Threads)
 }
 
 fn recorder(store: Box<dyn RecordStore>, remote: &Remote<Command>) -> io::Result<Recorder> {

@@ -5,6 +5,7 @@ use super::locks::Table;
 use super::outside::Outside;
 use super::queue::EventQueue;
 use super::recorder::Recorder;
+use super::tie::Decider;
 use crate::event::{NodeEvent, Numbered};
 use crate::stack::{Input, Output, Stack};
 use ocf_comm::Received;
@@ -13,7 +14,7 @@ use ocf_comm::driver::{Host, Io, MediumStatus, Remote, Report, Stopped};
 use ocf_comm::medium::Link;
 use ocf_comm::ping::PingChange;
 use ocf_comm::rpc::{Body, Fault, Ticket};
-use ocf_membership::PersistToken;
+use ocf_membership::{Ballot, PersistToken, Verdict};
 use ocf_resource::OperationResult;
 use ocf_resource::apphb::EventKind;
 use ocf_resource::driver::AgentHost;
@@ -37,6 +38,8 @@ pub(super) enum Command {
     Operated(RunId, OperationResult),
     /// A fence device answered.
     Device(DeviceReport),
+    /// The tie-breaker answered.
+    Tie(Ballot, Verdict),
     /// A method that another node called answered.
     Answered(Ticket, Result<Body, Fault>),
     /// An application of this machine is well, or is not.
@@ -61,6 +64,9 @@ pub(super) struct NodeHost {
     application: Option<Box<dyn Application>>,
     remote: Remote<Command>,
     recorder: Option<Recorder>,
+    decider: Option<Decider>,
+    /// Hosts outside that are watched.
+    watched: usize,
     agents: AgentHost,
     devices: DeviceHost,
     sentinel: Option<Sentinel>,
@@ -91,6 +97,8 @@ impl NodeHost {
             application: None,
             remote,
             recorder,
+            decider: None,
+            watched: 0,
             agents,
             devices,
             sentinel: None,
@@ -114,6 +122,12 @@ impl NodeHost {
         heartbeats: Option<AppHeartbeatServer>,
     ) -> Self {
         (self.outside, self.heartbeats) = (outside, heartbeats);
+        self
+    }
+
+    /// Asks in even splits, of a node that watches so many hosts outside.
+    pub(super) fn with_decider(mut self, decider: Option<Decider>, watched: usize) -> Self {
+        (self.decider, self.watched) = (decider, watched);
         self
     }
 
@@ -229,6 +243,17 @@ impl Host<Stack> for NodeHost {
                     callers.carry_out(output, &self.remote);
                 }
             }
+            Output::AskTie(claim) => {
+                let ballot = claim.ballot;
+                if !self.decider.as_ref().is_some_and(|decider| decider.ask(claim)) {
+                    self.post(Command::Tie(ballot, Verdict::Unavailable));
+                }
+            }
+            Output::NoteTie(view) => {
+                if let Some(decider) = &self.decider {
+                    decider.note(view);
+                }
+            }
             Output::Event(event) => self.tell(now, event),
         }
     }
@@ -239,6 +264,7 @@ impl Host<Stack> for NodeHost {
             Command::PersistFailed(token) => Input::PersistFailed(token),
             Command::Operated(run, result) => Input::Operated { run, result },
             Command::Device(report) => Input::Device(report),
+            Command::Tie(ballot, verdict) => Input::Tie { ballot, verdict },
             Command::Application(told) => return self.heard(layer, now, told),
             Command::Answered(ticket, answer) => {
                 // Nobody may wait for it any more; that is counted.
@@ -259,7 +285,9 @@ impl Host<Stack> for NodeHost {
         }
     }
 
-    fn ping_changed(&mut self, _layer: &mut Stack, now: Instant, change: &PingChange) {
+    fn ping_changed(&mut self, layer: &mut Stack, now: Instant, change: &PingChange) {
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        layer.handle(now, Input::Reach { hosts: count(change.reachable), of: count(self.watched) });
         self.tell(now, NodeEvent::Ping(change.clone()));
     }
 

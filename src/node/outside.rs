@@ -150,6 +150,14 @@ fn context(event: &NodeEvent) -> Option<Value> {
             let text = format!("view {} has {}", view.number, members.join(", "));
             json!({ "event": "view", "view": view.number.0, "members": members, "causes": causes, "text": text })
         }
+        NodeEvent::TieAsked(claim) => json!({
+            "event": "tie-asked", "what": format!("{claim:?}"),
+            "text": "half of the votes are here: this node asks whether it may go on",
+        }),
+        NodeEvent::TieWon { evidence, reason } => json!({
+            "event": "tie-won", "why": evidence.to_string(), "reason": reason,
+            "text": format!("half of the votes go on: {evidence} {reason}"),
+        }),
         NodeEvent::Fencing(event) => json!({
             "event": "fencing", "what": format!("{event:?}"), "text": format!("fencing: {event:?}"),
         }),

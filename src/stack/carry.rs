@@ -179,6 +179,12 @@ impl Stack {
                     self.emit(NodeEvent::Resumed);
                 }
             }
+            From::AskTie(claim) => self.on_claim(now, claim),
+            From::WithdrawTie(_) => self.withdraw_claim(now),
+            From::NoteTie(view) => self.outputs.push_back(Output::NoteTie(view)),
+            From::Event(Event::TieWon { evidence, reason, .. }) => {
+                self.emit(NodeEvent::TieWon { evidence, reason });
+            }
             other => tracing::debug!(?other, "output of membership without a taker"),
         }
     }
@@ -348,6 +354,7 @@ impl Stack {
                     if outcome == FenceOutcome::Confirmed {
                         let proof = ocf_dlm::wire::Proof::Fenced;
                         self.tell_locks(now, ocf_dlm::cluster::Input::Proven { instance: target, proof });
+                        self.duel_won(now, target);
                     }
                     self.manager
                         .handle(now, ocf_resource::Input::Fenced { target, outcome, detail: &detail });

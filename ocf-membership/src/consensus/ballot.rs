@@ -61,6 +61,7 @@ impl Consensus {
 
     /// Gives up this node's ballot; another one follows when it is needed.
     pub(super) fn abandon_round(&mut self, now: Instant) {
+        self.withdraw_claim();
         if self.round.take().is_none() {
             return;
         }
@@ -77,6 +78,7 @@ impl Consensus {
 
     /// Starts over with a higher ballot and those who should be in the view now.
     pub(super) fn restart_round(&mut self, now: Instant) {
+        self.withdraw_claim();
         self.round = None;
         self.timers.stop(Timer::Round);
         match self.candidates() {
@@ -89,6 +91,7 @@ impl Consensus {
     pub(super) fn refuse_round(&mut self, now: Instant, why: &'static str) {
         tracing::debug!(node = %self.local, why, "no primary can be formed");
         self.stats.ballots_ineligible = self.stats.ballots_ineligible.wrapping_add(1);
+        self.withdraw_claim();
         self.round = None;
         self.timers.stop(Timer::Round);
         let pause = self.config.detection;

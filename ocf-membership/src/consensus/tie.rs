@@ -79,9 +79,9 @@ impl Consensus {
         if !matches!(round.phase, Phase::Ask) {
             return;
         }
+        round.phase = Phase::Collect;
         match verdict {
             Verdict::Granted(evidence) => {
-                round.phase = Phase::Collect;
                 self.timers.set(Timer::Round, now + self.config.answer_timeout);
                 self.win(evidence, String::new());
                 self.decide(now);
@@ -116,11 +116,19 @@ impl Consensus {
         if let Some(round) = self.round.as_mut().filter(|r| matches!(r.phase, Phase::Ask)) {
             // It waits for an answer: this is one.
             round.phase = Phase::Collect;
+            self.outputs.push_back(Output::WithdrawTie(round.ballot));
             self.timers.set(Timer::Round, now + self.config.answer_timeout);
             self.decide(now);
         }
         self.settle(now);
         Ok(())
+    }
+
+    /// This node's ballot ends, or goes on, without the answer that it waits for.
+    pub(super) fn withdraw_claim(&mut self) {
+        if let Some(round) = self.round.as_ref().filter(|r| matches!(r.phase, Phase::Ask)) {
+            self.outputs.push_back(Output::WithdrawTie(round.ballot));
+        }
     }
 
     /// Tells the tie-breaker of an agreed view, so that it grants nothing to those who lack it.

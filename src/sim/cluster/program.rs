@@ -446,7 +446,8 @@ impl Program for Cluster {
                 fence::ask(ctx.world(), &self.plan, who, &run);
             }
             // The simulated cluster makes no calls; those of `ocf-comm` have a simulation of their own.
-            Output::CancelFence(_) | Output::Call(_) => {}
+            // A tie-breaker is simulated with the membership core alone.
+            Output::CancelFence(_) | Output::Call(_) | Output::AskTie(_) | Output::NoteTie(_) => {}
             Output::Lock(told) => self.told_of_lock(ctx, &told),
             Output::Event(event) => self.event(ctx, layer, event),
         }
