@@ -138,9 +138,9 @@ fn outlives(nodes: &[Node; 2]) -> Evidence {
         nodes[0].is_active() && nodes[0].view().is_some_and(|view| view.members.len() == 1)
     });
     let view = nodes[0].view().expect("it is in the primary");
-    let won = view.causes.iter().find_map(|c| match c.reason {
-        ChangeReason::TieWon(evidence) => Some(evidence),
-        _ => None,
+    let won = view.causes.iter().find_map(|c| {
+        let ChangeReason::TieWon(evidence) = c.reason else { return None };
+        Some(evidence)
     });
     won.expect("the view says who allowed it")
 }

@@ -1,6 +1,7 @@
 //! Tie-breakers that do I/O: the arbiter as a server, its client, and the shared disk. Feature `driver`.
 #![expect(
     clippy::disallowed_methods,
+    clippy::disallowed_types,
     reason = "a driver owns the clock, sockets and threads that cores must not have"
 )]
 

@@ -1,4 +1,5 @@
 //! Tie-breakers with real sockets, files and threads: the conformance suite, and what only they can get wrong.
+#![expect(clippy::disallowed_methods, reason = "a test of drivers has threads")]
 
 use core::time::Duration;
 use ocf_membership::arbiter::ArbiterConfig;

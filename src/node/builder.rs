@@ -291,12 +291,11 @@ impl NodeBuilder {
         let (record, store) = load(self.store, &self.config)?;
         let ports = self.ports.map_or_else(|| bind(&self.config, self.offload), Ok)?;
         let ports = ports.ping(&PingEntry::configs(&self.config.ping))?;
-        if let Some(discovery) = self.config.discovery_config(&ports.local_addresses()?) {
-            stack_config.comm.discovery = Some(discovery);
-        }
+        let discovery = self.config.discovery_config(&ports.local_addresses()?);
+        stack_config.comm.discovery = discovery.or(stack_config.comm.discovery);
         let local = NodeInstance::new(self.config.node, entropy::incarnation());
-        let guard = SentinelConfig::default();
-        let sentinel = self.config.sentinel.then(|| Sentinel::start(&guard, local)).transpose()?;
+        let sentinel = self.config.sentinel.then(|| Sentinel::start(&SentinelConfig::default(), local));
+        let sentinel = sentinel.transpose()?;
         stack_config.comm.obituary = sentinel.as_ref().map(Sentinel::commitment);
         let secrets = Secrets { keys, seed: entropy::bytes(), agreement: Box::new(Agreement::start()) };
         let fencing = stack_config.fencing.clone();
@@ -308,7 +307,6 @@ impl NodeBuilder {
         let (remote, inbox) = ports.inbox::<Command>();
         let recorder =
             store.map(|store| recorder(store, &remote)).transpose().map_err(StartError::Threads)?;
-        let decider = decider(self.tie_breaker, &self.config, local, &remote)?;
         let events = Arc::new(EventQueue::new(self.backlog));
         let gate = Arc::new(Gate::new(stack.sending()));
         let report = reporter(&remote);
@@ -329,7 +327,7 @@ impl NodeBuilder {
             devices,
         )
         .with_sentinel(sentinel)
-        .with_decider(decider, self.config.ping.len())
+        .with_decider(decider(self.tie_breaker, &self.config, local, &remote)?, self.config.ping.len())
         .with_outside(outside, heartbeats)
         .with_bus(Some(bus.clone()))
         .with_callers(callers)

@@ -101,6 +101,7 @@ impl Lab {
                 detection: Detection::Lan,
                 quorum: "majority".to_owned(),
                 record: None,
+                tie_breaker: None,
                 trust_blank_record: false,
                 fence_action: FenceAction::Off,
                 fencing: toml::from_str(FENCING).unwrap(),

@@ -276,6 +276,7 @@ fn config(id: NodeId, key: Key, nodes: Vec<NodeEntry>, plan: &Plan) -> NodeConfi
         detection: Detection::Lan,
         quorum: "majority".to_owned(),
         record: None,
+        tie_breaker: None,
         trust_blank_record: false,
         fence_action: FenceAction::Off,
         fencing: toml::from_str(plan.fencing).unwrap(),

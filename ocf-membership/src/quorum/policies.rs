@@ -262,7 +262,7 @@ mod tests {
             let (nodes, weighed) = (three(votes), tie.weigh(&three(votes)));
             for side in 0_u32..8 {
                 let sum = |list: &[NodeVotes]| -> u32 {
-                    (0..3).filter(|i| side & 1 << i != 0).map(|i| list[i as usize].votes).sum()
+                    (0_usize..3).filter(|i| side & 1 << i != 0).map(|i| list[i].votes).sum()
                 };
                 let (own, all) = (2 * sum(&nodes), total_votes(&nodes));
                 let said = own > all || own == all && side & 2 != 0;

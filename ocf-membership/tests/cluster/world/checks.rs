@@ -24,6 +24,8 @@ pub struct Checks {
     last: BTreeMap<NodeId, ViewNumber>,
     lives: BTreeMap<NodeInstance, ViewNumber>,
     pub flushes: u64,
+    /// Views that the tie-breaker was told of.
+    pub notes: u64,
 }
 
 impl Checks {

@@ -404,9 +404,10 @@ impl World {
             }
             Verdict::Granted(Evidence::Ended)
         };
-        match verdict {
-            Verdict::Granted(_) => self.granted += 1,
-            _ => self.refused += 1,
+        if matches!(verdict, Verdict::Granted(_)) {
+            self.granted += 1;
+        } else {
+            self.refused += 1;
         }
         let at = self.now + self.rng.below(self.plan.network) + MS / 20;
         self.at(at, Action::Give(by, Owned::Tie(claim.ballot, verdict)));
@@ -768,10 +769,11 @@ impl World {
                     self.at(at, Action::Claim(local, claim));
                 }
                 Output::NoteTie(view) => {
-                    if !self.cut_breaker.contains(&i) && self.rng.chance(0.8) {
-                        self.register.note(&view);
-                    }
+                    let arrives = !self.cut_breaker.contains(&i) && self.rng.chance(0.8);
+                    self.checks.notes += u64::from(arrives && self.register.note(&view));
                 }
+                // What is under way at the fence device may happen all the same.
+                Output::WithdrawTie(_) => {}
                 _ => {}
             }
         }
@@ -800,7 +802,9 @@ impl World {
                 let wait = if joiner && donors { self.delay(50 * MS) } else { 0 };
                 self.at(self.now + wait, Action::Give(local, Owned::Synced(number)));
             }
-            Event::TieWon { evidence: Evidence::Operator, reason, .. } => self.reasons.push(reason),
+            Event::TieWon { evidence, reason, .. } => {
+                self.reasons.extend((evidence == Evidence::Operator).then_some(reason));
+            }
             Event::NonPrimary(_) | Event::Suspended => self.nodes[i].active = None,
             Event::Resumed => {
                 let view = self.nodes[i].core.as_ref().and_then(|c| c.view());
