@@ -8,13 +8,18 @@
 //! * Members that go from one view into the next together deliver the same messages between them.
 //! * A joiner gets the group's state as of its join ([`Event::StateWanted`], [`Event::State`]); nobody else waits.
 //! * Back-pressure: [`SendError::Full`], then [`Event::Writable`].
+//!
+//! On top: [`Replicated`] runs a state machine as a group; [`voting`] and [`barrier`] are such machines; [`GroupQuorum`] says
+//! whether enough nodes run a group.
 #![forbid(unsafe_code)]
 
+pub mod barrier;
 mod config;
 mod error;
 mod event;
 mod flush;
 mod groups;
+mod quorum;
 pub mod replicated;
 mod stats;
 mod stream;
@@ -30,5 +35,6 @@ pub use event::{Event, Guarantee, Input, MemberId, Output, Position, SendError};
 pub use groups::Groups;
 #[cfg(feature = "testing")]
 pub use groups::Sabotage;
+pub use quorum::GroupQuorum;
 pub use replicated::{Machine, Replicated};
 pub use stats::{Drops, MESSAGE_COST, Sending, Stats, Window};

@@ -2,7 +2,7 @@
 //!
 //! [`Replicated`] stands between [`Groups`] and a [`Machine`]. It gives a joiner the state, stamps commands with the time of
 //! the group, and answers each [`Request`] exactly once, over view changes and re-joins. It is a sans-IO core like
-//! the one below it, and the ground of [`voting`](crate::voting) and what else is built on
+//! the one below it, and the ground of [`voting`](crate::voting), [`barrier`](crate::barrier) and what else is built on
 //! groups. See `PROTOCOL.md`, section 8.
 
 mod machine;
