@@ -9,7 +9,7 @@
 //! * A joiner gets the group's state as of its join ([`Event::StateWanted`], [`Event::State`]); nobody else waits.
 //! * Back-pressure: [`SendError::Full`], then [`Event::Writable`].
 //!
-//! On top: [`Replicated`] runs a state machine as a group; [`voting`] and [`barrier`] are such machines; [`GroupQuorum`] says
+//! On top: [`Replicated`] runs a state machine as a group; [`voting`], [`barrier`] and [`transaction`] are such machines; [`GroupQuorum`] says
 //! whether enough nodes run a group.
 #![forbid(unsafe_code)]
 
@@ -26,6 +26,7 @@ mod stream;
 mod table;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod transaction;
 pub mod voting;
 mod wire;
 
