@@ -1,7 +1,7 @@
 use bytes::Bytes;
 use ocf_comm::ping::PingChange;
 use ocf_comm::{DownReason, KeyId, Lane, PathId, PathReason, PathState, Refusal};
-use ocf_membership::{Claim, Evidence, NonPrimary};
+use ocf_membership::{Claim, Evidence, NonPrimary, ViewNumber};
 use pils::{Instant, NodeId, NodeInstance};
 use std::net::SocketAddr;
 
@@ -83,6 +83,16 @@ pub enum NodeEvent {
     },
     /// This node is outside the primary partition.
     NonPrimary(NonPrimary),
+    /// This node was outside and is in the primary again: what it last was in, the primary that it comes into, and whether it
+    /// keeps the state it had. The view follows.
+    Merged {
+        /// This node's last view.
+        ours: ViewNumber,
+        /// The newest primary before the coming view.
+        primary: ViewNumber,
+        /// True if it keeps its state.
+        kept: bool,
+    },
     /// This node's side has half of the votes. It asks the tie-breaker, or fences the others, and goes on if it may.
     TieAsked(Claim),
     /// This node's half of the votes may go on.

@@ -1,4 +1,4 @@
-use crate::{EvenSplit, Majority, NodeVotes, QuorumPolicy};
+use crate::{Coordinator, Criterion, EvenSplit, Majority, Mesh, NodeVotes, OutsidePolicy, QuorumPolicy};
 use core::time::Duration;
 use std::sync::Arc;
 
@@ -32,6 +32,12 @@ pub struct Config {
     pub nodes: Vec<NodeVotes>,
     /// How many votes a primary needs. Default: [`Majority`].
     pub policy: Arc<dyn QuorumPolicy>,
+    /// Who must see whom to be in one view. Default: [`Mesh`], everybody everybody. Groups and locks need that.
+    pub criterion: Arc<dyn Criterion>,
+    /// Who starts ballots first. Default: the most senior member.
+    pub coordinator: Coordinator,
+    /// What a node outside the primary is told to do, in [`NonPrimary::policy`](crate::NonPrimary::policy). Default: stop.
+    pub outside: OutsidePolicy,
     /// Default: [`Durability::Durable`].
     pub durability: Durability,
     /// What a durable node without a record is worth. Default: [`BlankRecord::WaitForAll`].
@@ -79,6 +85,9 @@ impl Default for Config {
         Self {
             nodes: Vec::new(),
             policy: Arc::new(Majority),
+            criterion: Arc::new(Mesh),
+            coordinator: Coordinator::Senior,
+            outside: OutsidePolicy::Stop,
             durability: Durability::Durable,
             blank_record: BlankRecord::WaitForAll,
             detection: Duration::from_millis(500),
@@ -175,6 +184,20 @@ impl Config {
                 errors.push(ConfigError::NotTwoNodes { policy: self.policy.name(), voters: voters.len() });
             }
         }
+        let sum = |keep: &dyn Fn(&NodeVotes) -> bool| {
+            weighed.iter().filter(|n| keep(n)).map(|n| n.votes).sum::<u32>()
+        };
+        let votes = match self.criterion.head() {
+            Some(head) => sum(&|n| n.node == head),
+            None => sum(&|n| self.criterion.admits(n.node)),
+        };
+        if votes < quorum {
+            errors.push(ConfigError::CriterionWithoutQuorum {
+                criterion: self.criterion.name(),
+                votes,
+                quorum,
+            });
+        }
         errors
     }
 
@@ -238,6 +261,19 @@ pub enum ConfigError {
         policy: String,
         /// Nodes that have votes.
         voters: usize,
+    },
+    /// Those whom the criterion lets in never have a quorum; or the head of a star does not have one alone.
+    #[error(
+        "criterion {criterion} leaves {votes} votes and a primary needs {quorum}: \
+         give the votes to the head of the star, or list more nodes"
+    )]
+    CriterionWithoutQuorum {
+        /// The criterion's name.
+        criterion: String,
+        /// Votes of its head, or of those it admits.
+        votes: u32,
+        /// Votes that a primary needs.
+        quorum: u32,
     },
     /// A duration is below its minimum.
     #[error("{field} is {value:?}, must be at least {least:?}")]

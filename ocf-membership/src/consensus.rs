@@ -101,6 +101,8 @@ pub struct Consensus {
     /// The last primary of which too few are here, and since when this node's ballots find that.
     forgetting: Option<(ViewNumber, Instant)>,
     reported: Option<NonPrimary>,
+    /// The last view that this node was in.
+    last: Option<ViewNumber>,
     /// An operator decides the next even split, for this reason.
     overridden: Option<String>,
     /// How many hosts outside the cluster this node reaches, of how many.
@@ -254,6 +256,7 @@ impl Consensus {
             backoff: 0,
             forgetting: None,
             reported: None,
+            last: None,
             overridden: None,
             reach: (0, 0),
             dirty: true,

@@ -118,6 +118,16 @@ pub enum Event {
     /// have gone on without it. The layer above stops and keeps what it has: it may still be asked by `Block` and `Flush`,
     /// and on the next `Installed` it goes on if the view says that it joined before, and begins anew if it joins.
     NonPrimary(NonPrimary),
+    /// Follows `Installed` on a node that was told to be outside since it was in a view: two histories have become one. Its
+    /// parents are this node's last view and the primary that it comes into.
+    Merged {
+        /// This node's last view before.
+        ours: ViewNumber,
+        /// The newest primary before the view that was installed; the same as `ours` if nobody had gone on.
+        primary: ViewNumber,
+        /// True if this node goes on with the state it had; false if it takes that of the others.
+        kept: bool,
+    },
     /// The primary lease is not confirmed by a quorum (any more): no upcall, no lock grant, nothing that others must
     /// not do at the same time, until `Resumed` or the next `Installed`. The view is unchanged.
     Suspended,

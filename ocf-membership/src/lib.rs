@@ -15,11 +15,13 @@ pub mod arbiter;
 mod clique;
 mod config;
 mod consensus;
+mod criterion;
 pub mod disk;
 #[cfg(feature = "driver")]
 pub mod driver;
 mod error;
 mod event;
+pub mod facade;
 mod lease;
 mod quorum;
 mod record;
@@ -34,6 +36,7 @@ pub use config::{BlankRecord, Config, ConfigError, Durability, NODES_MAX};
 #[cfg(feature = "testing")]
 pub use consensus::Sabotage;
 pub use consensus::{Consensus, Snapshot};
+pub use criterion::{Coordinator, Criterion, Mesh, Star, StaticList, criterion_by_name};
 pub use error::{NewError, OverrideError, RecordError};
 pub use event::{Event, Input, Output, PersistToken};
 pub use quorum::{
@@ -42,4 +45,4 @@ pub use quorum::{
 };
 pub use stats::{DropReason, Stats};
 pub use tie::{Claim, Evidence, Grant, GrantRegister, TieBreaker, Verdict};
-pub use view::{Ballot, Cause, ChangeReason, Member, NonPrimary, Proposal, View, ViewNumber};
+pub use view::{Ballot, Cause, ChangeReason, Member, NonPrimary, OutsidePolicy, Proposal, View, ViewNumber};

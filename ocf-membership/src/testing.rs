@@ -2,8 +2,8 @@
 
 use crate::quorum::total_votes;
 use crate::{
-    Ballot, Claim, EvenSplit, Evidence, Grant, NodeVotes, QuorumPolicy, Standing, TieBreaker, Verdict,
-    ViewNumber, standing,
+    Ballot, Claim, Criterion, EvenSplit, Evidence, Grant, NodeVotes, QuorumPolicy, Standing, TieBreaker,
+    Verdict, ViewNumber, standing,
 };
 use pils::{Incarnation, NodeId, NodeInstance, Rng};
 
@@ -64,6 +64,33 @@ pub fn check_policy(policy: &dyn QuorumPolicy) {
     );
     if let Some(found) = crate::policy_by_name(&name) {
         assert_eq!(found.rules(), rules, "{name} is the name of a policy with other rules");
+    }
+}
+
+/// Checks a criterion on the nodes 1 to 16: it is symmetric, says the same each time, admits its head, and its head is one whom
+/// everybody must see; a criterion of this crate is found by its name.
+///
+/// # Panics
+/// If a rule is broken, with the rule in the text.
+pub fn check_criterion(criterion: &dyn Criterion) {
+    let name = criterion.name();
+    assert!(!name.is_empty() && name == criterion.name(), "a criterion has a name that is fixed");
+    let found = crate::criterion_by_name(&name);
+    for (a, b) in (1..=16).flat_map(|a| (1..=16).map(move |b| (NodeId::new(a), NodeId::new(b)))) {
+        let must = criterion.must_see(a, b);
+        assert_eq!(must, criterion.must_see(b, a), "{name} is not symmetric for {a} and {b}");
+        assert_eq!(must, criterion.must_see(a, b), "{name} changes its mind about {a} and {b}");
+        if let Some(head) = criterion.head() {
+            assert!(criterion.admits(head), "{name} does not admit its head");
+            assert!(head != a || a == b || must, "{name} has a head whom {b} need not see");
+        }
+        if let Some(found) = &found {
+            assert_eq!(
+                (found.must_see(a, b), found.admits(a)),
+                (must, criterion.admits(a)),
+                "{name} names another"
+            );
+        }
     }
 }
 
@@ -181,6 +208,32 @@ mod tests {
     #[should_panic(expected = "half lets")]
     fn half_of_the_votes_is_refused() {
         check_policy(&Half);
+    }
+
+    #[test]
+    fn the_criteria_of_this_crate_conform() {
+        for name in ["mesh", "star:1", "star:9", "list:1,2,5"] {
+            check_criterion(&*crate::criterion_by_name(name).expect(name));
+        }
+    }
+
+    #[derive(Debug)]
+    struct OneWay;
+
+    impl Criterion for OneWay {
+        fn name(&self) -> String {
+            "one-way".to_owned()
+        }
+
+        fn must_see(&self, a: NodeId, b: NodeId) -> bool {
+            a < b
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "not symmetric")]
+    fn a_criterion_that_depends_on_the_direction_is_refused() {
+        check_criterion(&OneWay);
     }
 
     #[derive(Debug)]

@@ -160,6 +160,32 @@ pub struct Proposal {
     pub states: Vec<(NodeInstance, bytes::Bytes)>,
 }
 
+/// What a node outside the primary partition does with what it runs and serves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum OutsidePolicy {
+    /// Stops it, so that others may take it over.
+    #[default]
+    Stop,
+    /// Leaves it as it is and does nothing more: only if whoever takes over fences first.
+    Freeze,
+    /// Goes on to serve what it has, and changes nothing.
+    ReadOnly,
+    /// Ends the whole node at once, by its watchdog or a reset.
+    SelfFence,
+}
+
+impl fmt::Display for OutsidePolicy {
+    /// `stop`, `freeze`, `read-only` or `self-fence`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Stop => "stop",
+            Self::Freeze => "freeze",
+            Self::ReadOnly => "read-only",
+            Self::SelfFence => "self-fence",
+        })
+    }
+}
+
 /// The situation of a node outside the primary partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NonPrimary {
@@ -173,4 +199,6 @@ pub struct NonPrimary {
     pub quorum: u32,
     /// True if this node keeps what it had in its last view, and goes on with it if no primary was without it meanwhile.
     pub dormant: bool,
+    /// What the layers above do: [`Config::outside`](crate::Config::outside). Membership itself does nothing for it.
+    pub policy: OutsidePolicy,
 }

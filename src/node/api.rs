@@ -269,6 +269,11 @@ fn draft(event: &NodeEvent) -> Option<(&'static str, Draft)> {
             (DIRECT, draft.data(message.clone()))
         }
         NodeEvent::NonPrimary(why) => (QUORUM, new("non_primary").property("why", format!("{why:?}"))),
+        NodeEvent::Merged { ours, primary, kept } => {
+            let number = |view: &ocf_membership::ViewNumber| i64::try_from(view.0).unwrap_or(i64::MAX);
+            let draft = new("merged").property("ours", number(ours)).property("primary", number(primary));
+            (MEMBERSHIP, draft.property("kept", *kept))
+        }
         NodeEvent::TieAsked(claim) => (QUORUM, new("tie_asked").property("what", format!("{claim:?}"))),
         NodeEvent::TieWon { evidence, reason } => {
             (QUORUM, new("tie_won").property("why", evidence.to_string()).property("reason", &**reason))

@@ -150,6 +150,10 @@ fn context(event: &NodeEvent) -> Option<Value> {
             let text = format!("view {} has {}", view.number, members.join(", "));
             json!({ "event": "view", "view": view.number.0, "members": members, "causes": causes, "text": text })
         }
+        NodeEvent::Merged { ours, primary, kept } => json!({
+            "event": "merged", "ours": ours.0, "primary": primary.0, "kept": kept,
+            "text": format!("this node comes from {ours} into what follows {primary}"),
+        }),
         NodeEvent::TieAsked(claim) => json!({
             "event": "tie-asked", "what": format!("{claim:?}"),
             "text": "half of the votes are here: this node asks whether it may go on",

@@ -185,6 +185,9 @@ impl Stack {
             From::Event(Event::TieWon { evidence, reason, .. }) => {
                 self.emit(NodeEvent::TieWon { evidence, reason });
             }
+            From::Event(Event::Merged { ours, primary, kept }) => {
+                self.emit(NodeEvent::Merged { ours, primary, kept });
+            }
             other => tracing::debug!(?other, "output of membership without a taker"),
         }
     }

@@ -132,7 +132,8 @@ impl Consensus {
             self.drop_message(from, DropReason::NotEntitled);
             return;
         }
-        let apart = candidates.iter().any(|c| *c != self.local && !self.up.contains(c));
+        let must_see = |c: &NodeInstance| self.config.criterion.must_see(self.local.node, c.node);
+        let apart = candidates.iter().any(|c| *c != self.local && must_see(c) && !self.up.contains(c));
         let chosen = self.chosen.as_ref().filter(|(chosen, _)| chosen.number >= view.number);
         let known = chosen.map(|(chosen, _)| chosen.ballot);
         if apart || known.is_some_and(|value| value != view.ballot) {
@@ -262,6 +263,7 @@ impl Consensus {
     pub(super) fn choose_accepted(&mut self, now: Instant, ballot: Option<Ballot>) {
         let Some(accepted) = self.accepted.clone() else { return };
         let view = accepted.accept.proposal.view.clone();
+        let primary = self.newest_before(view.number);
         self.chosen = Some((view.clone(), accepted.accept.votes.clone()));
         self.dirty = true;
         let own = view.members.iter().find(|m| m.instance == self.local);
@@ -276,7 +278,9 @@ impl Consensus {
         }
         let mut lease = self.next_lease.take().filter(|l| l.value == view.ballot);
         let lease = lease.get_or_insert_with(|| Lease::new(view.ballot));
-        if ballot == Some(accepted.accept.ballot) {
+        // A half that completes a view of more than itself is allowed to, and yet no quorum of that view.
+        let accepters = accepted.accept.votes.sum(accepted.accept.candidates.iter().copied());
+        if ballot == Some(accepted.accept.ballot) && accepters >= view.quorum {
             lease.base = accepted.answered;
         }
         let synced = self.installed.as_ref().is_some_and(|i| i.synced);
@@ -285,6 +289,7 @@ impl Consensus {
             Some(Installed { view: view.clone(), under, synced, suspended: None, dormant: false, lease });
         self.stats.views_installed = self.stats.views_installed.wrapping_add(1);
         self.awaiting = None;
+        let merged = self.last.replace(view.number).filter(|_| self.reported.is_some());
         self.reported = None;
         self.forgetting = None;
         self.timers.stop(Timer::Report);
@@ -296,6 +301,9 @@ impl Consensus {
             self.write_vote(&accepted.accept);
         }
         self.event(Event::Installed(view.clone()));
+        if let Some(ours) = merged {
+            self.event(Event::Merged { ours, primary: primary.max(ours), kept: continues });
+        }
         self.note_tie(&view);
         self.check_lease(now);
         self.send_renewals(now);
@@ -304,6 +312,13 @@ impl Consensus {
             self.awaiting = Some(AwaitingBlock { ballot: self.promised });
             self.outputs.push_back(Output::Block { ballot: self.promised });
         }
+    }
+
+    /// The newest view below `number` that this node or a peer knows to be agreed.
+    fn newest_before(&self, number: ViewNumber) -> ViewNumber {
+        let own = self.chosen.as_ref().map(|(view, _)| view.number);
+        let others = self.statuses.values().filter_map(|s| s.known.as_ref().map(|k| k.number));
+        own.into_iter().chain(others).filter(|n| *n < number).max().unwrap_or_default()
     }
 
     /// Writes that this node's voice counts from now on; what it is about to accept must not be overwritten.

@@ -195,6 +195,7 @@ impl Consensus {
             votes,
             quorum: self.votes.quorum,
             dormant: self.is_dormant(),
+            policy: self.config.outside,
         }
     }
 

@@ -3,7 +3,7 @@
 use super::{Consensus, DOWN_MAX, Timer, sorted};
 use crate::clique::{STEPS_MAX, heaviest_clique};
 use crate::wire::{Known, Message, Status};
-use crate::{ChangeReason, DropReason, Member, Standing, View, ViewNumber};
+use crate::{ChangeReason, DropReason, EvenSplit, Member, Standing, View, ViewNumber};
 use core::time::Duration;
 use ocf_comm::DownReason;
 use pils::wire::VARINT_MAX;
@@ -161,9 +161,10 @@ impl Consensus {
     /// Everybody who might be a member: this node, peers that are up, and whom those see.
     fn vertices(&self) -> Vec<NodeInstance> {
         let fit = |p: &NodeInstance| self.status_of(*p).is_some_and(|s| s.fit);
-        let direct = self.up.iter().copied().filter(fit).chain([self.local]);
+        let admitted = |p: &NodeInstance| self.config.criterion.admits(p.node);
+        let direct = self.up.iter().copied().filter(fit).chain([self.local]).filter(admitted);
         let mut vertices = sorted(direct.collect());
-        let configured = |p: &NodeInstance| self.votes.nodes.iter().any(|n| n.node == p.node);
+        let configured = |p: &NodeInstance| self.votes.nodes.iter().any(|n| n.node == p.node) && admitted(p);
         let ended = |p: &NodeInstance| self.down.get(p).is_some_and(|reason| reason.is_final());
         let seen: Vec<NodeInstance> = vertices
             .iter()
@@ -185,7 +186,7 @@ impl Consensus {
             }
             self.statuses.get(&x).map_or_else(|| !self.up.contains(&x), |s| s.row.binary_search(&y).is_ok())
         };
-        a.node != b.node && has(a, b) && has(b, a)
+        a.node != b.node && (!self.config.criterion.must_see(a.node, b.node) || has(a, b) && has(b, a))
     }
 
     /// Who should be in the next view: the heaviest set of nodes that can all talk to each other. Sorted.
@@ -203,11 +204,20 @@ impl Consensus {
         };
         let allowed: Vec<NodeInstance> = all.iter().copied().filter(free).collect();
         let chosen = self.clique(&allowed);
-        if allowed.len() < all.len() && !self.has_quorum(&chosen) {
-            // Better an unstable primary than none.
-            return self.clique(&all);
+        if allowed.len() == all.len() || self.standing_of(&chosen) == Standing::Quorum {
+            return chosen;
         }
-        chosen
+        // Better an unstable primary than none.
+        if self.rules.even_split != EvenSplit::Stops {
+            // But a half need not wait for one that does not answer.
+            let answering: Vec<NodeInstance> =
+                all.iter().copied().filter(|p| !self.is_held_for_no_answer(*p)).collect();
+            let chosen = self.clique(&answering);
+            if self.standing_of(&chosen) > Standing::Short {
+                return chosen;
+            }
+        }
+        self.clique(&all)
     }
 
     fn clique(&self, vertices: &[NodeInstance]) -> Vec<NodeInstance> {
@@ -233,8 +243,8 @@ impl Consensus {
         vertices.iter().enumerate().filter(|(i, _)| best & 1 << i != 0).map(|(_, p)| *p).collect()
     }
 
-    /// True if the votes of `candidates` that count reach a quorum, or half of the votes where that may do.
-    fn has_quorum(&self, candidates: &[NodeInstance]) -> bool {
+    /// What the votes of `candidates` that count are worth.
+    fn standing_of(&self, candidates: &[NodeInstance]) -> Standing {
         let everybody = self.votes.all_present(candidates);
         let counts = |p: &NodeInstance| {
             everybody
@@ -245,14 +255,15 @@ impl Consensus {
                 }
         };
         let votes = self.votes.sum(candidates.iter().copied().filter(counts));
-        self.worth(&self.votes, votes) > Standing::Short
+        self.worth(&self.votes, votes)
     }
 
     /// Whom this node would propose now, if it should propose anybody.
     pub(super) fn candidates(&self) -> Option<Vec<NodeInstance>> {
         let desired = self.desired();
-        let me = desired.contains(&self.local) && self.unfit_until.is_none();
-        (me && self.has_quorum(&desired)).then_some(desired)
+        let follows = self.config.criterion.head().is_some_and(|head| head != self.local.node);
+        let me = desired.contains(&self.local) && self.unfit_until.is_none() && !follows;
+        (me && self.standing_of(&desired) > Standing::Short).then_some(desired)
     }
 
     /// Decides whether, and when, this node starts a ballot.
@@ -283,9 +294,13 @@ impl Consensus {
         }
         let seniors = members.iter().map(|m| m.instance).filter(|p| candidates.contains(p) && in_primary(*p));
         let mut order: Vec<NodeInstance> = seniors.collect();
-        if order.is_empty() {
+        if self.config.criterion.head() == Some(self.local.node) {
+            // Nobody else may.
+            order = vec![self.local];
+        } else if order.is_empty() {
             order.clone_from(&candidates);
         }
+        self.config.coordinator.sort(&mut order, |p| p.node);
         // Those outside a living primary wait to be asked.
         let rank = order.iter().position(|p| *p == self.local)?;
         if rank > 0 && !departs && !unfinished {

@@ -25,6 +25,7 @@ pub(crate) fn with_policy(nodes: usize, durability: Durability, policy: &str) ->
         trouble: 0,
         sabotage: None,
         policy: policy.to_owned(),
+        unsettled: 0,
         breaker: Breaker::Sound,
     };
     World::new(plan, Rng::new(7))

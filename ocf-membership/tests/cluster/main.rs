@@ -1,6 +1,7 @@
 //! Whole clusters of production cores in virtual time: single situations, and many seeds of random trouble.
 
 mod behaviour;
+mod criteria;
 mod policies;
 mod simulation;
 mod table;

@@ -280,9 +280,9 @@ fn no_seed_breaks_an_invariant_under_any_policy() {
 }
 
 #[test]
-#[ignore = "two thousand seeds for each policy: a minute in a release build"]
-fn no_seed_of_two_thousand_more_breaks_an_invariant_under_any_policy() {
-    run_all(40..2_040);
+#[ignore = "a thousand seeds for each policy: half a minute in a release build"]
+fn no_seed_of_a_thousand_more_breaks_an_invariant_under_any_policy() {
+    run_all(40..1_040);
 }
 
 fn is_caught(policy: &str, bug: Option<Sabotage>, breaker: Breaker) {
