@@ -224,6 +224,22 @@ pub(super) fn publish(bus: &Bus, number: u64, event: &NodeEvent) {
     }
 }
 
+/// What happens when sides part and meet again.
+fn sides(event: &NodeEvent) -> Option<(&'static str, Draft)> {
+    let new = |kind: &str| Draft::new().property("kind", kind);
+    if let NodeEvent::Merged { ours, primary, kept } = event {
+        let number = |view: &ocf_membership::ViewNumber| i64::try_from(view.0).unwrap_or(i64::MAX);
+        let draft = new("merged").property("ours", number(ours)).property("primary", number(primary));
+        return Some((MEMBERSHIP, draft.property("kept", *kept)));
+    }
+    if let NodeEvent::TieWon { evidence, reason } = event {
+        let draft = new("tie_won").property("why", evidence.to_string());
+        return Some((QUORUM, draft.property("reason", &**reason)));
+    }
+    let NodeEvent::TieAsked(claim) = event else { return None };
+    Some((QUORUM, new("tie_asked").property("what", format!("{claim:?}"))))
+}
+
 fn draft(event: &NodeEvent) -> Option<(&'static str, Draft)> {
     let new = |kind: &str| Draft::new().property("kind", kind);
     let node = |instance: &NodeInstance| Body::of(instance).and_then(Body::into_value).unwrap_or_default();
@@ -269,15 +285,7 @@ fn draft(event: &NodeEvent) -> Option<(&'static str, Draft)> {
             (DIRECT, draft.data(message.clone()))
         }
         NodeEvent::NonPrimary(why) => (QUORUM, new("non_primary").property("why", format!("{why:?}"))),
-        NodeEvent::Merged { ours, primary, kept } => {
-            let number = |view: &ocf_membership::ViewNumber| i64::try_from(view.0).unwrap_or(i64::MAX);
-            let draft = new("merged").property("ours", number(ours)).property("primary", number(primary));
-            (MEMBERSHIP, draft.property("kept", *kept))
-        }
-        NodeEvent::TieAsked(claim) => (QUORUM, new("tie_asked").property("what", format!("{claim:?}"))),
-        NodeEvent::TieWon { evidence, reason } => {
-            (QUORUM, new("tie_won").property("why", evidence.to_string()).property("reason", &**reason))
-        }
+        NodeEvent::Merged { .. } | NodeEvent::TieAsked(_) | NodeEvent::TieWon { .. } => return sides(event),
         NodeEvent::Suspended => (QUORUM, new("suspended")),
         NodeEvent::Resumed => (QUORUM, new("resumed")),
         NodeEvent::Group(ocf_groups::Event::View(view)) => {
