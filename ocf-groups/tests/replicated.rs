@@ -243,9 +243,9 @@ fn each_command_is_carried_out_once_and_answered_once_in_random_runs() {
 }
 
 #[test]
-#[ignore = "a thousand seeds: seconds in a release build, minutes without"]
-fn each_command_is_carried_out_once_in_a_thousand_more_random_runs() {
-    campaign(1000..2000, &[], |seed| run(seed, None));
+#[ignore = "hundreds of seeds: seconds in a release build, minutes without"]
+fn each_command_is_carried_out_once_in_hundreds_more_random_runs() {
+    campaign(1000..1500, &[], |seed| run(seed, None));
 }
 
 #[test]
