@@ -100,23 +100,57 @@ impl Writers {
         }
     }
 
+    /// The last lines of all, and behind them the last of each node with how long ago it came, and whether it runs.
     fn log(&self) -> String {
         let lines = self.lines.lock().unwrap();
         let last = &lines[lines.len().saturating_sub(200)..];
-        last.iter().map(|(_, node, line)| format!("node {node}: {line}\n")).collect()
+        let mut log: String = last.iter().map(|(_, node, line)| format!("node {node}: {line}\n")).collect();
+        for (node, child) in &self.nodes {
+            let state = fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap_or_default();
+            let state = state.rsplit_once(") ").map_or("gone", |(_, rest)| &rest[..1]);
+            log += &format!("node {node} is in state {state}; its last lines:\n");
+            let of_it: Vec<_> = lines.iter().filter(|(_, by, _)| by == node).collect();
+            for (at, _, line) in &of_it[of_it.len().saturating_sub(12)..] {
+                log += &format!("  {} ms ago: {line}\n", at.elapsed().as_millis());
+            }
+        }
+        log
+    }
+
+    /// What the nodes told in the last seconds, but for locks and records.
+    fn news(&self) -> String {
+        let lines = self.lines.lock().unwrap();
+        let news = lines.iter().filter(|(at, _, line)| {
+            at.elapsed() < LONG && !line.starts_with("holds") && !line.starts_with("wrote")
+        });
+        news.map(|(at, node, line)| format!("  {} ms ago, node {node}: {line}\n", at.elapsed().as_millis()))
+            .collect()
     }
 
     fn records(&self) -> usize {
         self.store.records().unwrap().len()
     }
 
-    /// Waits until each process has written a record from now on.
-    fn all_write(&self) {
+    /// Waits until each process has written a record from now on. Who is dead by then starts anew: a node that stood still
+    /// lost contact to its peers one by one, and the members may have parted with one of those instead, also a while later.
+    fn all_write(&mut self) {
         let from = self.records();
-        self.wait_for("all to write", |writers| {
-            let records = writers.store.records().unwrap();
-            (1..=NODES).all(|node| records[from..].iter().any(|record| record.node == node))
-        });
+        let began = Instant::now();
+        loop {
+            let records = self.store.records().unwrap();
+            if (1..=NODES).all(|node| records[from..].iter().any(|record| record.node == node)) {
+                eprintln!("all write after {} ms", began.elapsed().as_millis());
+                return;
+            }
+            assert!(began.elapsed() < PATIENCE, "waited too long for all to write\n{}", self.log());
+            for node in 1..=NODES {
+                if self.is_dead(node) {
+                    eprintln!("node {node} is dead and starts anew\n{}", self.news());
+                    self.start(node);
+                }
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Waits until somebody takes the lock, and gives that node: it holds the lock for some milliseconds more.
@@ -168,15 +202,6 @@ impl Writers {
         }
     }
 
-    /// The node starts anew, and all write.
-    fn again(&mut self, node: u32) {
-        if let Some(mut child) = self.nodes.remove(&node) {
-            child.wait().unwrap();
-        }
-        self.start(node);
-        self.all_write();
-    }
-
     /// The file is as it must be.
     fn audit(&self) {
         match self.store.audit() {
@@ -209,7 +234,7 @@ fn a_file_survives_kill_9_and_long_stops_of_who_holds_its_lock() {
         writers.others_write(holder, since);
         eprintln!("the others write {} ms after node {holder} was {name}", began.elapsed().as_millis());
         writers.audit();
-        writers.again(holder);
+        writers.all_write();
     }
     writers.audit();
 }
@@ -231,12 +256,8 @@ fn a_holder_that_stands_still_for_moments_never_writes_what_is_another_s_by_then
         let from = writers.records();
         writers.wait_for("records after the stop", |writers| writers.records() > from + 10);
         writers.audit();
-        thread::sleep(Duration::from_millis(200));
-        if writers.is_dead(holder) {
-            writers.again(holder);
-        }
+        writers.all_write();
     }
-    writers.all_write();
     writers.audit();
 }
 
@@ -249,7 +270,7 @@ fn a_holder_that_is_cut_off_is_fenced_before_others_write() {
     let since = writers.records();
     writers.others_write(holder, since);
     run(&format!("ip -n {}s link set data{holder} up", writers.id));
-    writers.again(holder);
+    writers.all_write();
     writers.audit();
 }
 
@@ -275,6 +296,6 @@ fn nobody_writes_while_a_dead_holder_cannot_be_fenced() {
     assert!(!writers.is_dead(holder), "nothing could kill it");
     fs::remove_file(writers.folder.join("broken")).unwrap();
     writers.others_write(holder, before);
-    writers.again(holder);
+    writers.all_write();
     writers.audit();
 }
