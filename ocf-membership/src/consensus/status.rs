@@ -179,19 +179,34 @@ impl Consensus {
         vertices
     }
 
+    /// `x` says that it hears `y`. One whose row is unknown is taken at the word of others.
+    fn hears(&self, x: NodeInstance, y: NodeInstance) -> bool {
+        if x == self.local {
+            return self.up.contains(&y);
+        }
+        self.statuses.get(&x).map_or_else(|| !self.up.contains(&x), |s| s.row.binary_search(&y).is_ok())
+    }
+
     fn linked(&self, a: NodeInstance, b: NodeInstance) -> bool {
-        let has = |x: NodeInstance, y: NodeInstance| {
-            if x == self.local {
-                return self.up.contains(&y);
-            }
-            self.statuses.get(&x).map_or_else(|| !self.up.contains(&x), |s| s.row.binary_search(&y).is_ok())
+        a.node != b.node
+            && (!self.config.criterion.must_see(a.node, b.node) || self.hears(a, b) && self.hears(b, a))
+    }
+
+    /// Somebody who should hear `p` does not, and `p` says that it hears that one: it stood still, or what it sends gets lost.
+    fn is_missed(&self, p: NodeInstance, vertices: &[NodeInstance]) -> bool {
+        let missed = |x: &NodeInstance| {
+            x.node != p.node
+                && self.config.criterion.must_see(p.node, x.node)
+                && self.hears(p, *x)
+                && !self.hears(*x, p)
         };
-        a.node != b.node && (!self.config.criterion.must_see(a.node, b.node) || has(a, b) && has(b, a))
+        vertices.iter().any(missed)
     }
 
     /// Who should be in the next view: the heaviest set of nodes that can all talk to each other. Sorted.
     ///
-    /// Weighed by votes, then members of the newest primary, then its senior, then the count, then the lowest ids.
+    /// Weighed by votes, then members of the newest primary, then those whom nobody misses, then the senior of that primary,
+    /// then the count, then the lowest ids.
     pub(super) fn desired(&self) -> Vec<NodeInstance> {
         let all = self.vertices();
         let (number, members) = self.newest_primary();
@@ -230,6 +245,7 @@ impl Consensus {
         let weight = |p: &NodeInstance| {
             u128::from(self.votes.votes(p.node)) << 60
                 | u128::from(is_member(*p)) << 40
+                | u128::from(!self.is_missed(*p, vertices)) << 30
                 | u128::from(senior == Some(*p)) << 20
                 | 1 << 10
         };

@@ -173,6 +173,20 @@ fn a_broken_link_costs_one_view_and_then_nothing_for_ten_minutes() {
 }
 
 #[test]
+fn of_a_link_that_works_one_way_the_end_that_is_not_heard_goes_whoever_is_senior() {
+    for (silent, deaf) in [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)] {
+        let mut world = formed(3, Durability::Durable);
+        world.cut.insert((silent, deaf));
+        world.run_until(world.now + 3_000 * MS);
+        let active: Vec<usize> = (0..3).filter(|i| world.nodes[*i].active.is_some()).collect();
+        let others: Vec<usize> = (0..3).filter(|i| *i != silent).collect();
+        assert_eq!(active, others, "{deaf} does not hear {silent}: {}", world.describe());
+        assert!(number(&world, deaf) <= 3, "at most two views, now {}", number(&world, deaf));
+        sound(&world);
+    }
+}
+
+#[test]
 fn an_instance_that_flaps_is_held_back_longer_each_time() {
     let mut world = formed(3, Durability::Durable);
     let mut held = Vec::new();
