@@ -75,6 +75,8 @@ pub struct LockNode {
     /// To come back to what the engine left to be done.
     remote: Option<Remote<Order<Self>>>,
     coming_back: bool,
+    /// The turn in which the engine last went on.
+    worked: Option<Instant>,
 }
 
 impl LockNode {
@@ -89,6 +91,7 @@ impl LockNode {
             reports,
             remote: None,
             coming_back: false,
+            worked: None,
         }
     }
 
@@ -98,7 +101,10 @@ impl LockNode {
         let Some(remote) = self.remote.as_ref().filter(|_| due && !self.coming_back) else { return };
         let order: Order<Self> = Box::new(|node, endpoint, now| {
             node.coming_back = false;
-            node.engine.handle_timeout(now);
+            // Once in each turn of the reactor, as it calls a layer whose timer is due again.
+            if node.worked.replace(now) != Some(now) {
+                node.engine.handle_timeout(now);
+            }
             node.turn(endpoint, now);
         });
         self.coming_back = remote.post(order).is_ok();

@@ -70,6 +70,10 @@ impl<C> Inbox<C> {
         self.receiver.try_recv().ok()
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.receiver.len()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.receiver.is_empty()
     }

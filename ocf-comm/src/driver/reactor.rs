@@ -18,6 +18,9 @@ use std::time::Duration;
 const READS_PER_TURN: usize = 64;
 /// Rounds of outputs that lead to commands that lead to outputs, in one turn.
 const ROUNDS_PER_TURN: usize = 16;
+/// A layer whose timer is due again at once is called again in the same turn for so long; then the sockets are looked at
+/// first. It may have much to do, a part in each call, and must hear its peers meanwhile.
+const TIMER_AGAIN_FOR: Duration = Duration::from_micros(200);
 /// A caller that comes back sooner than this after having sent something leaves the sending to the reactor, which
 /// then sends many messages in one burst.
 const CALLER_SENDS_AGAIN_AFTER: Duration = Duration::from_micros(10);
@@ -120,16 +123,19 @@ impl<L: Layer, H: Host<L>> Engine<L, H> {
         }
     }
 
-    /// Runs commands, fires the timer, carries out outputs until there are none, arms the timer. True if it gave up
-    /// on a layer and a host that keep each other busy.
+    /// Runs commands, fires the timer, carries out outputs until there are none, arms the timer. True if something is left
+    /// to be done at once, but after a look at the sockets: the layer has more to do than it does in one call, or the layer
+    /// and the host keep each other busy.
     fn settle(&mut self, now: Instant) -> bool {
-        let mut busy = true;
+        let (mut busy, mut again) = (true, true);
         for _ in 0..ROUNDS_PER_TURN {
-            while let Some(command) = self.inbox.next() {
+            // Not those that these post: they would keep the layer from its peers for as long as they go on.
+            for command in (0..self.inbox.len()).map_while(|_| self.inbox.next()) {
                 self.host.command(&mut self.layer, now, command);
             }
-            if self.deadline.is_some_and(|deadline| deadline <= now) {
+            if again && self.is_due(now) {
                 self.layer.handle_timeout(now);
+                again = self.io.clock().now().since(now) < TIMER_AGAIN_FOR;
             }
             self.host.answer(&mut self.layer, now);
             while let Some(output) = self.layer.poll_output() {
@@ -145,8 +151,10 @@ impl<L: Layer, H: Host<L>> Engine<L, H> {
             if !called {
                 self.deadline = self.layer.poll_timeout();
             }
-            busy = called || !self.inbox.is_empty();
-            if !busy && self.deadline.is_none_or(|deadline| deadline > now) {
+            let asked = called || !self.inbox.is_empty();
+            let due = self.is_due(now);
+            busy = asked || due;
+            if !asked && !(due && again) {
                 break;
             }
         }
@@ -154,6 +162,10 @@ impl<L: Layer, H: Host<L>> Engine<L, H> {
         let earlier = self.io.earlier(self.deadline);
         self.io.timer.arm(now, earlier);
         busy
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= now)
     }
 
     /// Gives sent buffers back at once, so that the layer fills a buffer that is still in the processor's cache.

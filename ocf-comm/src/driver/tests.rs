@@ -261,6 +261,76 @@ fn a_spinning_reactor_does_what_a_sleeping_one_does() {
     }
 }
 
+/// Has always more to do, and takes a millisecond for each part of it; its host posts a command for each command.
+struct Tireless {
+    parts: usize,
+    commands: usize,
+    heard: usize,
+    remote: Option<Remote<()>>,
+}
+
+impl Layer for Tireless {
+    type Input<'a> = Received<'a>;
+    type Output = Out;
+
+    fn handle(&mut self, _now: Instant, _received: Received<'_>) {
+        self.heard += 1;
+    }
+
+    fn handle_timeout(&mut self, _now: Instant) {
+        let began = std::time::Instant::now();
+        while began.elapsed() < Duration::from_millis(1) {
+            std::hint::spin_loop();
+        }
+        self.parts += 1;
+    }
+
+    fn poll_output(&mut self) -> Option<Out> {
+        None
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        Some(Instant::ZERO)
+    }
+}
+
+struct Poster;
+
+impl Host<Tireless> for Poster {
+    type Command = ();
+
+    fn input<'a>(&mut self, received: Received<'a>) -> Received<'a> {
+        received
+    }
+
+    fn carry_out(&mut self, _now: Instant, _output: Out, _io: &mut Io) {}
+
+    fn command(&mut self, layer: &mut Tireless, _now: Instant, (): ()) {
+        layer.commands += 1;
+        layer.remote.as_ref().unwrap().post(()).unwrap();
+    }
+}
+
+#[test]
+fn a_layer_that_has_always_more_to_do_and_a_host_that_posts_for_ever_hear_their_peers_in_between() {
+    let ports = Ports::bind(&IoConfig::new(["127.0.0.1:0".parse().unwrap()])).unwrap();
+    let address = ports.local_addresses().unwrap()[0];
+    let (remote, inbox) = ports.inbox();
+    remote.post(()).unwrap();
+    let layer = Tireless { parts: 0, commands: 0, heard: 0, remote: Some(remote) };
+    let mut reactor = Reactor::new(ports, inbox, layer, Poster);
+    let handle = reactor.handle();
+    let peer = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    for turn in 1..=5 {
+        peer.send_to(b"hello", address).unwrap();
+        reactor.process().unwrap();
+        let seen = handle.inspect(|layer, _, _| (layer.parts, layer.heard)).unwrap();
+        assert_eq!(seen, (turn, turn), "one part of the work and one datagram in each turn");
+    }
+    let commands = handle.inspect(|layer, _, _| layer.commands).unwrap();
+    assert!((5..=80).contains(&commands), "{commands} commands in five turns");
+}
+
 #[test]
 fn a_burst_of_calls_leaves_without_another_call() {
     let (a, b) = (node(|_| ()), node(|_| ()));
