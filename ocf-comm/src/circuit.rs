@@ -140,6 +140,8 @@ pub(crate) struct Circuit {
     /// Bytes that may still be written in this turn.
     pub(crate) budget: usize,
     turn: u64,
+    /// Had nothing to send in that turn, so that it is not asked again for each burst of the others.
+    quiet: bool,
     seal: SealKeys,
     open: OpenKeys,
     /// The cluster key that the secrets rest on.
@@ -217,6 +219,7 @@ impl Circuit {
             hint: None,
             budget: 0,
             turn: 0,
+            quiet: false,
             seal: SealKeys::new(now, start.seal, start.suite.clone(), config.datagram_max()),
             open: OpenKeys::new(start.open, start.suite.clone()),
             key: start.key,
@@ -456,6 +459,7 @@ impl Circuit {
         if self.turn != turn {
             self.turn = turn;
             self.budget = budget;
+            self.quiet = false;
         }
     }
 

@@ -213,6 +213,7 @@ impl Endpoint {
     #[cfg(feature = "testing")]
     pub fn sabotage(&mut self, what: crate::Sabotage) {
         self.saboteur = Saboteur::new(what);
+        self.turn += 1;
         self.circuits.values_mut().for_each(|circuit| circuit.sabotage(self.saboteur));
     }
 
@@ -419,7 +420,7 @@ impl Endpoint {
             let mut range = if pass == 0 { circuits.range_mut(low..) } else { circuits.range_mut(..high) };
             found = range.find_map(|(id, circuit)| {
                 circuit.refill(*turn, tuning.budget);
-                let transmit = circuit.build(*now, tuning, stats, &mut buffer)?;
+                let transmit = circuit.build_in_turn(*now, tuning, stats, &mut buffer)?;
                 *cursor = id.wrapping_add(1);
                 Some(transmit)
             });

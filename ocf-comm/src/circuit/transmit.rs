@@ -128,6 +128,23 @@ impl Circuit {
         self.budget == 0 && !self.seal.is_exhausted() && (0..self.paths.len()).any(|i| self.wants(now, i))
     }
 
+    /// As [`build`](Self::build), but at most once after there was nothing in this turn: nothing happens to a circuit within a
+    /// turn but that it sends.
+    pub(crate) fn build_in_turn(
+        &mut self,
+        now: Instant,
+        t: &Tuning,
+        stats: &mut Stats,
+        buffer: &mut Vec<u8>,
+    ) -> Option<Transmit> {
+        if self.quiet {
+            return None;
+        }
+        let transmit = self.build(now, t, stats, buffer);
+        self.quiet = transmit.is_none();
+        transmit
+    }
+
     /// Builds the next burst for one path into `buffer`: packets of equal size, but for the last.
     pub(crate) fn build(
         &mut self,
