@@ -154,7 +154,7 @@ impl<L: Layer, H: Host<L>> Engine<L, H> {
             let asked = called || !self.inbox.is_empty();
             let due = self.is_due(now);
             busy = asked || due;
-            if !asked && !(due && again) {
+            if !(asked || due && again) {
                 break;
             }
         }
