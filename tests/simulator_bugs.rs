@@ -32,7 +32,7 @@ fn is_caught_by(bug: Bug, likely: u64, focus: &[Fault]) {
 
 #[test]
 fn a_fresh_view_in_place_of_an_accepted_one_is_caught() {
-    is_caught(Bug::Membership(Membership::IgnoreAccepted), 113);
+    is_caught(Bug::Membership(Membership::IgnoreAccepted), 76);
 }
 
 #[test]
@@ -56,7 +56,7 @@ fn buffers_freed_before_everybody_holds_them_are_caught() {
 
 #[test]
 fn safe_messages_that_no_quorum_holds_are_caught() {
-    is_caught(Bug::Groups(Groups::SafeWithoutQuorum), 49);
+    is_caught(Bug::Groups(Groups::SafeWithoutQuorum), 43);
 }
 
 #[test]
