@@ -1,6 +1,6 @@
 //! What a resource agent is: operations, their results, and the trait that every class of agents implements.
 
-use crate::{Action, Metadata, OcfCode, Role, Severity};
+use crate::{Action, Metadata, OcfCode, Promotion, Role, Severity};
 use core::fmt;
 use core::str::FromStr;
 use core::time::Duration;
@@ -113,6 +113,9 @@ pub struct Operation {
     pub check_level: u32,
     /// The role that a monitor expects. `None` for resources without roles.
     pub role: Option<Role>,
+    /// For [`Action::ReloadAgent`]: the parameters that it runs with so far. The agent is not told.
+    #[serde(default)]
+    pub runs_with: Option<Arc<BTreeMap<String, String>>>,
     /// What else the agent is told about the operation: `OCF_RESKEY_CRM_meta_<name>`, `-` in a name written as `_`.
     pub meta: Arc<BTreeMap<String, String>>,
 }
@@ -130,6 +133,7 @@ impl Operation {
             interval: None,
             check_level: 0,
             role: None,
+            runs_with: None,
             meta: Arc::default(),
         }
     }
@@ -220,13 +224,22 @@ pub struct OperationResult {
     pub took: Duration,
     /// Processes that had to be ended after it: those that a run which did not end in time had sent into the background.
     pub left_behind: usize,
+    /// What the agent says of promoting what runs here, if it says anything.
+    pub promotion: Option<Promotion>,
 }
 
 impl OperationResult {
     /// A result with nothing to say but `outcome`.
     #[must_use]
     pub const fn new(outcome: Outcome) -> Self {
-        Self { outcome, reason: None, output: String::new(), took: Duration::ZERO, left_behind: 0 }
+        Self {
+            outcome,
+            reason: None,
+            output: String::new(),
+            took: Duration::ZERO,
+            left_behind: 0,
+            promotion: None,
+        }
     }
 
     /// The answer of a class that has no such action.

@@ -1,7 +1,7 @@
 //! What to keep running, where, and what to do when it fails.
 
 use crate::executor::WatchPolicy;
-use crate::{AgentName, HealthStrategy, Role};
+use crate::{AgentName, HealthStrategy, Role, Score};
 use core::time::Duration;
 use pils::NodeId;
 use serde::{Deserialize, Serialize};
@@ -34,9 +34,19 @@ pub struct GroupConfig {
     /// If `nodes` is not empty: may it run on other nodes too, when none of `nodes` can take it? Default no.
     #[serde(default)]
     pub elsewhere: bool,
-    /// Go back when a better node returns? Each move interrupts the service, so the default is no.
+    /// Go back when a better node returns? Each move interrupts the service, so the default is no. The same as a
+    /// `stickiness` of 0; no is the same as one of `INFINITY`.
     #[serde(default)]
     pub failback: bool,
+    /// How much it would rather be on a node than on another, at most once for each; 0 for nodes that are not named. A node
+    /// with a higher score is better, whatever the order of `nodes`, which decides among equals. `-INFINITY`: never there.
+    #[serde(default)]
+    pub preferences: Vec<Preference>,
+    /// What being where it is counts: it goes elsewhere only if the score there is higher than the one here and this
+    /// together. Default: 0 with `failback`, else `INFINITY`. It also counts for whoever is promoted, there with a default of
+    /// 0.
+    #[serde(default)]
+    pub stickiness: Option<Score>,
     /// Failures of its resources on one node before it moves away; below that it is restarted there. 1 moves at
     /// once. Default 3, at least 1.
     #[serde(default = "default_threshold")]
@@ -81,6 +91,8 @@ impl GroupConfig {
             nodes: Vec::new(),
             elsewhere: false,
             failback: false,
+            preferences: Vec::new(),
+            stickiness: None,
             migration_threshold: default_threshold(),
             failure_window: Duration::ZERO,
             on_start_failure: StartFailure::default(),
@@ -93,6 +105,32 @@ impl GroupConfig {
             resources,
         }
     }
+
+    /// What being where it is counts.
+    #[must_use]
+    pub const fn stickiness(&self) -> Score {
+        match self.stickiness {
+            Some(score) => score,
+            None if self.failback => Score::ZERO,
+            None => Score::INFINITY,
+        }
+    }
+
+    /// How much it would rather be on this node.
+    #[must_use]
+    pub fn preference(&self, node: NodeId) -> Score {
+        self.preferences.iter().find(|p| p.node == node).map_or(Score::ZERO, |p| p.score)
+    }
+}
+
+/// How much a group would rather be on a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Preference {
+    /// The node.
+    pub node: NodeId,
+    /// How much.
+    pub score: Score,
 }
 
 /// One resource.
@@ -205,6 +243,8 @@ impl Config {
     pub const RESOURCES_MAX: usize = 64;
     /// Most further monitors of a resource.
     pub const MONITORS_MAX: usize = 8;
+    /// Largest parameters of a resource that a command sets, in bytes of names and values together.
+    pub const PARAMETERS_MAX: usize = 64 * 1024;
 
     /// The group of this name.
     #[must_use]

@@ -16,6 +16,7 @@ mod local;
 mod lsb;
 mod ocf;
 mod process;
+mod promotion;
 mod rust;
 mod systemd;
 pub mod tester;

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use core::fmt;
 use pils::NodeInstance;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Names one decision of the replicated state machine: which view it fell in, and its number since the cluster was
@@ -219,6 +220,8 @@ pub enum Why {
     Order,
     /// It is to be in another role there.
     Role,
+    /// Its parameters were changed.
+    Reconfigured,
 }
 
 /// What the manager tells the application. The same events, in the same order, at every member, except those marked
@@ -283,6 +286,15 @@ pub enum Event {
         /// The role it has now.
         role: crate::Role,
         /// Which decision brought it there.
+        decision: Decision,
+    },
+    /// A resource that runs has taken changed parameters, without a restart.
+    Reloaded {
+        /// The resource.
+        resource: Arc<str>,
+        /// Where.
+        node: NodeInstance,
+        /// Which decision had it do so.
         decision: Decision,
     },
     /// A resource is down.
@@ -433,6 +445,8 @@ impl fmt::Display for Blocked {
 pub enum Ineligible {
     /// The group's configuration does not list it.
     NotListed,
+    /// The group's score there is `-INFINITY`.
+    Unwanted,
     /// An operator set it aside.
     Standby,
     /// It wants to leave.
@@ -464,6 +478,7 @@ impl fmt::Display for Ineligible {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotListed => f.write_str("is not configured for it"),
+            Self::Unwanted => f.write_str("has a score of -INFINITY for it"),
             Self::Standby => f.write_str("is in standby"),
             Self::Leaving => f.write_str("is leaving"),
             Self::Fencing => f.write_str("is to be fenced"),
@@ -503,6 +518,15 @@ pub enum Command {
         /// Begin or end it.
         on: bool,
     },
+    /// Run a resource with these parameters in place of those it has. Where it runs, its agent is asked to take them without
+    /// a restart, if it says that it can (`reload-agent`, and all that changed `reloadable`); else it is restarted, as is
+    /// what stands behind it in its group. What is changed so holds until the cluster is founded anew.
+    SetParameters {
+        /// The resource.
+        resource: Arc<str>,
+        /// All its parameters. At most [`Config::PARAMETERS_MAX`](crate::Config::PARAMETERS_MAX) bytes.
+        parameters: BTreeMap<String, String>,
+    },
 }
 
 /// Why a command was not accepted. Nothing was sent.
@@ -519,5 +543,19 @@ pub enum CommandError {
         group: Arc<str>,
         /// The groups there are.
         known: String,
+    },
+    /// There is no such resource.
+    #[error("no resource {resource:?}")]
+    UnknownResource {
+        /// The name.
+        resource: Arc<str>,
+    },
+    /// Parameters that no agent could be told.
+    #[error("parameters of {resource}: {problem}")]
+    Parameters {
+        /// The resource.
+        resource: Arc<str>,
+        /// What is wrong, and what to do.
+        problem: String,
     },
 }

@@ -1,6 +1,6 @@
 //! Runs the operations of one node, each resource's one after the other.
 
-use crate::{Action, Operation, OperationResult, Outcome};
+use crate::{Action, Operation, OperationResult, Outcome, Promotion};
 use core::time::Duration;
 use pils::{Instant, Layer, Rng};
 use serde::{Deserialize, Serialize};
@@ -181,6 +181,13 @@ pub enum Event {
         resource: Arc<str>,
         /// What it found.
         result: OperationResult,
+    },
+    /// Its agent said, in an operation that ended, what it thinks of promoting it. Told before the end of the operation.
+    Promotion {
+        /// The resource.
+        resource: Arc<str>,
+        /// What it said.
+        promotion: Promotion,
     },
     /// A failure was told from outside, of a resource that is not watched.
     Notified {
@@ -423,6 +430,10 @@ impl Executor {
         let Some(resource) = self.resources.get_mut(&name) else { return };
         let Some(current) = resource.current.take() else { return };
         self.counts.ended(&result);
+        if let Some(promotion) = result.promotion {
+            let resource = Arc::clone(&name);
+            self.out.push_back(Output::Event(Event::Promotion { resource, promotion }));
+        }
         if current.recurring {
             self.on_monitored(now, &name, current.id, result);
         } else {

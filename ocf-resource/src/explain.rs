@@ -1,7 +1,7 @@
 //! Why a group is as it is, and what can be done about it.
 
 use crate::plan::plan;
-use crate::{Blocked, Command, FenceCause, Ineligible, State};
+use crate::{Blocked, Command, FenceCause, Ineligible, Score, State};
 use core::fmt;
 use pils::NodeInstance;
 use serde::Serialize;
@@ -23,6 +23,22 @@ pub struct Explanation {
     pub ways_out: Vec<WayOut>,
     /// Each member: why it cannot take the group, or `None` if it can.
     pub nodes: Vec<(NodeInstance, Option<Ineligible>)>,
+    /// Each member: how good it is for the group.
+    pub scores: Vec<NodeScore>,
+}
+
+/// How good a member is for a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct NodeScore {
+    /// Which.
+    pub node: NodeInstance,
+    /// How much the group would rather be there. `INFINITY` if an operator moved it there.
+    pub preference: Score,
+    /// What being there counts, if it is there.
+    pub stickiness: Score,
+    /// What its agents say of promoting the copy there, which runs: inside, `None` if they do not let it be promoted. `None`
+    /// if the group has no roles, or no copy runs there.
+    pub promotion: Option<Option<Score>>,
 }
 
 /// Something that helps.
@@ -59,6 +75,16 @@ impl fmt::Display for Explanation {
                 None => write!(f, "\n  {node} can take it")?,
                 Some(why) => write!(f, "\n  {node} {why}")?,
             }
+            let Some(score) = self.scores.iter().find(|s| s.node == *node) else { continue };
+            let (preference, stickiness) = (score.preference, score.stickiness);
+            if (preference, stickiness) != (Score::ZERO, Score::ZERO) {
+                write!(f, "; score {preference}, and {stickiness} for being there")?;
+            }
+            match score.promotion {
+                None => {}
+                Some(None) => f.write_str("; its agent does not let it be promoted")?,
+                Some(Some(score)) => write!(f, "; score {score} for promotion")?,
+            }
         }
         self.ways_out.iter().try_for_each(|way| write!(f, "\n  way out: {}", way.what))
     }
@@ -77,6 +103,7 @@ pub fn explain(state: &State, group: &str) -> Option<Explanation> {
         target: plan.targets.get(name).copied().flatten(),
         ways_out: blocked.as_ref().map(|b| b.ways_out(name)).unwrap_or_default(),
         nodes: crate::plan::eligibility(config, state, name),
+        scores: crate::plan::scores(config, state, name),
         blocked,
     })
 }
@@ -139,6 +166,9 @@ impl Ineligible {
         match self {
             Self::NotListed => {
                 WayOut::new(format!("list {} among the nodes of {group}, or let it run elsewhere", node.node))
+            }
+            Self::Unwanted => {
+                WayOut::new(format!("give {group} another score than -INFINITY on {}", node.node))
             }
             Self::Standby => {
                 WayOut::by(format!("bring {} back from standby", node.node), Command::Online(node.node))

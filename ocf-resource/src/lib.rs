@@ -40,6 +40,7 @@ mod message;
 mod metadata;
 mod parameters;
 pub mod plan;
+mod score;
 mod snapshot;
 mod state;
 mod status;
@@ -53,16 +54,18 @@ pub use agent::{
     OperationResult, Outcome, ResourceAgent,
 };
 pub use config::{
-    Config, GroupConfig, MonitorConfig, PartitionPolicy, ResourceConfig, StartFailure, StopFailure,
+    Config, GroupConfig, MonitorConfig, PartitionPolicy, Preference, ResourceConfig, StartFailure,
+    StopFailure,
 };
 pub use event::{
     Blocked, Command, CommandError, Decision, Departed, Event, FenceCause, FenceOutcome, Ineligible, Input,
     Output, Why,
 };
-pub use explain::{Explanation, WayOut, explain};
+pub use explain::{Explanation, NodeScore, WayOut, explain};
 pub use health::{Health, HealthStrategy};
 pub use manager::Manager;
 pub use metadata::{METADATA_MAX, Metadata, MetadataError, Parameter, SupportedAction};
+pub use score::{Promotion, Score, ScoreError};
 pub use state::State;
 pub use status::{
     FailureStatus, GroupStatus, LocalStatus, NodeStatus, ResourceState, ResourceStatus, Status,

@@ -10,9 +10,10 @@ use crate::{
 };
 use core::time::Duration;
 use pils::{Incarnation, Instant, Layer, NodeId, NodeInstance};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+mod found;
 mod operate;
 mod report;
 
@@ -162,6 +163,10 @@ impl Manager {
             | Command::ClearFailures(group) => Some(group),
             Command::Maintenance { group, .. } => group.as_ref(),
             Command::Standby(_) | Command::Online(_) => None,
+            Command::SetParameters { resource, parameters } => {
+                self.check_parameters(resource, parameters)?;
+                None
+            }
         };
         if let Some(group) = group
             && self.config.group(group).is_none()
@@ -281,81 +286,6 @@ impl Manager {
         self.advance(now, events);
     }
 
-    /// This node was outside, and goes on with the state that it had.
-    fn come_back(&mut self) {
-        self.leaving_behind.clear();
-        self.returning = true;
-        self.broadcast(&Message::Returned);
-        self.ask_for_my_fences();
-    }
-
-    /// Asks for the fences that it was chosen to ask for when it could not.
-    fn ask_for_my_fences(&mut self) {
-        let asked = self.state.nodes.iter().filter_map(|(i, n)| Some((*i, n.fence.as_ref()?)));
-        let mine = asked.filter(|(_, fence)| fence.asker == Some(self.me));
-        for (target, cause) in mine.map(|(i, f)| (i, f.cause.clone())).collect::<Vec<_>>() {
-            self.out.push_back(Output::Fence { target, cause });
-        }
-    }
-
-    /// Begins anew: nobody has a state. `first`: this node speaks for those of whom nobody remembers a life.
-    fn found(&mut self, view: &Entered<'_>, first: bool) {
-        let nodes = self.state.nodes.iter();
-        let mut remembered: Vec<NodeInstance> =
-            nodes.filter(|(i, n)| !n.dead && !view.members.contains(i)).map(|(i, _)| *i).collect();
-        if first {
-            remembered.extend(self.unknown_lives(view, &remembered));
-        }
-        self.begin(State::found(view));
-        self.unwritten = true;
-        self.remembered = remembered;
-        self.say_remembered();
-    }
-
-    /// Ordered before this node's probe results, so before anything can start.
-    fn say_remembered(&mut self) {
-        if !self.remembered.is_empty() {
-            self.broadcast(&Message::Remember(self.remembered.clone()));
-        }
-    }
-
-    /// Whatever runs on the configured nodes that are absent and of which nobody remembers a life.
-    fn unknown_lives(&self, view: &Entered<'_>, remembered: &[NodeInstance]) -> Vec<NodeInstance> {
-        let departed = view.departed.iter().map(|d| d.instance);
-        let known: BTreeSet<NodeId> =
-            view.members.iter().chain(remembered).copied().chain(departed).map(|i| i.node).collect();
-        let absent = self.nodes.iter().filter(|node| !known.contains(node));
-        absent.map(|node| NodeInstance::new(*node, UNKNOWN_LIFE)).collect()
-    }
-
-    /// This node is the first of the stream: those of whom it waited to get the state are gone with it.
-    fn on_first(&mut self, now: Instant) {
-        let Some(Awaiting { number, members, departed }) = self.awaiting.take() else { return };
-        if self.phase != LocalStatus::Joining {
-            return;
-        }
-        self.found(&Entered { number, members: &members, joined: &members, departed: &departed }, true);
-        self.resume();
-        self.broadcast(&Message::Found(Config::clone(&self.config)));
-        self.advance(now, Vec::new());
-    }
-
-    /// Those who had the state are gone, and this node goes on without it. What was ordered so far was for those who
-    /// have the state, and was not delivered here: a founder says again what it said then.
-    fn on_state_lost(&mut self, now: Instant) {
-        if !self.is_member() || !self.unwritten {
-            return self.on_first(now);
-        }
-        let members = self.state.members.clone();
-        let view = Entered { number: self.state.view, members: &members, joined: &members, departed: &[] };
-        let mut known: Vec<NodeInstance> = self.state.nodes.keys().copied().collect();
-        known.extend(&self.remembered);
-        self.remembered.extend(self.unknown_lives(&view, &known));
-        self.say_remembered();
-        self.broadcast(&Message::Found(Config::clone(&self.config)));
-        self.advance(now, Vec::new());
-    }
-
     /// Takes a whole state in place of what there was.
     fn begin(&mut self, state: State) {
         self.running.retain(|_, local| matches!(local, Local::Alone(..)));
@@ -371,14 +301,15 @@ impl Manager {
         self.state.believe_old = old.believe_old;
         self.state.forget_incoming = old.forget_incoming;
         self.state.skip_notices = old.skip_notices;
-        self.adopt_config();
+        self.adopt_config(true);
     }
 
-    fn adopt_config(&mut self) {
+    /// `anew`: not changed by a command, but what the cluster brought.
+    fn adopt_config(&mut self, anew: bool) {
         let Some(config) = &self.state.config else { return };
         if !Arc::ptr_eq(config, &self.config) {
             self.config = Arc::clone(config);
-            if **config != self.given {
+            if anew && **config != self.given {
                 self.tell(Event::ConfigurationDiffers);
             }
         }
@@ -423,10 +354,11 @@ impl Manager {
                 if message == Message::Returned && sender == self.me {
                     self.returning = false;
                 }
+                let found = matches!(message, Message::Found(_));
                 if !self.state.on_message(sender, message, &mut events) {
                     self.stale += 1;
                 }
-                self.adopt_config();
+                self.adopt_config(found);
                 self.advance(now, events);
             }
             Err(error) => {
@@ -500,6 +432,7 @@ impl Manager {
                 None => self.stale += 1,
             },
             executor::Event::Failed { id, resource, result } => self.on_watch_failed(id, resource, &result),
+            executor::Event::Promotion { resource, promotion } => self.on_promotion(resource, promotion),
             executor::Event::Notified { resource, result } => self.on_notified(resource, &result),
             executor::Event::Observed { .. } | executor::Event::Interrupted { .. } => {}
         }

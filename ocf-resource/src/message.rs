@@ -2,7 +2,8 @@
 
 use crate::wire::{self, put_config, read_config};
 use crate::{
-    AgentError, Command, Config, Decision, FenceOutcome, Health, OcfCode, OperationResult, Outcome, Severity,
+    AgentError, Command, Config, Decision, FenceOutcome, Health, OcfCode, OperationResult, Outcome,
+    Promotion, Severity,
 };
 use bytes::Bytes;
 use pils::wire::{Malformed, ParseError, Reader, Writer};
@@ -12,7 +13,7 @@ use std::sync::Arc;
 /// Longest explanation that is kept, in bytes.
 pub(crate) const WHY_MAX: usize = 200;
 /// Version of messages and state; the first byte of both.
-pub(crate) const VERSION: u8 = 3;
+pub(crate) const VERSION: u8 = 4;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Message {
@@ -31,6 +32,11 @@ pub(crate) enum Message {
         resource: Arc<str>,
     },
     Leave,
+    /// What the agent of a resource says, on the sender's node, of promoting it.
+    Promotion {
+        resource: Arc<str>,
+        promotion: Promotion,
+    },
     /// One attribute of the health of the sender's node; `None` if it has it no longer.
     Health {
         attribute: Arc<str>,
@@ -162,6 +168,7 @@ const REMEMBER: u8 = 8;
 const HEALTH: u8 = 9;
 const RETURNED: u8 = 10;
 const NOTICED: u8 = 11;
+const PROMOTION: u8 = 12;
 
 impl Message {
     pub(crate) fn emit(&self) -> Bytes {
@@ -201,6 +208,11 @@ impl Message {
                 w.put_text(resource);
             }
             Self::Leave => w.push(LEAVE),
+            Self::Promotion { resource, promotion } => {
+                w.push(PROMOTION);
+                w.put_text(resource);
+                wire::put_promotion(&mut w, *promotion);
+            }
             Self::Health { attribute, value } => {
                 w.push(HEALTH);
                 w.put_text(attribute);
@@ -249,6 +261,9 @@ impl Message {
                 Self::Noticed { decision: wire::decision(&mut r)?, resource: r.text("resource")?.into() }
             }
             LEAVE => Self::Leave,
+            PROMOTION => {
+                Self::Promotion { resource: r.text("resource")?.into(), promotion: wire::promotion(&mut r)? }
+            }
             HEALTH => Self::Health {
                 attribute: short(r.text("attribute")?),
                 value: wire::option(&mut r, "value", wire::health)?,
@@ -299,6 +314,11 @@ fn put_command(w: &mut Vec<u8>, command: &Command) {
             wire::put_option(w, group.as_ref(), |w, group| w.put_text(group));
             wire::put_flag(w, *on);
         }
+        Command::SetParameters { resource, parameters } => {
+            w.push(7);
+            w.put_text(resource);
+            wire::put_parameters(w, parameters);
+        }
     }
 }
 
@@ -318,6 +338,9 @@ fn read_command(r: &mut Reader<'_>) -> Result<Command, ParseError> {
             group: wire::option(r, "group", |r| Ok(r.text("group")?.into()))?,
             on: wire::flag(r, "on")?,
         },
+        7 => {
+            Command::SetParameters { resource: r.text("resource")?.into(), parameters: wire::parameters(r)? }
+        }
         _ => return Err(at.error("command", Malformed::OutOfRange)),
     })
 }

@@ -1,10 +1,12 @@
 //! What an agent says about itself: its parameters and actions.
 
+use crate::Action;
 use core::time::Duration;
 use pils::field::{AgentParameter, Field, Fields};
 use quick_xml::XmlVersion;
 use quick_xml::events::{BytesStart, Event};
 use quick_xml::reader::Reader;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Largest description that is read, in bytes.
 pub const METADATA_MAX: usize = 1 << 20;
@@ -186,6 +188,40 @@ impl Metadata {
         self.actions.iter().any(|a| a.name == word)
     }
 
+    /// How an agent takes changed parameters without a restart: by [`Action::ReloadAgent`] if it offers that and all that
+    /// changed is reloadable; by [`Action::Reload`] if it keeps OCF 1.0 and nothing that changed is unique, as was the custom
+    /// then. In OCF 1.1 that action has the service read its own configuration, which is something else.
+    ///
+    /// # Errors
+    /// Why it has to be restarted: words that stand behind its name.
+    pub fn takes_by(
+        &self,
+        before: &BTreeMap<String, String>,
+        after: &BTreeMap<String, String>,
+    ) -> Result<Action, String> {
+        let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+        let mut changed = names.into_iter().filter(|name| before.get(*name) != after.get(*name));
+        let described = |name: &String| self.parameter(name);
+        let (action, stuck) = if self.supports(Action::ReloadAgent.word()) {
+            let stuck = changed.find(|name| !described(name).is_some_and(|p| p.reloadable));
+            (Action::ReloadAgent, stuck)
+        } else if self.supports(Action::Reload.word()) && !self.keeps_1_1() {
+            (Action::Reload, changed.find(|name| described(name).is_none_or(|p| p.unique.is_some())))
+        } else {
+            return Err("offers no reload-agent".to_owned());
+        };
+        match stuck {
+            None => Ok(action),
+            Some(name) => Err(format!("cannot take another {name} without a restart")),
+        }
+    }
+
+    fn keeps_1_1(&self) -> bool {
+        let mut parts = self.api_version.as_deref().unwrap_or("1.0").split('.').map(str::parse::<u32>);
+        let mut part = || parts.next().and_then(Result::ok).unwrap_or(0);
+        (part(), part()) >= (1, 1)
+    }
+
     fn open(&mut self, path: &[String], tag: &BytesStart<'_>) -> Result<(), quick_xml::Error> {
         let text = |name: &str| -> Result<Option<String>, quick_xml::Error> {
             match tag.try_get_attribute(name)? {
@@ -315,6 +351,39 @@ Mounts &quot;things&quot; &amp; more.
 <action name="monitor" depth="20" timeout="40" interval="20000ms" role="Promoted"/>
 </actions>
 </resource-agent>"#;
+
+    #[test]
+    fn what_is_taken_without_a_restart_is_what_the_description_says() {
+        let new = |action: &str, version: &str| {
+            Metadata::parse(&format!(
+                r#"<resource-agent name="x"><version>{version}</version><parameters>
+                <parameter name="level" reloadable="1"/><parameter name="port" unique="1" reloadable="0"/>
+                <parameter name="words"/></parameters>
+                <actions><action name="start"/><action name="{action}"/></actions></resource-agent>"#
+            ))
+            .unwrap()
+        };
+        let set = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+            pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+        };
+        let by = |agent: &Metadata, after: &[(&str, &str)]| {
+            agent.takes_by(&set(&[("level", "1"), ("port", "80")]), &set(after)).map_err(|e| e.len())
+        };
+        let modern = new("reload-agent", "1.1");
+        assert_eq!(by(&modern, &[("level", "2"), ("port", "80")]), Ok(Action::ReloadAgent));
+        assert_eq!(
+            by(&modern, &[("port", "80")]),
+            Ok(Action::ReloadAgent),
+            "one taken away is a change of it"
+        );
+        assert!(by(&modern, &[("level", "2"), ("port", "81")]).is_err());
+        assert!(by(&modern, &[("level", "1"), ("port", "80"), ("words", "x")]).is_err());
+        let old = new("reload", "1.0");
+        assert_eq!(by(&old, &[("level", "1"), ("port", "80"), ("words", "x")]), Ok(Action::Reload));
+        assert!(by(&old, &[("level", "1"), ("port", "81")]).is_err(), "it is unique");
+        assert!(by(&new("reload", "1.1"), &[("level", "2")]).is_err(), "there it is something else");
+        assert!(by(&new("notify", "1.1"), &[("level", "2")]).is_err());
+    }
 
     #[test]
     fn a_description_of_the_first_version_is_read_whole() {

@@ -4,12 +4,15 @@
 //! 1. A resource starts only where every other member is known not to run any of its group, and no instance that is gone
 //!    and not proven dead may run any of it.
 //! 2. Within a group, a resource starts only when all before it run, and stops only when all after it are down.
-//! 3. A group stays where it is as long as its node can take it, unless it fails back or an operator says otherwise.
+//! 3. A group stays where it is as long as its node can take it, unless another node is better by more than its stickiness,
+//!    or an operator says otherwise.
 
 use crate::state::{Node, Presence, Spot, State};
 use crate::{
-    Action, Blocked, Config, FenceCause, GroupConfig, HealthStrategy, Ineligible, Severity, StopFailure, Why,
+    Action, Blocked, Config, FenceCause, GroupConfig, HealthStrategy, Ineligible, NodeScore, Score, Severity,
+    StopFailure, Why,
 };
+use core::cmp::Reverse;
 use live::Live;
 use pils::{NodeId, NodeInstance};
 use std::collections::{BTreeMap, BTreeSet};
@@ -157,6 +160,30 @@ pub(crate) fn eligibility(
     state.living().map(|(i, n)| (i, scene.ineligible(i, n))).collect()
 }
 
+/// Each member: how good it is for a group.
+pub(crate) fn scores(config: &Config, state: &State, group: &str) -> Vec<NodeScore> {
+    let Some((name, current)) = state.groups.get_key_value(group) else { return Vec::new() };
+    let Some(group_config) = config.group(group) else { return Vec::new() };
+    let doomed = BTreeMap::new();
+    let (rules, strategy) = (Rules::default(), config.health);
+    let scene = Scene { config: group_config, name, group: current, state, rules, doomed: &doomed, strategy };
+    let score = |(node, n): (NodeInstance, &Node)| {
+        let holds = if scene.is_many() {
+            scene.spots(n).any(|(_, s)| s.is_running())
+        } else {
+            current.home == Some(node)
+        };
+        NodeScore {
+            node,
+            preference: scene.score(node.node),
+            stickiness: if holds { group_config.stickiness() } else { Score::ZERO },
+            promotion: (group_config.promoted > 0 && scene.spots(n).all(|(_, s)| s.is_running()))
+                .then(|| scene.promotion(n)),
+        }
+    };
+    state.living().map(score).collect()
+}
+
 fn plan_fences(config: &Config, state: &State, plan: &mut Plan) {
     for (instance, node) in &state.nodes {
         if node.dead {
@@ -232,6 +259,11 @@ impl Scene<'_> {
         {
             self.plan_start(target, plan);
         }
+        if let Some((target, node)) = target.and_then(|t| Some((t, self.state.nodes.get(&t)?)))
+            && blocked.is_none()
+        {
+            self.plan_reload(target, node, plan);
+        }
         plan.targets.insert(Arc::clone(self.name), target);
         if let Some(blocked) = blocked {
             plan.blocked.insert(Arc::clone(self.name), blocked);
@@ -267,7 +299,7 @@ impl Scene<'_> {
         if !self.wanted() {
             return None;
         }
-        let mut fit: Vec<(usize, usize, NodeId, NodeInstance)> = self
+        let mut fit: Vec<(Reverse<Score>, usize, usize, NodeId, NodeInstance)> = self
             .state
             .living()
             .filter(|(i, n)| {
@@ -277,11 +309,11 @@ impl Scene<'_> {
             .map(|(i, _)| {
                 let rank = self.rank(i.node);
                 let load = if rank == usize::MAX { load.get(&i).copied().unwrap_or(0) } else { 0 };
-                (rank, load, i.node, i)
+                (Reverse(self.score(i.node)), rank, load, i.node, i)
             })
             .collect();
         fit.sort_unstable();
-        let best = fit.first()?.3;
+        let best = fit.first()?.4;
         let Some(home) = self.group.home else {
             if unknown {
                 return None;
@@ -290,9 +322,9 @@ impl Scene<'_> {
                 self.state.nodes.get(i).is_some_and(|n| self.spots(n).any(|(_, s)| s.is_running()))
             };
             let pinned = Some(best.node) == self.group.pin;
-            return if pinned { Some(best) } else { fit.iter().map(|f| f.3).find(runs).or(Some(best)) };
+            return if pinned { Some(best) } else { fit.iter().map(|f| f.4).find(runs).or(Some(best)) };
         };
-        if !fit.iter().any(|f| f.3 == home) {
+        if !fit.iter().any(|f| f.4 == home) {
             // It may well be able to take it: nobody has looked yet what runs there.
             let looked = |n: &Node| self.spots(n).all(|(_, s)| s.presence != Presence::Unknown);
             let waits = self.state.nodes.get(&home).is_some_and(|n| n.member && !looked(n));
@@ -300,8 +332,16 @@ impl Scene<'_> {
         }
         let pinned = Some(best.node) == self.group.pin;
         let untried = !self.group.failures.contains_key(&best.node);
-        let better = self.rank(best.node) < self.rank(home.node);
-        Some(if better && (pinned || (self.config.failback && untried)) { best } else { home })
+        let sticks = self.config.stickiness();
+        let (there, here) = (self.score(best.node), self.score(home.node));
+        let first = there == here && self.rank(best.node) < self.rank(home.node);
+        let better = there > here + sticks || (first && sticks == Score::ZERO);
+        Some(if pinned || (better && untried) { best } else { home })
+    }
+
+    /// How much the group would rather be on a node, before it counts where it is.
+    fn score(&self, node: NodeId) -> Score {
+        if self.group.pin == Some(node) { Score::INFINITY } else { self.config.preference(node) }
     }
 
     fn rank(&self, node: NodeId) -> usize {
@@ -316,6 +356,9 @@ impl Scene<'_> {
         let earlier_life = self.state.lost().any(|(i, _)| i.node == id) && !self.rules.skip_fencing;
         if !self.config.nodes.is_empty() && !self.config.elsewhere && !self.config.nodes.contains(&id) {
             return Some(Ineligible::NotListed);
+        }
+        if self.config.preference(id) == Score::NEVER {
+            return Some(Ineligible::Unwanted);
         }
         if self.doomed.contains_key(&instance) || earlier_life {
             return Some(Ineligible::Fencing);
@@ -385,8 +428,7 @@ impl Scene<'_> {
     fn plan_stop(&self, instance: NodeInstance, node: &Node, target: Option<NodeInstance>, plan: &mut Plan) {
         let here = target == Some(instance);
         let spots: Vec<_> = self.spots(node).collect();
-        let keep =
-            if here { spots.iter().position(|(_, s)| !s.is_running()).unwrap_or(spots.len()) } else { 0 };
+        let keep = if here { spots.iter().position(|(_, s)| !s.is_well()).unwrap_or(spots.len()) } else { 0 };
         for (resource, spot) in spots[keep..].iter().rev() {
             if spot.is_clear() {
                 continue;
@@ -406,6 +448,7 @@ impl Scene<'_> {
                 },
                 Presence::Unknown | Presence::StopFailed { .. } | Presence::Stopped => return,
                 Presence::Failed(_) if here => Why::Recover,
+                Presence::Running(_) if here && !spot.is_well() => Why::Reconfigured,
                 Presence::Running(_) if here => Why::Order,
                 Presence::Running(_) | Presence::Failed(_) if self.wanted() => Why::Move { to: target },
                 Presence::Running(_) | Presence::Failed(_) => Why::Stopped,
@@ -444,7 +487,7 @@ impl Scene<'_> {
         if self.rules.ignore_order {
             spots.reverse();
         }
-        let Some(first) = spots.iter().position(|(_, s)| !s.is_running()) else { return };
+        let Some(first) = spots.iter().position(|(_, s)| !s.is_well()) else { return };
         if !spots[first..].iter().all(|(_, s)| s.is_clear()) {
             return;
         }
@@ -455,5 +498,16 @@ impl Scene<'_> {
             action: Action::Start,
             why: if failed { Why::Recover } else { Why::Placed },
         });
+    }
+
+    /// Has the agent of the first that runs with old parameters take the new ones, if all run and nothing goes on there.
+    fn plan_reload(&self, target: NodeInstance, node: &Node, plan: &mut Plan) {
+        if !self.spots(node).all(|(_, s)| s.is_running()) || plan.concerns(target, self.config) {
+            return;
+        }
+        if let Some((resource, _)) = self.spots(node).find(|(_, s)| s.outdated.is_some() && s.is_well()) {
+            let (resource, action) = (Arc::clone(resource), Action::ReloadAgent);
+            plan.steps.push(Step { node: target, resource, action, why: Why::Reconfigured });
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::FenceCause;
 use crate::message::{VERSION, short};
-use crate::state::{Failures, Fence, Group, Node, Presence, Spot, State};
+use crate::state::{Failures, Fence, Group, Node, Outdated, Presence, Spot, State};
 use crate::wire::{
     self, Parsed, flag, list, option, put_flag, put_list, put_option, put_u64, read_outcome, read_severity,
 };
@@ -92,6 +92,12 @@ fn put_node(w: &mut Vec<u8>, node: &Node) {
         });
         put_list(w, spot.notices.iter(), |w, listener| w.put_instance(*listener));
         put_option(w, spot.peer, |w, peer| w.put_instance(peer));
+        put_option(w, spot.promotion, wire::put_promotion);
+        put_option(w, spot.outdated.as_ref(), |w, outdated| {
+            wire::put_parameters(w, &outdated.runs_with);
+            put_option(w, outdated.told.as_ref(), |w, told| wire::put_parameters(w, told));
+            put_flag(w, outdated.refused);
+        });
         match &spot.presence {
             Presence::Unknown => w.push(0),
             Presence::Stopped => w.push(1),
@@ -141,6 +147,14 @@ fn read_spot(r: &mut Reader<'_>) -> Parsed<Spot> {
     })?;
     let notices = list(r, "notices", |r| r.instance("listener"))?.into_iter().collect();
     let peer = option(r, "peer", |r| r.instance("peer"))?;
+    let promotion = option(r, "promotion", wire::promotion)?;
+    let outdated = option(r, "outdated", |r| {
+        Ok(Box::new(Outdated {
+            runs_with: Arc::new(wire::parameters(r)?),
+            told: option(r, "told", wire::parameters)?.map(Arc::new),
+            refused: flag(r, "refused")?,
+        }))
+    })?;
     let at = r.clone();
     let presence = match r.u8("presence")? {
         0 => Presence::Unknown,
@@ -156,7 +170,7 @@ fn read_spot(r: &mut Reader<'_>) -> Parsed<Spot> {
         6 => Presence::Incoming,
         _ => return Err(at.error("presence", Malformed::OutOfRange)),
     };
-    Ok(Spot { presence, pending, seen, promoted, notices, peer })
+    Ok(Spot { presence, pending, seen, promoted, notices, peer, promotion, outdated })
 }
 
 fn put_cause(w: &mut Vec<u8>, cause: &FenceCause) {
@@ -198,6 +212,7 @@ fn read_cause(r: &mut Reader<'_>) -> Parsed<FenceCause> {
 fn put_group(w: &mut Vec<u8>, group: &Group) {
     put_flag(w, group.wanted);
     put_flag(w, group.maintenance);
+    put_flag(w, group.scored);
     put_option(w, group.pin, |w, node| w.put_node(node));
     put_option(w, group.home, |w, home| w.put_instance(home));
     put_option(w, group.fatal.as_ref(), |w, (resource, why)| {
@@ -217,6 +232,7 @@ fn read_group(r: &mut Reader<'_>) -> Parsed<Group> {
     Ok(Group {
         wanted: flag(r, "wanted")?,
         maintenance: flag(r, "maintenance")?,
+        scored: flag(r, "scored")?,
         pin: option(r, "pin", |r| r.node("node"))?,
         home: option(r, "home", |r| r.instance("home"))?,
         fatal: option(r, "fatal", |r| Ok((r.text("resource")?.into(), short(r.text("why")?))))?,

@@ -1,16 +1,17 @@
 //! The replicated state: a function of the ordered stream, the same at every member.
 
-use crate::message::{Failure, Message, Report, Verdict, short};
+use crate::message::{Message, short};
 use crate::plan::{Plan, Step};
 use crate::{
-    Action, Command, Config, Decision, Departed, Event, FenceCause, FenceOutcome, Health, Role, Severity,
-    StartFailure, Why,
+    Action, Config, Decision, Departed, Event, FenceCause, FenceOutcome, Health, Promotion, Severity, Why,
 };
 use pils::{NodeId, NodeInstance};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+mod commands;
 mod notices;
+mod reports;
 
 /// What all members know of the cluster's resources.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,15 +45,6 @@ pub(crate) struct Entered<'a> {
     pub(crate) members: &'a [NodeInstance],
     pub(crate) joined: &'a [NodeInstance],
     pub(crate) departed: &'a [Departed],
-}
-
-/// A failure to be counted.
-struct Failing<'a> {
-    instance: NodeInstance,
-    resource: &'a Arc<str>,
-    action: Action,
-    severity: Severity,
-    why: &'a Arc<str>,
 }
 
 /// One life of a node.
@@ -91,6 +83,23 @@ pub(crate) struct Spot {
     pub(crate) notices: BTreeSet<NodeInstance>,
     /// Where it goes to, or comes from, while it is moved without a stop.
     pub(crate) peer: Option<NodeInstance>,
+    /// What its agent says here of promoting it.
+    pub(crate) promotion: Option<Promotion>,
+    /// It runs, or may run, with other parameters than those that it is to have.
+    pub(crate) outdated: Option<Box<Outdated>>,
+}
+
+/// Parameters of an agent.
+pub(crate) type Parameters = Arc<BTreeMap<String, String>>;
+
+/// What is known of a resource that runs with other parameters than those that it is to have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Outdated {
+    pub(crate) runs_with: Parameters,
+    /// Those that it is being told, if they are not the newest any more.
+    pub(crate) told: Option<Parameters>,
+    /// Its agent cannot take what changed without a restart.
+    pub(crate) refused: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,6 +124,8 @@ pub(crate) struct Group {
     pub(crate) wanted: bool,
     /// Hands off.
     pub(crate) maintenance: bool,
+    /// One of its agents has said which of its copies to promote: those of which nothing is said are not.
+    pub(crate) scored: bool,
     pub(crate) pin: Option<NodeId>,
     pub(crate) home: Option<NodeInstance>,
     pub(crate) fatal: Option<(Arc<str>, Arc<str>)>,
@@ -140,6 +151,8 @@ impl Spot {
             promoted: false,
             notices: BTreeSet::new(),
             peer: None,
+            promotion: None,
+            outdated: None,
         }
     }
 
@@ -155,6 +168,13 @@ impl Spot {
 
     pub(crate) const fn is_running(&self) -> bool {
         matches!(self.presence, Presence::Running(_)) && self.pending.is_none()
+    }
+
+    /// Runs, and need not be stopped to run with the parameters that it is to have. It may be taking them.
+    pub(crate) fn is_well(&self) -> bool {
+        matches!(self.presence, Presence::Running(_))
+            && matches!(self.pending, None | Some((_, Action::ReloadAgent)))
+            && !self.outdated.as_ref().is_some_and(|o| o.refused)
     }
 }
 
@@ -296,9 +316,12 @@ impl State {
             Message::Fenced { target, outcome, detail } => {
                 return self.on_fenced(target, outcome, detail, events);
             }
-            Message::Command(command) => return self.on_command(&command),
+            Message::Command(command) => return self.on_command(command),
             Message::Noticed { decision, resource } => {
                 return self.on_noticed(sender, decision, &resource, events);
+            }
+            Message::Promotion { resource, promotion } => {
+                return self.on_promotion(sender, &resource, promotion);
             }
             Message::Health { attribute, value } => self.on_health(sender.node, attribute, value),
             Message::Leave => match self.nodes.get_mut(&sender) {
@@ -354,153 +377,6 @@ impl State {
         self.nodes.insert(instance, Node { lost: Some(lost), ..Node::default() });
     }
 
-    fn on_report(&mut self, sender: NodeInstance, report: &Report, events: &mut Vec<Event>) -> bool {
-        let Report { decision, resource, verdict, why } = report;
-        let name = resource;
-        let resource = Arc::clone(resource);
-        let (single, roles) =
-            self.owner(&resource).map_or((true, false), |g| (g.copies == 1, g.promoted > 0));
-        let believe_old = self.believe_old;
-        let Some(spot) = self.nodes.get_mut(&sender).and_then(|n| n.spots.get_mut(&resource)) else {
-            return false;
-        };
-        let newest = |(pending, _): &(Decision, Action)| pending == decision || believe_old;
-        let Some((_, action)) = spot.pending.filter(newest) else { return false };
-        spot.pending = None;
-        spot.notices.clear();
-        let decision = *decision;
-        let now = presence_after(action, report, roles);
-        let running = matches!(now, Presence::Running(_));
-        let stopped = matches!(now, Presence::Stopped) && action == Action::Stop;
-        let handed = matches!(now, Presence::Handed);
-        spot.seen |= running;
-        spot.presence = now;
-        if !handed {
-            spot.peer = None;
-        }
-        spot.promoted = match (action, running) {
-            // Whoever does not answer may be in any role.
-            (Action::Monitor, _) => {
-                roles
-                    && !matches!(
-                        verdict,
-                        Verdict::Ok | Verdict::NotRunning | Verdict::NotInstalled | Verdict::NotRun(_)
-                    )
-            }
-            (Action::Start | Action::Demote, true) => false,
-            _ => spot.promoted && !stopped,
-        };
-        let role = if spot.promoted { Role::Promoted } else { Role::Unpromoted };
-        if stopped {
-            spot.seen = false;
-            events.push(Event::Stopped { resource, node: sender, decision });
-        } else if running && matches!(action, Action::Promote | Action::Demote) {
-            events.push(Event::RoleChanged { resource, node: sender, role, decision });
-        } else if running {
-            events.push(Event::Started { resource: Arc::clone(&resource), node: sender, decision });
-            if single {
-                self.check_multiple(&resource);
-            }
-        } else if handed {
-            tracing::debug!(%resource, node = %sender, "handed over without a stop");
-        } else if action == Action::MigrateTo && verdict.is_refusal() {
-            // Its agent cannot: it is stopped here and started there instead, and that is no failure.
-            tracing::debug!(%resource, node = %sender, %why, "cannot be moved without a stop");
-        } else if action != Action::Monitor || verdict.is_refusal() {
-            let severity = verdict.severity();
-            let failures =
-                self.count_failure(&Failing { instance: sender, resource: &resource, action, severity, why });
-            events.push(Event::Failed {
-                resource,
-                node: sender,
-                action,
-                decision,
-                why: Arc::clone(why),
-                failures,
-            });
-        }
-        self.notify_after(sender, action, (decision, name), events);
-        true
-    }
-
-    fn owner(&self, resource: &str) -> Option<&crate::GroupConfig> {
-        let groups = &self.config.as_ref()?.groups;
-        groups.iter().find(|g| g.resources.iter().any(|r| *r.name == *resource))
-    }
-
-    /// Found running on several nodes: it must go down everywhere before it can be trusted again.
-    fn check_multiple(&mut self, resource: &str) {
-        let running = |n: &Node| {
-            n.member && n.spot(resource).is_some_and(|s| matches!(s.presence, Presence::Running(_)))
-        };
-        if self.nodes.values().filter(|n| running(n)).count() < 2 {
-            return;
-        }
-        for node in self.nodes.values_mut().filter(|n| running(n)) {
-            if let Some(spot) = node.spots.get_mut(resource) {
-                spot.presence = Presence::Failed("ran on several nodes".into());
-            }
-        }
-    }
-
-    fn on_monitor_failed(
-        &mut self,
-        sender: NodeInstance,
-        failure: &Failure,
-        events: &mut Vec<Event>,
-    ) -> bool {
-        let Failure { decision, resource, severity, why } = failure;
-        let Some(spot) = self.nodes.get_mut(&sender).and_then(|n| n.spots.get_mut(resource)) else {
-            return false;
-        };
-        if spot.presence != Presence::Running(*decision) || spot.pending.is_some() {
-            return false;
-        }
-        spot.presence = Presence::Failed(Arc::clone(why));
-        let failures = self.count_failure(&Failing {
-            instance: sender,
-            resource,
-            action: Action::Monitor,
-            severity: *severity,
-            why,
-        });
-        events.push(Event::Failed {
-            resource: Arc::clone(resource),
-            node: sender,
-            action: Action::Monitor,
-            decision: *decision,
-            why: Arc::clone(why),
-            failures,
-        });
-        true
-    }
-
-    fn count_failure(&mut self, failing: &Failing<'_>) -> u32 {
-        let Failing { instance, resource, action, severity, why } = *failing;
-        let Some(config) = self.config.clone() else { return 0 };
-        let owner = config.groups.iter().find(|g| g.resources.iter().any(|r| *r.name == **resource));
-        let Some(owner) = owner else { return 0 };
-        let Some(group) = self.groups.get_mut(owner.name.as_str()) else { return 0 };
-        self.decisions += 1;
-        let failures = group.failures.entry(instance.node).or_insert_with(|| Failures {
-            count: 0,
-            hard: false,
-            serial: 0,
-            why: Arc::clone(why),
-        });
-        let moves = action == Action::Start && owner.on_start_failure == StartFailure::Move;
-        let step = if moves { owner.migration_threshold.max(1) } else { 1 };
-        failures.count = failures.count.saturating_add(step);
-        failures.serial = self.decisions;
-        failures.why = Arc::clone(why);
-        match severity {
-            Severity::Soft => {}
-            Severity::Hard => failures.hard = true,
-            Severity::Fatal => group.fatal = Some((Arc::clone(resource), Arc::clone(why))),
-        }
-        failures.count
-    }
-
     fn on_fenced(
         &mut self,
         target: NodeInstance,
@@ -533,78 +409,6 @@ impl State {
         true
     }
 
-    fn on_command(&mut self, command: &Command) -> bool {
-        match command {
-            Command::MoveGroup { group, to } => {
-                let Some(group) = self.groups.get_mut(group) else { return false };
-                group.pin = *to;
-                if let Some(node) = to {
-                    group.failures.remove(node);
-                }
-            }
-            Command::StopGroup(group) | Command::StartGroup(group) => {
-                let Some(group) = self.groups.get_mut(group) else { return false };
-                group.wanted = matches!(command, Command::StartGroup(_));
-            }
-            Command::ClearFailures(name) => {
-                let Some(group) = self.groups.get_mut(name) else { return false };
-                group.failures.clear();
-                group.fatal = None;
-                self.retry_stops(&Arc::clone(name));
-            }
-            Command::Standby(node) => {
-                self.standby.insert(*node);
-            }
-            Command::Online(node) => {
-                self.standby.remove(node);
-            }
-            Command::Maintenance { group, on } => return self.maintain(group.as_ref(), *on),
-        }
-        true
-    }
-
-    /// Begins or ends maintenance. At its end nobody knows what became of what was left alone.
-    fn maintain(&mut self, group: Option<&Arc<str>>, on: bool) -> bool {
-        match group {
-            None => self.maintenance = on,
-            Some(name) => match self.groups.get_mut(name) {
-                Some(group) => group.maintenance = on,
-                None => return false,
-            },
-        }
-        let Some(config) = self.config.clone().filter(|_| !on) else { return true };
-        let over = |g: &&crate::GroupConfig| {
-            group.is_none_or(|name| **name == *g.name)
-                && !self.maintenance
-                && self.groups.get(g.name.as_str()).is_some_and(|g| !g.maintenance)
-        };
-        let resources: BTreeSet<&str> =
-            config.groups.iter().filter(over).flat_map(|g| &g.resources).map(|r| r.name.as_str()).collect();
-        for node in self.nodes.values_mut().filter(|n| n.member) {
-            for (_, spot) in node.spots.iter_mut().filter(|(name, _)| resources.contains(&***name)) {
-                if spot.pending.is_none() && !matches!(spot.presence, Presence::StopFailed { .. }) {
-                    spot.presence = Presence::Unknown;
-                }
-            }
-        }
-        true
-    }
-
-    /// A stop that failed is tried again, unless the node is being fenced for it.
-    fn retry_stops(&mut self, group: &str) {
-        let Some(config) = self.config.clone() else { return };
-        let Some(group) = config.group(group) else { return };
-        for node in self.nodes.values_mut().filter(|n| n.member && n.fence.is_none()) {
-            for resource in &group.resources {
-                if let Some(spot) = node.spots.get_mut(resource.name.as_str())
-                    && let Presence::StopFailed { why, .. } = &spot.presence
-                {
-                    spot.presence = Presence::Failed(Arc::clone(why));
-                }
-            }
-        }
-    }
-
     /// Carries out the part of a plan that concerns the state: from now on its steps are going on.
     pub(crate) fn issue(&mut self, plan: &Plan, events: &mut Vec<Event>) {
         for (group, home) in &plan.homes {
@@ -630,6 +434,9 @@ impl State {
         let listeners = self.listeners(resource, *action);
         let Some(spot) = self.nodes.get_mut(node).and_then(|n| n.spots.get_mut(resource)) else { return };
         spot.pending = Some((decision, *action));
+        if let (Action::ReloadAgent, Some(outdated)) = (*action, &mut spot.outdated) {
+            outdated.told = None;
+        }
         spot.seen |= matches!(action, Action::Start | Action::MigrateFrom);
         spot.promoted |= *action == Action::Promote;
         spot.notices.clone_from(&listeners);
@@ -660,24 +467,6 @@ impl State {
     }
 }
 
-/// What is known of a resource when an action has ended so.
-fn presence_after(action: Action, report: &Report, roles: bool) -> Presence {
-    let Report { decision, verdict, why, .. } = report;
-    let decision = *decision;
-    match (action, *verdict) {
-        (Action::Stop, Verdict::Ok)
-        | (Action::Monitor, Verdict::NotRunning | Verdict::NotInstalled | Verdict::NotRun(Severity::Hard))
-        | (Action::Start, Verdict::NotRun(_)) => Presence::Stopped,
-        (Action::Stop, other) => {
-            Presence::StopFailed { decision, why: Arc::clone(why), severity: other.severity() }
-        }
-        (Action::MigrateTo, Verdict::Ok) => Presence::Handed,
-        (_, Verdict::Ok) => Presence::Running(decision),
-        (Action::Monitor, Verdict::Promoted) if roles => Presence::Running(decision),
-        _ => Presence::Failed(Arc::clone(why)),
-    }
-}
-
 impl Node {
     /// Everything here has to be looked at anew. A stop that failed stays one: it may be what the node is fenced for.
     fn forget_operations(&mut self) {
@@ -685,6 +474,7 @@ impl Node {
             spot.pending = None;
             spot.notices.clear();
             spot.peer = None;
+            spot.promotion = None;
             if !matches!(spot.presence, Presence::StopFailed { .. }) {
                 spot.presence = Presence::Unknown;
             }

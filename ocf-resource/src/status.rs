@@ -93,6 +93,8 @@ pub enum ResourceState {
     Promoted(Decision),
     /// Being demoted.
     Demoting(Decision),
+    /// Taking changed parameters without a restart.
+    Reloading(Decision),
     /// Being handed over to another node without a stop, or was.
     MovingAway,
     /// Being taken over from another node without a stop.

@@ -4,7 +4,7 @@ use crate::executor::{Report, WatchPolicy};
 use crate::message::VERSION;
 use crate::{
     Action, Config, Decision, FenceOutcome, GroupConfig, Health, HealthStrategy, MonitorConfig,
-    PartitionPolicy, ResourceConfig, Role, Severity, StartFailure, StopFailure,
+    PartitionPolicy, Preference, Promotion, ResourceConfig, Role, Score, Severity, StartFailure, StopFailure,
 };
 use bytes::BufMut;
 use core::time::Duration;
@@ -40,12 +40,8 @@ pub(crate) const fn action_code(action: Action) -> u8 {
         Action::Demote => 4,
         Action::MigrateTo => 5,
         Action::MigrateFrom => 6,
-        Action::Monitor
-        | Action::ValidateAll
-        | Action::MetaData
-        | Action::Notify
-        | Action::Reload
-        | Action::ReloadAgent => 2,
+        Action::ReloadAgent => 7,
+        Action::Monitor | Action::ValidateAll | Action::MetaData | Action::Notify | Action::Reload => 2,
     }
 }
 
@@ -59,6 +55,7 @@ pub(crate) fn action(r: &mut Reader<'_>) -> Parsed<Action> {
         4 => Action::Demote,
         5 => Action::MigrateTo,
         6 => Action::MigrateFrom,
+        7 => Action::ReloadAgent,
         _ => return Err(at.error("action", Malformed::OutOfRange)),
     })
 }
@@ -212,6 +209,40 @@ pub(crate) fn health(r: &mut Reader<'_>) -> Parsed<Health> {
     }
 }
 
+pub(crate) fn put_parameters(w: &mut Vec<u8>, parameters: &BTreeMap<String, String>) {
+    put_list(w, parameters.iter(), |w, (name, value)| {
+        w.put_text(name);
+        w.put_text(value);
+    });
+}
+
+pub(crate) fn parameters(r: &mut Reader<'_>) -> Parsed<BTreeMap<String, String>> {
+    let pairs = list(r, "parameters", |r| Ok((r.text("name")?.to_owned(), r.text("value")?.to_owned())))?;
+    Ok(pairs.into_iter().collect())
+}
+
+pub(crate) fn put_score(w: &mut Vec<u8>, score: Score) {
+    BufMut::put_i32(w, score.number());
+}
+
+pub(crate) fn score(r: &mut Reader<'_>) -> Parsed<Score> {
+    Ok(Score::new(i64::from(r.u32("score")?.cast_signed())))
+}
+
+pub(crate) fn put_promotion(w: &mut Vec<u8>, promotion: Promotion) {
+    match promotion {
+        Promotion::Withdrawn => put_flag(w, false),
+        Promotion::Score(score) => {
+            put_flag(w, true);
+            put_score(w, score);
+        }
+    }
+}
+
+pub(crate) fn promotion(r: &mut Reader<'_>) -> Parsed<Promotion> {
+    Ok(if flag(r, "promotion")? { Promotion::Score(score(r)?) } else { Promotion::Withdrawn })
+}
+
 pub(crate) fn put_config(w: &mut Vec<u8>, config: &Config) {
     put_flag(w, config.on_partition == PartitionPolicy::Freeze);
     w.push(match config.health {
@@ -224,6 +255,11 @@ pub(crate) fn put_config(w: &mut Vec<u8>, config: &Config) {
         put_list(w, group.nodes.iter(), |w, node| w.put_node(*node));
         put_flag(w, group.elsewhere);
         put_flag(w, group.failback);
+        put_list(w, group.preferences.iter(), |w, preference| {
+            w.put_node(preference.node);
+            put_score(w, preference.score);
+        });
+        put_option(w, group.stickiness, put_score);
         w.put_u32(group.migration_threshold);
         put_span(w, group.failure_window);
         put_flag(w, group.on_start_failure == StartFailure::Count);
@@ -236,10 +272,7 @@ pub(crate) fn put_config(w: &mut Vec<u8>, config: &Config) {
         put_list(w, group.resources.iter(), |w, resource| {
             w.put_text(&resource.name);
             w.put_text(&resource.agent.to_string());
-            put_list(w, resource.parameters.iter(), |w, (name, value)| {
-                w.put_text(name);
-                w.put_text(value);
-            });
+            put_parameters(w, &resource.parameters);
             for time in [
                 resource.start_timeout,
                 resource.stop_timeout,
@@ -280,6 +313,8 @@ fn read_group(r: &mut Reader<'_>) -> Parsed<GroupConfig> {
         nodes: list(r, "nodes", |r| r.node("node"))?,
         elsewhere: flag(r, "elsewhere")?,
         failback: flag(r, "failback")?,
+        preferences: list(r, "preferences", |r| Ok(Preference { node: r.node("node")?, score: score(r)? }))?,
+        stickiness: option(r, "stickiness", score)?,
         migration_threshold: r.u32("migration threshold")?,
         failure_window: span(r)?,
         on_start_failure: if flag(r, "start failure")? { StartFailure::Count } else { StartFailure::Move },
@@ -293,10 +328,7 @@ fn read_group(r: &mut Reader<'_>) -> Parsed<GroupConfig> {
             let name = r.text("resource")?.to_owned();
             let at = r.clone();
             let agent = r.text("agent")?.parse().map_err(|_name| at.error("agent", Malformed::OutOfRange))?;
-            let parameters: BTreeMap<_, _> =
-                list(r, "parameters", |r| Ok((r.text("name")?.to_owned(), r.text("value")?.to_owned())))?
-                    .into_iter()
-                    .collect();
+            let parameters = parameters(r)?;
             Ok(ResourceConfig {
                 name,
                 agent,

@@ -7,7 +7,7 @@ use ocf_resource::executor::RunId;
 use ocf_resource::testing::check_agent;
 use ocf_resource::{
     Action, AgentClass, AgentError, AgentName, Agents, OcfCode, Operation, OperationResult, Outcome,
-    ResourceAgent, Severity,
+    Promotion, ResourceAgent, Score, Severity,
 };
 use pils::field::Fields;
 use pils::process::Runner;
@@ -240,6 +240,98 @@ fn the_suite_notices_an_agent_that_cannot_tell_stopped_from_failed() {
     let broken = check_agent(&*agent, &operation("ocf:test:liar", Action::Monitor)).unwrap_err();
     assert!(broken.iter().any(|b| b.step == "description"), "{broken:?}");
     assert!(broken.iter().any(|b| b.step == "monitor of a stopped resource"), "{broken:?}");
+}
+
+/// An operation of a resource with roles.
+fn with_roles(agent: &str, action: Action) -> Operation {
+    let meta = BTreeMap::from([("promotable".to_owned(), "true".to_owned())]);
+    Operation { meta: Arc::new(meta), ..operation(agent, action) }
+}
+
+#[test]
+fn what_an_agent_says_of_promoting_its_resource_comes_with_the_result() {
+    let script = "#!/bin/sh\ncase $1 in\n\
+        start) $HA_SBIN_DIR/crm_master -l reboot -v 5 ;;\n\
+        promote) $HA_SBIN_DIR/crm_attribute --promotion -v INFINITY ;;\n\
+        monitor) $HA_SBIN_DIR/crm_master -G --quiet ;;\n\
+        notify) $HA_SBIN_DIR/crm_master -N elsewhere -v 9 ;;\n\
+        demote) $HA_SBIN_DIR/crm_master -v much ;;\n\
+        stop) $HA_SBIN_DIR/crm_master -l reboot -D ;;\nesac\n";
+    let root = Root::new("promotion", "roles", script);
+    let class = root.class().with_node_name("alpha").with_promotion(root.0.join("promotion")).unwrap();
+    let agent = class.find(&"ocf:test:roles".parse().unwrap()).unwrap();
+    let says = |action| {
+        let result = run(&*agent, &with_roles("ocf:test:roles", action));
+        (result.promotion, result.outcome, result.output)
+    };
+    let score = |number| Some(Promotion::Score(Score::new(number)));
+    assert_eq!(says(Action::Monitor).0, None, "nothing was said yet");
+    assert_eq!(says(Action::Start), (score(5), Outcome::Ok, String::new()));
+    assert_eq!(says(Action::Promote).0, score(1_000_000));
+    assert_eq!(says(Action::Monitor), (score(1_000_000), Outcome::Ok, "INFINITY\n".to_owned()));
+    let elsewhere = says(Action::Notify);
+    assert_eq!((elsewhere.0, elsewhere.1), (score(1_000_000), Outcome::Failed { code: OcfCode::Generic }));
+    assert_eq!(says(Action::Demote).0, None, "what is no score is none");
+    assert_eq!(says(Action::Stop).0, Some(Promotion::Withdrawn));
+    // A start forgets what was said before it, and a resource without roles has no score.
+    assert_eq!(says(Action::Start).0, score(5));
+    let plain = run(&*agent, &operation("ocf:test:roles", Action::Start));
+    assert_eq!((plain.promotion, plain.outcome == Outcome::Ok), (None, false));
+}
+
+#[test]
+#[ignore = "needs the resource agents of the distribution, and root"]
+fn the_stateful_agents_of_the_distribution_say_which_copy_to_promote() {
+    let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("stateful-{}", std::process::id()));
+    for (name, low, high) in [("ocf:heartbeat:Stateful", 5, 10), ("ocf:pacemaker:Stateful", 5, 10)] {
+        let class = OcfClass::new(Runner::new(4).unwrap()).with_promotion(&place).unwrap();
+        let agent = class.find(&name.parse().unwrap()).unwrap();
+        let state = place.join("state").display().to_string();
+        let says = |action| {
+            let parameters = Arc::new(BTreeMap::from([("state".to_owned(), state.clone())]));
+            let result = run(&*agent, &Operation { parameters, ..with_roles(name, action) });
+            assert!(result.outcome == Outcome::Ok || action == Action::Monitor, "{name} {action} {result:?}");
+            result.promotion
+        };
+        let score = |number| Some(Promotion::Score(Score::new(number)));
+        assert_eq!(says(Action::Start), score(low), "{name}");
+        assert_eq!(says(Action::Promote), score(high), "{name}");
+        assert_eq!(says(Action::Monitor), score(high), "{name}");
+        assert_eq!(says(Action::Demote), score(low), "{name}");
+        assert_eq!(says(Action::Stop), Some(Promotion::Withdrawn), "{name}");
+    }
+    std::fs::remove_dir_all(&place).unwrap();
+}
+
+/// What they say where their hardware, or what they steer, is missing: nothing runs, and nothing is worth another attempt here.
+#[test]
+#[ignore = "needs the resource agents of the distribution, and root"]
+fn agents_for_hardware_that_is_not_here_describe_themselves_and_refuse() {
+    let class = OcfClass::new(Runner::new(4).unwrap());
+    for (name, given) in [
+        ("ServeRAID", [("serveraid", "1"), ("mergegroup", "1")]),
+        ("ICP", [("driveid", "c0b0t0d0"), ("device", "/dev/nothing-there")]),
+        ("ldirectord", [("configfile", "/nothing-there.cf"), ("ldirectord", "/nothing-there")]),
+    ] {
+        let full = format!("ocf:heartbeat:{name}");
+        let agent = class.find(&full.parse().unwrap()).unwrap();
+        let (say, said) = mpsc::channel();
+        let tell = move |answer: Result<ocf_resource::Metadata, AgentError>| say.send(answer).unwrap();
+        let _canceller = agent.metadata(Duration::from_secs(30), Box::new(tell));
+        let metadata = said.recv_timeout(Duration::from_secs(60)).unwrap().unwrap();
+        let parameters: BTreeMap<String, String> =
+            given.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        metadata.check_parameters(&parameters).unwrap();
+        for action in [Action::ValidateAll, Action::Start] {
+            let asked = Operation { parameters: Arc::new(parameters.clone()), ..operation(&full, action) };
+            let result = run(&*agent, &asked);
+            assert_ne!(result.outcome, Outcome::Ok, "{name} {action}: {result:?}");
+        }
+        let asked = Operation { parameters: Arc::new(parameters), ..operation(&full, Action::Monitor) };
+        let seen = run(&*agent, &asked).outcome;
+        let refuses = seen.severity() == Severity::Hard;
+        assert!(refuses || seen == Outcome::Failed { code: OcfCode::NotRunning }, "{name}: {seen:?}");
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use ocf_resource::plan::plan;
 use ocf_resource::{
     Action, AgentError, Blocked, Command, CommandError, Config, Departed, Event, FenceCause, FenceOutcome,
     GroupConfig, Input, LocalStatus, Manager, OcfCode, Operation, OperationResult, Outcome, Output,
-    ResourceConfig, ResourceState, State,
+    Preference, Promotion, ResourceConfig, ResourceState, Score, State,
 };
 use pils::{Incarnation, Instant, Layer, NodeId, NodeInstance};
 use proptest::prelude::*;
@@ -35,6 +35,8 @@ fn config() -> Config {
         nodes: vec![NodeId::new(1), NodeId::new(2), NodeId::new(3)],
         elsewhere: false,
         failback: false,
+        preferences: Vec::new(),
+        stickiness: None,
         migration_threshold: 2,
         failure_window: Duration::from_secs(60),
         on_start_failure: Default::default(),
@@ -218,6 +220,21 @@ impl Table {
             self.answer(n.node.raw(), &o.resource, o.action, Outcome::Ok);
         }
         done
+    }
+
+    /// An agent says what it thinks of promoting what it runs.
+    fn say(&mut self, node: u32, resource: &str, promotion: Promotion) {
+        let event = executor::Event::Promotion { resource: resource.into(), promotion };
+        self.input(node, Input::Executor(event));
+    }
+
+    /// Sets the only parameter of a resource, if a member hears of it.
+    fn set(&mut self, node: u32, resource: &str, value: &str) {
+        let parameters = BTreeMap::from([("p".to_owned(), value.to_owned())]);
+        let command = Command::SetParameters { resource: resource.into(), parameters };
+        let now = self.now;
+        self.manager(node).request(now, command).expect("a member, and a parameter");
+        self.settle();
     }
 
     fn status(&mut self, node: u32) -> ocf_resource::GroupStatus {
@@ -567,8 +584,8 @@ fn answers_to_old_decisions_change_nothing() {
 fn a_foreign_or_broken_message_is_counted_and_changes_nothing() {
     let mut t = Table::running(&[1, 2]);
     let before = t.manager(1).state().clone();
-    t.input(1, Input::Ordered { sender: instance(2), payload: b"\x03\xffgarbage" });
-    t.input(1, Input::Ordered { sender: instance(9), payload: b"\x03\x06" });
+    t.input(1, Input::Ordered { sender: instance(2), payload: b"\x04\xffgarbage" });
+    t.input(1, Input::Ordered { sender: instance(9), payload: b"\x04\x06" });
     assert_eq!(t.manager(1).state(), &before);
     assert_eq!(t.manager(1).status().malformed, 1);
 }
@@ -596,7 +613,9 @@ fn states(choices: &[u8]) -> Vec<State> {
             _ => Outcome::TimedOut,
         };
         let pick = usize::from(choice & 0xf);
-        if pick == 15 && t.managers.len() == 3 {
+        if pick == 13 {
+            t.set(3, "ip", &choice.to_string());
+        } else if pick == 15 && t.managers.len() == 3 {
             t.without(1);
         } else if pick == 14 && !t.watched.is_empty() {
             let (n, _, o) = t.watched[0].clone();
@@ -652,10 +671,10 @@ proptest! {
         let mut t = Table::running(&[1, 2]);
         for mut message in messages {
             if let Some(version) = message.first_mut() {
-                *version = 1;
+                *version = 4;
             }
             if let Some(kind) = message.get_mut(1) {
-                *kind %= 9;
+                *kind %= 13;
             }
             t.input(2, Input::Ordered { sender: instance(1), payload: &message });
         }
@@ -1110,5 +1129,223 @@ fn a_group_goes_back_as_its_configuration_says() {
         let back = t.obey();
         let pinned_or_failback = ["n2 stop ip", "n1 start ip"];
         assert_eq!(back, pinned_or_failback, "failback {failback}");
+    }
+}
+
+fn score(number: i64) -> Promotion {
+    Promotion::Score(Score::new(number))
+}
+
+#[test]
+fn the_highest_score_is_promoted_and_ties_go_to_who_is_promoted_already() {
+    let mut t = Table::of(&several(3, 1), &[1, 2, 3], &[]);
+    t.answer_probes();
+    for (node, said) in [(1, 5), (2, 10), (3, 10)] {
+        t.say(node, "ip", score(said));
+    }
+    let starts = ["n1 start ip", "n2 start ip", "n3 start ip"];
+    assert_eq!(t.asked(), starts);
+    t.answer(1, "ip", Action::Start, Outcome::Ok);
+    assert_eq!(t.asked().last().map(String::as_str), Some("n1 promote ip"), "only it runs");
+    // Of two that are equally good the first in the order of the nodes; one role at a time.
+    assert_eq!(t.obey()[3..], ["n1 demote ip", "n2 promote ip"]);
+    // Asked again, everything else being equal, nothing moves.
+    t.say(3, "ip", score(10));
+    t.say(1, "ip", score(10));
+    assert_eq!((t.asked(), t.status(3).promoted_on), (vec![], vec![instance(2)]));
+    let explanation = t.manager(3).explain("web").expect("there is one");
+    assert_eq!(explanation.scores[2].promotion, Some(Some(Score::new(10))));
+    t.say(3, "ip", score(11));
+    assert_eq!(t.obey(), ["n2 demote ip", "n3 promote ip"]);
+}
+
+#[test]
+fn a_copy_whose_agent_does_not_let_it_is_not_promoted_even_if_it_is_the_last() {
+    let mut t = Table::of(&several(2, 1), &[1, 2], &[]);
+    t.answer_probes();
+    t.say(1, "ip", score(100));
+    t.say(2, "ip", score(-1));
+    t.obey();
+    assert_eq!(t.status(2).promoted_on, [instance(1)]);
+    t.without(1);
+    t.fenced(2, instance(1), FenceOutcome::Confirmed);
+    assert_eq!(t.asked(), [""; 0]);
+    let explanation = t.manager(2).explain("web").expect("there is one").to_string();
+    assert!(explanation.contains("does not let it be promoted"), "{explanation}");
+    t.say(2, "ip", score(1));
+    assert_eq!(t.obey(), ["n2 promote ip"]);
+    t.say(2, "ip", Promotion::Withdrawn);
+    assert_eq!(t.obey(), ["n2 demote ip"]);
+}
+
+#[test]
+fn once_agents_give_scores_a_copy_of_which_nothing_is_said_is_not_promoted() {
+    let mut t = Table::of(&several(2, 1), &[1, 2], &[]);
+    t.answer_probes();
+    t.say(2, "ip", score(1));
+    t.obey();
+    assert_eq!(t.status(1).promoted_on, [instance(2)]);
+    // A restart begins with nothing said.
+    t.fail(2, "ip");
+    assert_eq!(t.obey(), ["n2 stop ip", "n2 start ip"]);
+    assert_eq!(t.status(1).promoted_on, []);
+    t.say(1, "ip", score(1));
+    assert_eq!(t.obey(), ["n1 promote ip"]);
+}
+
+#[test]
+fn what_is_promoted_sticks_as_far_as_the_configuration_says() {
+    let mut config = several(2, 1);
+    config.groups[0].stickiness = Some(Score::new(50));
+    let mut t = Table::of(&config, &[1, 2], &[]);
+    t.answer_probes();
+    t.say(1, "ip", score(10));
+    t.say(2, "ip", score(10));
+    t.obey();
+    assert_eq!(t.status(1).promoted_on, [instance(1)]);
+    t.say(2, "ip", score(60));
+    assert_eq!(t.asked(), [""; 0]);
+    t.say(2, "ip", score(61));
+    assert_eq!(t.obey(), ["n1 demote ip", "n2 promote ip"]);
+}
+
+fn prefers(scores: &[(u32, i64)], stickiness: Option<i64>) -> Config {
+    let mut config = several(1, 0);
+    let score =
+        |(node, score): &(u32, i64)| Preference { node: NodeId::new(*node), score: Score::new(*score) };
+    config.groups[0].preferences = scores.iter().map(score).collect();
+    config.groups[0].stickiness = stickiness.map(Score::new);
+    config
+}
+
+#[test]
+fn a_group_goes_back_if_the_score_there_beats_the_one_here_and_its_stickiness() {
+    for (stickiness, back) in [(0, true), (99, true), (100, false), (1_000_000, false)] {
+        let mut t = Table::of(&prefers(&[(3, 150), (2, 50)], Some(stickiness)), &[1, 2, 3], &[]);
+        t.answer_probes();
+        assert_eq!(t.obey(), ["n3 start ip"], "whatever the order of the nodes");
+        t.command(1, Command::Standby(NodeId::new(3)));
+        assert_eq!(t.obey(), ["n3 stop ip", "n2 start ip"]);
+        t.command(1, Command::Online(NodeId::new(3)));
+        let moves = t.obey();
+        assert_eq!(moves.is_empty(), !back, "stickiness {stickiness}: {moves:?}");
+        let scores = t.manager(1).explain("web").expect("there is one").scores;
+        let at = if back { 2 } else { 1 };
+        assert_eq!((scores[1].preference, scores[at].stickiness), (Score::new(50), Score::new(stickiness)));
+        // An operator's word is above every score, and ends when it is taken back.
+        t.command(2, Command::MoveGroup { group: "web".into(), to: Some(NodeId::new(1)) });
+        assert_eq!(t.obey().last().map(String::as_str), Some("n1 start ip"));
+    }
+}
+
+#[test]
+fn a_score_of_minus_infinity_keeps_a_group_away_for_ever() {
+    let mut t = Table::of(&prefers(&[(1, -1_000_000), (2, -1_000_000)], None), &[1, 2, 3], &[]);
+    t.answer_probes();
+    assert_eq!(t.obey(), ["n3 start ip"]);
+    t.command(1, Command::Standby(NodeId::new(3)));
+    assert_eq!(t.obey(), ["n3 stop ip"]);
+    let Some(Blocked::NoNode { nodes }) = t.blocked(1) else { panic!("{:?}", t.blocked(1)) };
+    assert_eq!(nodes[0], (instance(1), ocf_resource::Ineligible::Unwanted));
+}
+
+#[test]
+fn copies_are_where_the_scores_are_highest() {
+    let mut config = several(2, 0);
+    config.groups[0].preferences = prefers(&[(3, 10), (1, -10)], None).groups[0].preferences.clone();
+    config.groups[0].stickiness = Some(Score::new(15));
+    let mut t = Table::of(&config, &[1, 2, 3], &[]);
+    t.answer_probes();
+    assert_eq!(t.obey(), ["n2 start ip", "n3 start ip"]);
+    t.command(1, Command::Standby(NodeId::new(2)));
+    t.obey();
+    assert_eq!(t.status(1).copies_on, [instance(1), instance(3)]);
+    t.command(1, Command::Online(NodeId::new(2)));
+    assert_eq!(t.asked(), [""; 0], "0 there is less than -10 and 15 here");
+}
+
+fn parameter(operation: &Operation) -> Option<&str> {
+    operation.parameters.get("p").map(String::as_str)
+}
+
+#[test]
+fn changed_parameters_are_taken_without_a_restart_by_an_agent_that_can() {
+    let mut t = Table::running(&[1, 2]);
+    t.set(2, "ip", "new");
+    assert_eq!(t.asked(), ["n1 reload-agent ip"]);
+    let asked = &t.waiting[0].2;
+    assert_eq!((parameter(asked), asked.runs_with.as_deref()), (Some("new"), Some(&BTreeMap::new())));
+    assert!(matches!(t.status(2).resources[0].at[0].1, ResourceState::Reloading(_)));
+    // Changed again before it has answered.
+    t.set(2, "ip", "newer");
+    t.answer(1, "ip", Action::ReloadAgent, Outcome::Ok);
+    assert_eq!(t.asked(), ["n1 reload-agent ip"]);
+    let before = t.waiting[0].2.runs_with.clone().expect("it runs with something");
+    assert_eq!(before.get("p").map(String::as_str), Some("new"));
+    t.watched.clear();
+    t.answer(1, "ip", Action::ReloadAgent, Outcome::Ok);
+    assert_eq!(t.asked(), [""; 0]);
+    assert_eq!(t.watched.iter().map(|w| parameter(&w.2)).collect::<Vec<_>>(), [Some("newer")]);
+    assert!(t.status(1).failures.is_empty());
+    t.fail(1, "ip");
+    assert_eq!(t.obey()[1..3], ["n1 stop ip", "n1 start ip"], "and it is watched");
+    // What does not run has nothing to take.
+    t.command(1, Command::StopGroup("web".into()));
+    t.obey();
+    t.set(1, "ip", "last");
+    assert_eq!(t.asked(), [""; 0]);
+}
+
+#[test]
+fn an_agent_that_cannot_take_parameters_is_restarted_with_what_stands_behind_it() {
+    let mut t = Table::running(&[1, 2]);
+    t.set(1, "ip", "new");
+    t.answer(1, "ip", Action::ReloadAgent, failed(OcfCode::Unimplemented));
+    assert_eq!(t.asked(), ["n1 stop site"]);
+    t.answer(1, "site", Action::Stop, Outcome::Ok);
+    assert_eq!(t.asked(), ["n1 stop ip"]);
+    assert_eq!(parameter(&t.waiting[0].2), None, "it is stopped with those that it runs with");
+    t.answer(1, "ip", Action::Stop, Outcome::Ok);
+    assert_eq!(t.asked(), ["n1 start ip"]);
+    assert_eq!(parameter(&t.waiting[0].2), Some("new"));
+    assert_eq!(t.obey(), ["n1 start ip", "n1 start site"]);
+    assert!(t.status(1).failures.is_empty(), "{:?}", t.status(1).failures);
+    let stops = t.events.iter().filter_map(|e| {
+        if let Event::Decided { why, action: Action::Stop, .. } = e { Some(why) } else { None }
+    });
+    let (order, changed) = (&ocf_resource::Why::Order, &ocf_resource::Why::Reconfigured);
+    assert_eq!(stops.collect::<Vec<_>>(), [order, order, changed, changed], "both members say so");
+}
+
+#[test]
+fn a_reload_that_fails_is_a_failure_and_one_in_flight_when_the_start_ends_follows_it() {
+    let mut t = Table::running(&[1, 2]);
+    t.set(1, "site", "new");
+    t.answer(1, "site", Action::ReloadAgent, failed(OcfCode::Generic));
+    assert_eq!(t.obey(), ["n1 stop site", "n1 start site"]);
+    assert_eq!(t.status(1).failures[0].count, 1);
+
+    let mut t = Table::founded(&[1, 2]);
+    t.answer_probes();
+    t.set(2, "ip", "new");
+    assert_eq!(t.asked(), ["n1 start ip"]);
+    t.answer(1, "ip", Action::Start, Outcome::Ok);
+    assert_eq!(t.asked(), ["n1 start site"], "first all of it runs");
+    assert_eq!(t.obey(), ["n1 start site", "n1 reload-agent ip"]);
+}
+
+#[test]
+fn parameters_that_no_agent_could_be_told_are_refused_before_they_are_sent() {
+    let mut t = Table::running(&[1]);
+    let now = t.now;
+    let set = |resource: &str, name: &str, value: &str| Command::SetParameters {
+        resource: resource.into(),
+        parameters: BTreeMap::from([(name.to_owned(), value.to_owned())]),
+    };
+    let asked = t.manager(1).request(now, set("nothing", "p", "x"));
+    assert_eq!(asked, Err(CommandError::UnknownResource { resource: "nothing".into() }));
+    for bad in [set("ip", "p=", "x"), set("ip", "p", "x\0y"), set("ip", "p", &"x".repeat(70_000))] {
+        let refused = t.manager(1).request(now, bad);
+        assert!(matches!(refused, Err(CommandError::Parameters { .. })), "{refused:?}");
     }
 }

@@ -79,6 +79,9 @@ pub enum StartError {
     /// The view record could not be read. Without it this node might break a promise it made; do not delete it lightly.
     #[error("the view record cannot be read: {0}")]
     Record(#[source] io::Error),
+    /// The folder in which promotion scores of agents are kept, beside the record, could not be written.
+    #[error("promotion scores of agents: {0}")]
+    Scores(#[source] io::Error),
     /// Programs outside could not be served.
     #[error(transparent)]
     Api(#[from] ApiError),
@@ -225,18 +228,30 @@ impl NodeBuilder {
         self
     }
 
-    fn agents(&self, runner: &Runner) -> Agents {
+    /// `keep`: where promotion scores of agents are kept, if anywhere.
+    fn agents(&self, runner: &Runner, keep: Option<&Path>) -> io::Result<Agents> {
         let mut agents = self.agents.clone();
         if !self.has_rust {
             agents = agents.with("rust", Arc::new(RustClass::built_in()));
         }
         if self.has_ocf {
-            return agents;
+            return Ok(agents);
         }
-        let ocf = OcfClass::new(runner.clone())
+        let mut ocf = OcfClass::new(runner.clone())
             .with_root(&self.ocf_root)
             .with_node_name(self.config.name_of(self.config.node));
-        agents.with("ocf", Arc::new(ocf))
+        if let Some(keep) = keep {
+            ocf = ocf.with_promotion(keep)?;
+        }
+        Ok(agents.with("ocf", Arc::new(ocf)))
+    }
+
+    /// Beside the record: `<record>.scores`. Only if a group has roles.
+    fn scores(&self) -> Option<PathBuf> {
+        let roles = self.config.resources.groups.iter().any(|g| g.promoted > 0);
+        let mut place = self.config.record.clone().filter(|_| roles)?.into_os_string();
+        place.push(".scores");
+        Some(place.into())
     }
 
     /// Checks all that can be checked without starting: the configuration, and what it needs of this machine, such as
@@ -246,7 +261,8 @@ impl NodeBuilder {
     /// [`StartError::Config`] with every mistake at once, or [`StartError::Threads`].
     pub fn check(&self) -> Result<(), StartError> {
         let runner = Runner::new(CHILDREN).map_err(StartError::Threads)?;
-        Ok(self.check_with(&self.agents(&runner))?)
+        let agents = self.agents(&runner, None).map_err(StartError::Scores)?;
+        Ok(self.check_with(&agents)?)
     }
 
     fn check_with(&self, agents: &Agents) -> Result<(), ConfigErrors> {
@@ -280,8 +296,8 @@ impl NodeBuilder {
     /// See [`StartError`]; nothing runs then.
     pub fn start(self) -> Result<Node, StartError> {
         let runner = Runner::new(CHILDREN).map_err(StartError::Threads)?;
-        let agents = self.agents(&runner);
-        self.check_with(&agents)?;
+        self.check_with(&self.agents(&runner, None).map_err(StartError::Scores)?)?;
+        let agents = self.agents(&runner, self.scores().as_deref()).map_err(StartError::Scores)?;
         let mut stack_config = self.config.stack()?;
         stack_config.locks = self.locks;
         (self.tune)(&mut stack_config);

@@ -84,6 +84,28 @@ impl GroupConfig {
                 errors.push(format!("nodes[{at}]"), node, "is not a node of this cluster", fix);
             }
         }
+        let mut seen = BTreeSet::new();
+        for (at, preference) in self.preferences.iter().enumerate() {
+            let node = preference.node;
+            if !seen.insert(node) {
+                let fix = "give each node one score";
+                errors.push(format!("preferences[{at}].node"), node, "is listed twice", fix);
+            }
+            if !nodes.is_empty() && !nodes.contains(&node) {
+                let known = nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                let path = format!("preferences[{at}].node");
+                errors.push(path, node, "is not a node of this cluster", format!("choose among {known}"));
+            }
+        }
+        if let Some(stickiness) = self.stickiness {
+            if stickiness < crate::Score::ZERO {
+                let fix = "write 0 to have it go wherever is best, INFINITY to have it stay";
+                errors.push("stickiness", stickiness, "is below 0", fix);
+            }
+            if self.failback {
+                errors.push("failback", true, "is said beside stickiness", "leave one of them out");
+            }
+        }
         if self.copies > 0 && self.promoted > self.copies {
             let fix = "promote at most as many copies as there are";
             errors.push("promoted", self.promoted, "is more than copies", fix);
@@ -147,6 +169,11 @@ impl ResourceConfig {
                 errors.push(path, show(monitor.timeout), "is outside 100 ms to 24 h", fix);
             }
         }
+        self.check_parameters(&mut errors);
+        errors
+    }
+
+    pub(crate) fn check_parameters(&self, errors: &mut ConfigErrors) {
         for (name, value) in &self.parameters {
             let good = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
             if name.is_empty() || !good {
@@ -157,7 +184,6 @@ impl ResourceConfig {
                 errors.push(format!("parameters.{name}"), "", "contains a zero byte", "remove it");
             }
         }
-        errors
     }
 }
 

@@ -166,6 +166,10 @@ fn fields(event: &Event) -> Value {
             "event": "role-changed", "resource": resource, "node": node.to_string(), "decision": decision,
             "role": role, "text": format!("{resource} is {} on {node}", role.word().to_lowercase()),
         }),
+        Event::Reloaded { resource, node, decision } => json!({
+            "event": "reloaded", "resource": resource, "node": node.to_string(), "decision": decision,
+            "text": format!("{resource} has taken changed parameters on {node}"),
+        }),
         Event::Stopped { resource, node, decision } => json!({
             "event": "stopped", "resource": resource, "node": node.to_string(), "decision": decision,
             "text": format!("{resource} is down on {node}"),

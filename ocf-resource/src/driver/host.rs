@@ -5,6 +5,7 @@ use crate::{
 };
 use core::fmt;
 use core::time::Duration;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -98,8 +99,8 @@ impl AgentHost {
             return self.begin(run, &*agent, operation);
         }
         let known = lock(&self.described).get(&operation.agent).cloned().flatten();
-        match known {
-            Some(metadata) if refusal(&metadata, operation).is_none() => self.begin(run, &*agent, operation),
+        match known.map(|metadata| prepared(&metadata, operation)) {
+            Some(Ok(operation)) => self.begin(run, &*agent, &operation),
             _ => self.ask_then_begin(run, agent, operation.clone()),
         }
     }
@@ -141,9 +142,19 @@ impl AgentHost {
         let answer = move |answer| {
             let refused = match answer {
                 Ok(metadata) => {
-                    let refused = refusal(&metadata, &operation);
+                    let refused = match prepared(&metadata, &operation) {
+                        Ok(fit) => {
+                            operation = fit.into_owned();
+                            None
+                        }
+                        Err(refused) => Some(*refused),
+                    };
                     lock(&host.described).insert(operation.agent.clone(), Some(Arc::new(metadata)));
                     refused
+                }
+                // Nobody knows what it could take without a restart.
+                Err(_) if operation.runs_with.is_some() => {
+                    Some(OperationResult::unimplemented(operation.action))
                 }
                 Err(error) => {
                     tracing::debug!(%error, "an agent is called without a look at its description");
@@ -260,19 +271,33 @@ const fn is_checked(action: Action) -> bool {
     }
 }
 
-/// Why an agent with this description is not called for an operation.
-fn refusal(metadata: &Metadata, operation: &Operation) -> Option<OperationResult> {
+/// The operation as an agent with this description is called for it, or why it is not called.
+fn prepared<'o>(
+    metadata: &Metadata,
+    operation: &'o Operation,
+) -> Result<Cow<'o, Operation>, Box<OperationResult>> {
     let action = operation.action;
-    if action != Action::Start && !metadata.supports(action.word()) {
+    let refused = |reason: String| {
         let mut result = OperationResult::unimplemented(action);
-        result.reason = Some(format!("{} offers no {action}", operation.agent));
-        return Some(result);
-    }
-    let errors = metadata.check_parameters(&operation.parameters).err()?;
+        result.reason = Some(reason);
+        Err(Box::new(result))
+    };
+    let fit = match &operation.runs_with {
+        Some(before) => match metadata.takes_by(before, &operation.parameters) {
+            Ok(Action::Reload) => Cow::Owned(Operation { action: Action::Reload, ..operation.clone() }),
+            Ok(_) => Cow::Borrowed(operation),
+            Err(why) => return refused(format!("{} {why}", operation.agent)),
+        },
+        None if action != Action::Start && !metadata.supports(action.word()) => {
+            return refused(format!("{} offers no {action}", operation.agent));
+        }
+        None => Cow::Borrowed(operation),
+    };
+    let Err(errors) = metadata.check_parameters(&operation.parameters) else { return Ok(fit) };
     // Without the values: one may be a secret under a wrong name.
     let errors = errors.0.iter().map(|e| format!("{} {}", e.path, e.problem)).collect::<Vec<_>>().join("; ");
     let error = AgentError::Parameters { agent: operation.agent.clone(), errors };
-    Some(OperationResult::new(Outcome::NotStarted(error)))
+    Err(Box::new(OperationResult::new(Outcome::NotStarted(error))))
 }
 
 fn lock<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -1,7 +1,8 @@
 use super::process::{Call, Processes, entries, environment, locate, programs, result_of};
+use super::promotion::Scores;
 use crate::{
     Action, AgentClass, AgentError, AgentName, Canceller, Done, Metadata, MetadataDone, Operation,
-    ResourceAgent,
+    OperationResult, ResourceAgent,
 };
 use core::time::Duration;
 use pils::process::Runner;
@@ -24,6 +25,7 @@ pub struct OcfClass {
     root: PathBuf,
     node: Option<String>,
     trace: Option<PathBuf>,
+    scores: Option<Arc<Scores>>,
     extra: Vec<(OsString, OsString)>,
 }
 
@@ -41,7 +43,8 @@ impl OcfClass {
     #[must_use]
     pub fn new(runner: Runner) -> Self {
         let processes = Processes::new(runner);
-        Self { processes, root: PathBuf::from(Self::ROOT), node: None, trace: None, extra: Vec::new() }
+        let root = PathBuf::from(Self::ROOT);
+        Self { processes, root, node: None, trace: None, scores: None, extra: Vec::new() }
     }
 
     /// The agents below another root. It becomes `OCF_ROOT` of the agents; must be absolute.
@@ -72,6 +75,18 @@ impl OcfClass {
     pub fn with_trace(mut self, directory: impl Into<PathBuf>) -> Self {
         self.trace = Some(directory.into());
         self
+    }
+
+    /// Takes note of which copy of a resource its agent wants promoted. Agents say so by `crm_attribute --promotion` or
+    /// `crm_master`: for a resource with roles, those of this directory stand for Pacemaker's (by `HA_SBIN_DIR`), and keep the
+    /// score in a file of it. The directory is made, for this user alone, if it is not there. Agents that write another
+    /// attribute so, or one of another node, are told that it failed.
+    ///
+    /// # Errors
+    /// The directory or the programs in it cannot be written.
+    pub fn with_promotion(mut self, directory: impl AsRef<Path>) -> std::io::Result<Self> {
+        self.scores = Some(Arc::new(Scores::new(directory.as_ref())?));
+        Ok(self)
     }
 
     /// Ends, after monitor, meta-data, validate-all and notify, every process that such a run left behind, and says how
@@ -179,8 +194,17 @@ impl OcfAgent {
                 format!("{}.{}.{}.{at}", self.name.name(), operation.resource, operation.action.word());
             set("OCF_TRACE_FILE", &directory.join(file.replace('/', "_")).to_string_lossy());
         }
+        if let Some(scores) = self.scores(operation) {
+            env.extend(scores.environment(&operation.resource));
+        }
         env.extend(self.class.extra.iter().cloned());
         env
+    }
+
+    /// Where the promotion score of this operation's resource is kept, if it has roles.
+    fn scores(&self, operation: &Operation) -> Option<&Arc<Scores>> {
+        let has_roles = operation.meta.get("promotable").is_some_and(|v| v == "true");
+        self.class.scores.as_ref().filter(|_| has_roles)
     }
 
     fn call(&self, operation: &Operation) -> Call {
@@ -198,7 +222,17 @@ impl OcfAgent {
 
 impl ResourceAgent for OcfAgent {
     fn begin(&self, operation: &Operation, done: Done) -> Canceller {
-        self.class.processes.begin(self.call(operation), result_of, done)
+        let call = self.call(operation);
+        let Some(scores) = self.scores(operation).cloned() else {
+            return self.class.processes.begin(call, result_of, done);
+        };
+        let resource = Arc::clone(&operation.resource);
+        if operation.action == Action::Start {
+            scores.forget(&resource);
+        }
+        let result =
+            move |finished: &_| OperationResult { promotion: scores.said(&resource), ..result_of(finished) };
+        self.class.processes.begin(call, result, done)
     }
 
     fn metadata(&self, timeout: Duration, done: MetadataDone) -> Canceller {

@@ -1,7 +1,7 @@
 use super::workers::{Clock, Workers};
 use crate::{
     Action, AgentClass, AgentError, AgentName, Canceller, Done, Metadata, MetadataDone, OcfCode, Operation,
-    OperationResult, Outcome, ResourceAgent, SupportedAction,
+    OperationResult, Outcome, Promotion, ResourceAgent, SupportedAction,
 };
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +18,11 @@ pub trait InProcess: Send + Sync + 'static {
     fn operate(&self, operation: &Operation) -> Result<String, (OcfCode, String)>;
     /// The agent's description of itself.
     fn metadata(&self) -> Metadata;
+    /// What it says, after an operation, of promoting what runs here. Default: nothing, so that any copy is as good as
+    /// another.
+    fn promotion(&self, _operation: &Operation) -> Option<Promotion> {
+        None
+    }
 }
 
 /// Agents that are parts of this program, by name: `rust:<name>`.
@@ -102,8 +107,11 @@ impl Call {
     }
 
     fn end_as(&self, outcome: Outcome, reason: Option<String>, output: String) {
-        let took = self.begun.elapsed();
-        self.end(OperationResult { reason, output, took, ..OperationResult::new(outcome) });
+        self.end_with(OperationResult { reason, output, ..OperationResult::new(outcome) });
+    }
+
+    fn end_with(&self, result: OperationResult) {
+        self.end(OperationResult { took: self.begun.elapsed(), ..result });
     }
 
     /// Ends it from elsewhere, where nothing may wait for whoever is told.
@@ -132,14 +140,16 @@ impl ResourceAgent for RustAgent {
             let (inner, work) = (Arc::clone(&self.inner), operation.clone());
             let (call, clock) = (Arc::clone(&call), self.clock.clone());
             let begun = self.workers.run(Box::new(move || {
-                let run = std::panic::AssertUnwindSafe(|| inner.operate(&work));
-                let result = std::panic::catch_unwind(run)
-                    .unwrap_or_else(|_panic| Err((OcfCode::Generic, "the agent panicked".to_owned())));
+                let run = std::panic::AssertUnwindSafe(|| (inner.operate(&work), inner.promotion(&work)));
+                let (result, promotion) = std::panic::catch_unwind(run).unwrap_or_else(|_panic| {
+                    (Err((OcfCode::Generic, "the agent panicked".to_owned())), None)
+                });
                 alarm.into_iter().for_each(|alarm| clock.forget(alarm));
-                match result {
-                    Ok(output) => call.end_as(Outcome::Ok, None, output),
-                    Err((code, reason)) => call.end_as(Outcome::Failed { code }, Some(reason), String::new()),
-                }
+                let (outcome, reason, output) = match result {
+                    Ok(output) => (Outcome::Ok, None, output),
+                    Err((code, reason)) => (Outcome::Failed { code }, Some(reason), String::new()),
+                };
+                call.end_with(OperationResult { reason, output, promotion, ..OperationResult::new(outcome) });
             }));
             if begun.is_err() {
                 alarm.into_iter().for_each(|alarm| self.clock.forget(alarm));

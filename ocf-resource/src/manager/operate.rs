@@ -2,11 +2,12 @@
 
 use super::{Local, Manager};
 use crate::executor::Request;
+use crate::message::Message;
 use crate::{
-    Action, Decision, Event, GroupConfig, MonitorConfig, OcfCode, Operation, OperationResult, Outcome,
-    Output, ResourceConfig, Role,
+    Action, CommandError, Config, Decision, Event, GroupConfig, MonitorConfig, OcfCode, Operation,
+    OperationResult, Outcome, Output, Promotion, ResourceConfig, Role,
 };
-use pils::NodeInstance;
+use pils::{ConfigErrors, NodeInstance};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -46,6 +47,7 @@ impl Manager {
                 self.notify(*decision, resource, (*node, *action, *before));
             }
             Event::Started { resource, node, decision }
+            | Event::Reloaded { resource, node, decision }
             | Event::RoleChanged { resource, node, decision, .. }
                 if *node == self.me && self.acts() =>
             {
@@ -61,10 +63,47 @@ impl Manager {
 
     pub(super) fn run_step(&mut self, decision: Decision, resource: &Arc<str>, action: Action) {
         if let Some(operation) = self.operation(resource, action) {
-            self.running.retain(|_, l| !matches!(l, Local::Watch(_, watched) if watched == resource));
+            // What only takes other parameters is watched meanwhile.
+            if action != Action::ReloadAgent {
+                self.forget_watches(resource);
+            }
             let local = Local::Step(decision);
             self.execute(local, |id| Request::Run { id, operation });
         }
+    }
+
+    fn forget_watches(&mut self, resource: &Arc<str>) {
+        self.running.retain(|_, l| !matches!(l, Local::Watch(_, watched) if watched == resource));
+    }
+
+    /// An agent said what it thinks of promoting what it runs here: the others hear of it if it is new.
+    pub(super) fn on_promotion(&mut self, resource: Arc<str>, promotion: Promotion) {
+        let spot = self.state.nodes.get(&self.me).and_then(|n| n.spots.get(&resource));
+        let new = spot.is_some_and(|s| s.promotion != Some(promotion));
+        if new && self.is_member() && self.group_of(&resource).is_some_and(|g| g.promoted > 0) {
+            self.broadcast(&Message::Promotion { resource, promotion });
+        }
+    }
+
+    /// Whether a resource can be told these parameters.
+    pub(super) fn check_parameters(
+        &self,
+        resource: &Arc<str>,
+        parameters: &BTreeMap<String, String>,
+    ) -> Result<(), CommandError> {
+        let Some(config) = self.resource(resource) else {
+            return Err(CommandError::UnknownResource { resource: Arc::clone(resource) });
+        };
+        let wrong = |problem| Err(CommandError::Parameters { resource: Arc::clone(resource), problem });
+        let size: usize = parameters.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if size > Config::PARAMETERS_MAX {
+            let most = Config::PARAMETERS_MAX;
+            return wrong(format!("{size} bytes are more than {most}: put what is large into a file"));
+        }
+        let mut errors = ConfigErrors::default();
+        let changed = ResourceConfig { parameters: parameters.clone(), ..config.clone() };
+        changed.check_parameters(&mut errors);
+        if errors.0.is_empty() { Ok(()) } else { wrong(errors.to_string()) }
     }
 
     /// Goes on with what the state says is going on here, and with the notices that others wait for.
@@ -142,6 +181,7 @@ impl Manager {
         if self.is_maintained(resource) {
             return;
         }
+        self.forget_watches(resource);
         let role = self.role(resource);
         let Some(config) = self.resource(resource) else { return };
         let first = MonitorConfig {
@@ -201,19 +241,31 @@ impl Manager {
         Some(if promoted { Role::Promoted } else { Role::Unpromoted })
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "all but two are about what runs")]
     pub(super) fn operation(&self, resource: &Arc<str>, action: Action) -> Option<Operation> {
         let config = self.resource(resource)?;
+        let spot = self.state.nodes.get(&self.me).and_then(|n| n.spots.get(resource));
+        let runs_with = spot.and_then(|s| Some(Arc::clone(&s.outdated.as_ref()?.runs_with)));
+        let newest = || Arc::new(config.parameters.clone());
+        let (parameters, runs_with) = match action {
+            Action::Start => (newest(), None),
+            Action::ReloadAgent => (newest(), runs_with),
+            // What runs with old parameters is looked at and stopped with them.
+            _ => (runs_with.unwrap_or_else(newest), None),
+        };
         Some(Operation {
-            parameters: Arc::new(config.parameters.clone()),
+            parameters,
+            runs_with,
             timeout: match action {
-                Action::Start | Action::Promote | Action::MigrateFrom => config.start_timeout,
-                Action::Stop | Action::Demote | Action::MigrateTo => config.stop_timeout,
-                Action::Monitor
-                | Action::ValidateAll
-                | Action::MetaData
-                | Action::Notify
+                Action::Start
+                | Action::Promote
+                | Action::MigrateFrom
                 | Action::Reload
-                | Action::ReloadAgent => config.monitor_timeout,
+                | Action::ReloadAgent => config.start_timeout,
+                Action::Stop | Action::Demote | Action::MigrateTo => config.stop_timeout,
+                Action::Monitor | Action::ValidateAll | Action::MetaData | Action::Notify => {
+                    config.monitor_timeout
+                }
             },
             meta: Arc::new(self.meta(resource, action)),
             ..Operation::new(Arc::clone(resource), config.agent.clone(), action)

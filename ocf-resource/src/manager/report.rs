@@ -81,6 +81,7 @@ fn resource_state(node: &Node, spot: &Spot) -> ResourceState {
     match (&spot.presence, spot.pending) {
         (_, Some((decision, Action::Start))) => ResourceState::Starting(decision),
         (_, Some((decision, Action::Stop))) => ResourceState::Stopping(decision),
+        (_, Some((decision, Action::ReloadAgent))) => ResourceState::Reloading(decision),
         (_, Some((decision, Action::Promote))) => ResourceState::Promoting(decision),
         (_, Some((_, Action::MigrateTo))) | (Presence::Handed, None) => ResourceState::MovingAway,
         (_, Some((_, Action::MigrateFrom))) | (Presence::Incoming, None) => ResourceState::MovingIn,

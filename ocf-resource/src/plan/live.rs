@@ -29,6 +29,7 @@ impl Scene<'_> {
             && self.config.resources.len() == 1
             && !self.is_many()
             && matches!(spot.presence, Presence::Running(_))
+            && spot.outdated.is_none()
             && member
             && !self.doomed.contains_key(&target)
             && self.state.nodes.iter().all(|(i, n)| *i == here || self.is_clear(n))

@@ -2,7 +2,8 @@
 
 use super::{Plan, Scene, Step};
 use crate::state::{Node, Presence};
-use crate::{Action, Blocked, Why};
+use crate::{Action, Blocked, Promotion, Score, Why};
+use core::cmp::Reverse;
 use pils::{NodeId, NodeInstance};
 use std::sync::Arc;
 
@@ -39,6 +40,11 @@ impl Scene<'_> {
         );
         if !stops {
             self.plan_many_starts(&targets, plan);
+            for target in &targets {
+                if let Some(node) = self.state.nodes.get(target) {
+                    self.plan_reload(*target, node, plan);
+                }
+            }
             self.plan_roles(&targets, plan);
         }
         plan.targets.insert(Arc::clone(self.name), targets.first().copied());
@@ -48,12 +54,14 @@ impl Scene<'_> {
     }
 
     /// Where it is to run: the nodes that can take it, best first, those where it runs already before others of equal
-    /// worth; without failback before all others.
+    /// worth; before all others if it sticks there whatever others are worth.
     fn many_targets(&self) -> Vec<NodeInstance> {
         if !self.wanted() {
             return Vec::new();
         }
-        let mut fit: Vec<(bool, usize, bool, NodeId, NodeInstance)> = self
+        let sticks = self.config.stickiness();
+        let always = sticks == Score::INFINITY;
+        let mut fit: Vec<(bool, Reverse<Score>, usize, bool, NodeId, NodeInstance)> = self
             .state
             .living()
             .filter(|(i, n)| {
@@ -62,11 +70,12 @@ impl Scene<'_> {
             })
             .map(|(i, n)| {
                 let away = !self.spots(n).any(|(_, s)| s.is_running() || s.pending.is_some());
-                (away && !self.config.failback, self.rank(i.node), away, i.node, i)
+                let score = self.score(i.node) + if away || always { Score::ZERO } else { sticks };
+                (away && always, Reverse(score), self.rank(i.node), away, i.node, i)
             })
             .collect();
         fit.sort_unstable();
-        fit.into_iter().map(|f| f.4).take(self.copies()).collect()
+        fit.into_iter().map(|f| f.5).take(self.copies()).collect()
     }
 
     /// Nodes on which something of the group runs or may run, lost ones included.
@@ -97,6 +106,22 @@ impl Scene<'_> {
         self.spots(node).any(|(_, s)| s.promoted || s.presence == Presence::Unknown)
     }
 
+    /// How good the copy on a node is for the promoted role; `None` if its agents do not let it be promoted. What its agents
+    /// say of it adds up. If they say nothing of any copy, and never did, each is as good as another.
+    pub(super) fn promotion(&self, node: &Node) -> Option<Score> {
+        let said: Vec<Promotion> = self.spots(node).filter_map(|(_, s)| s.promotion).collect();
+        if said.is_empty() {
+            // One that is promoted stays so until something else is said of it.
+            return (!self.group.scored || self.may_be_promoted(node)).then_some(Score::ZERO);
+        }
+        let scores = said.iter().map(|said| match said {
+            Promotion::Score(score) => Some(*score),
+            Promotion::Withdrawn => None,
+        });
+        let sum = scores.sum::<Option<Score>>()?;
+        (sum >= Score::ZERO).then_some(sum)
+    }
+
     fn plan_roles(&self, targets: &[NodeInstance], plan: &mut Plan) {
         let limit = usize::try_from(self.config.promoted).unwrap_or(usize::MAX);
         let ready = |i: &NodeInstance| {
@@ -105,10 +130,17 @@ impl Scene<'_> {
                     && (self.spots(n).all(|(_, s)| s.pending.is_none()) || self.may_be_promoted(n))
             })
         };
-        let mut wanted: Vec<NodeInstance> = targets.iter().copied().filter(|i| ready(i)).collect();
-        let promoted = |i: &NodeInstance| self.state.nodes.get(i).is_some_and(|n| self.may_be_promoted(n));
-        wanted.sort_by_key(|i| !promoted(i));
-        wanted.truncate(limit);
+        let worth = |i: &NodeInstance| {
+            let node = self.state.nodes.get(i)?;
+            let held = self.may_be_promoted(node);
+            let sticks = self.config.stickiness.filter(|_| held).unwrap_or_default();
+            Some((Reverse(self.promotion(node)? + sticks), !held))
+        };
+        let mut ranked: Vec<_> =
+            targets.iter().filter(|i| ready(i)).filter_map(|i| Some((worth(i)?, *i))).collect();
+        ranked.sort_by_key(|(worth, _)| *worth);
+        ranked.truncate(limit);
+        let wanted: Vec<NodeInstance> = ranked.into_iter().map(|(_, i)| i).collect();
         for (instance, node) in self.state.living() {
             if !wanted.contains(&instance) && !self.doomed.contains_key(&instance) {
                 self.demote_last(instance, node, plan);

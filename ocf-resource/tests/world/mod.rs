@@ -157,6 +157,8 @@ pub(crate) fn config(sizes: &[usize], nodes: &[u32]) -> Config {
             nodes: shifted,
             elsewhere: false,
             failback: g % 2 == 1,
+            preferences: Vec::new(),
+            stickiness: None,
             migration_threshold: 2,
             failure_window: Duration::ZERO,
             on_start_failure: Default::default(),

@@ -227,6 +227,8 @@ impl Plan {
             nodes: Vec::new(),
             elsewhere: true,
             failback: false,
+            preferences: Vec::new(),
+            stickiness: None,
             migration_threshold: 2,
             failure_window: Duration::from_secs(15),
             on_start_failure: StartFailure::default(),

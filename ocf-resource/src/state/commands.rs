@@ -1,0 +1,114 @@
+//! What operators ask for.
+
+use super::{Outdated, Presence, State};
+use crate::{Action, Command};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+impl State {
+    pub(super) fn on_command(&mut self, command: Command) -> bool {
+        match command {
+            Command::MoveGroup { group, to } => {
+                let Some(group) = self.groups.get_mut(&group) else { return false };
+                group.pin = to;
+                if let Some(node) = to {
+                    group.failures.remove(&node);
+                }
+            }
+            Command::StopGroup(ref name) | Command::StartGroup(ref name) => {
+                let Some(group) = self.groups.get_mut(name) else { return false };
+                group.wanted = matches!(command, Command::StartGroup(_));
+            }
+            Command::ClearFailures(name) => {
+                let Some(group) = self.groups.get_mut(&name) else { return false };
+                group.failures.clear();
+                group.fatal = None;
+                self.retry_stops(&name);
+            }
+            Command::Standby(node) => {
+                self.standby.insert(node);
+            }
+            Command::Online(node) => {
+                self.standby.remove(&node);
+            }
+            Command::Maintenance { group, on } => return self.maintain(group.as_ref(), on),
+            Command::SetParameters { resource, parameters } => {
+                return self.set_parameters(&resource, parameters);
+            }
+        }
+        true
+    }
+
+    /// From now on a resource is to run with these parameters.
+    fn set_parameters(&mut self, name: &str, parameters: BTreeMap<String, String>) -> bool {
+        let Some(mut config) = self.config.as_deref().cloned() else { return false };
+        let mut resources = config.groups.iter_mut().flat_map(|g| &mut g.resources);
+        let Some(resource) = resources.find(|r| r.name == *name) else { return false };
+        if resource.parameters == parameters {
+            return false;
+        }
+        let before = Arc::new(core::mem::replace(&mut resource.parameters, parameters));
+        let after = &resource.parameters;
+        for spot in self.nodes.values_mut().filter_map(|n| n.spots.get_mut(name)) {
+            if spot.is_clear() {
+                continue;
+            }
+            let reloads = matches!(spot.pending, Some((_, Action::ReloadAgent)));
+            let outdated = spot.outdated.get_or_insert_with(|| {
+                Box::new(Outdated { runs_with: Arc::clone(&before), told: None, refused: false })
+            });
+            outdated.refused = false;
+            if reloads && outdated.told.is_none() {
+                outdated.told = Some(Arc::clone(&before));
+            }
+            outdated.told = outdated.told.take().filter(|told| **told != *after);
+            if *outdated.runs_with == *after && !reloads {
+                spot.outdated = None;
+            }
+        }
+        self.config = Some(Arc::new(config));
+        true
+    }
+
+    /// Begins or ends maintenance. At its end nobody knows what became of what was left alone.
+    fn maintain(&mut self, group: Option<&Arc<str>>, on: bool) -> bool {
+        match group {
+            None => self.maintenance = on,
+            Some(name) => match self.groups.get_mut(name) {
+                Some(group) => group.maintenance = on,
+                None => return false,
+            },
+        }
+        let Some(config) = self.config.clone().filter(|_| !on) else { return true };
+        let over = |g: &&crate::GroupConfig| {
+            group.is_none_or(|name| **name == *g.name)
+                && !self.maintenance
+                && self.groups.get(g.name.as_str()).is_some_and(|g| !g.maintenance)
+        };
+        let resources: BTreeSet<&str> =
+            config.groups.iter().filter(over).flat_map(|g| &g.resources).map(|r| r.name.as_str()).collect();
+        for node in self.nodes.values_mut().filter(|n| n.member) {
+            for (_, spot) in node.spots.iter_mut().filter(|(name, _)| resources.contains(&***name)) {
+                if spot.pending.is_none() && !matches!(spot.presence, Presence::StopFailed { .. }) {
+                    spot.presence = Presence::Unknown;
+                }
+            }
+        }
+        true
+    }
+
+    /// A stop that failed is tried again, unless the node is being fenced for it.
+    fn retry_stops(&mut self, group: &str) {
+        let Some(config) = self.config.clone() else { return };
+        let Some(group) = config.group(group) else { return };
+        for node in self.nodes.values_mut().filter(|n| n.member && n.fence.is_none()) {
+            for resource in &group.resources {
+                if let Some(spot) = node.spots.get_mut(resource.name.as_str())
+                    && let Presence::StopFailed { why, .. } = &spot.presence
+                {
+                    spot.presence = Presence::Failed(Arc::clone(why));
+                }
+            }
+        }
+    }
+}
