@@ -85,6 +85,29 @@ fn what_a_monitor_leaves_behind_is_advice() {
     assert!(broken(&v, Weight::Advice).iter().any(|s| s.ends_with("leaves no process behind")), "{v}");
 }
 
+#[test]
+fn what_a_stop_leaves_behind_is_ended_with_the_test() {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("t-left-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let pids = folder.join("pids");
+    let start = format!(
+        "start) touch $s; setsid sh -c 'echo $$ >>{0}; exec sleep 600' </dev/null >/dev/null 2>&1 & \
+         while [ ! -s {0} ]; do sleep 0.1; done",
+        pids.display()
+    );
+    let v = verdict("daemons", |script| script.replace("start) touch $s", &start));
+    assert!(v.passed, "{v}");
+    assert!(broken(&v, Weight::Advice).contains(&"the end leaves no process behind"), "{v}");
+    let started: Vec<String> =
+        std::fs::read_to_string(&pids).unwrap().lines().map(ToOwned::to_owned).collect();
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert!(!started.is_empty());
+    for pid in started {
+        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        assert!(!command.starts_with(b"sleep\x00600"), "{pid} is still there");
+    }
+}
+
 /// Agents that can run on a bare machine, with their parameters; `DIR` is a folder of the test.
 const REAL: &[(&str, &[(&str, &str)])] = &[
     ("heartbeat/Dummy", &[("state", "DIR/dummy")]),
@@ -141,7 +164,10 @@ fn over_the_agents_of_the_distribution_the_verdict_is_that_of_ocf_tester() {
         for (n, v) in &parameters {
             theirs.args(["-o", &format!("{n}={v}")]);
         }
-        let theirs = theirs.arg(&path).output().unwrap();
+        let tag = format!("{}.{}", std::process::id(), name.replace('/', "."));
+        let theirs = theirs.env("OCF_RUN_TAG", &tag).arg(&path).output().unwrap();
+        // It does not look for what agents leave behind.
+        ocf_resource::driver::sweep(&tag);
         let class = OcfClass::new(Runner::new(2).unwrap());
         let tester = Tester { parameters, ..Tester::new(class, &path) };
         let ours = tester.run().unwrap();

@@ -4,7 +4,7 @@
 //! [`Verdict`]: which rules were tried, what had to come of each and what did. Rules that only this tester has (nothing left
 //! behind, meta-data complete, wrong parameters refused) are [`Weight::Advice`]: they are told and do not fail the agent.
 
-use super::OcfClass;
+use super::{OcfClass, tree};
 use crate::{
     Action, AgentError, AgentName, Metadata, OcfCode, Operation, OperationResult, Outcome, ResourceAgent,
 };
@@ -14,11 +14,15 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 mod sequence;
 
 /// How much longer than its timeout an operation may take to be reported: killing and looking for what is left.
 const SLACK: Duration = Duration::from_secs(30);
+
+/// By this variable every process of a test is known, whichever run it is of.
+const MARK: &str = "OCF_TESTER_MARK";
 
 /// What is to be tested.
 #[derive(Clone, Debug)]
@@ -118,13 +122,17 @@ impl Tester {
         }
     }
 
-    /// Goes through the sequence. Blocks; the resource is stopped at the end, if the agent can.
+    /// Goes through the sequence. Blocks; the resource is stopped at the end, if the agent can, and every process that its runs
+    /// have left behind is ended.
     ///
     /// # Errors
     /// [`AgentError`] if there is no such agent.
     pub fn run(self) -> Result<Verdict, AgentError> {
-        let (name, agent) = self.class.clone().strict().open(&self.path)?;
-        let pretending = self.class.clone().with_variable("OCF_TESTER_FAIL_HAVE_BINARY", "1");
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let mark = format!("{}.{}", std::process::id(), since.as_nanos());
+        let class = self.class.clone().with_variable(MARK, &mark);
+        let (name, agent) = class.clone().strict().open(&self.path)?;
+        let pretending = class.with_variable("OCF_TESTER_FAIL_HAVE_BINARY", "1");
         let (_, bare) = pretending.open(&self.path)?;
         let verdict = Verdict {
             agent: self.path.clone(),
@@ -136,6 +144,12 @@ impl Tester {
         let mut run = Run { tester: self, name, agent, bare, metadata: None, verdict };
         if let Err(Stop(why)) = run.sequence() {
             run.verdict.stopped = Some(why);
+        }
+        let swept = tree::sweep_marked(&format!("{MARK}={mark}"));
+        let left = swept.killed + swept.left.len();
+        if left > 0 {
+            let found = format!("{left} processes");
+            run.push("the end leaves no process behind", None, ("none", found, false), Weight::Advice);
         }
         run.verdict.passed = run.verdict.stopped.is_none()
             && run.verdict.checks.iter().all(|c| c.passed || c.weight == Weight::Advice);

@@ -42,10 +42,15 @@ struct Entry {
 /// group or a session that a process of the run has made. What is in none of these is not found: a process that cleared
 /// its environment, made a session of its own *and* lost its parent, or one of another user if this one is not root.
 pub fn sweep(tag: &str) -> Swept {
+    sweep_marked(&format!("{TAG}={tag}"))
+}
+
+/// As `sweep`, of every process that has this variable, written as `NAME=value`.
+pub(super) fn sweep_marked(mark: &str) -> Swept {
     let mut killed = BTreeSet::new();
     let mut known = BTreeMap::new();
     for round in 0..ROUNDS {
-        let found = members(tag, &known);
+        let found = members(mark, &known);
         if found.is_empty() {
             break;
         }
@@ -64,10 +69,9 @@ pub fn sweep(tag: &str) -> Swept {
     Swept { killed: killed.len(), left: Vec::new() }
 }
 
-/// The living processes of a run: number and birth of each.
-fn members(tag: &str, known: &BTreeMap<i32, u64>) -> BTreeMap<i32, u64> {
-    let wanted = format!("{TAG}={tag}");
-    of_run(&processes(wanted.as_bytes()), getpid().as_raw_nonzero().get(), known)
+/// The living processes of a run, marked so: number and birth of each.
+fn members(mark: &str, known: &BTreeMap<i32, u64>) -> BTreeMap<i32, u64> {
+    of_run(&processes(mark.as_bytes()), getpid().as_raw_nonzero().get(), known)
 }
 
 /// Those of `all` that belong to a run, without the process `own` and the first one.
