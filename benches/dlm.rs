@@ -7,7 +7,7 @@
 
 mod support;
 
-use ocf_dlm::{Client, Config, Flags, LocalLocks, LockManager, Lockspace, Mode, Terms, Wait};
+use ocf_dlm::{Client, Config, Flags, LocalLocks, Lockspace, Mode, Terms, Wait};
 use std::hint::black_box;
 use std::thread;
 use std::time::{Duration, Instant};

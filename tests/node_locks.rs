@@ -4,7 +4,7 @@
 //! Method: three nodes of one process over loopback.
 
 use ocf::{Cluster, Locks, Node};
-use ocf_dlm::{LockError, Mode, NumberOp, ValueBlock, Wait};
+use ocf_dlm::{LockError, LockManager, Mode, NumberOp, ValueBlock, Wait};
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
@@ -88,6 +88,14 @@ fn requests_are_awaited_and_taken_back() {
     let late = locks[0].lock_later("space", "name", Mode::Pr, Wait::For(Duration::from_millis(50)));
     let late = block_on(late.expect("it may be asked for"));
     assert_eq!(late.err(), Some(LockError::TimedOut), "the end of the wait needs no thread of the caller");
+}
+
+#[test]
+fn the_locks_of_a_cluster_are_a_lock_manager() {
+    let cluster = three();
+    let locks = all(&cluster);
+    let managers: Vec<&dyn LockManager> = locks.iter().map(|locks| -> &dyn LockManager { locks }).collect();
+    ocf_dlm::testing::check(&managers);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! lock_protects_storage`
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
-use ocf_dlm::{Config, FencingToken, LocalLocks, LockManager, Mode};
+use ocf_dlm::{Config, FencingToken, LocalLocks, Mode};
 use std::error::Error;
 
 /// What the lock protects. It knows nothing of locks but the highest token it has seen.

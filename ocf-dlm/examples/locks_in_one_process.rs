@@ -2,7 +2,7 @@
 //! locks_in_one_process`
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
-use ocf_dlm::{Ask, Config, Flags, LocalLocks, LockError, LockManager, Mode, ValueBlock};
+use ocf_dlm::{Ask, Config, Flags, LocalLocks, LockError, Mode, ValueBlock};
 use std::error::Error;
 use std::thread;
 

@@ -145,7 +145,7 @@ impl Graph {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Ask, Config, LocalLocks, LockError, LockManager as _, Mode};
+    use crate::{Ask, Config, LocalLocks, LockError, Mode};
     use std::sync::Arc;
 
     fn space() -> Lockspace {

@@ -106,7 +106,7 @@ impl Drop for Collection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Ask, Config, Flags, LocalLocks, LockManager as _, Mode};
+    use crate::{Ask, Config, Flags, LocalLocks, Mode};
 
     #[test]
     fn what_a_dead_writer_left_is_collected_once_and_is_zero_after_validation() {

@@ -1,8 +1,8 @@
 //! The operating system's clock and randomness, for lockspaces of a real process.
 #![expect(clippy::disallowed_methods, reason = "a driver has a clock")]
 
+use crate::local::LocalLocks;
 use crate::lockspace::Clock;
-use crate::manager::LocalLocks;
 use core::hash::BuildHasher as _;
 use std::hash::RandomState;
 use std::sync::Arc;

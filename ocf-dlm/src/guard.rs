@@ -60,6 +60,11 @@ impl LockGuard {
         }
     }
 
+    /// Whose it is.
+    pub(crate) const fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// Its id, for queries and as a parent.
     #[must_use]
     pub const fn id(&self) -> LockId {

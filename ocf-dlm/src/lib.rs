@@ -4,6 +4,7 @@
 //! who is in the way, a fencing token with every grant. States, rules, limits and deviations are in `PROTOCOL.md`.
 //!
 //! * [`LocalLocks`] gives [`Lockspace`]s in one process, without any cluster; [`Client`] owns locks; [`LockGuard`] is one.
+//! * [`LockManager`] is what those offer and the nodes of a cluster offer as well: for programs that run on both.
 //! * Beneath them are the raw calls of VMS ([`Client::enq`], [`Client::deq`]), for programs that are ported.
 //! * [`range`] has byte ranges as `fcntl` locks them; [`saf`] the lock service of the Service Availability Forum.
 //! * [`Shard`] is the sans-IO core: the queues of the resources whose names hash to it, and every rule about them.
@@ -11,7 +12,7 @@
 //!   messages; [`directory`] says which node knows where a resource is mastered, [`wire`] what they say to each other.
 //!
 //! ```
-//! use ocf_dlm::{Config, LocalLocks, LockError, LockManager, Mode};
+//! use ocf_dlm::{Config, LocalLocks, LockError, Mode};
 //!
 //! let space = LocalLocks::default().open("accounts", Config::default())?;
 //! let (alice, bob) = (space.client()?, space.client()?);
@@ -37,6 +38,7 @@ mod guard;
 mod identity;
 mod inbox;
 mod index;
+mod local;
 mod lockspace;
 mod manager;
 mod mode;
@@ -51,6 +53,8 @@ mod shard;
 mod slab;
 mod status;
 mod table;
+#[cfg(feature = "conformance")]
+pub mod testing;
 mod value;
 mod wait;
 pub mod wire;
@@ -63,7 +67,10 @@ pub use guard::{LockGuard, LostLock};
 pub use identity::{ClientId, FencingToken, LockId, NodeSlot, Owner};
 pub use inbox::Notice;
 pub use lockspace::{Clock, Lockspace, OpenError, Outbox};
-pub use manager::{LocalLocks, LockManager};
+pub use local::LocalLocks;
+pub use manager::{
+    HeldLock, LockManager, LockOwner, LockRequest, SPACE_NAME_MAX, check_names,
+};
 pub use mode::{Mode, Transfer};
 pub use name::{NAME_MAX, NameError, ResourceName, hash};
 pub use pending::Pending;

@@ -1,67 +1,167 @@
-//! Lockspaces by name.
+//! What every lock manager offers, so that a program runs the same in one process and in a cluster.
 
-use crate::config::Config;
-use crate::lockspace::{Clock, Lockspace, OpenError};
-use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use crate::client::{LockError, Wait};
+use crate::identity::FencingToken;
+use crate::mode::Mode;
+use crate::shard::NumberOp;
+use crate::status::RequestError;
+use crate::value::ValueBlock;
+use core::fmt::Debug;
+use core::future::Future;
+use core::time::Duration;
 use std::sync::Arc;
 
-/// Gives lockspaces by name. The seam between those who lock and those who provide: one process alone
-/// ([`LocalLocks`]), or the nodes of a cluster.
-pub trait LockManager: Send + Sync {
-    /// The lockspace of that name, made if it is not there.
+/// Longest name of a lockspace, in bytes.
+pub const SPACE_NAME_MAX: usize = 64;
+
+/// A lock manager: the seam between a program that locks and whoever provides locks. One process alone is
+/// [`LocalLocks`](crate::LocalLocks); the nodes of a cluster are `ocf::Locks`. Whoever writes another one holds it against
+/// `ocf_dlm::testing` (feature `conformance`).
+///
+/// ```
+/// use ocf_dlm::{LocalLocks, LockError, LockManager, Mode, ValueBlock, Wait};
+/// use std::time::Duration;
+///
+/// /// The same in one process and in a cluster.
+/// fn next_number(locks: &dyn LockManager) -> Result<u64, LockError> {
+///     let me = locks.owner()?;
+///     let held = me.lock("orders", b"count", Mode::Ex, Wait::For(Duration::from_secs(10)))?;
+///     // Not there if the last writer died: then it would have to be looked for elsewhere.
+///     let block = held.value().copied().unwrap_or_else(|| ValueBlock::zero(8));
+///     println!("show {} to the storage", held.token()?);
+///     held.release(Some(block.with_number(block.number() + 1)))?;
+///     Ok(block.number() + 1)
+/// }
+///
+/// let locks = LocalLocks::default();
+/// // NL is in nobody's way, and keeps the resource with its value block.
+/// let kept = locks.owner()?.lock("orders", b"count", Mode::Nl, Wait::Forever)?;
+/// assert_eq!((next_number(&locks)?, next_number(&locks)?), (1, 2));
+/// # drop(kept);
+/// # Ok::<(), LockError>(())
+/// ```
+pub trait LockManager: Debug + Send + Sync {
+    /// A new owner of locks. Its locks stay held until they are released, also when the owner was dropped before.
     ///
     /// # Errors
-    /// If the name or the configuration cannot be, or it is there with another configuration.
-    fn open(&self, name: &str, config: Config) -> Result<Lockspace, OpenError>;
-
-    /// The lockspaces that are open, by name.
-    fn open_names(&self) -> Vec<String>;
-
-    /// Forgets a lockspace: the next [`LockManager::open`] makes a new one. Handles of the old one stay good. False if there
-    /// is none.
-    fn close(&self, name: &str) -> bool;
+    /// [`LockError::Lost`] if this lock manager has ended.
+    fn owner(&self) -> Result<Box<dyn LockOwner>, LockError>;
 }
 
-/// Lockspaces of one process, without any cluster: every resource is mastered here, and this node may always act unless
-/// [`Lockspace::set_primary`] says otherwise.
-pub struct LocalLocks {
-    seed: u64,
-    clock: Arc<dyn Clock>,
-    spaces: Mutex<BTreeMap<String, Lockspace>>,
-}
+/// An owner of locks: a part of a program. What it has is in its own way like in that of any other; in deadlock searches
+/// it waits as one.
+pub trait LockOwner: Debug + Send + Sync {
+    /// Asks for the resource `name` of the lockspace `space`, and does not wait for the answer. Lockspaces need no making.
+    ///
+    /// `name`: 1 to [`NAME_MAX`](crate::NAME_MAX) bytes; `space`: 1 to [`SPACE_NAME_MAX`]. With [`Wait::For`] the request ends at that
+    /// time if it is waited for with [`LockRequest::wait`]; awaited as a future, an owner of one process may end later: when
+    /// [`Lockspace::handle_timeout`](crate::Lockspace::handle_timeout) is called.
+    ///
+    /// # Errors
+    /// [`LockError::Refused`] if it cannot be asked for; [`LockError::Lost`] if this node may not act now and the request is not
+    /// to wait, or the lock manager has ended.
+    fn request(
+        &self,
+        space: &str,
+        name: &[u8],
+        mode: Mode,
+        wait: Wait,
+    ) -> Result<Box<dyn LockRequest>, LockError>;
 
-impl LocalLocks {
-    /// None yet. `seed`: of hash tables, a secret of the process; `clock`: for waits with an end.
-    #[must_use]
-    pub fn new(seed: u64, clock: Arc<dyn Clock>) -> Self {
-        Self { seed, clock, spaces: Mutex::new(BTreeMap::new()) }
+    /// Locks the resource, waiting as long as `wait` says.
+    ///
+    /// # Errors
+    /// As [`LockOwner::request`]; [`LockError::WouldBlock`], [`LockError::TimedOut`], [`LockError::Deadlock`] if it was not granted.
+    fn lock(&self, space: &str, name: &[u8], mode: Mode, wait: Wait) -> Result<Box<dyn HeldLock>, LockError> {
+        self.request(space, name, mode, wait)?.wait()
+    }
+
+    /// An atomic operation on the value block of the resource as a number, under a lock for that time: in CR to read, in PW to
+    /// change. An invalid block counts as zero. The number is gone with the last lock of the resource.
+    ///
+    /// # Errors
+    /// As [`LockOwner::lock`]. [`LockError::Lost`] also if the lock was lost before the change was written: it is not done then.
+    fn number(&self, space: &str, name: &[u8], operation: NumberOp, wait: Wait) -> Result<u64, LockError> {
+        let reads = operation == NumberOp::Read;
+        let held = self.lock(space, name, if reads { Mode::Cr } else { Mode::Pw }, wait)?;
+        let block = held.value().copied().unwrap_or_else(|| ValueBlock::zero(8));
+        let Some(new) = operation.changes(block.number()) else { return Ok(block.number()) };
+        held.release(Some(block.with_number(new)))?;
+        Ok(new)
     }
 }
 
-impl LockManager for LocalLocks {
-    fn open(&self, name: &str, config: Config) -> Result<Lockspace, OpenError> {
-        let mut spaces = self.spaces.lock();
-        if let Some(space) = spaces.get(name) {
-            return if *space.config() == config { Ok(space.clone()) } else { Err(OpenError::Differs) };
-        }
-        let seed = crate::name::hash(self.seed, name.as_bytes());
-        let space = Lockspace::new(name, config, seed, Arc::clone(&self.clock), None)?;
-        spaces.insert(name.to_owned(), space.clone());
-        Ok(space)
-    }
-
-    fn open_names(&self) -> Vec<String> {
-        self.spaces.lock().keys().cloned().collect()
-    }
-
-    fn close(&self, name: &str) -> bool {
-        self.spaces.lock().remove(name).is_some()
-    }
+/// A lock that was asked for. It is a future for any executor. Dropping it takes the request back, or releases the lock.
+pub trait LockRequest: Future<Output = Result<Box<dyn HeldLock>, LockError>> + Debug + Send + Unpin {
+    /// Waits for the lock on this thread.
+    ///
+    /// # Errors
+    /// As [`LockOwner::lock`].
+    fn wait(self: Box<Self>) -> Result<Box<dyn HeldLock>, LockError>;
 }
 
-impl core::fmt::Debug for LocalLocks {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("LocalLocks").field("spaces", &self.open_names()).finish()
+/// A held lock. Dropping it releases it, and leaves the value block as it was.
+pub trait HeldLock: Debug + Send {
+    /// The mode it is held in.
+    fn mode(&self) -> Mode;
+
+    /// The value block as of the last grant that reads it. `None` if it is not valid: a holder that could write it died.
+    fn value(&self) -> Option<&ValueBlock>;
+
+    /// Whether the lock is certainly held now.
+    ///
+    /// # Errors
+    /// [`LockError::Lost`] if others may have it by now. In a cluster a later call may succeed again, if the lease was only in
+    /// doubt.
+    fn check(&self) -> Result<(), LockError>;
+
+    /// The token to show to what the lock protects. It grows with each grant to a writer of this resource.
+    ///
+    /// # Errors
+    /// As [`HeldLock::check`].
+    fn token(&self) -> Result<FencingToken, LockError>;
+
+    /// Waits at most so long to be told that another wants the lock, and in which mode. Each notice is told once.
+    fn wanted(&self, wait: Duration) -> Option<Mode>;
+
+    /// Calls `wake` when another wants the lock, or it is lost; [`HeldLock::wanted`] and [`HeldLock::check`] tell which. It must not block, nor
+    /// call this lock manager. There is one: the last that was given.
+    fn on_news(&self, wake: Arc<dyn Fn() + Send + Sync>);
+
+    /// Locks a part of what this lock covers. The borrow keeps this one from being released or converted meanwhile.
+    ///
+    /// # Errors
+    /// As [`LockOwner::lock`].
+    fn lock_below<'a>(
+        &'a self,
+        name: &[u8],
+        mode: Mode,
+        wait: Wait,
+    ) -> Result<Box<dyn HeldLock + 'a>, LockError>;
+
+    /// Changes the mode: down at once, up as long as `wait` says. `value` is written if the lock is held in PW or EX and goes
+    /// down. On an error the old mode is held.
+    ///
+    /// In a cluster only the master knows whether a conversion was granted, so [`Wait::For`] lasts longer if it must be recovered.
+    ///
+    /// # Errors
+    /// As [`LockOwner::lock`]; [`LockError::Deadlock`] if two holders want what the other has.
+    fn convert(&mut self, mode: Mode, value: Option<ValueBlock>, wait: Wait) -> Result<(), LockError>;
+
+    /// Gives the lock back, writing the value block if it is held in PW or EX.
+    ///
+    /// # Errors
+    /// [`LockError::Lost`] if it was lost: nothing is written then.
+    fn release(self: Box<Self>, value: Option<ValueBlock>) -> Result<(), LockError>;
+}
+
+/// Says that a lockspace and a resource in it may be called so, for those who implement [`LockOwner`].
+///
+/// # Errors
+/// [`RequestError::Name`] with the length that cannot be.
+pub fn check_names(space: &str, name: &[u8]) -> Result<(), RequestError> {
+    if !(1..=SPACE_NAME_MAX).contains(&space.len()) {
+        return Err(RequestError::SpaceName(space.len()));
     }
+    Ok(crate::name::check(name)?)
 }

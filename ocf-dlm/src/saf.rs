@@ -5,7 +5,7 @@
 //!
 //! ```
 //! use ocf_dlm::saf::{SafFlags, SafLocks, SafMode, SafStatus};
-//! use ocf_dlm::{Config, LocalLocks, LockManager};
+//! use ocf_dlm::{Config, LocalLocks};
 //! let space = LocalLocks::default().open("saf", Config::default())?;
 //! let (mut a, mut b) = (SafLocks::initialize(&space)?, SafLocks::initialize(&space)?);
 //! let (mine, theirs) = (a.open(b"safRes=1", true)?, b.open(b"safRes=1", false)?);
@@ -116,7 +116,7 @@ impl From<RequestError> for SafError {
     fn from(error: RequestError) -> Self {
         match error {
             RequestError::Name(crate::NameError(0)) => Self::InvalidParam,
-            RequestError::Name(_) => Self::NameTooLong,
+            RequestError::Name(_) | RequestError::SpaceName(_) => Self::NameTooLong,
             RequestError::Flags { .. }
             | RequestError::NotQueueable { .. }
             | RequestError::ParentNotGranted => Self::InvalidParam,
@@ -424,7 +424,7 @@ enum Asked {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Config, LocalLocks, LockManager as _};
+    use crate::{Config, LocalLocks};
 
     fn two() -> (SafLocks, SafLocks) {
         let space = LocalLocks::default().open("saf", Config::default()).unwrap();

@@ -59,6 +59,9 @@ pub enum RequestError {
     /// The name of the resource cannot be one.
     #[error(transparent)]
     Name(#[from] NameError),
+    /// The name of the lockspace cannot be one.
+    #[error("a lockspace's name has 1 to 64 bytes, not {0}")]
+    SpaceName(usize),
     /// The flags do not go together, or not with this call.
     #[error("flags {flags:?}: {rule}")]
     Flags {
@@ -112,7 +115,11 @@ impl RequestError {
     #[must_use]
     pub const fn linux(self) -> i32 {
         match self {
-            Self::Name(_) | Self::Flags { .. } | Self::NotQueueable { .. } | Self::ParentNotGranted => -22,
+            Self::Name(_)
+            | Self::SpaceName(_)
+            | Self::Flags { .. }
+            | Self::NotQueueable { .. }
+            | Self::ParentNotGranted => -22,
             Self::NoSuchLock | Self::NoOrphan { other_mode: false } => -2,
             Self::NoOrphan { other_mode: true } => -11,
             Self::NotOwner => -1,
@@ -127,7 +134,7 @@ impl RequestError {
     #[must_use]
     pub const fn ibm(self) -> u8 {
         match self {
-            Self::Name(_) => 14,
+            Self::Name(_) | Self::SpaceName(_) => 14,
             Self::Flags { .. } | Self::NotQueueable { .. } => 19,
             Self::NoSuchLock | Self::NotOwner => 11,
             Self::Busy | Self::ParentNotGranted => 23,

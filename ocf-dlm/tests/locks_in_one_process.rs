@@ -5,7 +5,7 @@
 #![expect(clippy::disallowed_methods, reason = "threads that share locks are what is tested")]
 
 use ocf_dlm::{
-    Answer, Ask, Client, Config, Flags, LocalLocks, LockError, LockManager, Lockspace, Mode, Notice,
+    Answer, Ask, Client, Config, Flags, LocalLocks, LockError, Lockspace, Mode, Notice,
     NumberOp, OpenError, RequestError, Status, Terms, ValueBlock, Wait, WaitReason,
 };
 use std::future::Future;
@@ -342,7 +342,7 @@ fn numbers_in_the_value_block_change_without_a_conversion() {
 
 #[test]
 fn a_manager_gives_one_lockspace_for_a_name() {
-    let manager: Box<dyn LockManager> = Box::new(LocalLocks::default());
+    let manager = LocalLocks::default();
     let space = manager.open("a", Config::default()).unwrap();
     let same = manager.open("a", Config::default()).unwrap();
     let _held = space.client().unwrap().lock("x", Mode::Ex).unwrap();

@@ -1,5 +1,7 @@
 //! Distributed locks for the threads of this process: calls that wait, and guards.
 
+mod manager;
+
 use super::Node;
 use core::fmt;
 use core::ops::Deref;
@@ -9,7 +11,7 @@ use core::time::Duration;
 use ocf_dlm::cluster::{Ask, Completed, Output, Snapshot, WaitReason};
 use ocf_dlm::wire::{Key, Value};
 use ocf_dlm::{
-    ClientId, FencingToken, Flags, LockError, Mode, NumberOp, RequestError, Status, ValueBlock, Wait,
+    ClientId, FencingToken, Flags, LockError, Mode, NumberOp, RequestError, Status, Transfer, ValueBlock, Wait,
 };
 use parking_lot::{Condvar, Mutex};
 use std::collections::BTreeMap;
@@ -279,14 +281,8 @@ impl Locks {
     ) -> Result<u64, LockError> {
         let reads = operation == NumberOp::Read;
         let guard = self.lock(space, name, if reads { Mode::Cr } else { Mode::Pw }, wait)?;
-        let old = guard.value().map_or(0, ValueBlock::number);
-        let new = match operation {
-            NumberOp::Read => return Ok(old),
-            NumberOp::Set(to) => to,
-            NumberOp::Increment => old.wrapping_add(1),
-            NumberOp::Raise(least) => old.max(least),
-        };
         let block = guard.value().copied().unwrap_or_else(|| ValueBlock::zero(8));
+        let Some(new) = operation.changes(block.number()) else { return Ok(block.number()) };
         match guard.release(Some(block.with_number(new))) {
             Ok(()) => Ok(new),
             Err(LostLock { .. }) => Err(LockError::Lost),
@@ -431,8 +427,8 @@ impl LockGuard {
         self.mode
     }
 
-    /// The value block as of the last grant that reads it; `None` if there was none, or it was invalid because a holder that
-    /// could write it died.
+    /// The value block as of the last grant that reads it, or as a conversion wrote it; `None` if there was none, or it was
+    /// invalid because a holder that could write it died.
     #[must_use]
     pub const fn value(&self) -> Option<&ValueBlock> {
         self.value.as_ref()
@@ -507,15 +503,41 @@ impl LockGuard {
     /// # Errors
     /// [`LockError::Deadlock`] if two holders want what the other has; [`LockError::Lost`] if the lock is.
     pub fn convert(&mut self, mode: Mode, value: Option<ValueBlock>) -> Result<(), LockError> {
-        let flags = if value.is_some() || !self.mode.is_down(mode) { Flags::VALBLK } else { Flags::NONE };
-        let value = value.map(|block| Value { block, sequence: 0 });
-        let handle = &self.locks.node.inner.handle;
-        let asked = handle.call(|stack, _, now| stack.convert_lock(now, self.lock, (mode, flags, value)));
-        match asked {
-            Ok(Ok(())) => self.finish(None),
-            Ok(Err(RequestError::NoSuchLock)) | Err(_) => Err(LockError::Lost),
-            Ok(Err(refused)) => Err(refused.into()),
+        self.convert_within(mode, value, Wait::Forever)
+    }
+
+    /// As [`LockGuard::convert`], waiting as long as `wait` says. Only the master knows whether it was granted, so it lasts
+    /// longer while that is being recovered. [`Wait::No`] waits for the master's answer and for nothing else.
+    ///
+    /// # Errors
+    /// As [`LockGuard::convert`]; [`LockError::WouldBlock`], [`LockError::TimedOut`].
+    pub fn convert_within(
+        &mut self,
+        mode: Mode,
+        value: Option<ValueBlock>,
+        wait: Wait,
+    ) -> Result<(), LockError> {
+        let mut flags = if value.is_some() || !self.mode.is_down(mode) { Flags::VALBLK } else { Flags::NONE };
+        if wait == Wait::No {
+            flags |= Flags::NOQUEUE;
         }
+        let writes = Mode::transfer(Some(self.mode), mode) == Transfer::Write;
+        let block = value.map(|block| Value { block, sequence: 0 });
+        let asked = self.locks.node.inner.handle.call(|stack, _, now| {
+            let deadline = if let Wait::For(wait) = wait { Some(now + wait) } else { None };
+            stack.convert_lock(now, self.lock, (mode, flags, block), deadline)
+        });
+        match asked {
+            Ok(Ok(())) => self.finish(None)?,
+            Ok(Err(RequestError::NoSuchLock | RequestError::NotPrimary)) | Err(_) => {
+                return Err(LockError::Lost);
+            }
+            Ok(Err(refused)) => return Err(refused.into()),
+        }
+        if writes && value.is_some() {
+            self.value = value;
+        }
+        Ok(())
     }
 
     /// Waits for the end of the operation under way.

@@ -40,14 +40,20 @@ impl Stack {
     /// Asks for another mode. See [`Engine::convert`].
     ///
     /// # Errors
-    /// See [`RequestError`]; nothing changed.
+    /// As [`Stack::lock`], except that a conversion down never waits.
     pub fn convert_lock(
         &mut self,
         now: Instant,
         lock: u64,
         (mode, flags, value): (Mode, Flags, Option<Value>),
+        deadline: Option<Instant>,
     ) -> Result<(), RequestError> {
-        self.engine(now)?.convert(now, lock, (mode, flags, value), None)
+        let down = |held: Mode| held.is_down(mode);
+        let held = self.locks.as_ref().and_then(|locks| locks.lock_state(lock)?.held);
+        if flags.has(Flags::NOQUEUE) && !held.is_some_and(down) && !self.consensus.is_active(now) {
+            return Err(RequestError::NotPrimary);
+        }
+        self.engine(now)?.convert(now, lock, (mode, flags, value), deadline)
     }
 
     /// Gives a lock back. See [`Engine::unlock`].

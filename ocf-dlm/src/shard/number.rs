@@ -19,6 +19,19 @@ pub enum NumberOp {
     Raise(u64),
 }
 
+impl NumberOp {
+    /// What it makes of `old`; `None` if it only reads.
+    #[must_use]
+    pub fn changes(self, old: u64) -> Option<u64> {
+        match self {
+            Self::Read => None,
+            Self::Set(to) => Some(to),
+            Self::Increment => Some(old.wrapping_add(1)),
+            Self::Raise(least) => Some(old.max(least)),
+        }
+    }
+}
+
 impl Shard {
     /// Carries out `operation` for the holder of a lock, in any mode: reading as if it asked for CR, changing as if it asked
     /// for CW, but without asking. A change makes the block valid.
@@ -42,12 +55,7 @@ impl Shard {
             return Err(RequestError::Busy);
         }
         let block = self.value_of(resource);
-        let number = match operation {
-            NumberOp::Read => return Ok(block.number()),
-            NumberOp::Set(to) => to,
-            NumberOp::Increment => block.number().wrapping_add(1),
-            NumberOp::Raise(least) => block.number().max(least),
-        };
+        let Some(number) = operation.changes(block.number()) else { return Ok(block.number()) };
         self.set_value(resource, &block.with_number(number));
         Ok(number)
     }

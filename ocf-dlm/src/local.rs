@@ -1,0 +1,255 @@
+//! The lock manager of one process: lockspaces by name.
+
+use crate::client::{Ask, Client, LockError, Wait};
+use crate::config::Config;
+use crate::flags::Flags;
+use crate::guard::LockGuard;
+use crate::identity::FencingToken;
+use crate::lockspace::{Clock, Lockspace, OpenError};
+use crate::manager::{HeldLock, LockManager, LockOwner, LockRequest, check_names};
+use crate::mode::{Mode, Transfer};
+use crate::pending::Pending;
+use crate::status::RequestError;
+use crate::value::ValueBlock;
+use core::fmt;
+use core::future::Future;
+use core::pin::Pin;
+use core::task::{Context, Poll};
+use core::time::Duration;
+use parking_lot::{Condvar, Mutex};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Lockspaces of one process, without any cluster: every resource is mastered here, and this node may always act unless
+/// [`Lockspace::set_primary`] says otherwise. Clones are the same.
+#[derive(Clone)]
+pub struct LocalLocks(Arc<Spaces>);
+
+struct Spaces {
+    seed: u64,
+    clock: Arc<dyn Clock>,
+    open: Mutex<BTreeMap<String, Lockspace>>,
+}
+
+impl LocalLocks {
+    /// None yet. `seed`: of hash tables, a secret of the process; `clock`: for waits with an end.
+    #[must_use]
+    pub fn new(seed: u64, clock: Arc<dyn Clock>) -> Self {
+        Self(Arc::new(Spaces { seed, clock, open: Mutex::new(BTreeMap::new()) }))
+    }
+
+    /// The lockspace of that name, made if it is not there.
+    ///
+    /// # Errors
+    /// If the name or the configuration cannot be, or it is there with another configuration.
+    pub fn open(&self, name: &str, config: Config) -> Result<Lockspace, OpenError> {
+        let space = self.open_as_is(name, config)?;
+        if *space.config() == config { Ok(space) } else { Err(OpenError::Differs) }
+    }
+
+    /// The lockspace of that name, whatever its configuration; made with `config` if it is not there.
+    fn open_as_is(&self, name: &str, config: Config) -> Result<Lockspace, OpenError> {
+        let mut spaces = self.0.open.lock();
+        if let Some(space) = spaces.get(name) {
+            return Ok(space.clone());
+        }
+        let seed = crate::name::hash(self.0.seed, name.as_bytes());
+        let space = Lockspace::new(name, config, seed, Arc::clone(&self.0.clock), None)?;
+        spaces.insert(name.to_owned(), space.clone());
+        Ok(space)
+    }
+
+    /// The lockspaces that are open, by name.
+    #[must_use]
+    pub fn open_names(&self) -> Vec<String> {
+        self.0.open.lock().keys().cloned().collect()
+    }
+
+    /// Forgets a lockspace: the next [`LocalLocks::open`] makes a new one. Handles of the old one stay good. False if there
+    /// is none.
+    #[must_use]
+    pub fn close(&self, name: &str) -> bool {
+        self.0.open.lock().remove(name).is_some()
+    }
+}
+
+impl fmt::Debug for LocalLocks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalLocks").field("spaces", &self.open_names()).finish()
+    }
+}
+
+/// Lockspaces that are not open are opened with the configuration that is the default.
+impl LockManager for LocalLocks {
+    fn owner(&self) -> Result<Box<dyn LockOwner>, LockError> {
+        Ok(Box::new(Owner { locks: self.clone(), clients: Mutex::default() }))
+    }
+}
+
+/// One owner: a client of each lockspace that it has used.
+#[derive(Debug)]
+struct Owner {
+    locks: LocalLocks,
+    clients: Mutex<BTreeMap<String, Client>>,
+}
+
+impl Owner {
+    fn client(&self, space: &str) -> Result<Client, LockError> {
+        let mut clients = self.clients.lock();
+        if let Some(client) = clients.get(space) {
+            return Ok(client.clone());
+        }
+        let made = self.locks.open_as_is(space, Config::default()).and_then(|space| space.client());
+        let client = made.map_err(|refused| match refused {
+            OpenError::Clients(_) => RequestError::Limit("clients_max"),
+            // The name is all that is not known to be good.
+            OpenError::Name(_) | OpenError::Config(_) | OpenError::Differs => {
+                RequestError::SpaceName(space.len())
+            }
+        })?;
+        clients.insert(space.to_owned(), client.clone());
+        Ok(client)
+    }
+}
+
+impl LockOwner for Owner {
+    fn request(
+        &self,
+        space: &str,
+        name: &[u8],
+        mode: Mode,
+        wait: Wait,
+    ) -> Result<Box<dyn LockRequest>, LockError> {
+        check_names(space, name)?;
+        let ask = Ask { flags: Flags::VALBLK, wait, ..Ask::default() };
+        let pending = self.client(space)?.lock_later(name, mode, &ask).map_err(gone)?;
+        Ok(Box::new(Requested(pending)))
+    }
+}
+
+#[derive(Debug)]
+struct Requested(Pending);
+
+impl LockRequest for Requested {
+    fn wait(self: Box<Self>) -> Result<Box<dyn HeldLock>, LockError> {
+        Ok(Box::new(Held::new(self.0.wait()?)?))
+    }
+}
+
+impl Future for Requested {
+    type Output = Result<Box<dyn HeldLock>, LockError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Poll::Ready(outcome) = Pin::new(&mut self.0).poll(context) else { return Poll::Pending };
+        Poll::Ready(outcome.and_then(Held::new).map(|held| -> Box<dyn HeldLock> { Box::new(held) }))
+    }
+}
+
+/// What the owner of a lock was told and has not seen yet.
+#[derive(Default)]
+struct News {
+    wanted: Mutex<Option<Mode>>,
+    arrived: Condvar,
+    wake: Mutex<Option<Arc<dyn Fn() + Send + Sync>>>,
+}
+
+impl News {
+    fn tell(&self, wanted: Mode) {
+        *self.wanted.lock() = Some(wanted);
+        self.arrived.notify_all();
+        let wake = self.wake.lock().clone();
+        if let Some(wake) = wake {
+            wake();
+        }
+    }
+}
+
+struct Held {
+    guard: LockGuard,
+    value: Option<ValueBlock>,
+    news: Arc<News>,
+}
+
+impl Held {
+    fn new(mut guard: LockGuard) -> Result<Self, LockError> {
+        let news = Arc::<News>::default();
+        let told = Arc::clone(&news);
+        guard.on_blocking(move |wanted| told.tell(wanted)).map_err(gone)?;
+        let value = guard.value().copied().filter(|_| !guard.remarks().value_invalid);
+        Ok(Self { guard, value, news })
+    }
+}
+
+impl HeldLock for Held {
+    fn mode(&self) -> Mode {
+        self.guard.mode()
+    }
+
+    fn value(&self) -> Option<&ValueBlock> {
+        self.value.as_ref()
+    }
+
+    fn check(&self) -> Result<(), LockError> {
+        Ok(self.guard.check()?)
+    }
+
+    fn token(&self) -> Result<FencingToken, LockError> {
+        Ok(self.guard.token()?)
+    }
+
+    fn wanted(&self, wait: Duration) -> Option<Mode> {
+        let mut wanted = self.news.wanted.lock();
+        if wanted.is_none() {
+            // Whether it was told or waited long enough shows below.
+            let _late = self.news.arrived.wait_for(&mut wanted, wait).timed_out();
+        }
+        wanted.take()
+    }
+
+    fn on_news(&self, wake: Arc<dyn Fn() + Send + Sync>) {
+        *self.news.wake.lock() = Some(wake);
+    }
+
+    fn lock_below<'a>(
+        &'a self,
+        name: &[u8],
+        mode: Mode,
+        wait: Wait,
+    ) -> Result<Box<dyn HeldLock + 'a>, LockError> {
+        let ask = Ask { flags: Flags::VALBLK, parent: Some(self.guard.id()), wait, ..Ask::default() };
+        let guard = self.guard.client().lock_with(name, mode, &ask).map_err(gone)?;
+        Ok(Box::new(Self::new(guard)?))
+    }
+
+    fn convert(&mut self, mode: Mode, value: Option<ValueBlock>, wait: Wait) -> Result<(), LockError> {
+        let transfer = Mode::transfer(Some(self.guard.mode()), mode);
+        let valued = transfer == Transfer::Read || value.is_some();
+        let flags = if valued { Flags::VALBLK } else { Flags::NONE };
+        self.guard.convert_with(mode, flags, value.as_ref(), wait).map_err(gone)?;
+        match transfer {
+            Transfer::Read if self.guard.remarks().value_invalid => self.value = None,
+            Transfer::Read => self.value = self.guard.value().copied(),
+            Transfer::Write => self.value = value.or(self.value),
+            Transfer::Nothing => {}
+        }
+        Ok(())
+    }
+
+    fn release(self: Box<Self>, value: Option<ValueBlock>) -> Result<(), LockError> {
+        self.guard.release(value.as_ref()).map_err(gone)
+    }
+}
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.guard.fmt(f)
+    }
+}
+
+/// A lock that is not there any more was lost.
+fn gone(error: LockError) -> LockError {
+    match error {
+        LockError::Refused(RequestError::NotPrimary | RequestError::NoSuchLock) => LockError::Lost,
+        other => other,
+    }
+}
