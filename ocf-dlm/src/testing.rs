@@ -20,7 +20,6 @@ use core::task::{Context, Poll};
 use core::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Wake;
 use std::thread;
 
@@ -215,13 +214,14 @@ fn two_readers_cannot_both_become_writers(a: &dyn LockOwner, b: &dyn LockOwner) 
 
 fn who_is_in_the_way_is_told(a: &dyn LockOwner, b: &dyn LockOwner) {
     let mut held = a.lock("conformance.told", b"x", Mode::Ex, WAIT).expect("free");
-    let calls = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&calls);
-    held.on_news(Arc::new(move || _ = counted.fetch_add(1, Ordering::SeqCst)));
+    let bell = Arc::<Bell>::default();
+    let rung = Arc::clone(&bell);
+    held.on_news(Arc::new(move || Arc::clone(&rung).wake()));
     assert_eq!(held.wanted(Duration::ZERO), None, "nobody wants it");
     let reader = b.request("conformance.told", b"x", Mode::Pr, WAIT).expect("it may be asked for");
     assert_eq!(held.wanted(PATIENCE), Some(Mode::Pr));
-    assert!(calls.load(Ordering::SeqCst) > 0, "who is to be woken is woken");
+    // Perhaps only after the notice was taken.
+    assert!(bell.wait(), "who is to be woken is woken");
     assert_eq!(held.wanted(MOMENT), None, "each notice is told once");
     held.convert(Mode::Pr, None, Wait::No).expect("down");
     let reader = reader.wait().expect("it is out of the way");
@@ -252,6 +252,19 @@ fn parts_are_locked_below_the_whole(a: &dyn LockOwner, b: &dyn LockOwner) {
 #[derive(Default)]
 struct Bell(Mutex<bool>, Condvar);
 
+impl Bell {
+    /// Waits until it was rung since the last time. False if that takes too long.
+    fn wait(&self) -> bool {
+        let mut rung = self.0.lock();
+        while !*rung {
+            if self.1.wait_for(&mut rung, PATIENCE).timed_out() {
+                return core::mem::take(&mut *rung);
+            }
+        }
+        core::mem::take(&mut *rung)
+    }
+}
+
 impl Wake for Bell {
     fn wake(self: Arc<Self>) {
         *self.0.lock() = true;
@@ -266,11 +279,7 @@ fn block_on(mut request: Box<dyn LockRequest>) -> Result<Box<dyn HeldLock>, Lock
         if let Poll::Ready(end) = Pin::new(&mut request).poll(&mut Context::from_waker(&waker)) {
             return end;
         }
-        let mut rung = bell.0.lock();
-        while !*rung {
-            assert!(!bell.1.wait_for(&mut rung, PATIENCE).timed_out(), "a request that ended wakes its task");
-        }
-        *rung = false;
+        assert!(bell.wait(), "a request that ended wakes its task");
     }
 }
 
