@@ -66,11 +66,9 @@ pub use flags::{Flags, Remarks};
 pub use guard::{LockGuard, LostLock};
 pub use identity::{ClientId, FencingToken, LockId, NodeSlot, Owner};
 pub use inbox::Notice;
-pub use lockspace::{Clock, Lockspace, OpenError, Outbox};
 pub use local::LocalLocks;
-pub use manager::{
-    HeldLock, LockManager, LockOwner, LockRequest, SPACE_NAME_MAX, check_names,
-};
+pub use lockspace::{Clock, Lockspace, OpenError, Outbox};
+pub use manager::{HeldLock, LockManager, LockOwner, LockRequest, SPACE_NAME_MAX, check_names};
 pub use mode::{Mode, Transfer};
 pub use name::{NAME_MAX, NameError, ResourceName, hash};
 pub use pending::Pending;

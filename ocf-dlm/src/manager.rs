@@ -124,7 +124,8 @@ pub trait HeldLock: Debug + Send {
     /// Waits at most so long to be told that another wants the lock, and in which mode. Each notice is told once.
     fn wanted(&self, wait: Duration) -> Option<Mode>;
 
-    /// Calls `wake` when another wants the lock, or it is lost; [`HeldLock::wanted`] and [`HeldLock::check`] tell which. It must not block, nor
+    /// Calls `wake` when another wants the lock, and between nodes also when it is lost; [`HeldLock::wanted`] and [`HeldLock::check`]
+    /// tell which. In one process only an operator takes a lock away, and [`HeldLock::check`] alone tells. `wake` must not block, nor
     /// call this lock manager. There is one: the last that was given.
     fn on_news(&self, wake: Arc<dyn Fn() + Send + Sync>);
 

@@ -92,7 +92,8 @@ fn lockspaces_are_apart(a: &dyn LockOwner, b: &dyn LockOwner) {
 
 fn requests_are_served_in_order(a: &dyn LockOwner, b: &dyn LockOwner, c: &dyn LockOwner) {
     let name = ("conformance.order", b"x".as_slice());
-    let ask = |who: &dyn LockOwner, mode| who.request(name.0, name.1, mode, WAIT).expect("it may be asked for");
+    let ask =
+        |who: &dyn LockOwner, mode| who.request(name.0, name.1, mode, WAIT).expect("it may be asked for");
     let holder = a.lock(name.0, name.1, Mode::Ex, WAIT).expect("free");
     let writer = ask(b, Mode::Ex);
     // The holder hears of a request only after it was queued.

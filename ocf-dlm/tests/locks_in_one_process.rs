@@ -5,8 +5,8 @@
 #![expect(clippy::disallowed_methods, reason = "threads that share locks are what is tested")]
 
 use ocf_dlm::{
-    Answer, Ask, Client, Config, Flags, LocalLocks, LockError, Lockspace, Mode, Notice,
-    NumberOp, OpenError, RequestError, Status, Terms, ValueBlock, Wait, WaitReason,
+    Answer, Ask, Client, Config, Flags, LocalLocks, LockError, Lockspace, Mode, Notice, NumberOp, OpenError,
+    RequestError, Status, Terms, ValueBlock, Wait, WaitReason,
 };
 use std::future::Future;
 use std::pin::pin;

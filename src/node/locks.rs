@@ -11,7 +11,8 @@ use core::time::Duration;
 use ocf_dlm::cluster::{Ask, Completed, Output, Snapshot, WaitReason};
 use ocf_dlm::wire::{Key, Value};
 use ocf_dlm::{
-    ClientId, FencingToken, Flags, LockError, Mode, NumberOp, RequestError, Status, Transfer, ValueBlock, Wait,
+    ClientId, FencingToken, Flags, LockError, Mode, NumberOp, RequestError, Status, Transfer, ValueBlock,
+    Wait,
 };
 use parking_lot::{Condvar, Mutex};
 use std::collections::BTreeMap;
