@@ -76,14 +76,15 @@ pub trait LockOwner: Debug + Send + Sync {
         self.request(space, name, mode, wait)?.wait()
     }
 
-    /// An atomic operation on the value block of the resource as a number, under a lock for that time: in CR to read, in PW to
-    /// change. An invalid block counts as zero. The number is gone with the last lock of the resource.
+    /// An atomic operation on the value block of the resource as a number, under a lock for that time: in PR to read, in PW to
+    /// change, so that who reads sees every change whose call has returned. An invalid block counts as zero. The number is
+    /// gone with the last lock of the resource.
     ///
     /// # Errors
     /// As [`LockOwner::lock`]. [`LockError::Lost`] also if the lock was lost before the change was written: it is not done then.
     fn number(&self, space: &str, name: &[u8], operation: NumberOp, wait: Wait) -> Result<u64, LockError> {
         let reads = operation == NumberOp::Read;
-        let held = self.lock(space, name, if reads { Mode::Cr } else { Mode::Pw }, wait)?;
+        let held = self.lock(space, name, if reads { Mode::Pr } else { Mode::Pw }, wait)?;
         let block = held.value().copied().unwrap_or_else(|| ValueBlock::zero(8));
         let Some(new) = operation.changes(block.number()) else { return Ok(block.number()) };
         held.release(Some(block.with_number(new)))?;

@@ -269,7 +269,8 @@ impl Locks {
 
     /// An atomic operation on the value block of a resource as a number, lowest byte first; an invalid block counts as zero,
     /// and a change makes it valid. The number is there as long as anybody has a lock on the resource, in NL at least; then it is
-    /// zero again. Reading takes the lock in CR meanwhile, changing in PW, as [`Locks::lock`] does.
+    /// zero again. Reading takes the lock in PR meanwhile, changing in PW, as [`Locks::lock`] does: who reads sees every change
+    /// whose call has returned, on whichever node.
     ///
     /// # Errors
     /// As [`Locks::lock`]. [`LockError::Lost`] also if the lock was lost before the change was written: it is not done then.
@@ -281,7 +282,7 @@ impl Locks {
         wait: Wait,
     ) -> Result<u64, LockError> {
         let reads = operation == NumberOp::Read;
-        let guard = self.lock(space, name, if reads { Mode::Cr } else { Mode::Pw }, wait)?;
+        let guard = self.lock(space, name, if reads { Mode::Pr } else { Mode::Pw }, wait)?;
         let block = guard.value().copied().unwrap_or_else(|| ValueBlock::zero(8));
         let Some(new) = operation.changes(block.number()) else { return Ok(block.number()) };
         match guard.release(Some(block.with_number(new))) {
