@@ -248,8 +248,6 @@ impl fmt::Debug for Held {
 
 /// A lock that is not there any more was lost.
 fn gone(error: LockError) -> LockError {
-    match error {
-        LockError::Refused(RequestError::NotPrimary | RequestError::NoSuchLock) => LockError::Lost,
-        other => other,
-    }
+    let lost = matches!(error, LockError::Refused(RequestError::NotPrimary | RequestError::NoSuchLock));
+    if lost { LockError::Lost } else { error }
 }

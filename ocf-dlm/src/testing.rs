@@ -5,7 +5,7 @@
 //! // Two views of the same locks: of a cluster, those of two nodes.
 //! ocf_dlm::testing::check(&[&locks, &locks]);
 //! ```
-#![expect(clippy::missing_panics_doc, clippy::expect_used, reason = "a test says by a panic what is broken")]
+#![expect(clippy::expect_used, reason = "a test says by a panic what is broken")]
 
 use crate::client::{LockError, Wait};
 use crate::manager::{HeldLock, LockManager, LockOwner, LockRequest};
