@@ -24,10 +24,10 @@ pub struct Config {
     pub held_bytes_max: usize,
     /// Most trees, directory entries or claims that one call works through when a view, a proof or the lease changed many;
     /// what is left is gone on with at once, in a later call. More is done sooner, and other locks wait longer meanwhile:
-    /// up to about a microsecond for each. At least 1. Default 512.
+    /// up to about three microseconds for each. At least 1. Default 128.
     pub turn_max: usize,
     /// Most claims that are on their way to a member in a recovery: what is said of other locks waits behind them. At least
-    /// 1. Default 4096, about 350 KB.
+    /// 1. Default 1024, about 90 KB.
     pub claims_ahead_max: usize,
 }
 
@@ -41,8 +41,8 @@ impl Default for Config {
             batch_bytes: 48 << 10,
             locks_max: 1 << 24,
             held_bytes_max: 64 << 20,
-            turn_max: 512,
-            claims_ahead_max: 4096,
+            turn_max: 128,
+            claims_ahead_max: 1024,
         }
     }
 }
