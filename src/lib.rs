@@ -21,6 +21,7 @@
 mod cluster;
 mod config;
 mod event;
+mod locks;
 mod node;
 #[cfg(feature = "sim")]
 pub mod sim;
@@ -35,9 +36,9 @@ pub use config::{
     TieBreakerEntry,
 };
 pub use event::{NodeEvent, Numbered};
+pub use locks::{LockGuard, Locks, LostLock, PendingLock, SubLock};
 pub use node::{
-    ApiError, Application, Here, LockGuard, Locks, LostLock, Node, NodeBuilder, PendingCall, PendingLock,
-    ReloadError, RequestError, StartError, SubLock,
+    ApiError, Application, Here, Node, NodeBuilder, PendingCall, ReloadError, RequestError, StartError,
 };
 pub use ocf_comm::driver::sentinel::run_if_asked as run_sentinel_if_asked;
 pub use snapshot::{

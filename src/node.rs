@@ -16,7 +16,6 @@ pub use api::ApiError;
 pub use application::{Application, Here};
 pub use builder::{NodeBuilder, StartError};
 pub use calls::PendingCall;
-pub use locks::{LockGuard, Locks, LostLock, PendingLock, SubLock};
 
 use crate::config::NodeConfig;
 use crate::event::Numbered;

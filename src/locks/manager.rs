@@ -1,11 +1,10 @@
-//! The locks of a node as a program sees them that runs in one process as well.
+//! The locks of a cluster as a program sees them that runs in one process as well.
 
-use super::{LockGuard, Locks, LostLock, PendingLock, SubLock};
+use super::{LockGuard, Locks, LostLock, PendingLock, Place};
 use core::future::Future;
 use core::pin::Pin;
 use core::task::{Context, Poll};
 use core::time::Duration;
-use ocf_dlm::wire::Key;
 use ocf_dlm::{
     FencingToken, HeldLock, LockError, LockManager, LockOwner, LockRequest, Mode, ValueBlock, Wait,
     check_names,
@@ -14,7 +13,9 @@ use std::sync::Arc;
 
 impl LockManager for Locks {
     fn owner(&self) -> Result<Box<dyn LockOwner>, LockError> {
-        Ok(Box::new(self.node.locks().ok_or(LockError::Lost)?))
+        let backend = Arc::clone(&self.backend);
+        let client = backend.new_owner().ok_or(LockError::Lost)?;
+        Ok(Box::new(Self { backend, client }))
     }
 }
 
@@ -27,7 +28,7 @@ impl LockOwner for Locks {
         wait: Wait,
     ) -> Result<Box<dyn LockRequest>, LockError> {
         check_names(space, name)?;
-        Ok(Box::new(Requested(self.ask((Key::root(space.as_bytes(), name), None), mode, wait)?)))
+        Ok(Box::new(Requested(self.ask(Place::Root { space, name }, mode, wait)?)))
     }
 }
 
@@ -87,7 +88,8 @@ impl HeldLock for LockGuard {
         wait: Wait,
     ) -> Result<Box<dyn HeldLock + 'a>, LockError> {
         check_names("-", name)?;
-        Ok(Box::new(Self::lock_below(self, name, mode, wait)?))
+        // The borrow is in the type that is returned.
+        Ok(Box::new(self.ask_below(name, mode, wait)?.wait()?))
     }
 
     fn convert(&mut self, mode: Mode, value: Option<ValueBlock>, wait: Wait) -> Result<(), LockError> {
@@ -96,48 +98,5 @@ impl HeldLock for LockGuard {
 
     fn release(self: Box<Self>, value: Option<ValueBlock>) -> Result<(), LockError> {
         Ok(Self::release(*self, value)?)
-    }
-}
-
-impl HeldLock for SubLock<'_> {
-    fn mode(&self) -> Mode {
-        self.guard.mode()
-    }
-
-    fn value(&self) -> Option<&ValueBlock> {
-        self.guard.value()
-    }
-
-    fn check(&self) -> Result<(), LockError> {
-        Ok(self.guard.check()?)
-    }
-
-    fn token(&self) -> Result<FencingToken, LockError> {
-        Ok(self.guard.token()?)
-    }
-
-    fn wanted(&self, wait: Duration) -> Option<Mode> {
-        self.guard.wanted(wait)
-    }
-
-    fn on_news(&self, wake: Arc<dyn Fn() + Send + Sync>) {
-        self.guard.on_news(move || wake());
-    }
-
-    fn lock_below<'a>(
-        &'a self,
-        name: &[u8],
-        mode: Mode,
-        wait: Wait,
-    ) -> Result<Box<dyn HeldLock + 'a>, LockError> {
-        HeldLock::lock_below(&self.guard, name, mode, wait)
-    }
-
-    fn convert(&mut self, mode: Mode, value: Option<ValueBlock>, wait: Wait) -> Result<(), LockError> {
-        self.guard.convert_within(mode, value, wait)
-    }
-
-    fn release(self: Box<Self>, value: Option<ValueBlock>) -> Result<(), LockError> {
-        Ok(self.guard.release(value)?)
     }
 }

@@ -1,0 +1,74 @@
+//! The seam between guards and who locks for them.
+
+use super::Slot;
+use core::fmt::Debug;
+use ocf_dlm::cluster::{Snapshot, WaitReason};
+use ocf_dlm::wire::Key;
+use ocf_dlm::{ClientId, Flags, LockError, Mode, ValueBlock, Wait};
+use std::sync::Arc;
+
+/// A resource, as a program names it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Place<'a> {
+    /// One of a lockspace.
+    Root { space: &'a str, name: &'a [u8] },
+    /// A part of what a lock covers.
+    Below { lock: u64, key: &'a Key, name: &'a [u8] },
+}
+
+impl Place<'_> {
+    pub(crate) fn key(&self) -> Key {
+        match self {
+            Self::Root { space, name } => Key::root(space.as_bytes(), name),
+            Self::Below { key, name, .. } => key.child(name),
+        }
+    }
+
+    /// The lock above.
+    pub(crate) const fn above(&self) -> Option<u64> {
+        match self {
+            Self::Root { .. } => None,
+            Self::Below { lock, .. } => Some(*lock),
+        }
+    }
+}
+
+/// A request for a new lock.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked<'a> {
+    pub(crate) owner: ClientId,
+    pub(crate) place: Place<'a>,
+    /// Of `place`.
+    pub(crate) key: &'a Key,
+    pub(crate) mode: Mode,
+    pub(crate) flags: Flags,
+    pub(crate) wait: Wait,
+}
+
+/// Who locks for guards: the node of this process, or one beside it that this process is connected to.
+pub(crate) trait Backend: Debug + Send + Sync {
+    /// `None` if it has ended.
+    fn new_owner(&self) -> Option<ClientId>;
+
+    /// Asks for a lock and does not wait. What comes of it is told to `slot`. Returns what the lock is called.
+    fn ask(&self, asked: &Asked<'_>, slot: &Arc<Slot>) -> Result<u64, LockError>;
+
+    /// Asks for another mode and does not wait: the slot is told, unless this refuses it.
+    fn convert(&self, lock: u64, how: (Mode, Flags, Option<ValueBlock>), wait: Wait)
+    -> Result<(), LockError>;
+
+    /// True if the lock is certainly held at some time during the call.
+    fn is_held(&self, lock: u64) -> bool;
+
+    /// Gives the lock back, and writes the value if it was certainly held: true then.
+    fn release(&self, lock: u64, value: Option<ValueBlock>) -> bool;
+
+    /// Gives the lock back, held or not, or takes back the request.
+    fn forget(&self, lock: u64);
+
+    /// Why each operation waits.
+    fn waits(&self) -> Vec<(u64, WaitReason)>;
+
+    /// In numbers.
+    fn snapshot(&self) -> Option<Snapshot>;
+}
