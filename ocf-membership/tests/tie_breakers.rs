@@ -1,5 +1,9 @@
 //! Tie-breakers with real sockets, files and threads: the conformance suite, and what only they can get wrong.
-#![expect(clippy::disallowed_methods, reason = "a test of drivers has threads")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a test of drivers has threads and sockets"
+)]
 
 use core::time::Duration;
 use ocf_membership::arbiter::ArbiterConfig;
@@ -7,7 +11,8 @@ use ocf_membership::driver::{ArbiterClient, ArbiterServer, SharedDisk, format_di
 use ocf_membership::testing::check_tie_breaker;
 use ocf_membership::{Ballot, Claim, Evidence, Grant, TieBreaker, Verdict, ViewNumber};
 use pils::{Incarnation, NodeId, NodeInstance, Rng};
-use std::net::TcpListener;
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::{Arc, Barrier};
 use std::{fs, io, process, thread};
@@ -93,6 +98,29 @@ fn who_has_another_secret_gets_no_answer_and_a_dead_arbiter_none_either() {
     assert_eq!(node.claim(&claim(1, 2)), Verdict::Refused, "the stranger's news was not taken");
     drop(server);
     assert_eq!(node.claim(&claim(1, 3)), Verdict::Unavailable);
+}
+
+#[test]
+fn a_flood_of_strangers_keeps_no_node_from_its_answer() {
+    let folder = Folder::new("flood");
+    let server = serve(&folder, SECRET);
+    let address = server.address();
+    let flood: Vec<TcpStream> = (0..300)
+        .map(|n| {
+            let mut stream = TcpStream::connect_timeout(&address, PATIENCE).expect("connected");
+            if n % 2 == 0 {
+                // Sent away already, perhaps.
+                drop(stream.write_all(b"ocf-arb1 and half of a greeting"));
+            }
+            stream
+        })
+        .collect();
+    let mut node = ArbiterClient::new(address, "demo", SECRET, PATIENCE);
+    node.note(&all(2));
+    for round in 1..20 {
+        assert_ne!(node.claim(&claim(1, round)), Verdict::Unavailable, "question {round}");
+    }
+    drop(flood);
 }
 
 #[test]

@@ -1,10 +1,13 @@
 //! The arbiter as a server.
 
-use super::{Frames, Way};
+use super::frames::{End, Way};
+use super::strangers::Strangers;
+use super::{Secret, Session};
 use crate::arbiter::{Arbiter, ArbiterConfig, ArbiterInput, ArbiterOutput, Asker};
 use core::time::Duration;
 use pils::wire::ParseError;
 use pils::{Instant, Layer};
+use rustix::net::{SendFlags, send};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -16,14 +19,14 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time;
 
-/// Connections at a time; more are closed at once.
+/// Connections of those that know the secret at a time; more are closed at once.
 const CONNECTIONS_MAX: usize = 128;
 /// Messages of all connections that wait for the core; more wait in the sockets.
 const WAITING_MAX: usize = 256;
 /// A connection on which nothing is said for so long is closed.
 const IDLE: Duration = Duration::from_secs(60);
-/// How long a node may take to read its answer.
-const WRITE: Duration = Duration::from_secs(2);
+/// How long a connection may take for each part of its greeting and first message.
+const FIRST: Duration = Duration::from_secs(2);
 
 /// Why an arbiter did not start.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +46,7 @@ pub enum ServerError {
 }
 
 enum ToCore {
-    Opened(Asker, TcpStream),
+    Opened(Asker, TcpStream, Session),
     Message(Asker, Vec<u8>),
     Closed(Asker),
     Stop,
@@ -81,16 +84,16 @@ impl ArbiterServer {
         let arbiter = Arbiter::new(config, cores)
             .map_err(|error| ServerError::Record { path: dir.to_owned(), error })?;
         let address = listener.local_addr()?;
-        let (frames, stop) = (Arc::new(Frames::new(secret)), Arc::new(AtomicBool::new(false)));
+        let (secret, stop) = (Secret::new(secret), Arc::new(AtomicBool::new(false)));
         let (core, inbox) = sync_channel(WAITING_MAX);
         let threads = vec![
             spawn("ocf-arbiter", {
-                let (frames, dir) = (Arc::clone(&frames), dir.to_owned());
-                move || run(arbiter, &inbox, &frames, &dir)
+                let dir = dir.to_owned();
+                move || run(arbiter, &inbox, &dir)
             })?,
             spawn("ocf-arbiter-listen", {
                 let (stop, core) = (Arc::clone(&stop), core.clone());
-                move || accept(&listener, &frames, &stop, &core)
+                move || accept(&listener, &secret, &stop, &core)
             })?,
         ];
         Ok(Self { address, stop, core, threads })
@@ -116,7 +119,7 @@ impl Drop for ArbiterServer {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
         // Wakes the thread that listens; refused if it has stopped already.
-        drop(TcpStream::connect_timeout(&self.address, WRITE));
+        drop(TcpStream::connect_timeout(&self.address, FIRST));
         let stopped = self.core.send(ToCore::Stop);
         for thread in self.threads.drain(..) {
             if thread.join().is_err() || stopped.is_err() {
@@ -130,65 +133,132 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHan
     thread::Builder::new().name(name.to_owned()).spawn(work)
 }
 
-fn accept(listener: &TcpListener, frames: &Arc<Frames>, stop: &AtomicBool, core: &SyncSender<ToCore>) {
-    let open = Arc::new(AtomicUsize::new(0));
+/// What all connections share.
+#[derive(Debug)]
+struct Door {
+    secret: Secret,
+    strangers: Strangers,
+    /// Connections of those that know the secret.
+    known: AtomicUsize,
+}
+
+fn accept(listener: &TcpListener, secret: &Secret, stop: &AtomicBool, core: &SyncSender<ToCore>) {
+    let door = Door { secret: secret.clone(), strangers: Strangers::default(), known: AtomicUsize::new(0) };
+    let door = Arc::new(door);
     let mut next = 0;
     for stream in listener.incoming() {
         if stop.load(Ordering::SeqCst) {
-            return;
+            break;
         }
-        let Ok(stream) = stream else {
+        let Ok((stream, other)) = stream.and_then(|s| s.try_clone().map(|other| (s, other))) else {
             // Out of files, perhaps: later there may be some again.
             thread::sleep(Duration::from_millis(50));
             continue;
         };
-        if open.load(Ordering::SeqCst) >= CONNECTIONS_MAX {
-            continue;
-        }
         next += 1;
-        let (asker, frames, core, count) = (Asker(next), Arc::clone(frames), core.clone(), Arc::clone(&open));
-        count.fetch_add(1, Ordering::SeqCst);
-        let serve = move || {
-            if let Err(error) = listen(asker, stream, &frames, &core) {
-                tracing::debug!(?asker, %error, "a connection ended");
+        let asker = Asker(next);
+        door.strangers.add(asker, other);
+        let serve = {
+            let (door, core) = (Arc::clone(&door), core.clone());
+            move || {
+                if let Err(error) = listen(asker, stream, &door, &core) {
+                    tracing::debug!(?asker, %error, "a connection ended");
+                }
+                door.strangers.remove(asker);
             }
-            count.fetch_sub(1, Ordering::SeqCst);
         };
         if spawn("ocf-arbiter-conn", serve).is_err() {
-            open.fetch_sub(1, Ordering::SeqCst);
+            door.strangers.remove(asker);
         }
     }
+    door.strangers.clear();
 }
 
 /// Hands the messages of one connection to the core until it ends.
-fn listen(asker: Asker, mut stream: TcpStream, frames: &Frames, core: &SyncSender<ToCore>) -> io::Result<()> {
+fn listen(asker: Asker, mut stream: TcpStream, door: &Door, core: &SyncSender<ToCore>) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(FIRST))?;
+    stream.set_write_timeout(Some(FIRST))?;
+    let session = door.secret.greet(&mut stream, End::Arbiter)?;
+    let first = session.read(&mut stream, Way::Asks, 0)?;
+    if !door.strangers.remove(asker) {
+        // It came so late that another took its place.
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    let before = door.known.fetch_add(1, Ordering::SeqCst);
+    let outcome = if before < CONNECTIONS_MAX {
+        hand_over(asker, stream, session, first, core)
+    } else {
+        Err(io::Error::other("there are too many connections"))
+    };
+    door.known.fetch_sub(1, Ordering::SeqCst);
+    outcome
+}
+
+fn hand_over(
+    asker: Asker,
+    mut stream: TcpStream,
+    session: Session,
+    first: Vec<u8>,
+    core: &SyncSender<ToCore>,
+) -> io::Result<()> {
     let ended = |_| io::Error::from(io::ErrorKind::BrokenPipe);
     stream.set_read_timeout(Some(IDLE))?;
-    stream.set_write_timeout(Some(WRITE))?;
-    core.send(ToCore::Opened(asker, stream.try_clone()?)).map_err(ended)?;
+    core.send(ToCore::Opened(asker, stream.try_clone()?, session.clone())).map_err(ended)?;
+    core.send(ToCore::Message(asker, first)).map_err(ended)?;
+    let mut read = 1;
     let outcome = loop {
-        match frames.read(&mut stream, Way::Asks) {
+        match session.read(&mut stream, Way::Asks, read) {
             Ok(message) => core.send(ToCore::Message(asker, message)).map_err(ended)?,
             Err(error) => break error,
         }
+        read += 1;
     };
     core.send(ToCore::Closed(asker)).map_err(ended)?;
     if outcome.kind() == io::ErrorKind::UnexpectedEof { Ok(()) } else { Err(outcome) }
 }
 
-fn run(mut arbiter: Arbiter, inbox: &Receiver<ToCore>, frames: &Frames, dir: &Path) {
+/// A connection as the core sees it: only answers go this way.
+#[derive(Debug)]
+struct Reply {
+    stream: TcpStream,
+    session: Session,
+    sent: u64,
+}
+
+impl Reply {
+    /// Sends without waiting. Who has not read so many answers that no other fits is sent away.
+    fn answer(&mut self, message: &[u8]) -> io::Result<()> {
+        let frame = self.session.frame(Way::Answers, self.sent, message)?;
+        self.sent += 1;
+        let written = send(&self.stream, &frame, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+        if written == Ok(frame.len()) {
+            return Ok(());
+        }
+        self.close();
+        Err(written.err().map_or_else(|| io::ErrorKind::WriteZero.into(), io::Error::from))
+    }
+
+    /// Ends the thread that reads it.
+    fn close(&self) {
+        // Closed already if that fails.
+        drop(self.stream.shutdown(Shutdown::Both));
+    }
+}
+
+fn run(mut arbiter: Arbiter, inbox: &Receiver<ToCore>, dir: &Path) {
     let origin = time::Instant::now();
     let now = || Instant::from_nanos(u64::try_from(origin.elapsed().as_nanos()).unwrap_or(u64::MAX));
-    let mut streams: BTreeMap<Asker, TcpStream> = BTreeMap::new();
+    let mut replies: BTreeMap<Asker, Reply> = BTreeMap::new();
     loop {
         let wait = arbiter.poll_timeout().map_or(IDLE, |at| at.since(now()));
         match inbox.recv_timeout(wait) {
-            Ok(ToCore::Opened(asker, stream)) => {
-                streams.insert(asker, stream);
+            Ok(ToCore::Opened(asker, stream, session)) => {
+                replies.insert(asker, Reply { stream, session, sent: 0 });
             }
             Ok(ToCore::Message(asker, bytes)) => arbiter.handle(now(), ArbiterInput::Message(asker, &bytes)),
             Ok(ToCore::Closed(asker)) => {
-                streams.remove(&asker);
+                replies.remove(&asker);
                 arbiter.handle(now(), ArbiterInput::Gone(asker));
             }
             Err(RecvTimeoutError::Timeout) => arbiter.handle_timeout(now()),
@@ -209,17 +279,16 @@ fn run(mut arbiter: Arbiter, inbox: &Receiver<ToCore>, frames: &Frames, dir: &Pa
                     arbiter.handle(now(), input);
                 }
                 ArbiterOutput::Answer { to, message } => {
-                    let Some(stream) = streams.get_mut(&to) else { continue };
-                    if let Err(error) = frames.write(stream, Way::Answers, &message) {
+                    let Some(reply) = replies.get_mut(&to) else { continue };
+                    if let Err(error) = reply.answer(&message) {
                         tracing::debug!(?to, %error, "an answer could not be sent");
                     }
                 }
             }
         }
     }
-    for stream in streams.into_values() {
-        // Ends the thread that reads it; closed already if that fails.
-        drop(stream.shutdown(Shutdown::Both));
+    for reply in replies.into_values() {
+        reply.close();
     }
 }
 
@@ -251,4 +320,54 @@ fn write_record(dir: &Path, cluster: &str, record: &[u8]) -> io::Result<()> {
     file.sync_all()?;
     fs::rename(&new, &path)?;
     File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arbiter::ArbiterMessage;
+    use crate::{Ballot, Claim, ViewNumber};
+    use pils::{Incarnation, NodeId, NodeInstance};
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    fn question() -> Vec<u8> {
+        let node = NodeId::new(1);
+        let ballot = Ballot { round: 1, proposer: NodeInstance::new(node, Incarnation::new(1)) };
+        let (number, known) = (ViewNumber(4), ViewNumber(3));
+        let claim = Claim { ballot, number, known, nodes: vec![node], absent: Vec::new(), hosts: 0 };
+        ArbiterMessage::Ask { cluster: "demo".to_owned(), claim }.emit().to_vec()
+    }
+
+    fn connect(address: SocketAddr) -> (TcpStream, Session) {
+        let mut stream = TcpStream::connect_timeout(&address, PATIENCE).expect("connected");
+        stream.set_read_timeout(Some(PATIENCE)).expect("set");
+        stream.set_write_timeout(Some(PATIENCE)).expect("set");
+        let session = Secret::new(b"secret").greet(&mut stream, End::Node).expect("greeted");
+        (stream, session)
+    }
+
+    #[test]
+    fn a_node_that_reads_no_answer_is_sent_away_and_holds_up_nobody() {
+        let dir = std::env::temp_dir().join(format!("ocf-arbiter-unread-{}", std::process::id()));
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let server =
+            ArbiterServer::start(listener, b"secret", &dir, ArbiterConfig::default()).expect("started");
+        let (mut deaf, session) = connect(server.address());
+        let question = question();
+        // Each is answered at once: nobody has told of a view of this cluster.
+        let asked = (0..1_000_000).find(|n| {
+            let frame = session.frame(Way::Asks, *n, &question).expect("short");
+            deaf.write_all(&frame).is_err()
+        });
+        assert!(asked.is_some_and(|n| n > 10), "it was sent away, not at once: {asked:?}");
+        let (mut node, session) = connect(server.address());
+        for n in 0..3 {
+            node.write_all(&session.frame(Way::Asks, n, &question).expect("short")).expect("written");
+            let answer = session.read(&mut node, Way::Answers, n).expect("an answer");
+            assert!(matches!(ArbiterMessage::parse(&answer), Ok(ArbiterMessage::Answer { .. })));
+        }
+        drop(server);
+        fs::remove_dir_all(dir).expect("removed");
+    }
 }
