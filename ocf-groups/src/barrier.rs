@@ -1,6 +1,6 @@
 //! Barriers of a group: nobody goes on before all are there.
 //!
-//! [`Barriers`] is a [`Machine`]: run it with [`Replicated`]. The first member that *enters* a barrier fixes who is awaited: all who
+//! [`Barriers`] is a [`Machine`](crate::Machine): run it with [`Replicated`]. The first member that *enters* a barrier fixes who is awaited: all who
 //! are in the group at that place of the stream. It is *passed* when all of them (or as many as the [`Terms`] say) entered,
 //! or *broken*, with the reason; both are told at one place of the stream, and after that the name is free for the next
 //! generation. See `PROTOCOL.md`, section 10.
@@ -17,9 +17,9 @@
 
 mod wire;
 
-use crate::replicated::{Context, Machine, Replicated, Request, SubmitError};
-use crate::{MemberId, replicated};
-use bytes::Bytes;
+use crate::MemberId;
+use crate::replicated::service::{self, Layout, Service, service};
+use crate::replicated::{Context, Replicated, Request, SubmitError};
 use core::time::Duration;
 use pils::Instant;
 use pils::wire::{ParseError, Reader};
@@ -327,28 +327,25 @@ impl Barriers {
     }
 }
 
-impl Machine for Barriers {
-    type Event = Event;
+service!(Barriers, Event);
 
-    fn reset(&mut self) {
-        self.running.clear();
-        self.generations.clear();
-        self.uses = 0;
-    }
+impl Service for Barriers {
+    type Command = Command;
+    type Refusal = Refusal;
+    const REFUSALS: &'static [Refusal] = &REFUSALS;
 
-    fn on_command(
+    fn carry_out(
         &mut self,
         context: &Context<'_>,
         sender: MemberId,
-        command: &[u8],
+        command: Command,
         events: &mut Vec<Event>,
-    ) -> Vec<u8> {
-        let result = match Command::parse(command) {
-            Err(_) => Err(Refusal::Malformed),
-            Ok(Command::Enter { name, generation, terms }) => {
+    ) -> Result<u64, Refusal> {
+        match command {
+            Command::Enter { name, generation, terms } => {
                 self.enter(context, sender, (name, generation, terms), events)
             }
-            Ok(Command::Cancel { name }) => match self.running.get(&name) {
+            Command::Cancel { name } => match self.running.get(&name) {
                 Some(running) if running.arrived.contains(&sender) => {
                     let generation = running.generation;
                     self.break_it(&name, Broken::Cancelled(sender), events);
@@ -356,11 +353,10 @@ impl Machine for Barriers {
                 }
                 _ => Err(Refusal::NotEntered),
             },
-        };
-        replicated::write_reply(result, &REFUSALS)
+        }
     }
 
-    fn on_members(&mut self, _: &Context<'_>, _: &[MemberId], left: &[MemberId], events: &mut Vec<Event>) {
+    fn members_left(&mut self, _: &Context<'_>, left: &[MemberId], events: &mut Vec<Event>) {
         #[cfg(feature = "testing")]
         if self.is(Sabotage::WaitForTheLost) {
             return;
@@ -370,29 +366,33 @@ impl Machine for Barriers {
         }
     }
 
-    fn on_time(&mut self, context: &Context<'_>, events: &mut Vec<Event>) {
+    fn time_passed(&mut self, context: &Context<'_>, events: &mut Vec<Event>) {
         let due = |running: &Running| running.due.is_some_and(|due| due <= context.time);
         let names: Vec<Arc<str>> =
             self.running.iter().filter(|(_, r)| due(r)).map(|(name, _)| Arc::clone(name)).collect();
         names.iter().for_each(|name| self.break_it(name, Broken::LimitPassed, events));
     }
 
-    fn due(&self) -> Option<Duration> {
+    fn next_due(&self) -> Option<Duration> {
         self.running.values().filter_map(|running| running.due).min()
     }
 
-    fn snapshot(&self, out: &mut Vec<u8>) {
+    fn put_state(&self, out: &mut Vec<u8>) {
         self.write(out);
     }
 
-    fn restore(&mut self, snapshot: &mut Reader<'_>) -> Result<(), ParseError> {
-        let read = Self::read(snapshot)?;
-        (self.running, self.generations, self.uses) = (read.running, read.generations, read.uses);
-        Ok(())
+    fn take_state(r: &mut Reader<'_>) -> Result<Self, ParseError> {
+        Self::read(r)
+    }
+
+    fn become_state(&mut self, state: Self) {
+        #[cfg(feature = "testing")]
+        let state = Self { sabotage: self.sabotage, ..state };
+        *self = state;
     }
 }
 
-/// What a member asks of the barriers of its group. Each request ends in an [`Outcome`](replicated::Outcome); [`answer`] reads it.
+/// What a member asks of the barriers of its group. Each request ends in an [`Outcome`](crate::replicated::Outcome); [`answer`] reads it.
 impl Replicated<Barriers> {
     /// Enters a barrier; [`Event::Passed`] or [`Event::Broken`] tells when to go on. `generation` is the one that is meant, so
     /// that who is late for a broken one does not begin the next; `None` takes the one that runs, or begins one.
@@ -424,7 +424,7 @@ impl Replicated<Barriers> {
 /// # Errors
 /// Why it changed nothing.
 pub fn answer(reply: &[u8]) -> Result<u64, Refusal> {
-    replicated::read_reply(reply, &REFUSALS, Refusal::Malformed)
+    service::answer::<Barriers>(reply)
 }
 
 #[cfg(test)]

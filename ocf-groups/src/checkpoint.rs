@@ -1,6 +1,6 @@
 //! Checkpoints of a group: data in named sections, on every member, that outlive the program that wrote them.
 //!
-//! The behaviour of the checkpoint service of the Service Availability Forum (AIS B.02) behind a [`Machine`]: run [`Checkpoints`]
+//! The behaviour of the checkpoint service of the Service Availability Forum (AIS B.02) behind a [`Machine`](crate::Machine): run [`Checkpoints`]
 //! with [`Replicated`]. A program *opens* a checkpoint, writes sections, and after its death another one opens it and reads
 //! them, without a disk. Reading asks the own replica and needs no network. See `PROTOCOL.md`, section 12.
 
@@ -10,7 +10,8 @@ mod wire;
 pub use sections::{Filter, Section};
 
 use crate::MemberId;
-use crate::replicated::{self, Context, Machine, Replicated, Request, SubmitError};
+use crate::replicated::service::{self, Layout, Service, service};
+use crate::replicated::{Context, Replicated, Request, SubmitError};
 use bytes::Bytes;
 use core::time::Duration;
 use pils::Instant;
@@ -420,6 +421,14 @@ impl Checkpoints {
         }
         Ok(0)
     }
+}
+
+service!(Checkpoints, Event);
+
+impl Service for Checkpoints {
+    type Command = Command;
+    type Refusal = Refusal;
+    const REFUSALS: &'static [Refusal] = &REFUSALS;
 
     fn carry_out(
         &mut self,
@@ -475,38 +484,8 @@ impl Checkpoints {
             }
         }
     }
-}
 
-impl Machine for Checkpoints {
-    type Event = Event;
-
-    fn reset(&mut self) {
-        self.next = 0;
-        self.checkpoints.clear();
-        self.handles.clear();
-    }
-
-    fn on_command(
-        &mut self,
-        context: &Context<'_>,
-        sender: MemberId,
-        command: &[u8],
-        events: &mut Vec<Event>,
-    ) -> Vec<u8> {
-        let result = match Command::parse(command) {
-            Ok(command) => self.carry_out(context, sender, command, events),
-            Err(_) => Err(Refusal::Malformed),
-        };
-        replicated::write_reply(result, &REFUSALS)
-    }
-
-    fn on_members(
-        &mut self,
-        context: &Context<'_>,
-        _: &[MemberId],
-        left: &[MemberId],
-        events: &mut Vec<Event>,
-    ) {
+    fn members_left(&mut self, context: &Context<'_>, left: &[MemberId], events: &mut Vec<Event>) {
         #[cfg(feature = "testing")]
         if self.is(Sabotage::HandlesOutliveMembers) {
             return;
@@ -516,7 +495,7 @@ impl Machine for Checkpoints {
         gone.into_iter().for_each(|handle| self.close(context, handle, events));
     }
 
-    fn on_time(&mut self, context: &Context<'_>, events: &mut Vec<Event>) {
+    fn time_passed(&mut self, context: &Context<'_>, events: &mut Vec<Event>) {
         let ended = |c: &Checkpoint| c.ends.is_some_and(|at| at <= context.time);
         let ids: Vec<u64> = self.checkpoints.iter().filter(|(_, c)| ended(c)).map(|(id, _)| *id).collect();
         ids.into_iter().for_each(|id| self.delete(id, events));
@@ -527,11 +506,11 @@ impl Machine for Checkpoints {
         }
     }
 
-    fn due(&self) -> Option<Duration> {
+    fn next_due(&self) -> Option<Duration> {
         self.checkpoints.values().filter_map(Checkpoint::due).min()
     }
 
-    fn snapshot(&self, out: &mut Vec<u8>) {
+    fn put_state(&self, out: &mut Vec<u8>) {
         #[cfg(feature = "testing")]
         if self.is(Sabotage::SnapshotWithoutHandles) {
             Self { handles: BTreeMap::new(), ..self.clone() }.write(out);
@@ -540,14 +519,18 @@ impl Machine for Checkpoints {
         self.write(out);
     }
 
-    fn restore(&mut self, snapshot: &mut Reader<'_>) -> Result<(), ParseError> {
-        let read = Self::parse(snapshot)?;
-        (self.next, self.checkpoints, self.handles) = (read.next, read.checkpoints, read.handles);
-        Ok(())
+    fn take_state(r: &mut Reader<'_>) -> Result<Self, ParseError> {
+        Self::read_state(r)
+    }
+
+    fn become_state(&mut self, state: Self) {
+        #[cfg(feature = "testing")]
+        let state = Self { sabotage: self.sabotage, ..state };
+        *self = state;
     }
 }
 
-/// What a member asks of the checkpoints of its group. Each request ends in an [`Outcome`](replicated::Outcome); [`answer`]
+/// What a member asks of the checkpoints of its group. Each request ends in an [`Outcome`](crate::replicated::Outcome); [`answer`]
 /// reads it. Errors of all are those of [`Replicated::submit`]; the command has the sizes of its data.
 impl Replicated<Checkpoints> {
     /// `CheckpointOpen`, with `create`: `CREATE`. The answer is the [`Handle`]; it closes when this member leaves the group.
@@ -684,7 +667,7 @@ impl Replicated<Checkpoints> {
 /// # Errors
 /// Why it changed nothing.
 pub fn answer(reply: &[u8]) -> Result<u64, Refusal> {
-    replicated::read_reply(reply, &REFUSALS, Refusal::Malformed)
+    service::answer::<Checkpoints>(reply)
 }
 
 #[cfg(test)]

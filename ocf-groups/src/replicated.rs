@@ -6,6 +6,7 @@
 //! groups. See `PROTOCOL.md`, section 8.
 
 mod machine;
+pub(crate) mod service;
 mod sessions;
 pub(crate) mod wire;
 
@@ -15,7 +16,7 @@ use crate::{Event, Groups, Guarantee, JoinError, LeaveError, MemberId, Position,
 use bytes::Bytes;
 use core::time::Duration;
 use pils::Instant;
-use pils::wire::{ParseError, Reader, Writer};
+use pils::wire::{ParseError, Reader};
 use sessions::{Fate, Sessions};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -631,31 +632,6 @@ impl<M: Machine> Replicated<M> {
             let Pending { number, command, .. } = &*pending;
             self.sends.push_back(Message::Command { time, number: *number, oldest, command }.write());
         }
-    }
-}
-
-/// A reply that is a number, or the place of a refusal in a list.
-pub(crate) fn write_reply<R: Copy + PartialEq>(result: Result<u64, R>, refusals: &[R]) -> Vec<u8> {
-    let mut out = Vec::new();
-    match result {
-        Ok(number) => {
-            out.push(0);
-            out.put_varint(number);
-        }
-        Err(refusal) => {
-            let place = refusals.iter().position(|r| *r == refusal).unwrap_or(0);
-            out.push(u8::try_from(place + 1).unwrap_or(1));
-        }
-    }
-    out
-}
-
-pub(crate) fn read_reply<R: Copy>(reply: &[u8], refusals: &[R], malformed: R) -> Result<u64, R> {
-    let mut r = Reader::new(reply);
-    match r.u8("reply") {
-        Ok(0) => r.varint("number").map_err(|_truncated| malformed),
-        Ok(n) => Err(refusals.get(usize::from(n) - 1).copied().unwrap_or(malformed)),
-        Err(_) => Err(malformed),
     }
 }
 

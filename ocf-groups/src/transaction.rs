@@ -1,6 +1,6 @@
 //! Transactions of a group: two-phase commit whose coordinator is the ordered stream.
 //!
-//! [`Transactions`] is the [`Machine`] that all members run; [`TransactionSite`] is a member with its journal. A transaction
+//! [`Transactions`] is the [`Machine`](crate::Machine) that all members run; [`TransactionSite`] is a member with its journal. A transaction
 //! is *begun* with its participants; each prepares, writes that down, and votes in the stream. **The last yes is the commit
 //! point**: it stands at one place of the stream, so all members see the same decision, and no death of any one of them
 //! leaves it open. What is nowhere written down as committed is aborted. See `PROTOCOL.md`, section 11.
@@ -13,7 +13,8 @@ pub use site::Sabotage;
 pub use site::{Output, TransactionSite};
 
 use crate::MemberId;
-use crate::replicated::{self, Birth, Context, Machine};
+use crate::replicated::service::{Layout, Service, service};
+use crate::replicated::{Birth, Context};
 use bytes::Bytes;
 use core::time::Duration;
 use pils::NodeId;
@@ -306,28 +307,27 @@ impl Transactions {
     }
 }
 
-impl Machine for Transactions {
-    type Event = Event;
+service!(Transactions, Event);
 
-    fn reset(&mut self) {
-        *self = Self::default();
-    }
+impl Service for Transactions {
+    type Command = Command;
+    type Refusal = Refusal;
+    const REFUSALS: &'static [Refusal] = &REFUSALS;
 
-    fn on_command(
+    fn carry_out(
         &mut self,
         context: &Context<'_>,
         sender: MemberId,
-        command: &[u8],
+        command: Command,
         events: &mut Vec<Event>,
-    ) -> Vec<u8> {
+    ) -> Result<u64, Refusal> {
         let site = Site::from(sender);
-        let result = match Command::parse(command) {
-            Err(_) => Err(Refusal::Malformed),
-            Ok(Command::Begin { participants, content, limit }) => {
+        match command {
+            Command::Begin { participants, content, limit } => {
                 self.begin(context, sender, (participants, content, limit), events)
             }
-            Ok(Command::Vote { txn, yes }) => self.vote(site, txn, yes, events),
-            Ok(Command::Abort { txn }) => match self.live.get(&txn) {
+            Command::Vote { txn, yes } => self.vote(site, txn, yes, events),
+            Command::Abort { txn } => match self.live.get(&txn) {
                 None => Err(Refusal::Aborted),
                 Some(Txn { parties, state: State::Preparing { .. } }) if parties.coordinator == site => {
                     self.abort(txn, AbortReason::Coordinator, events);
@@ -335,15 +335,14 @@ impl Machine for Transactions {
                 }
                 Some(_) => Err(Refusal::NotNow),
             },
-            Ok(Command::Ack { txn }) => self.ack(site, txn, events),
-            Ok(Command::Report { txn, parties, committed }) => {
+            Command::Ack { txn } => self.ack(site, txn, events),
+            Command::Report { txn, parties, committed } => {
                 self.report(context.birth, site, (txn, parties, committed), events)
             }
-        };
-        replicated::write_reply(result, &REFUSALS)
+        }
     }
 
-    fn on_members(&mut self, _: &Context<'_>, _: &[MemberId], left: &[MemberId], events: &mut Vec<Event>) {
+    fn members_left(&mut self, _: &Context<'_>, left: &[MemberId], events: &mut Vec<Event>) {
         let left: BTreeSet<Site> = left.iter().map(|m| Site::from(*m)).collect();
         let lost = |txn: &Txn| match &txn.state {
             State::Preparing { yes, .. } => {
@@ -358,22 +357,25 @@ impl Machine for Transactions {
         }
     }
 
-    fn on_time(&mut self, context: &Context<'_>, events: &mut Vec<Event>) {
+    fn time_passed(&mut self, context: &Context<'_>, events: &mut Vec<Event>) {
         let due: Vec<TxnId> = self.dues().filter(|(_, due)| *due <= context.time).map(|(id, _)| id).collect();
         due.into_iter().for_each(|txn| self.abort(txn, AbortReason::LimitPassed, events));
     }
 
-    fn due(&self) -> Option<Duration> {
+    fn next_due(&self) -> Option<Duration> {
         self.dues().map(|(_, due)| due).min()
     }
 
-    fn snapshot(&self, out: &mut Vec<u8>) {
+    fn put_state(&self, out: &mut Vec<u8>) {
         self.write(out);
     }
 
-    fn restore(&mut self, snapshot: &mut Reader<'_>) -> Result<(), ParseError> {
-        *self = Self::read(snapshot)?;
-        Ok(())
+    fn take_state(r: &mut Reader<'_>) -> Result<Self, ParseError> {
+        Self::read(r)
+    }
+
+    fn become_state(&mut self, state: Self) {
+        *self = state;
     }
 }
 

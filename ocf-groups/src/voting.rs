@@ -1,6 +1,6 @@
 //! Votes of a group: a question, options, a rule, and one result that is the same at every member.
 //!
-//! [`Voting`] is a [`Machine`]: run it with [`Replicated`]. Members *open* ballots and *vote*; [`Event::Closed`] tells the
+//! [`Voting`] is a [`Machine`](crate::Machine): run it with [`Replicated`]. Members *open* ballots and *vote*; [`Event::Closed`] tells the
 //! outcome, the reason and the tally. Eligible is who is in the group when the ballot opens; the first vote of a member counts;
 //! who leaves is removed, vote and weight, and the rest is counted again. See `PROTOCOL.md`, section 9.
 //!
@@ -20,9 +20,9 @@ mod wire;
 
 pub use tally::Tally;
 
-use crate::replicated::{Context, Machine, Replicated, Request, SubmitError};
-use crate::{MemberId, replicated};
-use bytes::Bytes;
+use crate::MemberId;
+use crate::replicated::service::{self, Layout, Service, service};
+use crate::replicated::{Context, Replicated, Request, SubmitError};
 use core::time::Duration;
 use pils::Instant;
 use pils::wire::{ParseError, Reader};
@@ -295,51 +295,6 @@ impl Voting {
         self.sabotage == Some(bug)
     }
 
-    fn carry_out(
-        &mut self,
-        context: &Context<'_>,
-        sender: MemberId,
-        command: &[u8],
-        events: &mut Vec<Event>,
-    ) -> Result<u64, Refusal> {
-        match Command::parse(command).map_err(|_malformed| Refusal::Malformed)? {
-            Command::Open(ballot) => self.open(context, sender, ballot, events),
-            Command::Vote { ballot, option } => {
-                #[cfg(feature = "testing")]
-                let last_counts = self.is(Sabotage::LastVoteCounts);
-                let open = self.open.get_mut(&ballot).ok_or(Refusal::NotOpen)?;
-                if !open.eligible.contains_key(&sender) {
-                    return Err(Refusal::NotEligible);
-                }
-                if option.is_some_and(|n| n >= open.ballot.options.len()) {
-                    return Err(Refusal::NoSuchOption);
-                }
-                let voted = open.votes.contains_key(&sender);
-                #[cfg(feature = "testing")]
-                let voted = voted && !last_counts;
-                if voted {
-                    return Err(Refusal::AlreadyVoted);
-                }
-                open.votes.insert(sender, option);
-                self.close_if_certain(ballot, events);
-                Ok(ballot.0)
-            }
-            Command::Close { ballot, cancel } => {
-                let open = self.open.get(&ballot).ok_or(Refusal::NotOpen)?;
-                if open.proposer != sender {
-                    return Err(Refusal::NotProposer);
-                }
-                let outcome = if cancel {
-                    Outcome::Undecided(Undecided::Cancelled)
-                } else {
-                    open.tally().final_outcome(open.ballot.rule)
-                };
-                self.close(ballot, outcome, Certainty::Proposer, events);
-                Ok(ballot.0)
-            }
-        }
-    }
-
     fn open(
         &mut self,
         context: &Context<'_>,
@@ -388,30 +343,59 @@ impl Voting {
     }
 }
 
-impl Machine for Voting {
-    type Event = Event;
+service!(Voting, Event);
 
-    fn reset(&mut self) {
-        #[cfg(feature = "testing")]
-        let sabotage = self.sabotage;
-        *self = Self::default();
-        #[cfg(feature = "testing")]
-        {
-            self.sabotage = sabotage;
-        }
-    }
+impl Service for Voting {
+    type Command = Command;
+    type Refusal = Refusal;
+    const REFUSALS: &'static [Refusal] = &REFUSALS;
 
-    fn on_command(
+    fn carry_out(
         &mut self,
         context: &Context<'_>,
         sender: MemberId,
-        command: &[u8],
+        command: Command,
         events: &mut Vec<Event>,
-    ) -> Vec<u8> {
-        replicated::write_reply(self.carry_out(context, sender, command, events), &REFUSALS)
+    ) -> Result<u64, Refusal> {
+        match command {
+            Command::Open(ballot) => self.open(context, sender, ballot, events),
+            Command::Vote { ballot, option } => {
+                #[cfg(feature = "testing")]
+                let last_counts = self.is(Sabotage::LastVoteCounts);
+                let open = self.open.get_mut(&ballot).ok_or(Refusal::NotOpen)?;
+                if !open.eligible.contains_key(&sender) {
+                    return Err(Refusal::NotEligible);
+                }
+                if option.is_some_and(|n| n >= open.ballot.options.len()) {
+                    return Err(Refusal::NoSuchOption);
+                }
+                let voted = open.votes.contains_key(&sender);
+                #[cfg(feature = "testing")]
+                let voted = voted && !last_counts;
+                if voted {
+                    return Err(Refusal::AlreadyVoted);
+                }
+                open.votes.insert(sender, option);
+                self.close_if_certain(ballot, events);
+                Ok(ballot.0)
+            }
+            Command::Close { ballot, cancel } => {
+                let open = self.open.get(&ballot).ok_or(Refusal::NotOpen)?;
+                if open.proposer != sender {
+                    return Err(Refusal::NotProposer);
+                }
+                let outcome = if cancel {
+                    Outcome::Undecided(Undecided::Cancelled)
+                } else {
+                    open.tally().final_outcome(open.ballot.rule)
+                };
+                self.close(ballot, outcome, Certainty::Proposer, events);
+                Ok(ballot.0)
+            }
+        }
     }
 
-    fn on_members(&mut self, _: &Context<'_>, _: &[MemberId], left: &[MemberId], events: &mut Vec<Event>) {
+    fn members_left(&mut self, _: &Context<'_>, left: &[MemberId], events: &mut Vec<Event>) {
         #[cfg(feature = "testing")]
         if self.is(Sabotage::DepartedStay) {
             return;
@@ -430,7 +414,7 @@ impl Machine for Voting {
         }
     }
 
-    fn on_time(&mut self, context: &Context<'_>, events: &mut Vec<Event>) {
+    fn time_passed(&mut self, context: &Context<'_>, events: &mut Vec<Event>) {
         let due = |open: &Open| open.due.is_some_and(|due| due <= context.time);
         let ids: Vec<BallotId> = self.open.iter().filter(|(_, o)| due(o)).map(|(id, _)| *id).collect();
         for id in ids {
@@ -441,11 +425,11 @@ impl Machine for Voting {
         }
     }
 
-    fn due(&self) -> Option<Duration> {
+    fn next_due(&self) -> Option<Duration> {
         self.open.values().filter_map(|open| open.due).min()
     }
 
-    fn snapshot(&self, out: &mut Vec<u8>) {
+    fn put_state(&self, out: &mut Vec<u8>) {
         #[cfg(feature = "testing")]
         if self.is(Sabotage::SnapshotWithoutVotes) {
             let mut bare = self.clone();
@@ -456,14 +440,18 @@ impl Machine for Voting {
         self.write(out);
     }
 
-    fn restore(&mut self, snapshot: &mut Reader<'_>) -> Result<(), ParseError> {
-        let read = Self::read(snapshot)?;
-        (self.next, self.open, self.closed) = (read.next, read.open, read.closed);
-        Ok(())
+    fn take_state(r: &mut Reader<'_>) -> Result<Self, ParseError> {
+        Self::read(r)
+    }
+
+    fn become_state(&mut self, state: Self) {
+        #[cfg(feature = "testing")]
+        let state = Self { sabotage: self.sabotage, ..state };
+        *self = state;
     }
 }
 
-/// What a member asks of the votes of its group. Each request ends in an [`Outcome`](replicated::Outcome); [`answer`] reads it.
+/// What a member asks of the votes of its group. Each request ends in an [`Outcome`](crate::replicated::Outcome); [`answer`] reads it.
 impl Replicated<Voting> {
     /// Puts a question to the group; the [`answer`] is the ballot.
     ///
@@ -500,7 +488,7 @@ impl Replicated<Voting> {
 /// # Errors
 /// Why it changed nothing.
 pub fn answer(reply: &[u8]) -> Result<BallotId, Refusal> {
-    replicated::read_reply(reply, &REFUSALS, Refusal::Malformed).map(BallotId)
+    service::answer::<Voting>(reply).map(BallotId)
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use ocf_groups::MemberId;
 use ocf_groups::barrier::{Barriers, Broken, Event, Refusal, Sabotage, Terms, answer};
 use ocf_groups::replicated::{Birth, Outcome, Output, Replicated};
 use pils::{Instant, Rng};
-use sim::host::{Maker, Members, User, Witness, campaign, config, found};
+use sim::host::{User, Witness, campaign, found, run_users, with_bug};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -152,20 +152,9 @@ impl User for Walker {
 }
 
 fn run(seed: u64, bug: Option<Sabotage>) -> Result<BTreeMap<&'static str, u64>, String> {
-    let (witness, seen) = (Rc::new(RefCell::new(Witness::default())), Rc::default());
-    let of_maker = Rc::clone(&witness);
-    let maker: Maker = Box::new(move |node, rng| {
-        let (witness, seen) = (Rc::clone(&of_maker), Rc::clone(&seen));
-        Box::new(Members::new(node, rng, Rc::clone(&witness), &mut |local| {
-            let mut machine = Barriers::default();
-            if let Some(bug) = bug {
-                machine.sabotage(bug);
-            }
-            let (seen, witness) = (Rc::clone(&seen), Rc::clone(&witness));
-            (Replicated::new(config(local), node, machine), Walker { seen, witness, ended: BTreeSet::new() })
-        }))
-    });
-    sim::host::run(seed, &witness, maker)
+    let seen = Rc::<RefCell<Seen>>::default();
+    let user = move |witness| Walker { seen: Rc::clone(&seen), witness, ended: BTreeSet::new() };
+    run_users(seed, move || with_bug(Barriers::sabotage, bug), user)
 }
 
 #[test]

@@ -14,7 +14,7 @@ use ocf_groups::checkpoint::{
 };
 use ocf_groups::replicated::{Outcome, Output, Phase, Replicated, Request};
 use pils::{Instant, Rng};
-use sim::host::{Maker, Members, User, Witness, campaign, config, found, moment};
+use sim::host::{User, Witness, campaign, found, moment, run_users, with_bug};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -123,21 +123,8 @@ impl User for Program {
 }
 
 fn run(seed: u64, bug: Option<Sabotage>) -> Result<BTreeMap<&'static str, u64>, String> {
-    let witness = Rc::new(RefCell::new(Witness::default()));
-    let of_maker = Rc::clone(&witness);
-    let maker: Maker = Box::new(move |node, rng| {
-        let witness = Rc::clone(&of_maker);
-        Box::new(Members::new(node, rng, Rc::clone(&witness), &mut |local| {
-            let mut machine = Checkpoints::default();
-            if let Some(bug) = bug {
-                machine.sabotage(bug);
-            }
-            let witness = Rc::clone(&witness);
-            let program = Program { witness, opening: BTreeSet::new(), handles: Vec::new() };
-            (Replicated::new(config(local), node, machine), program)
-        }))
-    });
-    sim::host::run(seed, &witness, maker)
+    let user = |witness| Program { witness, opening: BTreeSet::new(), handles: Vec::new() };
+    run_users(seed, move || with_bug(Checkpoints::sabotage, bug), user)
 }
 
 #[test]

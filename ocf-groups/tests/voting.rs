@@ -12,7 +12,7 @@ use ocf_groups::voting::{
     Ballot, BallotId, Certainty, Closed, Event, Refusal, Rule, Sabotage, Voting, answer,
 };
 use pils::{Instant, Rng};
-use sim::host::{Maker, Members, User, Witness, campaign, config, found, moment};
+use sim::host::{User, Witness, campaign, found, moment, run_users, with_bug};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -126,26 +126,15 @@ impl User for Voter {
 }
 
 fn run(seed: u64, bug: Option<Sabotage>) -> Result<BTreeMap<&'static str, u64>, String> {
-    let (witness, seen) = (Rc::new(RefCell::new(Witness::default())), Rc::default());
-    let of_maker = Rc::clone(&witness);
-    let maker: Maker = Box::new(move |node, rng| {
-        let (witness, seen) = (Rc::clone(&of_maker), Rc::clone(&seen));
-        Box::new(Members::new(node, rng, Rc::clone(&witness), &mut |local| {
-            let mut machine = Voting::default();
-            if let Some(bug) = bug {
-                machine.sabotage(bug);
-            }
-            let voter = Voter {
-                seen: Rc::clone(&seen),
-                witness: Rc::clone(&witness),
-                asked: BTreeMap::new(),
-                voted: BTreeSet::new(),
-                closed: BTreeSet::new(),
-            };
-            (Replicated::new(config(local), node, machine), voter)
-        }))
-    });
-    sim::host::run(seed, &witness, maker)
+    let seen = Rc::<RefCell<Seen>>::default();
+    let user = move |witness| Voter {
+        seen: Rc::clone(&seen),
+        witness,
+        asked: BTreeMap::new(),
+        voted: BTreeSet::new(),
+        closed: BTreeSet::new(),
+    };
+    run_users(seed, move || with_bug(Voting::sabotage, bug), user)
 }
 
 #[test]

@@ -1,49 +1,12 @@
 use super::*;
-use crate::Position;
-use crate::replicated::Birth;
-use pils::{Incarnation, NodeId, NodeInstance};
+use crate::replicated::service::testing::{self, member, takes_any_bytes};
 use proptest::prelude::*;
 
-fn member(n: u32) -> MemberId {
-    MemberId { instance: NodeInstance::new(NodeId::new(n), Incarnation::new(u128::from(n) << 96)), local: 0 }
-}
-
-struct Group {
-    barriers: Barriers,
-    members: Vec<MemberId>,
-    time: Duration,
-    events: Vec<Event>,
-}
+type Group = testing::Group<Barriers>;
 
 impl Group {
-    fn new(members: u32) -> Self {
-        let members = (1..=members).map(member).collect();
-        Self { barriers: Barriers::default(), members, time: Duration::ZERO, events: Vec::new() }
-    }
-
-    fn with<T>(&mut self, f: impl FnOnce(&mut Barriers, &Context<'_>, &mut Vec<Event>) -> T) -> T {
-        let birth = Birth { founder: member(1), position: Position::default() };
-        let position = Position::default();
-        let context = Context { position, birth, time: self.time, members: &self.members };
-        f(&mut self.barriers, &context, &mut self.events)
-    }
-
-    fn ask(&mut self, sender: u32, command: &Command) -> Result<u64, Refusal> {
-        let bytes = command.write();
-        answer(
-            &self.with(|barriers, context, events| {
-                barriers.on_command(context, member(sender), &bytes, events)
-            }),
-        )
-    }
-
     fn enter(&mut self, sender: u32, generation: u64, terms: Terms) -> Result<u64, Refusal> {
         self.ask(sender, &Command::Enter { name: Arc::from("b"), generation, terms })
-    }
-
-    fn leave(&mut self, n: u32) {
-        self.members.retain(|m| *m != member(n));
-        self.with(|barriers, context, events| barriers.on_members(context, &[], &[member(n)], events));
     }
 
     fn end(&mut self) -> Option<Event> {
@@ -115,9 +78,8 @@ fn the_limit_counts_from_the_first_entry() {
     group.time = Duration::from_secs(1);
     let terms = Terms { limit: Some(Duration::from_secs(2)), ..Terms::all() };
     group.enter(1, 0, terms).unwrap();
-    assert_eq!(group.barriers.due(), Some(Duration::from_secs(3)));
-    group.time = Duration::from_secs(3);
-    group.with(|barriers, context, events| barriers.on_time(context, events));
+    assert_eq!(group.machine.next_due(), Some(Duration::from_secs(3)));
+    group.pass(Duration::from_secs(2));
     assert_eq!(group.end(), broken(1, Broken::LimitPassed));
 }
 
@@ -140,26 +102,13 @@ fn only_the_names_used_last_are_remembered() {
         let name = Arc::from(n.to_string());
         group.ask(1, &Command::Enter { name, generation: 0, terms: Terms::all() }).unwrap();
     }
-    assert_eq!((group.barriers.generation("0"), group.barriers.generation("1")), (1, 2));
-    let mut bytes = Vec::new();
-    group.barriers.snapshot(&mut bytes);
-    let mut copy = Barriers::default();
-    copy.restore(&mut Reader::new(&bytes)).unwrap();
-    assert_eq!(copy, group.barriers);
+    assert_eq!((group.machine.generation("0"), group.machine.generation("1")), (1, 2));
+    assert_eq!(group.copy(), group.machine);
 }
 
 proptest! {
     #[test]
     fn any_bytes_are_a_command_or_a_refusal_and_a_state_or_an_error(bytes: Vec<u8>) {
-        let mut group = Group::new(2);
-        let before = group.barriers.clone();
-        let reply =
-            group.with(|barriers, context, events| barriers.on_command(context, member(1), &bytes, events));
-        if answer(&reply).is_err() {
-            prop_assert_eq!(&group.barriers, &before);
-        }
-        if let Err(error) = group.barriers.restore(&mut Reader::new(&bytes)) {
-            prop_assert!(error.at <= bytes.len());
-        }
+        takes_any_bytes::<Barriers>(&bytes);
     }
 }

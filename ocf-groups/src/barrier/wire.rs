@@ -10,41 +10,36 @@ const ENTER: u8 = 1;
 const CANCEL: u8 = 2;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Command {
+pub(crate) enum Command {
     Enter { name: Arc<str>, generation: u64, terms: Terms },
     Cancel { name: Arc<str> },
 }
 
-impl Command {
-    pub(super) fn write(&self) -> Bytes {
-        let mut out = Vec::new();
+impl Layout for Command {
+    fn put(&self, out: &mut Vec<u8>) {
         match self {
             Self::Enter { name, generation, terms } => {
                 out.push(ENTER);
                 out.put_text(name);
                 out.put_varint(*generation);
-                terms.write(&mut out);
+                terms.write(out);
             }
             Self::Cancel { name } => {
                 out.push(CANCEL);
                 out.put_text(name);
             }
         }
-        Bytes::from(out)
     }
 
-    pub(super) fn parse(bytes: &[u8]) -> Result<Self, ParseError> {
-        let mut r = Reader::new(bytes);
-        let command = match r.u8("kind")? {
+    fn take(r: &mut Reader<'_>) -> Result<Self, ParseError> {
+        Ok(match r.u8("kind")? {
             ENTER => {
                 let (name, generation) = (Arc::from(r.text("name")?), r.varint("generation")?);
-                Self::Enter { name, generation, terms: Terms::read(&mut r)? }
+                Self::Enter { name, generation, terms: Terms::read(r)? }
             }
             CANCEL => Self::Cancel { name: Arc::from(r.text("name")?) },
             _ => return Err(r.error("kind", Malformed::OutOfRange)),
-        };
-        r.finish("command")?;
-        Ok(command)
+        })
     }
 }
 

@@ -1,12 +1,8 @@
 use super::*;
-use crate::Position;
-use crate::replicated::Birth;
-use pils::{Incarnation, NodeId, NodeInstance};
+use crate::replicated::service::testing::{self, member, takes_any_bytes};
 use proptest::prelude::*;
 
-fn member(n: u32) -> MemberId {
-    MemberId { instance: NodeInstance::new(NodeId::new(n), Incarnation::new(u128::from(n) << 96)), local: 0 }
-}
+type Group = testing::Group<Checkpoints>;
 
 const ALL: Access = Access { read: true, write: true };
 
@@ -26,33 +22,7 @@ fn id(text: &'static str) -> Bytes {
     Bytes::from_static(text.as_bytes())
 }
 
-struct Group {
-    machine: Checkpoints,
-    time: Duration,
-    events: Vec<Event>,
-}
-
 impl Group {
-    fn new() -> Self {
-        Self { machine: Checkpoints::default(), time: Duration::ZERO, events: Vec::new() }
-    }
-
-    fn with<T>(&mut self, f: impl FnOnce(&mut Checkpoints, &Context<'_>, &mut Vec<Event>) -> T) -> T {
-        let members = [member(1), member(2)];
-        let birth = Birth { founder: member(1), position: Position::default() };
-        let position = Position::default();
-        let context = Context { position, birth, time: self.time, members: &members };
-        f(&mut self.machine, &context, &mut self.events)
-    }
-
-    fn ask(&mut self, sender: u32, command: &Command) -> Result<u64, Refusal> {
-        let bytes = command.write();
-        answer(
-            &self
-                .with(|machine, context, events| machine.on_command(context, member(sender), &bytes, events)),
-        )
-    }
-
     fn open(&mut self, sender: u32, create: Option<Attributes>) -> Result<Handle, Refusal> {
         self.ask(sender, &Command::Open { name: Arc::from("c"), access: ALL, create }).map(Handle)
     }
@@ -78,18 +48,11 @@ impl Group {
     fn read(&self, handle: Handle, section: &str) -> Result<Bytes, Refusal> {
         self.machine.read(member(1), handle, section.as_bytes(), (0, 100))
     }
-
-    fn pass(&mut self, seconds: u64) {
-        self.time += Duration::from_secs(seconds);
-        if self.machine.due().is_some_and(|due| due <= self.time) {
-            self.with(|machine, context, events| machine.on_time(context, events));
-        }
-    }
 }
 
 #[test]
 fn opening_follows_the_standard() {
-    let mut group = Group::new();
+    let mut group = Group::new(2);
     assert_eq!(group.open(1, None), Err(Refusal::NotExist));
     let large = Attributes { size: 61, ..attributes() };
     assert_eq!(group.open(1, Some(large)), Err(Refusal::InvalidParam));
@@ -104,7 +67,7 @@ fn opening_follows_the_standard() {
 
 #[test]
 fn one_section_is_there_from_the_start_and_for_ever() {
-    let mut group = Group::new();
+    let mut group = Group::new(2);
     let one = Attributes { sections_max: 1, size: 20, ..attributes() };
     let handle = group.open(1, Some(one)).unwrap();
     assert_eq!(group.read(handle, ""), Ok(Bytes::new()));
@@ -117,7 +80,7 @@ fn one_section_is_there_from_the_start_and_for_ever() {
 
 #[test]
 fn a_write_is_whole_or_not_at_all() {
-    let mut group = Group::new();
+    let mut group = Group::new(2);
     let handle = group.open(1, Some(attributes())).unwrap();
     group.section(handle, "a", "12345").unwrap();
     assert_eq!(group.section(handle, "a", ""), Err(Refusal::Exist));
@@ -137,7 +100,7 @@ fn a_write_is_whole_or_not_at_all() {
 
 #[test]
 fn a_full_checkpoint_refuses_more() {
-    let mut group = Group::new();
+    let mut group = Group::new(2);
     let handle = group.open(1, Some(attributes())).unwrap();
     group.section(handle, "a", "12345678901234567890").unwrap();
     group.section(handle, "b", "1234567890123456789").unwrap();
@@ -150,7 +113,7 @@ fn a_full_checkpoint_refuses_more() {
 
 #[test]
 fn rights_are_those_of_the_handle() {
-    let mut group = Group::new();
+    let mut group = Group::new(2);
     let writer = group.open(1, Some(attributes())).unwrap();
     group.section(writer, "a", "x").unwrap();
     let access = Access { read: true, write: false };
@@ -164,24 +127,24 @@ fn rights_are_those_of_the_handle() {
 
 #[test]
 fn the_data_outlives_the_last_close_by_the_retention() {
-    let mut group = Group::new();
+    let mut group = Group::new(2);
     let handle = group.open(1, Some(attributes())).unwrap();
     group.section(handle, "a", "x").unwrap();
-    group.with(|machine, context, events| machine.on_members(context, &[], &[member(1)], events));
+    group.leave(1);
     assert_eq!(group.machine.holders().count(), 0, "the dead have nothing open");
-    group.pass(9);
+    group.pass(Duration::from_secs(9));
     let handle = group.open(1, None).unwrap();
-    group.pass(9);
+    group.pass(Duration::from_secs(9));
     assert_eq!(group.read(handle, "a"), Ok(id("x")), "opening ends the retention");
     group.ask(1, &Command::Close(handle)).unwrap();
-    group.pass(10);
+    group.pass(Duration::from_secs(10));
     assert_eq!(group.events, [Event::Deleted { name: Arc::from("c") }]);
     assert_eq!(group.open(1, None), Err(Refusal::NotExist));
 }
 
 #[test]
 fn unlinked_it_lives_until_the_last_close() {
-    let mut group = Group::new();
+    let mut group = Group::new(2);
     let old = group.open(1, Some(attributes())).unwrap();
     group.section(old, "a", "old").unwrap();
     assert_eq!(group.ask(2, &Command::Unlink(Arc::from("c"))), Ok(0));
@@ -196,25 +159,25 @@ fn unlinked_it_lives_until_the_last_close() {
 
 #[test]
 fn a_collocated_one_needs_its_active_replica() {
-    let mut group = Group::new();
+    let mut group = Group::new(2);
     let mode = Attributes { mode: Mode::ActiveReplica, collocated: true, ..attributes() };
     let (first, second) = (group.open(1, Some(mode)).unwrap(), group.open(2, None).unwrap());
     assert_eq!(group.section(first, "a", "x"), Err(Refusal::NotExist));
     assert_eq!(group.ask(2, &Command::Activate(second)), Ok(0));
     assert_eq!(group.section(first, "a", "x"), Ok(0));
     assert_eq!(group.ask(1, &Command::Synchronize(first)), Ok(0));
-    group.with(|machine, context, events| machine.on_members(context, &[], &[member(2)], events));
+    group.leave(2);
     assert_eq!(group.read(first, "a"), Err(Refusal::NotExist), "the active one died");
     group.ask(1, &Command::Activate(first)).unwrap();
     assert_eq!(group.read(first, "a"), Ok(id("x")));
-    let mut group = Group::new();
+    let mut group = Group::new(2);
     let handle = group.open(1, Some(attributes())).unwrap();
     assert_eq!(group.ask(1, &Command::Activate(handle)), Err(Refusal::BadOperation));
 }
 
 #[test]
 fn sections_expire_and_are_listed_by_it() {
-    let mut group = Group::new();
+    let mut group = Group::new(2);
     let handle = group.open(1, Some(attributes())).unwrap();
     let expires = Some(Duration::from_secs(5));
     let create = Command::Create { handle, section: None, data: id("x"), expires };
@@ -228,40 +191,28 @@ fn sections_expire_and_are_listed_by_it() {
     assert_eq!(list(&group, Filter::Forever), [id("a")]);
     assert_eq!(list(&group, Filter::Until(Duration::from_secs(5))), [id("g1")]);
     assert_eq!(list(&group, Filter::From(Duration::from_secs(6))), [id("a")]);
-    group.pass(5);
+    group.pass(Duration::from_secs(5));
     assert_eq!(group.events, [Event::Expired { name: Arc::from("c"), section: id("g1") }]);
     assert_eq!(list(&group, Filter::Any), [id("a")]);
 }
 
 #[test]
 fn a_group_has_limits_and_its_state_is_read_as_it_was_written() {
-    let mut group = Group::new();
+    let mut group = Group::new(2);
     let half = Attributes { size: BYTES_MAX / 2, section_size_max: BYTES_MAX, ..attributes() };
     for name in ["a", "b", "c"] {
         let open = Command::Open { name: Arc::from(name), access: ALL, create: Some(half) };
         let answer = group.ask(1, &open);
         assert_eq!(answer.is_err(), name == "c", "{answer:?}");
     }
-    group.pass(1);
+    group.pass(Duration::from_secs(1));
     group.section(Handle(2), "s", "data").unwrap();
-    let mut bytes = Vec::new();
-    group.machine.snapshot(&mut bytes);
-    let mut copy = Checkpoints::default();
-    copy.restore(&mut Reader::new(&bytes)).unwrap();
-    assert_eq!(copy, group.machine);
+    assert_eq!(group.copy(), group.machine);
 }
 
 proptest! {
     #[test]
     fn any_bytes_are_a_command_or_a_refusal_and_a_state_or_an_error(bytes: Vec<u8>) {
-        let mut group = Group::new();
-        let before = group.machine.clone();
-        let reply = group.with(|machine, context, events| machine.on_command(context, member(1), &bytes, events));
-        if answer(&reply).is_err() {
-            prop_assert_eq!(&group.machine, &before);
-        }
-        if let Err(error) = group.machine.restore(&mut Reader::new(&bytes)) {
-            prop_assert!(error.at <= bytes.len());
-        }
+        takes_any_bytes::<Checkpoints>(&bytes);
     }
 }

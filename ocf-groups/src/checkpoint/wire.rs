@@ -2,13 +2,13 @@
 
 use super::*;
 use crate::replicated::wire::{
-    put_member, put_time, put_time_or_none, read_count, read_flag, read_member, read_time, read_time_or_none,
-    read_u32,
+    put_member, put_time, put_time_or_none, read_bytes, read_count, read_flag, read_member, read_time,
+    read_time_or_none, read_u32,
 };
 use pils::wire::{Malformed, Writer};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Command {
+pub(crate) enum Command {
     Open { name: Arc<str>, access: Access, create: Option<Attributes> },
     Close(Handle),
     Unlink(Arc<str>),
@@ -27,47 +27,46 @@ fn put_kind(out: &mut Vec<u8>, kind: u8, handle: Handle) {
     out.put_varint(handle.0);
 }
 
-impl Command {
-    pub(super) fn write(&self) -> Bytes {
-        let mut out = Vec::new();
+impl Layout for Command {
+    fn put(&self, out: &mut Vec<u8>) {
         match self {
             Self::Open { name, access, create } => {
                 out.push(1);
                 out.put_text(name);
-                access.write(&mut out);
+                access.write(out);
                 out.push(u8::from(create.is_some()));
                 if let Some(attributes) = create {
-                    attributes.write(&mut out);
+                    attributes.write(out);
                 }
             }
-            Self::Close(handle) => put_kind(&mut out, 2, *handle),
+            Self::Close(handle) => put_kind(out, 2, *handle),
             Self::Unlink(name) => {
                 out.push(3);
                 out.put_text(name);
             }
             Self::Retention(handle, retention) => {
-                put_kind(&mut out, 4, *handle);
-                put_time_or_none(&mut out, *retention);
+                put_kind(out, 4, *handle);
+                put_time_or_none(out, *retention);
             }
-            Self::Activate(handle) => put_kind(&mut out, 5, *handle),
+            Self::Activate(handle) => put_kind(out, 5, *handle),
             Self::Create { handle, section, data, expires } => {
-                put_kind(&mut out, 6, *handle);
+                put_kind(out, 6, *handle);
                 out.push(u8::from(section.is_some()));
                 out.put_prefixed(section.as_deref().unwrap_or_default());
-                put_time_or_none(&mut out, *expires);
+                put_time_or_none(out, *expires);
                 out.put_prefixed(data);
             }
             Self::Delete(handle, section) => {
-                put_kind(&mut out, 7, *handle);
+                put_kind(out, 7, *handle);
                 out.put_prefixed(section);
             }
             Self::Expire(handle, section, expires) => {
-                put_kind(&mut out, 8, *handle);
+                put_kind(out, 8, *handle);
                 out.put_prefixed(section);
-                put_time_or_none(&mut out, *expires);
+                put_time_or_none(out, *expires);
             }
             Self::Write(handle, pieces) => {
-                put_kind(&mut out, 9, *handle);
+                put_kind(out, 9, *handle);
                 out.put_length(pieces.len());
                 for piece in pieces {
                     out.put_prefixed(&piece.section);
@@ -76,32 +75,30 @@ impl Command {
                 }
             }
             Self::Overwrite(handle, section, data) => {
-                put_kind(&mut out, 10, *handle);
+                put_kind(out, 10, *handle);
                 out.put_prefixed(section);
                 out.put_prefixed(data);
             }
-            Self::Synchronize(handle) => put_kind(&mut out, 11, *handle),
+            Self::Synchronize(handle) => put_kind(out, 11, *handle),
         }
-        Bytes::from(out)
     }
 
-    pub(super) fn parse(bytes: &[u8]) -> Result<Self, ParseError> {
-        let mut r = Reader::new(bytes);
+    fn take(r: &mut Reader<'_>) -> Result<Self, ParseError> {
         let kind = r.u8("kind")?;
-        let command = match kind {
+        Ok(match kind {
             1 => {
                 let name = Arc::from(r.text("name")?);
-                let access = Access::read(&mut r)?;
-                let create = if read_flag(&mut r)? { Some(Attributes::read(&mut r)?) } else { None };
+                let access = Access::read(r)?;
+                let create = if read_flag(r)? { Some(Attributes::read(r)?) } else { None };
                 Self::Open { name, access, create }
             }
             3 => Self::Unlink(Arc::from(r.text("name")?)),
-            _ => Self::parse_of_handle(kind, &mut r)?,
-        };
-        r.finish("command")?;
-        Ok(command)
+            _ => Self::parse_of_handle(kind, r)?,
+        })
     }
+}
 
+impl Command {
     fn parse_of_handle(kind: u8, r: &mut Reader<'_>) -> Result<Self, ParseError> {
         let handle = Handle(r.varint("handle")?);
         Ok(match kind {
@@ -110,28 +107,24 @@ impl Command {
             5 => Self::Activate(handle),
             6 => {
                 let named = read_flag(r)?;
-                let section = bytes(r)?;
+                let section = read_bytes(r)?;
                 let expires = read_time_or_none(r)?;
-                Self::Create { handle, section: named.then_some(section), expires, data: bytes(r)? }
+                Self::Create { handle, section: named.then_some(section), expires, data: read_bytes(r)? }
             }
-            7 => Self::Delete(handle, bytes(r)?),
-            8 => Self::Expire(handle, bytes(r)?, read_time_or_none(r)?),
+            7 => Self::Delete(handle, read_bytes(r)?),
+            8 => Self::Expire(handle, read_bytes(r)?, read_time_or_none(r)?),
             9 => {
                 let n = read_count(r, 3)?;
                 let piece = |r: &mut Reader<'_>| {
-                    Ok(Piece { section: bytes(r)?, offset: r.varint("offset")?, data: bytes(r)? })
+                    Ok(Piece { section: read_bytes(r)?, offset: r.varint("offset")?, data: read_bytes(r)? })
                 };
                 Self::Write(handle, (0..n).map(|_| piece(r)).collect::<Result<_, ParseError>>()?)
             }
-            10 => Self::Overwrite(handle, bytes(r)?, bytes(r)?),
+            10 => Self::Overwrite(handle, read_bytes(r)?, read_bytes(r)?),
             11 => Self::Synchronize(handle),
             _ => return Err(r.error("kind", Malformed::OutOfRange)),
         })
     }
-}
-
-fn bytes(r: &mut Reader<'_>) -> Result<Bytes, ParseError> {
-    r.bytes("bytes").map(Bytes::copy_from_slice)
 }
 
 impl Access {
@@ -205,7 +198,7 @@ impl Checkpoint {
         let generated = r.varint("generated")?;
         let mut sections = BTreeMap::new();
         for _ in 0..read_count(r, 4)? {
-            let (id, data) = (bytes(r)?, bytes(r)?);
+            let (id, data) = (read_bytes(r)?, read_bytes(r)?);
             let expires = read_time_or_none(r)?;
             sections.insert(id, Section { data, expires, updated: read_time(r)? });
         }
@@ -230,7 +223,7 @@ impl Checkpoints {
         }
     }
 
-    pub(super) fn parse(r: &mut Reader<'_>) -> Result<Self, ParseError> {
+    pub(super) fn read_state(r: &mut Reader<'_>) -> Result<Self, ParseError> {
         let next = r.varint("next")?;
         let mut checkpoints = BTreeMap::new();
         for _ in 0..r.length("checkpoints", CHECKPOINTS_MAX)? {

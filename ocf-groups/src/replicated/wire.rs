@@ -117,6 +117,10 @@ pub(crate) fn read_count(r: &mut Reader<'_>, least: usize) -> Result<usize, Pars
     r.length("count", r.remaining() / least.max(1))
 }
 
+pub(crate) fn read_bytes(r: &mut Reader<'_>) -> Result<Bytes, ParseError> {
+    r.bytes("bytes").map(Bytes::copy_from_slice)
+}
+
 /// 0 for none, else 1 and the time.
 pub(crate) fn put_time_or_none(out: &mut Vec<u8>, time: Option<Duration>) {
     out.push(u8::from(time.is_some()));

@@ -1,8 +1,7 @@
 //! A member with a journal: what its resource has promised, and what it must still do.
 
-use super::{
-    AbortReason, Command, Event, Parties, REFUSALS, Record, Refusal, Site, State, Transactions, TxnId,
-};
+use super::{AbortReason, Command, Event, Parties, Record, Refusal, Site, State, Transactions, TxnId};
+use crate::replicated::service::{self, Layout};
 use crate::replicated::{self, Config, Outcome, Phase, Replicated, Request, SubmitError};
 use crate::{Event as GroupEvent, Groups, MemberId};
 use bytes::Bytes;
@@ -319,7 +318,7 @@ impl TransactionSite {
 
     fn on_done(&mut self, request: Request, outcome: &Outcome) {
         let answer = match outcome {
-            Outcome::Applied(reply) => Some(replicated::read_reply(reply, &REFUSALS, Refusal::Malformed)),
+            Outcome::Applied(reply) => Some(service::answer::<Transactions>(reply)),
             Outcome::NotApplied | Outcome::Unknown => None,
         };
         if let Some(participants) = self.begins.remove(&request) {

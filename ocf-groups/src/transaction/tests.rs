@@ -1,11 +1,9 @@
 use super::*;
 use crate::Position;
-use pils::{Incarnation, NodeInstance};
+use crate::replicated::service::testing::{self, member, takes_any_bytes};
 use proptest::prelude::*;
 
-fn member(n: u32) -> MemberId {
-    MemberId { instance: NodeInstance::new(NodeId::new(n), Incarnation::new(u128::from(n) << 96)), local: 0 }
-}
+type Group = testing::Group<Transactions>;
 
 fn site(n: u32) -> Site {
     member(n).into()
@@ -15,25 +13,7 @@ fn birth(n: u32) -> Birth {
     Birth { founder: member(n), position: Position::default() }
 }
 
-struct Group {
-    machine: Transactions,
-    birth: Birth,
-    events: Vec<Event>,
-}
-
 impl Group {
-    fn new(founder: u32) -> Self {
-        Self { machine: Transactions::default(), birth: birth(founder), events: Vec::new() }
-    }
-
-    fn ask(&mut self, sender: u32, command: &Command) -> Result<u64, Refusal> {
-        let members: Vec<MemberId> = (1..4).map(member).collect();
-        let (position, time) = (Position::default(), Duration::from_secs(1));
-        let context = Context { position, birth: self.birth, time, members: &members };
-        let reply = self.machine.on_command(&context, member(sender), &command.write(), &mut self.events);
-        replicated::read_reply(&reply, &REFUSALS, Refusal::Malformed)
-    }
-
     fn begin(&mut self, participants: &[u32]) -> TxnId {
         let participants = participants.iter().map(|n| site(*n)).collect();
         let begin = Command::Begin { participants, content: Bytes::from_static(b"pay"), limit: None };
@@ -47,7 +27,7 @@ fn parties(coordinator: u32, participants: &[u32]) -> Parties {
 
 #[test]
 fn the_last_yes_is_the_commit_point_and_all_must_carry_it_out() {
-    let mut group = Group::new(1);
+    let mut group = Group::new(3);
     let txn = group.begin(&[2, 3]);
     group.ask(2, &Command::Vote { txn, yes: true }).unwrap();
     assert!(!group.machine.is_committed(txn));
@@ -65,18 +45,15 @@ fn the_last_yes_is_the_commit_point_and_all_must_carry_it_out() {
 
 #[test]
 fn one_no_aborts_and_so_does_the_loss_of_one_that_has_not_voted() {
-    let mut group = Group::new(1);
+    let mut group = Group::new(3);
     let txn = group.begin(&[2, 3]);
     group.ask(2, &Command::Vote { txn, yes: false }).unwrap();
     assert_eq!(group.events.pop(), Some(Event::Aborted(txn, AbortReason::VotedNo(site(2)))));
     let txn = group.begin(&[2, 3]);
     group.ask(2, &Command::Vote { txn, yes: true }).unwrap();
-    let members = [member(1)];
-    let (position, time) = (Position::default(), Duration::ZERO);
-    let context = Context { position, birth: group.birth, time, members: &members };
-    group.machine.on_members(&context, &[], &[member(2)], &mut group.events);
+    group.leave(2);
     assert_eq!(group.events.last(), Some(&Event::Began(txn)), "who has promised may go");
-    group.machine.on_members(&context, &[], &[member(3)], &mut group.events);
+    group.leave(3);
     assert_eq!(group.events.pop(), Some(Event::Aborted(txn, AbortReason::SiteLost(site(3)))));
 }
 
@@ -85,13 +62,13 @@ fn after_a_loss_of_memory_one_word_of_a_commit_decides_and_no_word_of_all_aborts
     let parties = parties(1, &[2, 3]);
     let txn = TxnId { birth: birth(9), number: 4 };
     let report = |committed| Command::Report { txn, parties: parties.clone(), committed };
-    let mut group = Group::new(1);
+    let mut group = Group::new(3);
     group.ask(2, &report(false)).unwrap();
     group.ask(1, &report(false)).unwrap();
     assert_eq!(group.events, [], "site 3 may know");
     group.ask(3, &report(true)).unwrap();
     assert_eq!(group.events, [Event::Committed(txn)]);
-    let mut group = Group::new(1);
+    let mut group = Group::new(3);
     for n in 1..4 {
         group.ask(n, &report(false)).unwrap();
     }
@@ -100,7 +77,7 @@ fn after_a_loss_of_memory_one_word_of_a_commit_decides_and_no_word_of_all_aborts
 
 #[test]
 fn in_a_life_that_remembers_what_is_not_there_is_aborted() {
-    let mut group = Group::new(1);
+    let mut group = Group::new(3);
     let txn = TxnId { birth: birth(1), number: 4 };
     let report = Command::Report { txn, parties: parties(1, &[2]), committed: false };
     assert_eq!(group.ask(2, &report), Err(Refusal::Aborted));
@@ -108,7 +85,7 @@ fn in_a_life_that_remembers_what_is_not_there_is_aborted() {
 
 #[test]
 fn limits_are_refusals() {
-    let mut group = Group::new(1);
+    let mut group = Group::new(3);
     let begin = |participants| Command::Begin { participants, content: Bytes::new(), limit: None };
     assert_eq!(group.ask(1, &begin(vec![])), Err(Refusal::Participants));
     assert_eq!(group.ask(1, &begin(vec![site(8)])), Err(Refusal::Absent));
@@ -116,11 +93,7 @@ fn limits_are_refusals() {
         group.begin(&[2]);
     }
     assert_eq!(group.ask(1, &begin(vec![site(2)])), Err(Refusal::TooMany));
-    let mut bytes = Vec::new();
-    group.machine.snapshot(&mut bytes);
-    let mut copy = Transactions::default();
-    copy.restore(&mut Reader::new(&bytes)).unwrap();
-    assert_eq!(copy, group.machine);
+    assert_eq!(group.copy(), group.machine);
 }
 
 #[test]
@@ -136,17 +109,7 @@ fn records_are_read_as_they_were_written() {
 proptest! {
     #[test]
     fn any_bytes_are_a_command_or_a_refusal_and_a_state_or_an_error(bytes: Vec<u8>) {
-        let mut machine = Transactions::default();
-        let members = [member(1)];
-        let (position, time) = (Position::default(), Duration::ZERO);
-        let context = Context { position, birth: birth(1), time, members: &members };
-        let reply = machine.on_command(&context, member(1), &bytes, &mut Vec::new());
-        if replicated::read_reply(&reply, &REFUSALS, Refusal::Malformed).is_err() {
-            prop_assert_eq!(&machine, &Transactions::default());
-        }
-        if let Err(error) = machine.restore(&mut Reader::new(&bytes)) {
-            prop_assert!(error.at <= bytes.len());
-        }
+        takes_any_bytes::<Transactions>(&bytes);
         drop(Record::parse(&bytes));
     }
 }

@@ -13,7 +13,7 @@ const ACK: u8 = 4;
 const REPORT: u8 = 5;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Command {
+pub(crate) enum Command {
     Begin { participants: Vec<Site>, content: Bytes, limit: Option<Duration> },
     Vote { txn: TxnId, yes: bool },
     Abort { txn: TxnId },
@@ -21,58 +21,53 @@ pub(super) enum Command {
     Report { txn: TxnId, parties: Parties, committed: bool },
 }
 
-impl Command {
-    pub(super) fn write(&self) -> Bytes {
-        let mut out = Vec::new();
+impl Layout for Command {
+    fn put(&self, out: &mut Vec<u8>) {
         match self {
             Self::Begin { participants, content, limit } => {
                 out.push(BEGIN);
-                put_sites(&mut out, participants);
-                put_time_or_none(&mut out, *limit);
+                put_sites(out, participants);
+                put_time_or_none(out, *limit);
                 out.extend_from_slice(content);
             }
             Self::Vote { txn, yes } => {
                 out.push(VOTE);
-                put_txn(&mut out, *txn);
+                put_txn(out, *txn);
                 out.push(u8::from(*yes));
             }
             Self::Abort { txn } => {
                 out.push(ABORT);
-                put_txn(&mut out, *txn);
+                put_txn(out, *txn);
             }
             Self::Ack { txn } => {
                 out.push(ACK);
-                put_txn(&mut out, *txn);
+                put_txn(out, *txn);
             }
             Self::Report { txn, parties, committed } => {
                 out.push(REPORT);
-                put_txn(&mut out, *txn);
-                parties.write(&mut out);
+                put_txn(out, *txn);
+                parties.write(out);
                 out.push(u8::from(*committed));
             }
         }
-        Bytes::from(out)
     }
 
-    pub(super) fn parse(bytes: &[u8]) -> Result<Self, ParseError> {
-        let mut r = Reader::new(bytes);
-        let command = match r.u8("kind")? {
+    fn take(r: &mut Reader<'_>) -> Result<Self, ParseError> {
+        Ok(match r.u8("kind")? {
             BEGIN => {
-                let participants = read_sites(&mut r)?;
-                let limit = read_time_or_none(&mut r)?;
+                let participants = read_sites(r)?;
+                let limit = read_time_or_none(r)?;
                 Self::Begin { participants, limit, content: Bytes::copy_from_slice(r.rest()) }
             }
-            VOTE => Self::Vote { txn: read_txn(&mut r)?, yes: read_flag(&mut r)? },
-            ABORT => Self::Abort { txn: read_txn(&mut r)? },
-            ACK => Self::Ack { txn: read_txn(&mut r)? },
+            VOTE => Self::Vote { txn: read_txn(r)?, yes: read_flag(r)? },
+            ABORT => Self::Abort { txn: read_txn(r)? },
+            ACK => Self::Ack { txn: read_txn(r)? },
             REPORT => {
-                let (txn, parties) = (read_txn(&mut r)?, Parties::read(&mut r)?);
-                Self::Report { txn, parties, committed: read_flag(&mut r)? }
+                let (txn, parties) = (read_txn(r)?, Parties::read(r)?);
+                Self::Report { txn, parties, committed: read_flag(r)? }
             }
             _ => return Err(r.error("kind", Malformed::OutOfRange)),
-        };
-        r.finish("command")?;
-        Ok(command)
+        })
     }
 }
 

@@ -1,56 +1,24 @@
 use super::*;
-use crate::Position;
-use crate::replicated::Birth;
-use pils::{Incarnation, NodeId, NodeInstance};
+use crate::replicated::service::testing::{self, member, takes_any_bytes};
 use proptest::prelude::*;
 
-fn member(n: u32) -> MemberId {
-    MemberId { instance: NodeInstance::new(NodeId::new(n), Incarnation::new(u128::from(n) << 96)), local: 0 }
-}
-
-/// A machine with its members, at a time.
-struct Group {
-    voting: Voting,
-    members: Vec<MemberId>,
-    time: Duration,
-    events: Vec<Event>,
-}
+type Group = testing::Group<Voting>;
 
 impl Group {
-    fn new(members: u32) -> Self {
-        let members = (1..=members).map(member).collect();
-        Self { voting: Voting::default(), members, time: Duration::ZERO, events: Vec::new() }
-    }
-
-    fn with<T>(&mut self, f: impl FnOnce(&mut Voting, &Context<'_>, &mut Vec<Event>) -> T) -> T {
-        let birth = Birth { founder: member(1), position: Position::default() };
-        let position = Position::default();
-        let context = Context { position, birth, time: self.time, members: &self.members };
-        f(&mut self.voting, &context, &mut self.events)
-    }
-
-    fn ask(&mut self, sender: u32, command: &Command) -> Result<BallotId, Refusal> {
-        let bytes = command.write();
-        answer(
-            &self.with(|voting, context, events| voting.on_command(context, member(sender), &bytes, events)),
-        )
+    fn about(&mut self, sender: u32, command: &Command) -> Result<BallotId, Refusal> {
+        self.ask(sender, command).map(BallotId)
     }
 
     fn open(&mut self, rule: Rule) -> BallotId {
-        self.ask(1, &Command::Open(Ballot::new("which?", ["a", "b"], rule))).unwrap()
+        self.about(1, &Command::Open(Ballot::new("which?", ["a", "b"], rule))).unwrap()
     }
 
     fn vote(&mut self, sender: u32, ballot: BallotId, option: usize) -> Result<BallotId, Refusal> {
-        self.ask(sender, &Command::Vote { ballot, option: Some(option) })
-    }
-
-    fn leave(&mut self, n: u32) {
-        self.members.retain(|m| *m != member(n));
-        self.with(|voting, context, events| voting.on_members(context, &[], &[member(n)], events));
+        self.about(sender, &Command::Vote { ballot, option: Some(option) })
     }
 
     fn result(&self, ballot: BallotId) -> Option<(Outcome, Certainty)> {
-        self.voting.result(ballot).map(|closed| (closed.outcome, closed.reason))
+        self.machine.result(ballot).map(|closed| (closed.outcome, closed.reason))
     }
 }
 
@@ -80,7 +48,7 @@ fn who_leaves_is_removed_with_its_vote_and_the_rest_counted_again() {
     assert_eq!(group.result(ballot), None, "two of four");
     group.leave(3);
     assert_eq!(group.result(ballot), Some((Outcome::Elected(0), Certainty::RestCannotChangeIt)));
-    let closed = group.voting.result(ballot).unwrap();
+    let closed = group.machine.result(ballot).unwrap();
     assert_eq!((closed.tally.votes.clone(), closed.tally.missing), (vec![2, 0], 1));
 }
 
@@ -89,7 +57,7 @@ fn a_ballot_whose_voters_all_left_ends() {
     let mut group = Group::new(3);
     let weights = [(member(2), 5)].into();
     let ballot = Ballot { weights, ..Ballot::new("?", ["a"], Rule::Plurality) };
-    let id = group.ask(1, &Command::Open(ballot)).unwrap();
+    let id = group.about(1, &Command::Open(ballot)).unwrap();
     group.leave(2);
     let nobody = Outcome::Undecided(Undecided::NobodyVoted);
     assert_eq!(group.result(id), Some((nobody, Certainty::NobodyLeft)));
@@ -100,7 +68,7 @@ fn weights_decide() {
     let mut group = Group::new(3);
     let weights = [(member(1), 3), (member(2), 1), (member(3), 1)].into();
     let ballot = Ballot { weights, ..Ballot::new("?", ["a", "b"], Rule::AtLeast(3)) };
-    let id = group.ask(2, &Command::Open(ballot)).unwrap();
+    let id = group.about(2, &Command::Open(ballot)).unwrap();
     group.vote(2, id, 1).unwrap();
     group.vote(3, id, 1).unwrap();
     assert_eq!(group.result(id), None);
@@ -114,61 +82,47 @@ fn the_limit_is_kept_in_the_time_of_the_group() {
     group.time = Duration::from_secs(7);
     let limit = Some(Duration::from_secs(2));
     let ballot = Ballot { limit, ..Ballot::new("?", ["a", "b"], Rule::MajorityOfVoters) };
-    let id = group.ask(1, &Command::Open(ballot)).unwrap();
-    assert_eq!(group.voting.due(), Some(Duration::from_secs(9)));
+    let id = group.about(1, &Command::Open(ballot)).unwrap();
+    assert_eq!(group.machine.next_due(), Some(Duration::from_secs(9)));
     group.vote(1, id, 1).unwrap();
-    group.time = Duration::from_secs(9);
-    group.with(|voting, context, events| voting.on_time(context, events));
+    group.pass(Duration::from_secs(2));
     assert_eq!(group.result(id), Some((Outcome::Elected(1), Certainty::LimitPassed)));
-    assert_eq!(group.voting.due(), None);
+    assert_eq!(group.machine.next_due(), None);
 }
 
 #[test]
 fn only_the_proposer_closes_and_limits_are_refusals() {
     let mut group = Group::new(2);
     let ballot = group.open(Rule::Unanimous);
-    assert_eq!(group.ask(2, &Command::Close { ballot, cancel: false }), Err(Refusal::NotProposer));
-    assert_eq!(group.ask(1, &Command::Close { ballot, cancel: true }), Ok(ballot));
+    assert_eq!(group.about(2, &Command::Close { ballot, cancel: false }), Err(Refusal::NotProposer));
+    assert_eq!(group.about(1, &Command::Close { ballot, cancel: true }), Ok(ballot));
     let cancelled = Outcome::Undecided(Undecided::Cancelled);
     assert_eq!(group.result(ballot), Some((cancelled, Certainty::Proposer)));
     let none = Command::Open(Ballot::new("?", Vec::<String>::new(), Rule::Plurality));
-    assert_eq!(group.ask(1, &none), Err(Refusal::Options));
+    assert_eq!(group.about(1, &none), Err(Refusal::Options));
     let long = Command::Open(Ballot::new(&"x".repeat(TEXT_MAX + 1), ["a"], Rule::Plurality));
-    assert_eq!(group.ask(1, &long), Err(Refusal::TooLong));
+    assert_eq!(group.about(1, &long), Err(Refusal::TooLong));
     for _ in 0..OPEN_MAX {
         group.open(Rule::Plurality);
     }
     let more = Command::Open(Ballot::new("?", ["a"], Rule::Plurality));
-    assert_eq!(group.ask(1, &more), Err(Refusal::TooMany));
+    assert_eq!(group.about(1, &more), Err(Refusal::TooMany));
 }
 
 #[test]
 fn a_state_is_read_as_it_was_written() {
     let mut group = Group::new(3);
     let first = group.open(Rule::Plurality);
-    group.ask(1, &Command::Vote { ballot: first, option: None }).unwrap();
+    group.about(1, &Command::Vote { ballot: first, option: None }).unwrap();
     let second = group.open(Rule::AtLeast(2));
     group.vote(2, second, 1).unwrap();
-    group.ask(1, &Command::Close { ballot: first, cancel: false }).unwrap();
-    let mut bytes = Vec::new();
-    group.voting.snapshot(&mut bytes);
-    let mut copy = Voting::default();
-    let mut r = Reader::new(&bytes);
-    copy.restore(&mut r).unwrap();
-    assert!(r.is_empty() && copy == group.voting);
+    group.about(1, &Command::Close { ballot: first, cancel: false }).unwrap();
+    assert_eq!(group.copy(), group.machine);
 }
 
 proptest! {
     #[test]
     fn any_bytes_are_a_command_or_a_refusal_and_a_state_or_an_error(bytes: Vec<u8>) {
-        let mut group = Group::new(2);
-        let before = group.voting.clone();
-        let reply = group.with(|voting, context, events| voting.on_command(context, member(1), &bytes, events));
-        if answer(&reply).is_err() {
-            prop_assert_eq!(&group.voting, &before);
-        }
-        if let Err(error) = group.voting.restore(&mut Reader::new(&bytes)) {
-            prop_assert!(error.at <= bytes.len());
-        }
+        takes_any_bytes::<Voting>(&bytes);
     }
 }

@@ -11,24 +11,23 @@ const VOTE: u8 = 2;
 const CLOSE: u8 = 3;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Command {
+pub(crate) enum Command {
     Open(Ballot),
     Vote { ballot: BallotId, option: Option<usize> },
     Close { ballot: BallotId, cancel: bool },
 }
 
-impl Command {
-    pub(super) fn write(&self) -> Bytes {
-        let mut out = Vec::new();
+impl Layout for Command {
+    fn put(&self, out: &mut Vec<u8>) {
         match self {
             Self::Open(ballot) => {
                 out.push(OPEN);
-                ballot.write(&mut out);
+                ballot.write(out);
             }
             Self::Vote { ballot, option } => {
                 out.push(VOTE);
                 out.put_varint(ballot.0);
-                put_option(&mut out, *option);
+                put_option(out, *option);
             }
             Self::Close { ballot, cancel } => {
                 out.push(CLOSE);
@@ -36,19 +35,15 @@ impl Command {
                 out.push(u8::from(*cancel));
             }
         }
-        Bytes::from(out)
     }
 
-    pub(super) fn parse(bytes: &[u8]) -> Result<Self, ParseError> {
-        let mut r = Reader::new(bytes);
-        let command = match r.u8("kind")? {
-            OPEN => Self::Open(Ballot::read(&mut r)?),
-            VOTE => Self::Vote { ballot: BallotId(r.varint("ballot")?), option: read_option(&mut r)? },
-            CLOSE => Self::Close { ballot: BallotId(r.varint("ballot")?), cancel: read_flag(&mut r)? },
+    fn take(r: &mut Reader<'_>) -> Result<Self, ParseError> {
+        Ok(match r.u8("kind")? {
+            OPEN => Self::Open(Ballot::read(r)?),
+            VOTE => Self::Vote { ballot: BallotId(r.varint("ballot")?), option: read_option(r)? },
+            CLOSE => Self::Close { ballot: BallotId(r.varint("ballot")?), cancel: read_flag(r)? },
             _ => return Err(r.error("kind", Malformed::OutOfRange)),
-        };
-        r.finish("command")?;
-        Ok(command)
+        })
     }
 }
 

@@ -196,6 +196,31 @@ pub(crate) fn run(
     Ok(coverage)
 }
 
+/// The same with one machine and one user for each member, all told by the same witness.
+pub(crate) fn run_users<U: User + 'static>(
+    seed: u64,
+    machine: impl Fn() -> U::Machine + 'static,
+    user: impl Fn(Rc<RefCell<Witness>>) -> U + 'static,
+) -> Result<BTreeMap<&'static str, u64>, String> {
+    let witness = Rc::new(RefCell::new(Witness::default()));
+    let of_maker = Rc::clone(&witness);
+    let maker: Maker = Box::new(move |node, rng| {
+        Box::new(Members::new(node, rng, Rc::clone(&of_maker), &mut |local| {
+            (Replicated::new(config(local), node, machine()), user(Rc::clone(&of_maker)))
+        }))
+    });
+    run(seed, &witness, maker)
+}
+
+/// A machine, with a bug put back if there is one.
+pub(crate) fn with_bug<M: Default, B>(put_back: impl Fn(&mut M, B), bug: Option<B>) -> M {
+    let mut machine = M::default();
+    if let Some(bug) = bug {
+        put_back(&mut machine, bug);
+    }
+    machine
+}
+
 /// All these seeds; fails with every one that breaks something, or if one of `wanted` was met too seldom.
 pub(crate) fn campaign(
     seeds: std::ops::Range<u64>,
