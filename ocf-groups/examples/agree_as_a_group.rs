@@ -1,25 +1,30 @@
-//! Three members of a group, in one process and without a network, vote, wait for each other, and commit a transfer between two
-//! of them. `cargo run -p ocf-groups --example agree_as_a_group`
+//! Three members of a group, in one process and without a network, vote, wait for each other, commit a transfer between two
+//! of them, and tell each other what happened. `cargo run -p ocf-groups --example agree_as_a_group`
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 #![expect(clippy::wildcard_enum_match_arm, reason = "and looks only at what it shows")]
 
 use bytes::Bytes;
 use ocf_groups::barrier::{self, Barriers, Terms};
-use ocf_groups::replicated::{Config, Output as Told, Replicated};
+use ocf_groups::channel::{self, Access, Channels, Content, Filter, Handle, Inbox, Notice};
+use ocf_groups::replicated::{Config, Outcome, Output as Told, Replicated};
 use ocf_groups::transaction::{Output as Done, Site, TransactionSite};
 use ocf_groups::voting::{self, Ballot, Rule, Voting};
-use ocf_groups::{Event, Groups, Input, Output};
+use ocf_groups::{Event, Groups, Input, MemberId, Output};
 use ocf_membership::{Ballot as Round, Member, View, ViewNumber};
 use pils::{Incarnation, Instant, Layer, NodeId, NodeInstance};
 use std::error::Error;
 use std::time::Duration;
 
-/// A node: the core, and three members of three groups on it.
+/// A node: the core, and members of four groups on it.
 struct Node {
     core: Groups,
     voting: Replicated<Voting>,
     barriers: Replicated<Barriers>,
     bank: TransactionSite,
+    channels: Replicated<Channels>,
+    inbox: Inbox,
+    /// The channel that this node has open.
+    alarms: Option<Handle>,
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -38,6 +43,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         node.voting.join(now, &mut node.core)?;
         node.barriers.join(now, &mut node.core)?;
         node.bank.join(now, &mut node.core)?;
+        node.channels.join(now, &mut node.core)?;
     }
     settle(&mut nodes, &mut now);
 
@@ -62,6 +68,34 @@ fn main() -> Result<(), Box<dyn Error>> {
     nodes[2].bank.begin(now, [from, to], Bytes::from_static(b"100 from n1 to n2"), None)?;
     settle(&mut nodes, &mut now);
     assert!(nodes.iter().all(|node| node.bank.unfinished() == 0), "everyone has carried it out");
+    tell(&mut nodes, &mut now)
+}
+
+/// One tells what happened: to who listens for such things, and, as it is retained, to who asks later.
+fn tell(nodes: &mut [Node], now: &mut Instant) -> Result<(), Box<dyn Error>> {
+    for node in nodes.iter_mut() {
+        node.channels.open_channel(*now, "alarms", Access::BOTH, true)?;
+    }
+    settle(nodes, now);
+    let disks = Filter::Prefix(Bytes::from_static(b"disk/"));
+    let handle = nodes[1].alarms.ok_or("the channel is open")?;
+    nodes[1].channels.subscribe(*now, handle, 1, vec![disks])?;
+    settle(nodes, now);
+    let handle = nodes[0].alarms.ok_or("the channel is open")?;
+    for (pattern, text) in [("disk/full", "sda is full"), ("net/down", "eth0 is down")] {
+        let data = Bytes::from_static(text.as_bytes());
+        nodes[0].channels.publish(
+            *now,
+            handle,
+            Content { retention: None, ..Content::new(pattern, data) },
+        )?;
+    }
+    settle(nodes, now);
+    let handle = nodes[2].alarms.ok_or("the channel is open")?;
+    nodes[2].channels.subscribe(*now, handle, 1, vec![])?;
+    settle(nodes, now);
+    let heard: Vec<usize> = nodes.iter_mut().map(Node::listen).collect();
+    assert_eq!(heard, [0, 1, 2], "one listens for disks, one asks later for all");
     Ok(())
 }
 
@@ -72,6 +106,9 @@ impl Node {
             voting: Replicated::new(Config::new("council", 0), id, Voting::default()),
             barriers: Replicated::new(Config::new("recovery", 0), id, Barriers::default()),
             bank: TransactionSite::new(Config::new("bank", 0), id, []),
+            channels: Replicated::new(Config::new("events", 0), id, Channels::default()),
+            inbox: Inbox::new(MemberId { instance: id, local: 0 }, channel::INBOX_MAX),
+            alarms: None,
         }
     }
 
@@ -79,6 +116,19 @@ impl Node {
         self.voting.handle(now, event);
         self.barriers.handle(now, event);
         self.bank.handle(now, event);
+        self.channels.handle(now, event);
+    }
+
+    /// Looks at what it was told, most urgent first.
+    fn listen(&mut self) -> usize {
+        let notices: Vec<Notice> = std::iter::from_fn(|| self.inbox.pop()).collect();
+        for notice in &notices {
+            if let Notice::Event { event, .. } = notice {
+                let text = String::from_utf8_lossy(&event.content.data);
+                println!("{}: heard from {}: {text}", self.core.local().node, event.by.instance.node);
+            }
+        }
+        notices.len()
     }
 
     /// Lets the members send, and says what they tell.
@@ -92,6 +142,15 @@ impl Node {
         for told in self.barriers.drive(now, &mut self.core) {
             if let Told::Event(barrier::Event::Passed { name: of, entered, .. }) = told {
                 println!("{name}: all {} are {of}", entered.len());
+            }
+        }
+        for told in self.channels.drive(now, &mut self.core) {
+            match told {
+                Told::Event(event) => self.inbox.take(&event),
+                Told::Done(_, Outcome::Applied(reply)) if self.alarms.is_none() => {
+                    self.alarms = channel::answer(&reply).ok().map(Handle);
+                }
+                other => drop(other),
             }
         }
         for told in self.bank.drive(now, &mut self.core) {

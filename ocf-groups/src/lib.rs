@@ -9,11 +9,12 @@
 //! * A joiner gets the group's state as of its join ([`Event::StateWanted`], [`Event::State`]); nobody else waits.
 //! * Back-pressure: [`SendError::Full`], then [`Event::Writable`].
 //!
-//! On top: [`Replicated`] runs a state machine as a group; [`voting`], [`barrier`], [`transaction`] and [`checkpoint`] are such machines; [`GroupQuorum`] says
-//! whether enough nodes run a group.
+//! On top: [`Replicated`] runs a state machine as a group; [`voting`], [`barrier`], [`transaction`], [`checkpoint`] and
+//! [`channel`] are such machines; [`GroupQuorum`] says whether enough nodes run a group.
 #![forbid(unsafe_code)]
 
 pub mod barrier;
+pub mod channel;
 pub mod checkpoint;
 mod config;
 mod error;
