@@ -17,7 +17,7 @@ mod outside;
 mod ping;
 mod tie;
 
-pub use api::{ApiAccess, ApiConfig, ApiUser};
+pub use api::{ApiAccess, ApiConfig, ApiUser, LockUsers};
 pub use media::{DiscoveryEntry, MediumEntry};
 pub use outside::{HeartbeatEntry, MailEntry, OutsideConfig};
 pub use ping::PingEntry;

@@ -32,11 +32,11 @@ mod store;
 pub use cluster::{Cluster, ClusterBuilder};
 pub use config::{
     ApiAccess, ApiConfig, ApiUser, CipherName, Detection, DiscoveryEntry, HeartbeatEntry, Key, KeyEntry,
-    MailEntry, MediumEntry, NodeConfig, NodeEntry, OutsideConfig, Paths, PingEntry, ProtectionName,
-    TieBreakerEntry,
+    LockUsers, MailEntry, MediumEntry, NodeConfig, NodeEntry, OutsideConfig, Paths, PingEntry,
+    ProtectionName, TieBreakerEntry,
 };
 pub use event::{NodeEvent, Numbered};
-pub use locks::{LockGuard, Locks, LostLock, PendingLock, SubLock};
+pub use locks::{LockClient, LockGuard, Locks, LostLock, PendingLock, SubLock};
 pub use node::{
     ApiError, Application, Here, Node, NodeBuilder, PendingCall, ReloadError, RequestError, StartError,
 };

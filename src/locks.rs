@@ -2,9 +2,12 @@
 
 mod backend;
 mod manager;
+mod program;
 mod slot;
+pub(crate) mod wire;
 
 pub(crate) use backend::{Asked, Backend, Place};
+pub use program::LockClient;
 pub(crate) use slot::{Listener, News, Slot};
 
 use core::fmt;

@@ -6,6 +6,7 @@ mod builder;
 mod calls;
 mod gate;
 mod host;
+mod lock_service;
 mod locks;
 mod outside;
 mod queue;

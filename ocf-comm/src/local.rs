@@ -4,7 +4,7 @@
 //!   connects; [`Accept`] and a [`Policy`](crate::rpc::Policy) decide what they may do. [`LocalLimits`] bound each client.
 //! * [`Client`]: non-blocking, with a descriptor to wait for; and calls that wait, for programs without a loop.
 //! * [`Service`]: what a layer offers to local programs: methods over values or bytes, a stream of events to each client,
-//!   and the news, once, that a client is gone.
+//!   and the news, once, that a client is gone; if it wants, also the end of the client's process, which may live on.
 //! * [`ConnectivityService`] and [`LocalConnectivity`]: the trait [`Connectivity`](crate::Connectivity) across processes.
 //!
 //! ```
@@ -42,6 +42,7 @@ mod config;
 mod connectivity;
 pub mod frame;
 mod outbox;
+mod process;
 mod server;
 mod service;
 mod session;
@@ -50,5 +51,6 @@ mod wake;
 pub use client::{CallFailure, Client, ClientError, ClientEvent, RequestId};
 pub use config::{Accept, Address, LocalConfig, LocalLimits};
 pub use connectivity::{CONNECTIVITY, ConnectivityService, LocalConnectivity, parse_event, parse_peers};
+pub use process::Process;
 pub use server::{LocalStats, ServeError, Server};
 pub use service::{ClientInfo, EventSink, Service, SinkError, no_method};

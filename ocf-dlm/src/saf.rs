@@ -123,7 +123,9 @@ impl From<RequestError> for SafError {
             RequestError::NoSuchLock | RequestError::NotOwner | RequestError::NoOrphan { .. } => {
                 Self::NotExist
             }
-            RequestError::Busy | RequestError::HasSublocks(_) => Self::InvalidParam,
+            RequestError::Busy | RequestError::HasSublocks(_) | RequestError::NotAllowed(_) => {
+                Self::InvalidParam
+            }
             RequestError::Limit(_) => Self::NoResources,
             RequestError::NotMaster | RequestError::NotPrimary => Self::TryAgain,
         }

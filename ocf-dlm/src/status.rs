@@ -108,6 +108,9 @@ pub enum RequestError {
     /// This node may not act: it is not in the primary partition.
     #[error("this node is not in the primary partition")]
     NotPrimary,
+    /// The program may not lock here, or not there, and which setting gives that.
+    #[error("{0}")]
+    NotAllowed(&'static str),
 }
 
 impl RequestError {
@@ -123,6 +126,7 @@ impl RequestError {
             Self::NoSuchLock | Self::NoOrphan { other_mode: false } => -2,
             Self::NoOrphan { other_mode: true } => -11,
             Self::NotOwner => -1,
+            Self::NotAllowed(_) => -13,
             Self::Busy => -16,
             Self::HasSublocks(_) => -39,
             Self::Limit(_) => -12,
@@ -136,7 +140,7 @@ impl RequestError {
         match self {
             Self::Name(_) | Self::SpaceName(_) => 14,
             Self::Flags { .. } | Self::NotQueueable { .. } => 19,
-            Self::NoSuchLock | Self::NotOwner => 11,
+            Self::NoSuchLock | Self::NotOwner | Self::NotAllowed(_) => 11,
             Self::Busy | Self::ParentNotGranted => 23,
             Self::HasSublocks(_) => 26,
             Self::NoOrphan { .. } => 18,

@@ -1,5 +1,6 @@
 use core::net::SocketAddr;
 use ocf_comm::rpc::Access;
+use ocf_dlm::SPACE_NAME_MAX;
 use pils::ConfigErrors;
 use serde::Deserialize;
 use std::path::PathBuf;
@@ -14,11 +15,62 @@ pub struct ApiConfig {
     pub local_users: Vec<u32>,
     /// The same for groups.
     pub local_groups: Vec<u32>,
+    /// Who may lock from there, besides root and the node's own user. They may connect, too.
+    pub locks: Vec<LockUsers>,
     /// Where administration tools post XML-RPC, on the path `/RPC2`: a loopback address, or another one with users. Needs the
     /// feature `http`.
     pub http: Option<SocketAddr>,
     /// Who may come over HTTP. Without any, everyone who reaches the address may look.
     pub http_users: Vec<ApiUser>,
+}
+
+/// Users and groups of this machine who may lock in some lockspaces.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LockUsers {
+    /// Names of lockspaces; `*` at the end stands for anything. Default: every lockspace.
+    #[serde(default = "every_space")]
+    pub spaces: Vec<String>,
+    /// Users, by id.
+    #[serde(default)]
+    pub users: Vec<u32>,
+    /// Groups, by id: the effective one of a process counts.
+    #[serde(default)]
+    pub groups: Vec<u32>,
+}
+
+fn every_space() -> Vec<String> {
+    vec!["*".to_owned()]
+}
+
+impl LockUsers {
+    /// True if a process of this user and group may lock in that lockspace.
+    #[must_use]
+    pub fn allows(&self, space: &str, uid: u32, gid: u32) -> bool {
+        let covers = |pattern: &String| match pattern.strip_suffix('*') {
+            Some(prefix) => space.starts_with(prefix),
+            None => pattern == space,
+        };
+        (self.users.contains(&uid) || self.groups.contains(&gid)) && self.spaces.iter().any(covers)
+    }
+
+    fn check(&self, at: usize, errors: &mut ConfigErrors) {
+        if self.users.is_empty() && self.groups.is_empty() {
+            errors.push(
+                format!("locks[{at}]"),
+                "nobody",
+                "allows nothing to anybody",
+                "give users or groups",
+            );
+        }
+        for space in &self.spaces {
+            let name = space.strip_suffix('*').unwrap_or(space);
+            if space.is_empty() || name.contains('*') || name.len() > SPACE_NAME_MAX {
+                let fix = "give a name of 1 to 64 bytes, with * at most at its end";
+                errors.push(format!("locks[{at}].spaces"), format!("{space:?}"), "names no lockspace", fix);
+            }
+        }
+    }
 }
 
 /// A user of the administration interface.
@@ -69,6 +121,13 @@ impl ApiConfig {
         if self.local.as_deref().is_some_and(|local| local.is_empty() || local == "@" || local.len() > 107) {
             let fix = "give the path of a socket, or @ and a name, of at most 107 bytes";
             errors.push("local", format!("{:?}", self.local), "is not an address", fix);
+        }
+        if self.local.is_none() && !self.locks.is_empty() {
+            let fix = "give the address at which programs connect";
+            errors.push("local", "none", "is missing, and locks says who may lock from there", fix);
+        }
+        for (at, entry) in self.locks.iter().enumerate() {
+            entry.check(at, &mut errors);
         }
         if let Some(http) = self.http {
             if !cfg!(feature = "http") {

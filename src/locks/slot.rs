@@ -14,6 +14,8 @@ use std::time::Instant;
 pub(crate) enum News {
     /// An operation ended. The lock is gone if nothing is held.
     Completed(Completed),
+    /// An operation was not begun; nothing has changed.
+    Refused(LockError),
     /// Another wants it.
     Wanted(Mode),
     /// It is gone.
@@ -26,7 +28,7 @@ impl News {
         match self {
             Self::Completed(completed) => completed.held.is_none(),
             Self::Lost => true,
-            Self::Wanted(_) => false,
+            Self::Refused(_) | Self::Wanted(_) => false,
         }
     }
 }
@@ -68,6 +70,7 @@ impl Listener for Slot {
         let mut told = self.told.lock();
         match news {
             News::Completed(completed) => told.completed = Some(Ok(completed)),
+            News::Refused(why) => told.completed = Some(Err(why)),
             News::Wanted(mode) => told.wanted = Some(mode),
             News::Lost => told.lost = true,
         }

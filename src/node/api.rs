@@ -1,6 +1,8 @@
 use super::host::NodeHost;
-use crate::config::{ApiConfig, NodeConfig};
+use super::lock_service::LockService;
+use crate::config::{ApiConfig, LockUsers, NodeConfig};
 use crate::event::NodeEvent;
+use crate::locks::wire::SERVICE;
 use crate::snapshot::Snapshot;
 use crate::stack::Stack;
 use ocf_comm::Lane;
@@ -12,6 +14,7 @@ use pils::topic::{
     RESOURCE,
 };
 use pils::{Incarnation, NodeId, NodeInstance, Value};
+use std::sync::Arc;
 
 /// The topic of messages that another node sent to this one, by `node.send` or `Node::send_to`.
 pub(super) const DIRECT: &str = "direct";
@@ -59,18 +62,34 @@ impl Api {
         config: &NodeConfig,
         local: NodeInstance,
         methods: Dispatcher,
-        bus: &Bus,
+        (bus, locks): (&Bus, Arc<LockService>),
     ) -> Result<Self, ApiError> {
         let api = &config.api;
+        let locking = |who: fn(&LockUsers) -> &Vec<u32>| api.locks.iter().flat_map(who);
         let server = match &api.local {
             Some(address) => Some(Server::start(
                 &Address::from(address.as_str()),
                 LocalConfig::new()
                     .accept(Accept {
-                        uids: api.local_users.iter().copied().chain([0]).collect(),
-                        gids: api.local_groups.iter().copied().collect(),
+                        uids: api
+                            .local_users
+                            .iter()
+                            .chain(locking(|entry| &entry.users))
+                            .copied()
+                            .chain([0])
+                            .collect(),
+                        gids: api
+                            .local_groups
+                            .iter()
+                            .chain(locking(|entry| &entry.groups))
+                            .copied()
+                            .collect(),
                         ..Accept::default()
                     })
+                    .who_may(
+                        ": [api] of the node's configuration says who may (local_users, local_groups, locks)",
+                    )
+                    .service(SERVICE, locks)
                     .policy(policy(api))
                     .node(local)
                     .bus(bus.clone())

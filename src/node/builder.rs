@@ -1,8 +1,9 @@
 use super::api::{self, Api, ApiError};
 use super::application::Application;
-use super::calls::{self, Callers};
+use super::calls::{self, Callers, Job};
 use super::gate::Gate;
 use super::host::{Command, NodeHost};
+use super::lock_service::{self, LockService};
 use super::outside::Outside;
 use super::queue::EventQueue;
 use super::recorder::Recorder;
@@ -12,9 +13,10 @@ use crate::config::{ApiConfig, HeartbeatEntry, NodeConfig, OutsideConfig, PingEn
 use crate::stack::{Birth, Stack, StackConfig, StackError};
 use crate::store::{FileStore, RecordStore};
 use core::fmt;
+use crossbeam_channel::Receiver;
 use ocf_comm::Secrets;
 use ocf_comm::driver::sentinel::{Sentinel, SentinelConfig};
-use ocf_comm::driver::{Agreement, IoConfig, Ports, Reactor, Remote, SetupError, cipher, entropy};
+use ocf_comm::driver::{Agreement, Handle, IoConfig, Ports, Reactor, Remote, SetupError, cipher, entropy};
 use ocf_comm::rpc::{self, Dispatcher};
 use ocf_membership::TieBreaker;
 use ocf_resource::driver::apphb::AppHeartbeatServer;
@@ -23,6 +25,7 @@ use ocf_resource::{AgentClass, AgentName, Agents, GroupConfig};
 use ocf_stonith::driver::{Classes, DeviceClass, DeviceHost};
 use parking_lot::Mutex;
 use pils::process::Runner;
+use pils::topic::Bus;
 use pils::{ConfigErrors, NodeId, NodeInstance, Rng};
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt as _;
@@ -349,10 +352,8 @@ impl NodeBuilder {
         .with_callers(callers)
         .with_application(self.application);
         let running = Reactor::new(ports, inbox, stack, host).spawn(&format!("ocf-{}", local.node))?;
-        let methods = api::dispatcher(&self.config, &running.handle(), local, self.methods);
-        calls::serve(methods.clone(), jobs, remote).map_err(StartError::Threads)?;
-        let api =
-            self.config.api.is_on().then(|| Api::start(&self.config, local, methods, &bus)).transpose()?;
+        let handle = running.handle();
+        let api = serve((&self.config, local), handle, self.methods, (jobs, remote), &bus)?;
         Ok(Node {
             inner: Arc::new(Inner {
                 handle: running.handle(),
@@ -367,6 +368,22 @@ impl NodeBuilder {
             }),
         })
     }
+}
+
+/// Answers what other nodes and programs outside ask of the node.
+fn serve(
+    (config, local): (&NodeConfig, NodeInstance),
+    handle: Handle<Stack, NodeHost>,
+    more: rpc::Builder,
+    (jobs, remote): (Receiver<Job>, Remote<Command>),
+    bus: &Bus,
+) -> Result<Option<Api>, StartError> {
+    let locks = Arc::new(LockService::new(handle.clone(), config.api.locks.clone(), config.sentinel));
+    let more = more.merge(lock_service::methods(&locks));
+    let methods = api::dispatcher(config, &handle, local, more);
+    calls::serve(methods.clone(), jobs, remote).map_err(StartError::Threads)?;
+    let start = || Api::start(config, local, methods, (bus, locks));
+    Ok(config.api.is_on().then(start).transpose()?)
 }
 
 /// The view record of an earlier life, and where it is kept.

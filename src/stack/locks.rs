@@ -1,13 +1,14 @@
 //! The lock manager among the other layers: views and leases from membership, messages over circuits, proofs from fencing.
 
 use super::{Output, Stack};
+use core::time::Duration;
 use ocf_comm::{Channel, Lane};
 use ocf_dlm::cluster::{
     Ask, ClusterView, Engine, Input, LockState, Output as From, Snapshot, ViewMember, WaitReason,
 };
 use ocf_dlm::directory::Weighted;
 use ocf_dlm::wire::{Proof, Value};
-use ocf_dlm::{Flags, Mode, RequestError};
+use ocf_dlm::{ClientId, Flags, Mode, RequestError};
 use ocf_membership::View;
 use ocf_stonith::{Cause, FenceRequest, Withdrawal};
 use pils::{Instant, Layer as _, NodeInstance};
@@ -75,6 +76,32 @@ impl Stack {
     pub fn lock_held(&self, now: Instant, lock: u64) -> Option<LockState> {
         let state = self.locks.as_ref()?.lock_state(lock)?;
         (state.held.is_some() && state.reliable && self.consensus.is_active(now)).then_some(state)
+    }
+
+    /// For how long a lock may be relied on from `now`, if nothing more is heard of other nodes; `None` if it may not.
+    #[must_use]
+    pub fn lock_held_for(&self, now: Instant, lock: u64) -> Option<Duration> {
+        self.lock_held(now, lock)?;
+        Some(self.consensus.lease_until()?.since(now))
+    }
+
+    /// What a lock holds and asks for, whether or not it may be relied on.
+    #[must_use]
+    pub fn lock_state(&self, lock: u64) -> Option<LockState> {
+        self.locks.as_ref()?.lock_state(lock)
+    }
+
+    /// Ends the wait of an operation. See [`Engine::cancel`].
+    ///
+    /// # Errors
+    /// See [`RequestError`]; nothing changed.
+    pub fn cancel_lock(&mut self, now: Instant, lock: u64) -> Result<(), RequestError> {
+        self.engine(now)?.cancel(now, lock)
+    }
+
+    /// A client of locks is gone. See [`Engine::end_client`].
+    pub fn end_lock_client(&mut self, now: Instant, client: ClientId) -> usize {
+        self.engine(now).map_or(0, |engine| engine.end_client(now, client))
     }
 
     /// Why an operation on a lock waits; `None` if none does.

@@ -82,6 +82,9 @@ pub struct LocalLimits {
     pub hello_within: Duration,
     /// How long a client whose quota is used up may read nothing before it is thrown out. Default 60 s; zero: never.
     pub stuck_max: Duration,
+    /// Processes that live on without their connection and whose end a service waits for. Default 1024. With so many no more
+    /// clients are served.
+    pub mourned_max: usize,
 }
 
 impl Default for LocalLimits {
@@ -95,6 +98,7 @@ impl Default for LocalLimits {
             subscription_queue: 1024,
             hello_within: Duration::from_secs(5),
             stuck_max: Duration::from_secs(60),
+            mourned_max: 1024,
         }
     }
 }
@@ -111,6 +115,7 @@ pub struct LocalConfig {
     pub(super) dispatcher: Option<Dispatcher>,
     pub(super) services: BTreeMap<Arc<str>, Arc<dyn Service>>,
     pub(super) bus: Option<Bus>,
+    pub(super) who_may: String,
 }
 
 impl fmt::Debug for LocalConfig {
@@ -140,7 +145,14 @@ impl LocalConfig {
             dispatcher: None,
             services: BTreeMap::new(),
             bus: None,
+            who_may: String::new(),
         }
+    }
+
+    /// What is said to a program that may not connect, after who it is: where it is settled who may.
+    pub fn who_may(mut self, hint: &str) -> Self {
+        hint.clone_into(&mut self.who_may);
+        self
     }
 
     /// Who may connect.

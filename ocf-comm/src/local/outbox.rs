@@ -26,6 +26,8 @@ struct State {
     /// Events that were dropped, by service, and not told yet.
     lost: BTreeMap<Arc<str>, u64>,
     lost_ever: u64,
+    /// Why the client is to be let go.
+    ended: Option<String>,
 }
 
 impl fmt::Debug for Outbox {
@@ -46,6 +48,7 @@ impl Outbox {
             in_flight: BTreeSet::new(),
             lost: BTreeMap::new(),
             lost_ever: 0,
+            ended: None,
         };
         Self { client, wake, bytes_max, frame_max, state: Mutex::new(state) }
     }
@@ -145,15 +148,38 @@ impl Outbox {
         self.wake.client(self.client);
     }
 
+    /// Lets the client go, once, and takes nothing more for it.
+    pub(super) fn end(&self, reason: &str) {
+        {
+            let mut state = self.state.lock();
+            if !state.open {
+                return;
+            }
+            state.ended = Some(reason.to_owned());
+            state.shut();
+        }
+        self.wake.client(self.client);
+    }
+
+    /// Why the client is to be let go, if it is.
+    pub(super) fn ended(&self) -> Option<String> {
+        self.state.lock().ended.clone()
+    }
+
     pub(super) fn close(&self) {
-        let mut state = self.state.lock();
-        state.open = false;
-        state.frames.clear();
-        state.bytes = 0;
-        state.in_flight.clear();
+        self.state.lock().shut();
     }
 
     pub(super) fn lost_ever(&self) -> u64 {
         self.state.lock().lost_ever
+    }
+}
+
+impl State {
+    fn shut(&mut self) {
+        self.open = false;
+        self.frames.clear();
+        self.bytes = 0;
+        self.in_flight.clear();
     }
 }

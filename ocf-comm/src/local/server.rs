@@ -1,16 +1,21 @@
 use super::config::{Address, LocalConfig};
 use super::frame::Response;
-use super::service::ClientInfo;
+use super::process::Process;
+use super::service::{ClientInfo, Service};
 use super::session::{Broken, Session};
 use super::wake::Wake;
 use crate::rpc::Credentials;
 use core::time::Duration;
+use mio::event::Source as _;
 use mio::net::{UnixListener, UnixStream};
+use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -62,6 +67,10 @@ pub struct LocalStats {
     pub throttled: u64,
     /// Events of services that were lost, of all clients that are gone.
     pub events_lost: u64,
+    /// Clients that a service let go.
+    pub ended: u64,
+    /// Processes that live on without their connection and whose end a service waits for.
+    pub mourned: usize,
 }
 
 /// A server for local programs, on a thread of its own. It ends, and its clients with it, when this is dropped.
@@ -95,6 +104,7 @@ impl Server {
             stop: Arc::clone(&stop),
             stats: Arc::clone(&stats),
             clients: BTreeMap::new(),
+            mourned: BTreeMap::new(),
             last: 0,
             buffer: vec![0; TURN],
             path,
@@ -178,6 +188,14 @@ enum End {
     Closed,
     Broken(Broken),
     Stuck,
+    /// A service lets it go.
+    Ended(String),
+}
+
+/// A process whose connection ended, and who waits for its end.
+struct Mourned {
+    process: Process,
+    services: Vec<Arc<dyn Service>>,
 }
 
 struct Engine {
@@ -188,6 +206,8 @@ struct Engine {
     stop: Arc<AtomicBool>,
     stats: Arc<Mutex<LocalStats>>,
     clients: BTreeMap<u64, Conn>,
+    /// By the number that the client had.
+    mourned: BTreeMap<u64, Mourned>,
     last: u64,
     buffer: Vec<u8>,
     path: Option<PathBuf>,
@@ -219,6 +239,8 @@ impl Engine {
                                 event.is_readable() || event.is_read_closed() || event.is_error();
                             conn.hung_up |= event.is_read_closed() || event.is_error();
                             ready.insert(client);
+                        } else if self.mourned.get(&client).is_some_and(|m| m.process.has_ended()) {
+                            self.bury(client);
                         }
                     }
                 }
@@ -236,6 +258,7 @@ impl Engine {
             }
         }
         self.clients.clear();
+        self.mourned.clear();
         if let Some(path) = &self.path
             && let Err(error) = std::fs::remove_file(path)
         {
@@ -277,18 +300,8 @@ impl Engine {
                 return;
             }
         };
-        let accept = &self.config.accept;
-        let own = credentials.uid == rustix::process::geteuid().as_raw();
-        let listed = accept.uids.contains(&credentials.uid) || accept.gids.contains(&credentials.gid);
-        if !(accept.anyone || own || listed) {
-            let Credentials { uid, gid, .. } = credentials;
-            refuse(&mut stream, format!("user {uid}, group {gid} may not connect"));
-            self.stats.lock().refused += 1;
-            return;
-        }
-        let limit = self.config.limits.clients_max;
-        if self.clients.len() >= limit {
-            refuse(&mut stream, format!("{limit} clients are connected, no more are served"));
+        if let Some(reason) = self.refusal(credentials) {
+            refuse(&mut stream, reason);
             self.stats.lock().refused += 1;
             return;
         }
@@ -301,7 +314,8 @@ impl Engine {
             tracing::warn!(%error, "cannot watch a local program");
             return;
         }
-        let info = ClientInfo { id, name: String::new(), credentials };
+        let process = Process::of_peer(&stream, credentials.pid);
+        let info = ClientInfo { id, name: String::new(), credentials, process };
         let session = Session::new(Arc::clone(&self.config), Arc::clone(&self.wake), info);
         let now = Instant::now();
         let conn = Conn {
@@ -320,6 +334,23 @@ impl Engine {
         let mut stats = self.stats.lock();
         stats.accepted += 1;
         stats.clients = self.clients.len();
+    }
+
+    /// Why who connects is not served, if it is not.
+    fn refusal(&self, credentials: Credentials) -> Option<String> {
+        let (accept, limits) = (&self.config.accept, &self.config.limits);
+        let Credentials { uid, gid, .. } = credentials;
+        let own = uid == rustix::process::geteuid().as_raw();
+        if !(accept.anyone || own || accept.uids.contains(&uid) || accept.gids.contains(&gid)) {
+            return Some(format!("user {uid}, group {gid} may not connect{}", self.config.who_may));
+        }
+        let mourned = self.mourned.len();
+        if mourned >= limits.mourned_max {
+            return Some(format!("{mourned} processes live on without their connection, no more are served"));
+        }
+        let limit = limits.clients_max;
+        let full = self.clients.len() >= limit;
+        full.then(|| format!("{limit} clients are connected, no more are served"))
     }
 
     fn turn(&mut self, client: u64, again: &mut BTreeSet<u64>) {
@@ -344,16 +375,70 @@ impl Engine {
                     stats.broken += 1;
                 }
                 End::Stuck => stats.stuck += 1,
+                End::Ended(reason) => {
+                    tracing::warn!(
+                        client,
+                        name = conn.session.info().name,
+                        reason,
+                        "a local program is let go"
+                    );
+                    stats.ended += 1;
+                }
             }
             stats.events_lost += conn.session.outbox.lost_ever();
             stats.clients = self.clients.len();
         }
+        if let End::Ended(reason) = end {
+            conn.out.extend_from_slice(&Response::Refused { reason: reason.clone() }.emit());
+        }
         // A refusal may wait; it is told if the socket takes it.
-        if matches!(end, End::Broken(_)) && conn.write().is_err() {
+        if matches!(end, End::Broken(_) | End::Ended(_)) && conn.write().is_err() {
             tracing::trace!(client, "it does not hear why");
         }
         if let Err(error) = self.poll.registry().deregister(&mut conn.stream) {
             tracing::debug!(%error, "a socket was not watched");
+        }
+        let services = conn.session.finish();
+        if !services.is_empty() {
+            self.mourn(client, conn.session.info().process.clone(), services);
+        }
+    }
+
+    /// Waits for the end of a process without waiting here.
+    fn mourn(&mut self, client: u64, process: Option<Process>, services: Vec<Arc<dyn Service>>) {
+        let Some(process) = process else {
+            tracing::warn!(client, "nobody can say when the process of a client ends: what it had is kept");
+            return;
+        };
+        let token = Token(usize::try_from(client).unwrap_or(0));
+        let watched = process.watch().map(|process| {
+            SourceFd(&process.as_raw_fd()).register(self.poll.registry(), token, Interest::READABLE)
+        });
+        if let Some(Err(error)) = watched {
+            tracing::error!(client, %error, "cannot wait for the end of a process: what it had is kept");
+            return;
+        }
+        let ended = process.has_ended();
+        self.mourned.insert(client, Mourned { process, services });
+        self.stats.lock().mourned = self.mourned.len();
+        if ended {
+            self.bury(client);
+        }
+    }
+
+    /// Tells who mourns that the process has ended.
+    fn bury(&mut self, client: u64) {
+        let Some(Mourned { process, services }) = self.mourned.remove(&client) else { return };
+        if let Some(fd) = process.watch()
+            && let Err(error) = SourceFd(&fd.as_raw_fd()).deregister(self.poll.registry())
+        {
+            tracing::debug!(%error, "a process was not watched");
+        }
+        self.stats.lock().mourned = self.mourned.len();
+        for service in services {
+            if catch_unwind(AssertUnwindSafe(|| service.ended(client))).is_err() {
+                tracing::error!("a service panicked when a process had ended");
+            }
         }
     }
 
@@ -377,6 +462,9 @@ impl Engine {
 impl Conn {
     /// Reads, acts and writes once. True if there is more to do at once.
     fn turn(&mut self, buffer: &mut [u8], stats: &Mutex<LocalStats>) -> Result<bool, End> {
+        if let Some(reason) = self.session.outbox.ended() {
+            return Err(End::Ended(reason));
+        }
         let full = self.session.outbox.is_full();
         if full && self.readable {
             stats.lock().throttled += 1;

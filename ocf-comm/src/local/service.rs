@@ -1,5 +1,6 @@
 use super::frame::Response;
 use super::outbox::Outbox;
+use super::process::Process;
 use crate::rpc::{Access, Body, Caller, Credentials, Fault, Responder};
 use std::sync::Arc;
 
@@ -12,6 +13,8 @@ pub struct ClientInfo {
     pub name: String,
     /// What the kernel says of it.
     pub credentials: Credentials,
+    /// The process that connected, if the kernel lets it be watched.
+    pub process: Option<Process>,
 }
 
 impl ClientInfo {
@@ -40,8 +43,21 @@ pub trait Service: Send + Sync {
     /// A client calls. `answer` leads back; for a call without an answer it leads nowhere.
     fn call(&self, client: &ClientInfo, method: &str, body: Body, answer: Responder<Body>);
 
-    /// A client is gone for good: whatever it held is to be released.
+    /// A client is gone for good: whatever it held is to be released. Its process may live on, and does not know yet: see
+    /// [`Service::mourns`].
     fn gone(&self, client: u64);
+
+    /// Asked once, after [`Service::gone`]: whether the service wants to know when the client's process ends, if the kernel can say.
+    /// Not asked when the server itself ends. Default: no.
+    fn mourns(&self, client: u64) -> bool {
+        let _ = client;
+        false
+    }
+
+    /// The process of a client that the service [mourns](Service::mourns) has ended. Possibly at once.
+    fn ended(&self, client: u64) {
+        let _ = client;
+    }
 }
 
 /// Leads from a service to one client. Cheap to clone; used from any thread.
@@ -79,6 +95,11 @@ impl EventSink {
     pub fn send_bounded(&self, body: Body) -> Result<(), SinkError> {
         let frame = Response::Stream { service: self.service.to_string(), body }.emit();
         if self.outbox.push(frame) { Ok(()) } else { Err(SinkError::Gone) }
+    }
+
+    /// Ends the connection: what waits for the client is dropped, and it is told why if its socket takes that.
+    pub fn end(&self, reason: &str) {
+        self.outbox.end(reason);
     }
 
     /// Bytes that wait for the client.

@@ -243,14 +243,35 @@ impl Session {
     }
 }
 
-impl Drop for Session {
-    /// However the client ended: every service that it used is told, once.
-    fn drop(&mut self) {
+impl Session {
+    /// However the client ended: every service that it used is told, once. Returns those that want to know when its process
+    /// ends.
+    pub(super) fn finish(&mut self) -> Vec<Arc<dyn Service>> {
         self.outbox.close();
+        let client = self.info.id;
+        let mut mourn = Vec::new();
         for (name, service) in core::mem::take(&mut self.joined) {
-            if catch_unwind(AssertUnwindSafe(|| service.gone(self.info.id))).is_err() {
-                tracing::error!(service = %name, "a service panicked when a client was gone");
+            let gone = AssertUnwindSafe(|| {
+                service.gone(client);
+                service.mourns(client)
+            });
+            match catch_unwind(gone) {
+                Ok(true) => mourn.push(service),
+                Ok(false) => {}
+                Err(_) => tracing::error!(service = %name, "a service panicked when a client was gone"),
             }
         }
+        mourn
+    }
+
+    pub(super) const fn info(&self) -> &ClientInfo {
+        &self.info
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // Whoever mourns goes with the server.
+        drop(self.finish());
     }
 }

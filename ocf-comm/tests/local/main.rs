@@ -7,6 +7,7 @@
 
 mod conformance;
 mod hostile;
+mod processes;
 mod programs;
 
 use ocf_comm::local::{Address, ClientInfo, EventSink, LocalConfig, Server, Service};

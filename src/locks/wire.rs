@@ -1,0 +1,357 @@
+//! What a program and the lock service of the node beside it say to each other, as values of the local interface.
+
+use core::time::Duration;
+use ocf_dlm::cluster::{Completed, Holder, WaitReason};
+use ocf_dlm::wire::Value as Versioned;
+use ocf_dlm::{
+    ClientId, FencingToken, LockError, Mode, NameError, Remarks, RequestError, Status, ValueBlock, Wait,
+};
+use pils::{NodeInstance, Value};
+use serde::{Deserialize, Serialize};
+
+use super::News;
+
+/// The service's name.
+pub(crate) const SERVICE: &str = "locks";
+
+/// Asks for a lock; no answer, but [`Told`] follows.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Lock {
+    /// What the program calls it: a number that it never used before.
+    pub(crate) tag: u64,
+    /// Whose it is, as the program numbers them.
+    pub(crate) owner: u32,
+    /// Without meaning if it is below another.
+    pub(crate) space: String,
+    pub(crate) name: Value,
+    /// The lock above it, by its tag.
+    pub(crate) above: Option<u64>,
+    pub(crate) mode: u8,
+    pub(crate) flags: u32,
+    pub(crate) wait: Patience,
+}
+
+/// Asks for another mode; no answer, but [`Told`] follows.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Convert {
+    pub(crate) tag: u64,
+    pub(crate) mode: u8,
+    pub(crate) flags: u32,
+    pub(crate) value: Option<Value>,
+    pub(crate) wait: Patience,
+}
+
+/// Gives a lock back, or takes back the request. The answer: whether it was certainly held, and the value is written.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Release {
+    pub(crate) tag: u64,
+    pub(crate) value: Option<Value>,
+}
+
+/// How long to wait, in nanoseconds; `None`: as long as it takes. Not to wait at all is a flag.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Patience(Option<u64>);
+
+impl From<Wait> for Patience {
+    fn from(wait: Wait) -> Self {
+        let Wait::For(wait) = wait else { return Self(None) };
+        // What fits into a signed number is three centuries.
+        Self(Some(u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX).min(i64::MAX.unsigned_abs())))
+    }
+}
+
+impl From<Patience> for Wait {
+    fn from(patience: Patience) -> Self {
+        patience.0.map_or(Self::Forever, |nanos| Self::For(Duration::from_nanos(nanos)))
+    }
+}
+
+/// What a program hears.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Told {
+    pub(crate) tag: u64,
+    pub(crate) what: What,
+}
+
+/// Something that happened to a lock.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum What {
+    /// An operation ended. Status and remarks are numbers of Linux. Nothing held: the tag is no lock any more.
+    Ended { status: i32, held: Option<u8>, token: String, value: Option<Value>, remarks: u8 },
+    /// An operation was not begun. `lock`: there is one all the same, as it was before.
+    Refused { why: Refusal, lock: bool },
+    /// Another wants it.
+    Wanted { mode: u8 },
+    /// It is gone.
+    Lost,
+}
+
+/// Why an operation was not begun.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Refusal {
+    Name(u64),
+    SpaceName(u64),
+    NotQueueable { held: u8, asked: u8 },
+    NoSuchLock,
+    NotOwner,
+    Busy,
+    HasSublocks(u32),
+    ParentNotGranted,
+    Limit(String),
+    NotPrimary,
+    NotAllowed(String),
+    Flags,
+}
+
+/// Why an operation waits.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Reason {
+    WaitQuorum,
+    Lookup,
+    Recovery,
+    WaitFence(Vec<NodeInstance>),
+    BlockedBy(Vec<(NodeInstance, u64)>),
+    AtMaster(NodeInstance),
+}
+
+/// Why a program may not lock.
+pub(crate) const NOT_LISTED: &str = "this user and group may not lock in that lockspace: the node's configuration says who may, in \
+                                     [[api.locks]] (spaces, users, groups)";
+/// The same.
+pub(crate) const NOT_WATCHED: &str = "the kernel does not tell the node when this process ends: it is in another PID namespace, or the \
+                                      kernel is older than 5.3";
+/// The same.
+pub(crate) const HAS_SENTINEL: &str = "this node has a sentinel, whose word for the node's death would release locks of programs that \
+                                       live on: it is one or the other (sentinel = false)";
+
+const RULES: [&str; 3] = [NOT_LISTED, NOT_WATCHED, HAS_SENTINEL];
+
+/// Names of limits that are known by more than their name.
+const LIMITS: [&str; 6] = [
+    "locks_max",
+    "TREE_MAX",
+    "PROGRAM_LOCKS_MAX",
+    "PROGRAM_CONNECTIONS_MAX",
+    "LOCKS_PER_RESOURCE_MAX",
+    "held_bytes_max",
+];
+
+const STATUSES: [Status; 7] = [
+    Status::Granted,
+    Status::NotQueued,
+    Status::Deadlock,
+    Status::TimedOut,
+    Status::Cancelled,
+    Status::Unlocked,
+    Status::Lost,
+];
+
+pub(crate) fn mode(raw: u8) -> Option<Mode> {
+    Mode::ALL.into_iter().find(|mode| mode.raw() == raw)
+}
+
+pub(crate) fn bytes(bytes: &[u8]) -> Value {
+    Value::Bytes(bytes.to_vec())
+}
+
+/// The value block that is written; `None` if it is none.
+pub(crate) fn block(value: Option<Value>) -> Option<ValueBlock> {
+    let bytes: Vec<u8> = value?.try_into().ok()?;
+    Some(ValueBlock::new(&bytes))
+}
+
+impl What {
+    pub(crate) fn of(news: &News) -> Self {
+        match news {
+            News::Completed(completed) => Self::Ended {
+                status: completed.status.linux(),
+                held: completed.held.map(Mode::raw),
+                token: completed.token.as_u128().to_string(),
+                value: completed.value.map(|value| bytes(value.block.as_bytes())),
+                remarks: completed.remarks.bits(),
+            },
+            News::Refused(why) => Self::Refused { why: Refusal::of(why), lock: false },
+            News::Wanted(mode) => Self::Wanted { mode: mode.raw() },
+            News::Lost => Self::Lost,
+        }
+    }
+
+    /// As the program's guard hears it. `None` if it has no meaning.
+    pub(crate) fn news(self, lock: u64) -> Option<News> {
+        Some(match self {
+            Self::Ended { status, held, token, value, remarks } => News::Completed(Completed {
+                lock,
+                client: ClientId::new(0),
+                status: STATUSES.into_iter().find(|known| known.linux() == status)?,
+                held: match held {
+                    Some(raw) => Some(mode(raw)?),
+                    None => None,
+                },
+                token: FencingToken::from_u128(token.parse().ok()?),
+                remarks: Remarks::from_bits(remarks),
+                value: block(value).map(|block| Versioned { block, sequence: 0 }),
+            }),
+            Self::Refused { why, .. } => News::Refused(why.error()?),
+            Self::Wanted { mode: wanted } => News::Wanted(mode(wanted)?),
+            Self::Lost => News::Lost,
+        })
+    }
+}
+
+impl Refusal {
+    fn of(why: &LockError) -> Self {
+        let LockError::Refused(why) = why else { return Self::NotPrimary };
+        match why {
+            RequestError::Name(NameError(length)) => Self::Name(*length as u64),
+            RequestError::SpaceName(length) => Self::SpaceName(*length as u64),
+            RequestError::NotQueueable { held, asked } => {
+                Self::NotQueueable { held: held.raw(), asked: asked.raw() }
+            }
+            RequestError::NoSuchLock => Self::NoSuchLock,
+            RequestError::NotOwner => Self::NotOwner,
+            RequestError::Busy => Self::Busy,
+            RequestError::HasSublocks(count) => Self::HasSublocks(*count),
+            RequestError::ParentNotGranted => Self::ParentNotGranted,
+            RequestError::Limit(name) => Self::Limit((*name).to_owned()),
+            RequestError::NotAllowed(rule) => Self::NotAllowed((*rule).to_owned()),
+            RequestError::Flags { .. } => Self::Flags,
+            // What programs cannot ask for, and that this node may not act.
+            RequestError::NotPrimary | _ => Self::NotPrimary,
+        }
+    }
+
+    fn error(self) -> Option<LockError> {
+        let length = |length: u64| usize::try_from(length).unwrap_or(usize::MAX);
+        Some(LockError::Refused(match self {
+            Self::Name(bytes) => RequestError::Name(NameError(length(bytes))),
+            Self::SpaceName(bytes) => RequestError::SpaceName(length(bytes)),
+            Self::NotQueueable { held, asked } => {
+                RequestError::NotQueueable { held: mode(held)?, asked: mode(asked)? }
+            }
+            Self::NotOwner => RequestError::NotOwner,
+            Self::Busy => RequestError::Busy,
+            Self::HasSublocks(count) => RequestError::HasSublocks(count),
+            Self::ParentNotGranted => RequestError::ParentNotGranted,
+            Self::Limit(name) => {
+                let known = LIMITS.into_iter().find(|known| *known == name);
+                RequestError::Limit(known.unwrap_or("of the node"))
+            }
+            Self::NotAllowed(rule) => {
+                let known = RULES.into_iter().find(|known| *known == rule);
+                RequestError::NotAllowed(known.unwrap_or("the node does not allow it"))
+            }
+            Self::Flags => {
+                RequestError::Flags { flags: ocf_dlm::Flags::NONE, rule: "not for programs beside a node" }
+            }
+            Self::NoSuchLock | Self::NotPrimary => return Some(LockError::Lost),
+        }))
+    }
+}
+
+impl From<WaitReason> for Reason {
+    fn from(reason: WaitReason) -> Self {
+        match reason {
+            WaitReason::WaitQuorum => Self::WaitQuorum,
+            WaitReason::Lookup => Self::Lookup,
+            WaitReason::Recovery => Self::Recovery,
+            WaitReason::WaitFence(who) => Self::WaitFence(who),
+            WaitReason::BlockedBy(who) => {
+                Self::BlockedBy(who.into_iter().map(|who| (who.node, who.lock)).collect())
+            }
+            WaitReason::AtMaster(node) => Self::AtMaster(node),
+        }
+    }
+}
+
+impl From<Reason> for WaitReason {
+    fn from(reason: Reason) -> Self {
+        match reason {
+            Reason::WaitQuorum => Self::WaitQuorum,
+            Reason::Lookup => Self::Lookup,
+            Reason::Recovery => Self::Recovery,
+            Reason::WaitFence(who) => Self::WaitFence(who),
+            Reason::BlockedBy(who) => {
+                Self::BlockedBy(who.into_iter().map(|(node, lock)| Holder { node, lock }).collect())
+            }
+            Reason::AtMaster(node) => Self::AtMaster(node),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ocf_comm::rpc::Body;
+
+    fn there_and_back(news: &News) -> Option<News> {
+        let told = Told { tag: 7, what: What::of(news) };
+        let told: Told = Body::of(&told).and_then(Body::read).expect("it has a form as a value");
+        assert_eq!(told.tag, 7);
+        told.what.news(7)
+    }
+
+    #[test]
+    fn what_a_program_is_told_is_what_the_node_was_told() {
+        for status in STATUSES {
+            let completed = Completed {
+                lock: 7,
+                client: ClientId::new(0),
+                status,
+                held: (status == Status::Granted).then_some(Mode::Pw),
+                token: FencingToken { epoch: u64::MAX, sequence: u64::MAX - 1 },
+                remarks: Remarks { demoted: true, value_invalid: false, alternative: true },
+                value: Some(Versioned { block: ValueBlock::zero(32).with_number(u64::MAX), sequence: 0 }),
+            };
+            let News::Completed(back) = there_and_back(&News::Completed(completed.clone())).expect("known")
+            else {
+                panic!("it is a completion")
+            };
+            assert_eq!(back, completed);
+        }
+        for mode in Mode::ALL {
+            assert!(matches!(there_and_back(&News::Wanted(mode)), Some(News::Wanted(back)) if back == mode));
+        }
+        assert!(matches!(there_and_back(&News::Lost), Some(News::Lost)));
+    }
+
+    #[test]
+    fn why_an_operation_was_not_begun_is_told_whole() {
+        let limits = LIMITS.map(RequestError::Limit);
+        let others = [
+            RequestError::Name(NameError(300)),
+            RequestError::SpaceName(0),
+            RequestError::NotQueueable { held: Mode::Ex, asked: Mode::Pr },
+            RequestError::NotOwner,
+            RequestError::Busy,
+            RequestError::HasSublocks(3),
+            RequestError::ParentNotGranted,
+            RequestError::NotAllowed(NOT_LISTED),
+        ];
+        for why in limits.into_iter().chain(others) {
+            let Some(News::Refused(back)) = there_and_back(&News::Refused(why.into())) else {
+                panic!("{why} is a refusal")
+            };
+            assert_eq!(back, LockError::Refused(why));
+        }
+        for why in [RequestError::NotPrimary, RequestError::NoSuchLock] {
+            let back = there_and_back(&News::Refused(why.into()));
+            assert!(matches!(back, Some(News::Refused(LockError::Lost))), "{back:?}");
+        }
+    }
+
+    #[test]
+    fn numbers_that_mean_nothing_are_no_news() {
+        assert!(What::Wanted { mode: 77 }.news(1).is_none());
+        let ended = |status, held, token: &str| What::Ended {
+            status,
+            held,
+            token: token.to_owned(),
+            value: None,
+            remarks: 0,
+        };
+        assert!(ended(0, Some(5), "1").news(1).is_some());
+        assert!(ended(12345, None, "1").news(1).is_none());
+        assert!(ended(0, Some(99), "1").news(1).is_none());
+        assert!(ended(0, None, "x").news(1).is_none());
+    }
+}

@@ -1,0 +1,508 @@
+//! Goal: programs beside a node have its locks as threads of its own process have them. The locks of a program that ends are
+//! free at once; those of one that only lost its connection, or was stopped, are not, since it may be writing.
+//!
+//! Method: nodes of this process over loopback; programs are this test, started again, which take orders on their input and
+//! say on their output what came of them.
+#![expect(clippy::print_stdout, reason = "a program of the tests says what it did")]
+
+use ocf::{ApiConfig, Cluster, LockClient, LockGuard, LockUsers, Locks};
+use ocf_comm::local::{Address, Client, ClientError};
+use ocf_comm::rpc::Body;
+use ocf_dlm::cluster::WaitReason;
+use ocf_dlm::{FencingToken, LockError, LockManager as _, Mode, RequestError, Wait};
+use pils::Value;
+use rustix::net::{Shutdown, shutdown};
+use rustix::process::{
+    Pid, PidfdFlags, PidfdGetfdFlags, Signal, getpid, kill_process, pidfd_getfd, pidfd_open,
+};
+use std::io::{BufRead as _, BufReader, Lines, Write as _};
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Nothing here takes long; this is for a machine that is busy with other things.
+const PATIENCE: Duration = Duration::from_secs(60);
+const WAIT: Wait = Wait::For(PATIENCE);
+/// Long enough to see that something does not happen.
+const MOMENT: Duration = Duration::from_millis(300);
+/// Says to this program at which socket it is to be a program beside a node.
+const SOCKET: &str = "OCF_TEST_LOCK_PROGRAM";
+
+fn address(test: &str, node: u32) -> String {
+    format!("@ocf-locks-{test}-{}-{node}", std::process::id())
+}
+
+fn cluster(test: &'static str, nodes: u32) -> Cluster {
+    let equip = move |builder: ocf::NodeBuilder| {
+        let local = Some(address(test, builder.node().raw()));
+        let api = ApiConfig { local, ..ApiConfig::default() };
+        builder.api(api).locks(ocf_dlm::cluster::Config::default())
+    };
+    Cluster::builder("programs").equip(equip).local(nodes).expect("a cluster starts")
+}
+
+fn connect(test: &str, node: u32) -> LockClient {
+    LockClient::connect(&address(test, node), "test").expect("the node serves")
+}
+
+/// A process that locks beside a node.
+struct Program {
+    child: Child,
+    orders: ChildStdin,
+    words: Lines<BufReader<ChildStdout>>,
+}
+
+impl Program {
+    fn start(at: &str) -> Self {
+        let mut program =
+            Self::spawn(&mut Self::command(&std::env::current_exe().expect("this program has a path"), at));
+        assert_eq!(program.word(), "connected");
+        program
+    }
+
+    fn command(program: &Path, at: &str) -> Command {
+        let mut command = Command::new(program);
+        command
+            .args(["--exact", "a_program_beside_a_node", "--nocapture", "--test-threads=1"])
+            .env(SOCKET, at);
+        command
+    }
+
+    fn spawn(command: &mut Command) -> Self {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts");
+        let orders = child.stdin.take().expect("it is piped");
+        let words = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+        Self { child, orders, words }
+    }
+
+    fn order(&mut self, order: &str) {
+        writeln!(self.orders, "{order}").expect("it listens");
+    }
+
+    /// What it says next. The harness of tests speaks as well, and not in lines of ours.
+    fn word(&mut self) -> String {
+        loop {
+            let line = self.words.next().expect("it has not ended").expect("it speaks in text");
+            if let Some((_, word)) = line.split_once("> ") {
+                return word.to_owned();
+            }
+        }
+    }
+
+    fn ask(&mut self, order: &str) -> String {
+        self.order(order);
+        self.word()
+    }
+
+    /// Takes the lock in EX.
+    fn lock(&mut self) -> FencingToken {
+        let word = self.ask("lock");
+        let token = word.strip_prefix("token ").unwrap_or_else(|| panic!("no token: {word}"));
+        FencingToken::from_u128(token.parse().expect("a number"))
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("a number of a process"));
+        kill_process(pid.expect("not zero"), signal).expect("it is there");
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // Also one that is stopped. One that ended and was waited for is left alone.
+        self.child.kill().expect("it is ours");
+        self.child.wait().expect("it is ours");
+    }
+}
+
+/// Not a test: the program of the tests. Does nothing unless it was started as such.
+#[test]
+fn a_program_beside_a_node() {
+    let Ok(at) = std::env::var(SOCKET) else { return };
+    let client = match LockClient::connect(&at, "program") {
+        Ok(client) => client,
+        Err(why) => return println!("> {why}"),
+    };
+    println!("> connected");
+    let locks = client.locks();
+    let mut held: Option<LockGuard> = None;
+    for order in std::io::stdin().lines() {
+        let said = match order.expect("text").as_str() {
+            "lock" => match locks.lock("space", "name", Mode::Ex, WAIT) {
+                Ok(guard) => {
+                    let token = guard.token().map(|token| token.as_u128().to_string());
+                    held = Some(guard);
+                    token.map_or_else(|lost| lost.to_string(), |token| format!("token {token}"))
+                }
+                Err(error) => error.to_string(),
+            },
+            "check" => {
+                held.as_ref().map_or_else(|| "none".to_owned(), |held| format!("{:?}", held.check().is_ok()))
+            }
+            "cut" => {
+                cut_connections();
+                "cut".to_owned()
+            }
+            "await the end" => {
+                while client.ended().is_none() {
+                    thread::sleep(Duration::from_millis(1));
+                }
+                format!("{:?}", held.as_ref().map(|held| held.check().is_ok()))
+            }
+            "release" => format!("{}", held.take().is_some_and(|held| held.release(None).is_ok())),
+            other => panic!("no such order: {other}"),
+        };
+        println!("> {said}");
+    }
+}
+
+/// Ends the connections of this process as if its other ends had closed them; it has no other sockets.
+fn cut_connections() {
+    let this = pidfd_open(getpid(), PidfdFlags::empty()).expect("the kernel has it");
+    for entry in std::fs::read_dir("/proc/self/fd").expect("there is /proc").flatten() {
+        let Ok(number) = entry.file_name().to_string_lossy().parse() else { continue };
+        let target = std::fs::read_link(entry.path());
+        if target.is_ok_and(|target| target.to_string_lossy().starts_with("socket:")) {
+            let socket = pidfd_getfd(&this, number, PidfdGetfdFlags::empty()).expect("it is this process's");
+            shutdown(socket, Shutdown::Both).expect("it is connected");
+        }
+    }
+}
+
+#[test]
+fn the_locks_of_programs_and_of_nodes_are_one_lock_manager() {
+    let cluster = cluster("manager", 2);
+    let [one, other] = [1, 2].map(|node| connect("manager", node));
+    assert_eq!(one.node(), cluster.node(0).map(ocf::Node::local));
+    let own = cluster.node(0).and_then(ocf::Node::locks).expect("the node has locks");
+    ocf_dlm::testing::check(&[&one, &other, &own]);
+    ocf_dlm::testing::check(&[&one, &one]);
+    assert_eq!((one.ended(), other.ended()), (None, None));
+}
+
+#[test]
+fn the_lock_of_a_program_that_is_killed_is_free_at_once_and_its_value_is_in_doubt() {
+    let _cluster = cluster("kill", 1);
+    let mut holder = Program::start(&address("kill", 1));
+    let before = holder.lock();
+    let locks = connect("kill", 1).locks();
+    let kept = locks.lock("space", "name", Mode::Nl, WAIT).expect("NL is in nobody's way");
+    assert_eq!(locks.try_lock("space", "name", Mode::Ex).err(), Some(LockError::WouldBlock));
+    let next = locks.lock_later("space", "name", Mode::Ex, WAIT).expect("it may be asked for");
+    holder.signal(Signal::KILL);
+    let killed = Instant::now();
+    let next = next.wait().expect("the lock of the dead");
+    println!("free {:?} after the kill", killed.elapsed());
+    assert!(next.token().expect("held") > before);
+    assert_eq!(next.value(), None, "it could have been writing the value block");
+    drop(kept);
+}
+
+#[test]
+fn two_programs_take_turns_and_a_stopped_one_keeps_its_lock() {
+    let _cluster = cluster("stop", 1);
+    let [mut first, mut second] = [(); 2].map(|()| Program::start(&address("stop", 1)));
+    let before = first.lock();
+    first.signal(Signal::STOP);
+    second.order("lock");
+    let (sender, receiver) = mpsc::channel();
+    let reader = thread::spawn(move || {
+        let word = second.word();
+        sender.send(word).expect("somebody waits for it");
+        second
+    });
+    assert!(receiver.recv_timeout(MOMENT).is_err(), "a stopped program may go on to write");
+    first.signal(Signal::CONT);
+    assert_eq!(first.ask("check"), "true", "it lost nothing");
+    assert_eq!(first.ask("release"), "true");
+    let word = receiver.recv_timeout(PATIENCE).expect("it was released");
+    let token = word.strip_prefix("token ").and_then(|token| token.parse().ok()).expect("a token");
+    assert!(FencingToken::from_u128(token) > before);
+    let mut second = reader.join().expect("it ends");
+    // Whoever ends in good order, too.
+    assert_eq!(second.ask("check"), "true");
+}
+
+#[test]
+fn who_only_lost_its_connection_refuses_and_keeps_its_lock_until_it_ends() {
+    let cluster = cluster("cut", 1);
+    let mut holder = Program::start(&address("cut", 1));
+    let before = holder.lock();
+    assert_eq!(holder.ask("cut"), "cut");
+    assert_eq!(holder.ask("await the end"), "Some(false)", "its guard refuses");
+    let locks = cluster.node(0).and_then(ocf::Node::locks).expect("the node has locks");
+    let late = locks.lock("space", "name", Mode::Pr, Wait::For(MOMENT)).map(drop);
+    assert_eq!(late, Err(LockError::TimedOut), "the program may be writing");
+    holder.signal(Signal::KILL);
+    let next = locks.lock("space", "name", Mode::Ex, WAIT).expect("the program has ended");
+    assert!(next.token().expect("held") > before);
+}
+
+/// Asks as a program does that speaks for itself.
+fn ask_raw(client: &mut Client, tag: i64, name: &str) -> Result<(), ClientError> {
+    let lock: Value = [
+        ("tag", Value::from(tag)),
+        ("owner", 1.into()),
+        ("space", "space".into()),
+        ("name", Value::Bytes(name.into())),
+        ("above", Value::Nil),
+        ("mode", i64::from(Mode::Ex.raw()).into()),
+        ("flags", 0.into()),
+        ("wait", Value::Nil),
+    ]
+    .into_iter()
+    .collect();
+    match client.tell("locks", "lock", Body::Value(lock)) {
+        // Once more when something was written.
+        Err(ClientError::Full(_)) => Ok(()),
+        other => other,
+    }
+}
+
+fn call(client: &mut Client, method: &str, params: Vec<Value>) -> Value {
+    let answer = client.call_wait("", method, Body::Value(params.into()), PATIENCE);
+    answer.unwrap_or_else(|why| panic!("{method}: {why}")).into_value().expect("methods answer with values")
+}
+
+#[test]
+fn an_operator_says_that_a_program_that_closed_its_connection_is_done() {
+    let cluster = cluster("operator", 1);
+    let at = Address::from(address("operator", 1).as_str());
+    let mut client = Client::connect(&at, "careless").expect("the node serves");
+    ask_raw(&mut client, 1, "name").expect("it is said");
+    ask_raw(&mut client, 2, "another").expect("it is said");
+    // Both are granted.
+    for _ in 0..2 {
+        client.next_event(PATIENCE).expect("it is told");
+    }
+    let mut operator = Client::connect(&at, "operator").expect("the node serves");
+    let programs = call(&mut operator, "node.lock_programs", vec![]);
+    let [program] = programs.as_list().expect("a list") else { panic!("one has locks: {programs}") };
+    let member = |name| program.get(name).cloned();
+    assert_eq!(member("pid"), Some(i64::from(std::process::id()).into()));
+    assert_eq!((member("locks"), member("connected")), (Some(2.into()), Some(true.into())));
+    let number = member("client").expect("it has a number");
+    let confirm = |operator: &mut Client| {
+        let params = Body::Value(vec![number.clone(), "ada".into()].into());
+        operator.call_wait("", "node.confirm_program_ended", params, PATIENCE)
+    };
+    assert!(confirm(&mut operator).is_err(), "it is connected");
+    drop(client);
+    let locks = cluster.node(0).and_then(ocf::Node::locks).expect("the node has locks");
+    let late = locks.lock("space", "name", Mode::Ex, Wait::For(MOMENT)).map(drop);
+    assert_eq!(late, Err(LockError::TimedOut), "this process has not ended");
+    confirm(&mut operator).expect("it is not connected");
+    drop(locks.lock("space", "name", Mode::Ex, WAIT).expect("somebody said so"));
+    assert_eq!(call(&mut operator, "node.lock_programs", vec![]).as_list().map(<[Value]>::len), Some(0));
+}
+
+#[test]
+fn the_end_of_the_node_is_told_at_once_to_who_holds_and_who_waits() {
+    let cluster = cluster("end", 1);
+    let client = connect("end", 1);
+    let held = client.locks().lock("space", "name", Mode::Ex, WAIT).expect("free");
+    held.check().expect("held");
+    let (sender, receiver) = mpsc::channel();
+    held.on_news(move || _ = sender.send(()));
+    let waiting = client.locks().lock_later("space", "name", Mode::Ex, Wait::Forever).expect("it may be");
+    receiver.recv_timeout(PATIENCE).expect("another wants it");
+    assert_eq!(held.wanted(PATIENCE), Some(Mode::Ex));
+    cluster.node(0).expect("it runs").kill();
+    assert_eq!(waiting.wait().err(), Some(LockError::Lost));
+    receiver.recv_timeout(PATIENCE).expect("it is lost");
+    held.check().expect_err("nobody says that it is held");
+    held.release(None).expect_err("there is nothing to give back");
+    assert_eq!(client.locks().try_lock("space", "name", Mode::Nl).err(), Some(LockError::Lost));
+    // The loss was told before the connection ended.
+    let until = Instant::now() + PATIENCE;
+    while client.ended().is_none() {
+        assert!(Instant::now() < until, "the connection outlives the node");
+        thread::sleep(Duration::from_millis(1));
+    }
+    assert!(client.owner().is_err());
+}
+
+#[test]
+fn a_program_hears_why_each_of_its_requests_waits() {
+    let _cluster = cluster("why", 1);
+    let (one, other) = (connect("why", 1), connect("why", 1));
+    let held = one.locks().lock("space", "name", Mode::Ex, WAIT).expect("free");
+    let locks = other.locks();
+    assert_eq!(locks.waits(), []);
+    let waiting = locks.lock_later("space", "name", Mode::Pr, WAIT).expect("it may be asked for");
+    assert_eq!(held.wanted(PATIENCE), Some(Mode::Pr));
+    let waits = locks.waits();
+    let [(_, WaitReason::BlockedBy(holders))] = waits.as_slice() else { panic!("{waits:?}") };
+    assert_eq!(holders.len(), 1);
+    assert_eq!(one.locks().waits(), [], "others are not its business");
+    drop(waiting);
+    assert_eq!(locks.waits(), []);
+}
+
+#[test]
+fn tasks_await_locks_of_a_node_and_beside_it_and_what_they_give_up_is_free() {
+    let cluster = cluster("tasks", 1);
+    let client = connect("tasks", 1);
+    let own = cluster.node(0).and_then(ocf::Node::locks).expect("the node has locks");
+    let ask = |locks: &Locks| locks.lock_later("space", "name", Mode::Ex, WAIT).expect("it may be asked for");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("it starts");
+    let tasks = tokio::task::LocalSet::new();
+    runtime.block_on(tasks.run_until(async {
+        for (holder, waiter) in [(client.locks(), own.clone()), (own.clone(), client.locks())] {
+            let held = ask(&holder).await.expect("free");
+            let late = tokio::time::timeout(Duration::from_millis(20), ask(&waiter)).await.map(drop);
+            assert!(late.is_err(), "others have it");
+            let waiting = ask(&waiter);
+            assert_eq!(held.wanted(PATIENCE), Some(Mode::Ex));
+            let aborted = tokio::task::spawn_local(async move { waiting.await.map(drop) });
+            tokio::task::yield_now().await;
+            // Granted now or soon, to a task that does not run again.
+            drop(held);
+            aborted.abort();
+            assert!(aborted.await.expect_err("it was aborted").is_cancelled());
+            drop(ask(&client.locks()).await.expect("what a task gives up is free"));
+        }
+    }));
+}
+
+#[test]
+fn a_program_that_asks_and_never_reads_is_let_go_and_disturbs_nobody() {
+    let _cluster = cluster("flood", 1);
+    let at = address("flood", 1);
+    let mut flood = Client::connect(&Address::from(at.as_str()), "flood").expect("the node serves");
+    let quiet = LockClient::connect(&at, "quiet").expect("the node serves").locks();
+    let held = quiet.lock("space", "mine", Mode::Ex, WAIT).expect("free");
+    let began = Instant::now();
+    let ended = (1..).find_map(|tag| {
+        assert!(began.elapsed() < PATIENCE, "it may leave unread as much as it likes");
+        if tag % 256 == 0 {
+            held.check().expect("another's flood changes nothing");
+        }
+        // It takes no event: after some thousands nothing is read any more.
+        ask_raw(&mut flood, tag, &tag.to_string()).and_then(|()| flood.process()).err()
+    });
+    assert_eq!(ended, Some(ClientError::Closed));
+    let mut operator = Client::connect(&Address::from(at.as_str()), "operator").expect("the node serves");
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let programs = call(&mut operator, "node.lock_programs", vec![]);
+        let named = |name: &str| {
+            let all = programs.as_list().unwrap_or_default();
+            all.iter().find(|program| program.get("name") == Some(&name.into())).cloned()
+        };
+        let quiet = named("quiet").expect("it holds its lock");
+        assert_eq!(quiet.get("connected"), Some(&true.into()));
+        let flood = named("flood").expect("its process is this one, and lives");
+        if flood.get("connected") == Some(&false.into()) {
+            break;
+        }
+        assert!(Instant::now() < until, "it is never let go");
+    }
+    held.release(None).expect("another's flood changes nothing");
+}
+
+#[test]
+fn a_program_has_so_many_locks_and_no_more() {
+    const MOST: usize = 16_384;
+    let _cluster = cluster("most", 1);
+    let locks = connect("most", 1).locks();
+    let ask =
+        |n: usize| locks.lock_later("space", n.to_string(), Mode::Nl, WAIT).expect("it may be asked for");
+    let mut held: Vec<LockGuard> = (0..MOST).map(ask).map(|lock| lock.wait().expect("free")).collect();
+    let more = ask(MOST).wait().map(drop);
+    assert_eq!(more, Err(RequestError::Limit("PROGRAM_LOCKS_MAX").into()));
+    drop(held.pop());
+    held.push(ask(MOST).wait().expect("one was given back"));
+}
+
+#[test]
+fn what_a_program_says_that_means_nothing_is_refused_and_harms_nobody() {
+    let _cluster = cluster("nonsense", 1);
+    let at = address("nonsense", 1);
+    let mut client = Client::connect(&Address::from(at.as_str()), "nonsense").expect("the node serves");
+    let said = [Body::default(), Body::Value("lock".into()), Body::Bytes(vec![0; 9].into())];
+    for method in ["lock", "convert", "release", "check", "no such method"] {
+        for body in &said {
+            let answer = client.call_wait("locks", method, body.clone(), PATIENCE);
+            answer.expect_err(&format!("{method} {body:?}"));
+        }
+    }
+    let lock = |mode: u8, flags: i64, above: Value| -> Value {
+        [
+            ("tag", Value::from(9)),
+            ("owner", 1.into()),
+            ("space", "space".into()),
+            ("name", Value::Bytes(b"name".to_vec())),
+            ("above", above),
+            ("mode", i64::from(mode).into()),
+            ("flags", flags.into()),
+            ("wait", Value::Nil),
+        ]
+        .into_iter()
+        .collect()
+    };
+    let ex = Mode::Ex.raw();
+    for wrong in [
+        lock(77, 0, Value::Nil),
+        lock(ex, -1, Value::Nil),
+        lock(ex, 1 << 30, Value::Nil),
+        lock(ex, 0, 5.into()),
+    ] {
+        // Told as an event, or refused if it cannot even be read.
+        drop(client.call_wait("locks", "lock", Body::Value(wrong), PATIENCE));
+    }
+    assert_eq!(call(&mut client, "node.lock_programs", vec![]).as_list().map(<[Value]>::len), Some(0));
+    let locks = LockClient::connect(&at, "other").expect("the node serves").locks();
+    drop(locks.lock("space", "name", Mode::Ex, WAIT).expect("nobody has it"));
+}
+
+#[test]
+fn a_node_without_locks_says_so() {
+    let address = |node: u32| address("none", node);
+    let equip = move |builder: ocf::NodeBuilder| {
+        let local = Some(address(builder.node().raw()));
+        builder.api(ApiConfig { local, ..ApiConfig::default() })
+    };
+    let _cluster = Cluster::builder("none").equip(equip).local(1).expect("a cluster starts");
+    let why = LockClient::connect(&address(1), "test").map(drop).expect_err("it has no locks").to_string();
+    assert!(why.contains("NodeBuilder::locks"), "{why}");
+}
+
+#[test]
+#[ignore = "needs root: it becomes another user"]
+fn who_may_not_lock_is_told_which_setting_gives_it() {
+    const USER: u32 = 65_534;
+    let equip = |locks: Vec<LockUsers>, test: &'static str| {
+        move |builder: ocf::NodeBuilder| {
+            let local = Some(address(test, builder.node().raw()));
+            let api = ApiConfig { local, locks: locks.clone(), ..ApiConfig::default() };
+            builder.api(api).locks(ocf_dlm::cluster::Config::default())
+        }
+    };
+    // Where every user can start it.
+    let own = std::env::current_exe().expect("this program has a path");
+    let copy = std::env::temp_dir().join(format!("ocf-lock-program-{}", std::process::id()));
+    std::fs::copy(own, &copy).expect("there is room");
+    let start = |at: &str| Program::spawn(Program::command(&copy, at).uid(USER).gid(USER));
+    let entry =
+        |spaces: &str| LockUsers { spaces: vec![spaces.to_owned()], users: vec![USER], groups: vec![] };
+    let _nobody = Cluster::builder("n").equip(equip(vec![], "nobody")).local(1).expect("a cluster starts");
+    let mut program = start(&address("nobody", 1));
+    let word = program.word();
+    assert!(word.contains("may not connect") && word.contains("locks"), "{word}");
+    let _other =
+        Cluster::builder("o").equip(equip(vec![entry("other*")], "other")).local(1).expect("it starts");
+    let mut program = start(&address("other", 1));
+    assert_eq!(program.word(), "connected");
+    let word = program.ask("lock");
+    assert!(word.contains("[[api.locks]]"), "{word}");
+    let _these =
+        Cluster::builder("t").equip(equip(vec![entry("spa*")], "these")).local(1).expect("it starts");
+    let mut program = start(&address("these", 1));
+    assert_eq!(program.word(), "connected");
+    assert!(program.lock() > FencingToken::default());
+    std::fs::remove_file(copy).expect("it is there");
+}
