@@ -55,6 +55,8 @@ mod status;
 mod table;
 #[cfg(feature = "conformance")]
 pub mod testing;
+#[cfg(feature = "tokio")]
+pub mod tokio;
 mod value;
 mod wait;
 pub mod wire;

@@ -5,6 +5,7 @@ use crate::flags::Flags;
 use crate::guard::LockGuard;
 use crate::identity::LockId;
 use crate::inbox::{Notice, Sink};
+use crate::lockspace::Lockspace;
 use crate::request::{Answer, Completion};
 use core::future::Future;
 use core::pin::Pin;
@@ -22,6 +23,26 @@ pub(crate) struct Slot(Arc<(Mutex<Taken>, Condvar)>);
 struct Taken {
     completion: Option<Completion>,
     waker: Option<Waker>,
+}
+
+/// What is done under the lock of a [`Slot`], so that no completion is missed.
+impl Taken {
+    /// Who is to be woken, after the lock was let go.
+    fn fill(&mut self, completion: Completion) -> Option<Waker> {
+        self.completion = Some(completion);
+        self.waker.take()
+    }
+
+    /// The completion; else the last who asked will be woken.
+    fn poll(&mut self, waker: &Waker) -> Poll<Completion> {
+        match self.completion.take() {
+            Some(completion) => Poll::Ready(completion),
+            None => {
+                self.waker = Some(waker.clone());
+                Poll::Pending
+            }
+        }
+    }
 }
 
 /// Called with the mode that another wants.
@@ -47,11 +68,7 @@ impl Slot {
 
     fn fill(&self, completion: Completion) {
         let (taken, arrived) = &*self.0;
-        let waker = {
-            let mut taken = taken.lock();
-            taken.completion = Some(completion);
-            taken.waker.take()
-        };
+        let waker = taken.lock().fill(completion);
         arrived.notify_all();
         if let Some(waker) = waker {
             waker.wake();
@@ -64,9 +81,7 @@ impl Slot {
 
     /// Waits for the completion of `lock`; at `deadline`, sees to it that the wait ends.
     pub(crate) fn wait(&self, handle: &Handle, lock: LockId, deadline: Option<Instant>) -> Completion {
-        let space = &handle.space;
-        let mut deadline = deadline;
-        let mut look = None;
+        let mut vigil = Vigil::new(deadline);
         let (taken, arrived) = &*self.0;
         loop {
             let mut locked = taken.lock();
@@ -74,35 +89,51 @@ impl Slot {
                 drop(locked);
                 return completion;
             }
-            let now = space.now();
-            let look_at = *look.get_or_insert_with(|| now + space.config().deadlock_after);
-            let until = deadline.map_or(look_at, |due| due.min(look_at));
-            if now < until {
+            if let Some(rest) = vigil.rest(&handle.space) {
                 // Whether it was woken or waited long enough shows at the top.
-                let _late = arrived.wait_for(&mut locked, until.since(now)).timed_out();
+                let _late = arrived.wait_for(&mut locked, rest).timed_out();
                 continue;
             }
             drop(locked);
-            if deadline.is_some_and(|due| due <= now) {
-                space.change(lock.shard(), |shard| shard.handle_timeout(now));
-                // If it is not over now, the master of the resource decides.
-                deadline = None;
-            } else {
-                space.resolve_deadlocks();
-                look = None;
-            }
+            vigil.act(&handle.space, lock);
         }
     }
 
     /// The completion, or a promise to wake.
     fn poll(&self, context: &Context<'_>) -> Poll<Completion> {
-        let mut taken = self.0.0.lock();
-        match taken.completion.take() {
-            Some(completion) => Poll::Ready(completion),
-            None => {
-                taken.waker = Some(context.waker().clone());
-                Poll::Pending
-            }
+        self.0.0.lock().poll(context.waker())
+    }
+}
+
+/// What somebody who waits sees to: that the wait ends in time, and that deadlocks do.
+#[derive(Clone, Copy, Debug)]
+struct Vigil {
+    deadline: Option<Instant>,
+    look: Option<Instant>,
+}
+
+impl Vigil {
+    const fn new(deadline: Option<Instant>) -> Self {
+        Self { deadline, look: None }
+    }
+
+    /// For how long there is nothing to do; `None`: act.
+    fn rest(&mut self, space: &Lockspace) -> Option<Duration> {
+        let now = space.now();
+        let look = *self.look.get_or_insert_with(|| now + space.config().deadlock_after);
+        let until = self.deadline.map_or(look, |due| due.min(look));
+        (now < until).then(|| until.since(now))
+    }
+
+    fn act(&mut self, space: &Lockspace, lock: LockId) {
+        let now = space.now();
+        if self.deadline.is_some_and(|due| due <= now) {
+            space.change(lock.shard(), |shard| shard.handle_timeout(now));
+            // If it is not over now, the master of the resource decides.
+            self.deadline = None;
+        } else {
+            space.resolve_deadlocks();
+            self.look = None;
         }
     }
 }
@@ -110,13 +141,14 @@ impl Slot {
 /// A request under way: wait for it, look at it, or await it on any executor.
 ///
 /// Dropped before it was taken, the request is cancelled, or the lock released. A deadline needs someone who calls
-/// [`Lockspace::handle_timeout`](crate::Lockspace::handle_timeout) or waits: an executor's own time-out does as well.
+/// [`Lockspace::handle_timeout`](crate::Lockspace::handle_timeout) or waits: an executor's own time-out does as well, and so does the
+/// module `tokio` (feature `tokio`).
 #[must_use = "a request that is dropped is cancelled"]
 pub struct Pending {
     client: Client,
     /// `None` once it was taken.
     state: Option<Under>,
-    deadline: Option<Instant>,
+    vigil: Vigil,
     lease: u64,
 }
 
@@ -137,7 +169,7 @@ impl Pending {
             (Answer::Pending(lock), Some(slot)) => Some(Under::Waits(lock, slot)),
             (Answer::Pending(_), None) => None,
         };
-        Self { client, state, deadline, lease }
+        Self { client, state, vigil: Vigil::new(deadline), lease }
     }
 
     /// The lock, for queries. `None` once it was taken.
@@ -165,7 +197,7 @@ impl Pending {
     pub fn wait(mut self) -> Result<LockGuard, LockError> {
         let completion = match self.state.as_ref().ok_or(LockError::Cancelled)? {
             Under::Done(completion) => *completion,
-            Under::Waits(lock, slot) => slot.wait(&self.client.0, *lock, self.deadline),
+            Under::Waits(lock, slot) => slot.wait(&self.client.0, *lock, self.vigil.deadline),
         };
         self.finish(&completion)
     }
@@ -186,6 +218,23 @@ impl Pending {
             }
         }
         self.try_take()
+    }
+
+    /// For how long who awaits it has nothing else to do: at most until [`Pending::see_to_it`] is due. `None`: it is over.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn rest(&mut self) -> Option<Duration> {
+        let Some(Under::Waits(..)) = self.state else { return None };
+        Some(self.vigil.rest(&self.client.0.space).unwrap_or_default())
+    }
+
+    /// Ends the wait if it is time, or looks for deadlocks.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn see_to_it(&mut self) {
+        if let Some(lock) = self.lock()
+            && self.vigil.rest(&self.client.0.space).is_none()
+        {
+            self.vigil.act(&self.client.0.space, lock);
+        }
     }
 
     fn finish(&mut self, completion: &Completion) -> Result<LockGuard, LockError> {
