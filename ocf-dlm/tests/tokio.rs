@@ -1,6 +1,7 @@
 //! Goal: tasks that await locks have them as threads that wait do, and however a task ends, no lock stays behind.
 //!
 //! Method: many tasks on the runtimes of several threads, some of which give up at random moments; then everything is free.
+#![expect(clippy::disallowed_methods, reason = "the test is about threads")]
 
 use ocf_dlm::{Ask, Client, Config, LocalLocks, LockError, Lockspace, Mode, Wait};
 use pils::Rng;
