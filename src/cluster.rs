@@ -159,6 +159,8 @@ impl Cluster {
             tie_breaker: None,
             record: None,
             trust_blank_record: false,
+            votes_revision: 0,
+            last_man_standing_ms: None,
             fence_action: self.builder.fence_action,
             fencing: self.builder.fencing.clone(),
             resources: self.builder.resources.clone(),

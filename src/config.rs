@@ -97,6 +97,15 @@ pub struct NodeConfig {
     /// `docs/quorum.md` helps to choose.
     #[serde(default = "majority")]
     pub quorum: String,
+    /// Counts more than votes that were changed while the cluster ran if it is higher than their revision: the number of the view
+    /// that brought them. The same in every node's file. Default 0.
+    #[serde(default)]
+    pub votes_revision: u64,
+    /// Members that have stayed the same for so many milliseconds take the votes from those who are away, and give them back when
+    /// they are back, so that a cluster can shrink to two nodes. Needs `record` and a `quorum` that counts votes as they are, such as
+    /// `majority`. Default: none.
+    #[serde(default)]
+    pub last_man_standing_ms: Option<u64>,
     /// What decides if a side has exactly half of the votes: an arbiter, or a shared disk. Only for a `quorum` that asks.
     #[serde(default)]
     pub tie_breaker: Option<TieBreakerEntry>,
@@ -385,6 +394,8 @@ impl NodeConfig {
         if let Some(policy) = ocf_membership::policy_by_name(&self.quorum) {
             membership.policy = policy;
         }
+        membership.votes_revision = self.votes_revision;
+        membership.last_man_standing = self.last_man_standing_ms.map(Duration::from_millis);
         if let Some(entry) = &self.tie_breaker {
             (membership.tie_timeout, membership.tie_delay) = (entry.timeout(), entry.delay());
         }

@@ -1,7 +1,7 @@
 use bytes::Bytes;
 use ocf_comm::ping::PingChange;
 use ocf_comm::{DownReason, KeyId, Lane, PathId, PathReason, PathState, Refusal};
-use ocf_membership::{Claim, Evidence, NonPrimary, ViewNumber};
+use ocf_membership::{Claim, Evidence, NodeVotes, NonPrimary, ViewNumber};
 use pils::{Instant, NodeId, NodeInstance};
 use std::net::SocketAddr;
 
@@ -101,6 +101,20 @@ pub enum NodeEvent {
         evidence: Evidence,
         /// What the operator gave as reason; empty otherwise.
         reason: String,
+    },
+    /// Other votes count, from the view on that came last.
+    VotesChanged {
+        /// The view that brought them.
+        revision: u64,
+        /// The votes as the quorum policy weighs them, by node.
+        votes: Vec<NodeVotes>,
+        /// How many of them a primary needs.
+        quorum: u32,
+    },
+    /// Votes that this node was told to change to did not come about in 30 s.
+    VotesNotChanged {
+        /// What was asked for.
+        votes: Vec<NodeVotes>,
     },
     /// The lease is in doubt: do nothing that others must not do at the same time.
     Suspended,

@@ -30,7 +30,7 @@ use host::NodeHost;
 use ocf_comm::driver::{Handle, Running, Stopped};
 use ocf_comm::{ClusterKey, KeyError, KeyId, KeyStatus, Lane};
 use ocf_groups::{Guarantee, JoinError, LeaveError, MemberId, OfferError, Position};
-use ocf_membership::{OverrideError, View};
+use ocf_membership::{NodeVotes, OverrideError, View, VotesError};
 use parking_lot::Mutex;
 use pils::topic::Bus;
 use pils::{ConfigErrors, Instant, NodeInstance};
@@ -373,6 +373,15 @@ impl Node {
         who: &str,
     ) -> Result<(), RequestError<ocf_stonith::NotStanding>> {
         self.request(|stack, now| stack.confirm_fenced(now, target, who))
+    }
+
+    /// Changes the votes of the cluster's nodes while it runs; an event on every member says when they count. This node must be
+    /// in the primary, and all nodes must have a [`NodeConfig::record`]. `votes` names every configured node.
+    ///
+    /// # Errors
+    /// [`VotesError`] if the present members would be no quorum, or what else is wrong; nothing has changed then.
+    pub fn set_votes(&self, votes: &[NodeVotes]) -> Result<(), RequestError<VotesError>> {
+        self.request(|stack, now| stack.set_votes(now, votes))
     }
 
     /// Has an operator decide the next even split of this node, which must not be in a primary that acts. He answers for it that

@@ -1,5 +1,5 @@
 //! Goal: a cluster of two nodes, configured from text as from a file, outlives one of them: with an arbiter, with a shared disk, and
-//! with fencing; and does not go on where neither can be had.
+//! with fencing; and does not go on where neither can be had. Or has more votes than the other.
 //!
 //! Method: two nodes of one process over loopback; one ends without a word.
 
@@ -7,7 +7,7 @@ use ocf::{Node, NodeConfig, NodeEvent};
 use ocf_comm::driver::{IoConfig, Ports};
 use ocf_membership::arbiter::ArbiterConfig;
 use ocf_membership::driver::{ArbiterServer, format_disk};
-use ocf_membership::{ChangeReason, Evidence};
+use ocf_membership::{ChangeReason, Evidence, NodeVotes};
 use ocf_stonith::driver::DeviceClass;
 use ocf_stonith::{
     AttemptId, Capabilities, DeviceConfig, DeviceResult, Done, Failure, FenceAction, FenceDevice, Operation,
@@ -183,6 +183,33 @@ fn with_fencing_one_of_two_nodes_outlives_the_other_and_has_fenced_it_before() {
     let nodes = two(&folder.0, DEVICE, &power);
     assert_eq!(outlives(&nodes), Evidence::Ended);
     assert!(!power.nodes.lock().contains_key(&nodes[1].local().node), "it was switched off");
+}
+
+#[test]
+fn a_node_that_was_given_most_votes_outlives_the_other_and_needs_nobody() {
+    let folder = Folder::new("votes");
+    let nodes = two(&folder.0, "quorum = \"majority\"\n", &Power::default());
+    let votes = |a, b| [NodeVotes::new(NodeId::new(1), a), NodeVotes::new(NodeId::new(2), b)];
+    let refused = nodes[0].set_votes(&votes(0, 0)).expect_err("nobody would have a vote");
+    assert!(refused.to_string().contains("votes"), "{refused}");
+    nodes[1].set_votes(&votes(2, 1)).expect("a member may, whoever it is");
+    for node in &nodes {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            assert!(Instant::now() < until, "every member is told");
+            let event = node.next_event(Duration::from_millis(100)).map(|numbered| numbered.event);
+            if let Some(NodeEvent::VotesChanged { votes: now, quorum, .. }) = event {
+                assert_eq!((&now[..], quorum), (&votes(2, 1)[..], 2));
+                break;
+            }
+        }
+    }
+    nodes[1].kill();
+    wait_until("the first goes on", || {
+        nodes[0].is_active() && nodes[0].view().is_some_and(|view| view.members.len() == 1)
+    });
+    let view = nodes[0].view().expect("it is in the primary");
+    assert!(!view.causes.iter().any(|c| matches!(c.reason, ChangeReason::TieWon(_))), "{view:?}");
 }
 
 #[test]

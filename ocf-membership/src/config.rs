@@ -30,6 +30,13 @@ pub enum BlankRecord {
 pub struct Config {
     /// The nodes that may be members, with their votes. At most [`NODES_MAX`], each once.
     pub nodes: Vec<NodeVotes>,
+    /// Counts more than votes that were changed at run time if it is higher than their revision, which a
+    /// [`Snapshot`](crate::Snapshot) shows. Every node must have the same. Default: 0.
+    pub votes_revision: u64,
+    /// Members that have stayed the same for so long take the votes from those who are away, and give them back the same
+    /// way, so that a cluster can shrink node by node to two. Needs nodes that remember their views, and a policy that counts votes as
+    /// they are and stops both sides of an even split, such as [`Majority`]. Default: none.
+    pub last_man_standing: Option<Duration>,
     /// How many votes a primary needs. Default: [`Majority`].
     pub policy: Arc<dyn QuorumPolicy>,
     /// Who must see whom to be in one view. Default: [`Mesh`], everybody everybody. Groups and locks need that.
@@ -84,6 +91,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             nodes: Vec::new(),
+            votes_revision: 0,
+            last_man_standing: None,
             policy: Arc::new(Majority),
             criterion: Arc::new(Mesh),
             coordinator: Coordinator::Senior,
@@ -134,6 +143,9 @@ impl Config {
                 errors.push(ConfigError::TooShort { field, value, least: Duration::from_millis(10) });
             }
         }
+        if let Some(value) = self.last_man_standing.filter(|w| *w < self.detection) {
+            errors.push(ConfigError::TooShort { field: "last_man_standing", value, least: self.detection });
+        }
         if self.lease > self.detection {
             errors.push(ConfigError::LeaseTooLong { lease: self.lease, detection: self.detection });
         }
@@ -183,6 +195,11 @@ impl Config {
             if !rules.wait_for_all || voters.len() != 2 || voters[0] != voters[1] {
                 errors.push(ConfigError::NotTwoNodes { policy: self.policy.name(), voters: voters.len() });
             }
+        }
+        let counts = weighed == nodes && rules.even_split == EvenSplit::Stops;
+        let remembers = self.durability == Durability::Durable;
+        if self.last_man_standing.is_some() && !(counts && remembers) {
+            errors.push(ConfigError::LastManStanding { policy: self.policy.name() });
         }
         let sum = |keep: &dyn Fn(&NodeVotes) -> bool| {
             weighed.iter().filter(|n| keep(n)).map(|n| n.votes).sum::<u32>()
@@ -247,6 +264,15 @@ pub enum ConfigError {
     /// A tie-breaker remembers view numbers, so the nodes must too.
     #[error("policy {policy} asks a tie-breaker, so nodes must remember their views: make them durable")]
     TieWithoutRecord {
+        /// The policy's name.
+        policy: String,
+    },
+    /// Votes that follow who is there need nodes that remember, and a policy that counts them as they are.
+    #[error(
+        "last_man_standing needs durable nodes and a policy that counts votes as they are and decides no even split, such as \
+         majority; not {policy}"
+    )]
+    LastManStanding {
         /// The policy's name.
         policy: String,
     },

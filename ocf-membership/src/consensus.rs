@@ -6,14 +6,15 @@ mod decide;
 mod renew;
 mod status;
 mod tie;
+mod votes;
 
 use crate::lease::Lease;
 use crate::quorum::VoteConfig;
 use crate::record::Record;
 use crate::wire::{Accept, Message, Status};
 use crate::{
-    Ballot, BlankRecord, Config, DropReason, Durability, Event, Input, NewError, NonPrimary, Output,
-    PersistToken, Rules, Stats, View, ViewNumber,
+    Ballot, BlankRecord, Config, DropReason, Durability, Event, Input, NewError, NodeVotes, NonPrimary,
+    Output, PersistToken, Rules, Stats, View, ViewNumber,
 };
 use bytes::Bytes;
 use ocf_comm::{DownReason, Lane};
@@ -53,6 +54,9 @@ const DOWN_MAX: usize = 256;
 #[derive(Debug)]
 pub struct Consensus {
     config: Config,
+    /// The votes of the configuration.
+    configured: VoteConfig,
+    /// Those in force, as far as this node knows.
     votes: VoteConfig,
     rules: Rules,
     local: NodeInstance,
@@ -105,6 +109,8 @@ pub struct Consensus {
     last: Option<ViewNumber>,
     /// An operator decides the next even split, for this reason.
     overridden: Option<String>,
+    /// Votes that this node would change to.
+    wanted: Option<votes::Wanted>,
     /// How many hosts outside the cluster this node reaches, of how many.
     reach: (u32, u32),
     /// The desired members may have changed.
@@ -142,6 +148,8 @@ enum Timer {
     Report,
     /// Somebody who was held back may come again; or this node is fit again.
     Release,
+    /// An order to change votes is out of date, or the members have stayed the same for long.
+    Votes,
 }
 
 /// A protocol bug to put back, so that a test can show that it would be noticed.
@@ -159,6 +167,8 @@ pub enum Sabotage {
     NoLeaseExpiry,
     /// Go on with half of the votes, and ask nobody.
     NoTieBreak,
+    /// Adopt a proposal with other votes though it has no quorum of those before.
+    NoFormerVotes,
 }
 
 /// A value copy of what a node knows about its membership, for operators and for the layers above.
@@ -183,6 +193,12 @@ pub struct Snapshot {
     pub has_vote: bool,
     /// Until when this node may act as a primary without another confirmation.
     pub lease_until: Option<Instant>,
+    /// The votes in force as the policy weighs them, sorted by node.
+    pub votes: Vec<NodeVotes>,
+    /// How many of them a primary needs.
+    pub quorum: u32,
+    /// The view that brought these votes; of those of the configuration, [`Config::votes_revision`].
+    pub votes_revision: u64,
     /// Who can be talked to, this node included; sorted.
     pub reachable: Vec<NodeInstance>,
     /// Who should be in the next view, as this node sees it; sorted.
@@ -204,9 +220,10 @@ impl Consensus {
         rng: Rng,
     ) -> Result<Self, NewError> {
         config.check().map_err(NewError::Config)?;
-        let nodes = config.policy.weigh(&config.sorted_nodes());
         let rules = config.policy.rules();
-        if !nodes.iter().any(|n| n.node == local.node) {
+        let configured = VoteConfig::of(&*config.policy, &config.sorted_nodes(), config.votes_revision);
+        let configured = configured.unwrap_or_else(|| unreachable!("the configuration was checked"));
+        if !configured.nodes.iter().any(|n| n.node == local.node) {
             return Err(NewError::NotConfigured(local.node));
         }
         let durable = config.durability == Durability::Durable;
@@ -217,9 +234,11 @@ impl Consensus {
             None => !durable || config.blank_record == BlankRecord::WaitForAll,
         };
         let promised = record.as_ref().map_or(Ballot::NONE, |r| r.ballot);
-        let votes = VoteConfig { quorum: config.policy.quorum(&nodes), nodes };
+        let changed = record.as_ref().filter(|r| r.votes.revision > configured.revision);
+        let votes = changed.map_or_else(|| configured.clone(), |r| r.votes.whole());
         let mut consensus = Self {
             config,
+            configured,
             votes,
             rules,
             local,
@@ -258,6 +277,7 @@ impl Consensus {
             reported: None,
             last: None,
             overridden: None,
+            wanted: None,
             reach: (0, 0),
             dirty: true,
             #[cfg(feature = "testing")]
@@ -319,6 +339,9 @@ impl Consensus {
             synced: self.installed.as_ref().is_some_and(|i| i.synced),
             has_vote: !self.voteless,
             lease_until: self.lease_until(),
+            votes: self.votes.nodes.clone(),
+            quorum: self.votes.quorum,
+            votes_revision: self.votes.revision,
             reachable: self.row(),
             desired: self.desired(),
             stats: self.stats,
@@ -429,6 +452,7 @@ impl Consensus {
                 | (Some(Sabotage::NoMemoryRule), Bug::MemoryRule)
                 | (Some(Sabotage::NoLeaseExpiry), Bug::LeaseExpiry)
                 | (Some(Sabotage::NoTieBreak), Bug::Tie)
+                | (Some(Sabotage::NoFormerVotes), Bug::FormerVotes)
         );
         #[cfg(not(feature = "testing"))]
         {
@@ -501,6 +525,7 @@ impl Consensus {
             Timer::Ballot => self.on_ballot_timer(now),
             Timer::Report => self.report(),
             Timer::Release => self.release(now),
+            Timer::Votes => self.on_votes_timer(now),
         }
     }
 }
@@ -513,6 +538,7 @@ enum Bug {
     MemoryRule,
     LeaseExpiry,
     Tie,
+    FormerVotes,
 }
 
 impl Layer for Consensus {

@@ -43,6 +43,30 @@ pub enum RecordError {
     Malformed(#[from] ParseError),
 }
 
+/// Why the votes were not changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum VotesError {
+    /// The nodes are not those that are configured.
+    #[error("name all nodes that are configured and no others: one without votes has 0")]
+    OtherNodes,
+    /// A configuration with these votes would be refused.
+    #[error("with these votes: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Config(Vec<ConfigError>),
+    /// A node that forgets its views would forget the votes too, and count the old ones after a restart.
+    #[error("nodes must remember their views to change votes while they run: make them durable")]
+    Volatile,
+    /// This node is in no primary, or its lease is not confirmed.
+    #[error("only an active member of the primary changes votes")]
+    NotPrimary,
+    /// An order that this node was given before is still under way.
+    #[error("another change of votes is under way: wait for its event")]
+    Busy,
+    /// The members of this view would have no quorum of these votes.
+    #[error("the present members would have no quorum of these votes: give them more, or wait for others")]
+    NoQuorum,
+}
+
 /// Why an operator's decision of an even split was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

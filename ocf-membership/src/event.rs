@@ -1,4 +1,4 @@
-use crate::{Ballot, Claim, Evidence, Grant, NonPrimary, Proposal, Verdict, View, ViewNumber};
+use crate::{Ballot, Claim, Evidence, Grant, NodeVotes, NonPrimary, Proposal, Verdict, View, ViewNumber};
 use bytes::Bytes;
 use ocf_comm::{DownReason, Lane};
 use pils::NodeInstance;
@@ -133,6 +133,25 @@ pub enum Event {
     Suspended,
     /// The lease is confirmed again in the same view.
     Resumed,
+    /// Other votes are in force from the view on that was installed last: by [`Consensus::set_votes`], by
+    /// [`Config::last_man_standing`], or because this node was away when they were changed.
+    ///
+    /// [`Consensus::set_votes`]: crate::Consensus::set_votes
+    /// [`Config::last_man_standing`]: crate::Config::last_man_standing
+    VotesChanged {
+        /// The view that brought them.
+        revision: u64,
+        /// The votes as the policy weighs them, sorted by node.
+        votes: Vec<NodeVotes>,
+        /// How many of them a primary needs.
+        quorum: u32,
+    },
+    /// What this node was told by [`Consensus::set_votes`](crate::Consensus::set_votes) did not come about in 30 s. It may still, if a
+    /// ballot for it is under way; the votes in force are in the snapshot.
+    VotesNotChanged {
+        /// What was asked for.
+        votes: Vec<NodeVotes>,
+    },
     /// This node's half of an even split may go on; a view follows unless somebody goes down meanwhile.
     TieWon {
         /// In which ballot.

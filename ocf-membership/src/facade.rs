@@ -254,7 +254,11 @@ impl Callbacks {
                 };
                 self.queue(EventId::INVALID, Some(Arc::new(membership)));
             }
-            Event::NonPrimary(_) | Event::TieWon { .. } | Event::Merged { .. } => {}
+            Event::NonPrimary(_)
+            | Event::TieWon { .. }
+            | Event::Merged { .. }
+            | Event::VotesChanged { .. }
+            | Event::VotesNotChanged { .. } => {}
         }
     }
 
@@ -464,7 +468,12 @@ impl Subscriber {
                 self.view = None;
                 self.told_full = false;
             }
-            Event::Suspended | Event::Resumed | Event::TieWon { .. } | Event::Merged { .. } => {}
+            Event::Suspended
+            | Event::Resumed
+            | Event::TieWon { .. }
+            | Event::Merged { .. }
+            | Event::VotesChanged { .. }
+            | Event::VotesNotChanged { .. } => {}
         }
     }
 

@@ -37,7 +37,7 @@ pub use config::{BlankRecord, Config, ConfigError, Durability, NODES_MAX};
 pub use consensus::Sabotage;
 pub use consensus::{Consensus, Snapshot};
 pub use criterion::{Coordinator, Criterion, Mesh, Star, StaticList, criterion_by_name};
-pub use error::{NewError, OverrideError, RecordError};
+pub use error::{NewError, OverrideError, RecordError, VotesError};
 pub use event::{Event, Input, Output, PersistToken};
 pub use quorum::{
     AutoTieBreaker, EvenSplit, Majority, NodeVotes, QuorumPolicy, Rules, Standing, StaticThreshold, TieNode,

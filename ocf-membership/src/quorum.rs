@@ -76,13 +76,37 @@ pub trait QuorumPolicy: fmt::Debug + Send + Sync {
 /// The votes of a cluster and how many of them a primary needs; travels in records and proposals.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub(crate) struct VoteConfig {
+    /// The number of the view that brought it; of one from a file, what the file says.
+    pub(crate) revision: u64,
     /// Sorted by node, each node once.
     pub(crate) nodes: Vec<NodeVotes>,
     /// Votes that a primary needs.
     pub(crate) quorum: u32,
+    /// Of the first view that has these: what was in force before.
+    pub(crate) before: Option<Box<Self>>,
 }
 
 impl VoteConfig {
+    /// What the policy makes of `nodes` (sorted); `None` if nobody could have a quorum, or two sides at once.
+    pub(crate) fn of(policy: &dyn QuorumPolicy, nodes: &[NodeVotes], revision: u64) -> Option<Self> {
+        let nodes = policy.weigh(nodes);
+        let (quorum, total) = (policy.quorum(&nodes), total_votes(&nodes));
+        let safe = quorum > total / 2 && quorum <= total;
+        safe.then_some(Self { revision, nodes, quorum, before: None })
+    }
+
+    /// Without what was only so in one view: a half that was allowed to go on, what was in force before.
+    pub(crate) fn whole(&self) -> Self {
+        let quorum = self.quorum.max(total_votes(&self.nodes) / 2 + 1);
+        Self { quorum, before: None, ..self.clone() }
+    }
+
+    /// True if a quorum is the same in both.
+    pub(crate) fn counts_like(&self, other: &Self) -> bool {
+        let (a, b) = (self.whole(), other.whole());
+        (a.nodes, a.quorum) == (b.nodes, b.quorum)
+    }
+
     /// Votes of `node`; zero if it is not configured.
     pub(crate) fn votes(&self, node: NodeId) -> u32 {
         self.nodes.iter().find(|n| n.node == node).map_or(0, |n| n.votes)

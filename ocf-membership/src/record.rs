@@ -106,7 +106,8 @@ mod tests {
             causes: Vec::new(),
             quorum: 1,
         };
-        let votes = VoteConfig { nodes: vec![NodeVotes::new(me.node, 1)], quorum: 1 };
+        let votes =
+            VoteConfig { nodes: vec![NodeVotes::new(me.node, 1)], quorum: 1, ..VoteConfig::default() };
         Record { voteless: false, ballot, candidates: vec![me], votes, view }
     }
 

@@ -78,12 +78,15 @@ pub enum ChangeReason {
     NoAnswer,
     /// It neither came nor went: it asked on behalf of this half of an even split, and was allowed to go on.
     TieWon(Evidence),
+    /// It neither came nor went: it proposed this view, from which on other votes count.
+    VotesChanged,
 }
 
 impl fmt::Display for ChangeReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Joined => f.write_str("joined"),
+            Self::VotesChanged => f.write_str("changed the votes"),
             Self::Down(reason) => reason.fmt(f),
             Self::PartlyConnected => f.write_str("cannot talk to every member"),
             Self::NoAnswer => f.write_str("did not answer while the view was agreed"),

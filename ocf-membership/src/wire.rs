@@ -6,11 +6,11 @@ mod state;
 pub(crate) use state::StateReport;
 
 use crate::quorum::VoteConfig;
-use crate::{Ballot, Member, Proposal, ViewNumber};
+use crate::{Ballot, Member, NodeVotes, Proposal, ViewNumber};
 use bytes::{BufMut, Bytes};
 use parts::{
-    ballot, instances, members, number, proposal, put_ballot, put_instances, put_members, put_number,
-    put_proposal,
+    ballot, instances, members, node_votes, number, proposal, put_ballot, put_instances, put_members,
+    put_node_votes, put_number, put_proposal,
 };
 pub(crate) use parts::{put_view, put_vote_config, view, vote_config};
 use pils::NodeInstance;
@@ -40,6 +40,10 @@ pub(crate) struct Status {
     pub(crate) known: Option<Known>,
     /// Who is up for it, itself included; sorted.
     pub(crate) row: Vec<NodeInstance>,
+    /// The votes that it would have changed to, before a policy weighs them.
+    pub(crate) wanted: Option<Vec<NodeVotes>>,
+    /// The votes it knows to be in force, if those are not from a file.
+    pub(crate) votes: Option<VoteConfig>,
 }
 
 /// A proposal on its way to an accepter.
@@ -165,6 +169,8 @@ impl Status {
     const FIT: u8 = 2;
     const ACTIVE: u8 = 4;
     const KNOWN: u8 = 8;
+    const WANTED: u8 = 16;
+    const VOTES: u8 = 32;
 
     fn put(&self, out: &mut Vec<u8>) {
         let flag = |set: bool, bit: u8| if set { bit } else { 0 };
@@ -172,7 +178,9 @@ impl Status {
             flag(self.has_vote, Self::HAS_VOTE)
                 | flag(self.fit, Self::FIT)
                 | flag(self.active.is_some(), Self::ACTIVE)
-                | flag(self.known.is_some(), Self::KNOWN),
+                | flag(self.known.is_some(), Self::KNOWN)
+                | flag(self.wanted.is_some(), Self::WANTED)
+                | flag(self.votes.is_some(), Self::VOTES),
         );
         if let Some(active) = self.active {
             put_number(out, active);
@@ -181,11 +189,17 @@ impl Status {
             known.put(out);
         }
         put_instances(out, &self.row);
+        if let Some(wanted) = &self.wanted {
+            put_node_votes(out, wanted);
+        }
+        if let Some(votes) = &self.votes {
+            put_vote_config(out, votes);
+        }
     }
 
     fn read(r: &mut Reader<'_>) -> Result<Self, ParseError> {
         let flags = r.u8("flags")?;
-        if flags >= 16 {
+        if flags >= 64 {
             return Err(r.error("flags", Malformed::OutOfRange));
         }
         Ok(Self {
@@ -194,6 +208,8 @@ impl Status {
             active: if flags & Self::ACTIVE != 0 { Some(number(r)?) } else { None },
             known: if flags & Self::KNOWN != 0 { Some(Known::read(r)?) } else { None },
             row: instances(r, "row")?,
+            wanted: if flags & Self::WANTED != 0 { Some(node_votes(r)?) } else { None },
+            votes: if flags & Self::VOTES != 0 { Some(vote_config(r)?) } else { None },
         })
     }
 }

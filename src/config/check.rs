@@ -156,6 +156,26 @@ impl NodeConfig {
             let fix = "give this node a record: a tie-breaker remembers view numbers, so the nodes must too";
             errors.push("record", "(missing)", "quorum asks a tie-breaker", fix);
         }
+        if let Some(window) = self.last_man_standing_ms {
+            let detection = self.detection.preset().timers().detection;
+            if self.record.is_none() {
+                let fix = "give this node a record: who forgets would count the old votes again";
+                errors.push("record", "(missing)", "last_man_standing_ms changes votes", fix);
+            }
+            if rules.even_split != EvenSplit::Stops || policy.weigh(&votes) != votes {
+                let fix = "use majority, or remove it";
+                errors.push("last_man_standing_ms", window, format!("does not go with {}", self.quorum), fix);
+            }
+            if u128::from(window) < detection.as_millis() {
+                let fix = format!("at least {} ms, better 10000", detection.as_millis());
+                errors.push(
+                    "last_man_standing_ms",
+                    window,
+                    "is shorter than the detection of a failure",
+                    fix,
+                );
+            }
+        }
         let voters: Vec<u32> = votes.iter().map(|n| n.votes).filter(|v| *v > 0).collect();
         if rules.even_split == EvenSplit::Fences && (voters.len() != 2 || voters[0] != voters[1]) {
             let problem =

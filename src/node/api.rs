@@ -259,6 +259,16 @@ fn sides(event: &NodeEvent) -> Option<(&'static str, Draft)> {
     Some((QUORUM, new("tie_asked").property("what", format!("{claim:?}"))))
 }
 
+/// What happens to the votes of the cluster.
+fn votes(event: &NodeEvent) -> Option<(&'static str, Draft)> {
+    let NodeEvent::VotesChanged { revision, quorum, .. } = event else {
+        return Some((QUORUM, Draft::new().property("kind", "votes_not_changed")));
+    };
+    let draft = Draft::new().property("kind", "votes_changed");
+    let draft = draft.property("view", i64::try_from(*revision).unwrap_or(i64::MAX));
+    Some((QUORUM, draft.property("quorum", i64::from(*quorum))))
+}
+
 fn draft(event: &NodeEvent) -> Option<(&'static str, Draft)> {
     let new = |kind: &str| Draft::new().property("kind", kind);
     let node = |instance: &NodeInstance| Body::of(instance).and_then(Body::into_value).unwrap_or_default();
@@ -305,6 +315,7 @@ fn draft(event: &NodeEvent) -> Option<(&'static str, Draft)> {
         }
         NodeEvent::NonPrimary(why) => (QUORUM, new("non_primary").property("why", format!("{why:?}"))),
         NodeEvent::Merged { .. } | NodeEvent::TieAsked(_) | NodeEvent::TieWon { .. } => return sides(event),
+        NodeEvent::VotesChanged { .. } | NodeEvent::VotesNotChanged { .. } => return votes(event),
         NodeEvent::Suspended => (QUORUM, new("suspended")),
         NodeEvent::Resumed => (QUORUM, new("resumed")),
         NodeEvent::Group(ocf_groups::Event::View(view)) => {

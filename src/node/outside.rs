@@ -6,6 +6,7 @@ use crate::stack::Stack;
 use core::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use ocf_comm::driver::Stopped;
+use ocf_membership::NodeVotes;
 use ocf_resource::Status;
 use ocf_resource::driver::{Exits, Mail};
 use pils::NodeInstance;
@@ -162,6 +163,13 @@ fn context(event: &NodeEvent) -> Option<Value> {
             "event": "tie-won", "why": evidence.to_string(), "reason": reason,
             "text": format!("half of the votes go on: {evidence} {reason}"),
         }),
+        NodeEvent::VotesChanged { revision, votes, quorum } => json!({
+            "event": "votes-changed", "view": revision, "votes": by_node(votes), "quorum": quorum,
+            "text": format!("{quorum} votes are needed from view {revision} on"),
+        }),
+        NodeEvent::VotesNotChanged { votes } => json!({
+            "event": "votes-not-changed", "votes": by_node(votes), "text": "votes could not be changed in time",
+        }),
         NodeEvent::Fencing(event) => json!({
             "event": "fencing", "what": format!("{event:?}"), "text": format!("fencing: {event:?}"),
         }),
@@ -186,4 +194,8 @@ fn context(event: &NodeEvent) -> Option<Value> {
         | NodeEvent::Group(_)
         | NodeEvent::Resource(_) => return None,
     })
+}
+
+fn by_node(votes: &[NodeVotes]) -> Value {
+    votes.iter().map(|v| (v.node.to_string(), Value::from(v.votes))).collect::<serde_json::Map<_, _>>().into()
 }

@@ -188,6 +188,10 @@ impl Stack {
             From::Event(Event::Merged { ours, primary, kept }) => {
                 self.emit(NodeEvent::Merged { ours, primary, kept });
             }
+            From::Event(Event::VotesChanged { revision, votes, quorum }) => {
+                self.emit(NodeEvent::VotesChanged { revision, votes, quorum });
+            }
+            From::Event(Event::VotesNotChanged { votes }) => self.emit(NodeEvent::VotesNotChanged { votes }),
             other => tracing::debug!(?other, "output of membership without a taker"),
         }
     }

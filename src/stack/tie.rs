@@ -2,7 +2,7 @@
 
 use super::{Output, Stack};
 use crate::event::NodeEvent;
-use ocf_membership::{Claim, EvenSplit, Evidence, OverrideError, Verdict};
+use ocf_membership::{Claim, EvenSplit, Evidence, NodeVotes, OverrideError, Verdict, VotesError};
 use ocf_stonith::{Cause, FenceRequest, Withdrawal};
 use pils::{Instant, Layer as _, NodeInstance};
 use std::collections::BTreeSet;
@@ -58,6 +58,15 @@ impl Stack {
 
     fn tell_verdict(&mut self, now: Instant, ballot: ocf_membership::Ballot, verdict: Verdict) {
         self.consensus.handle(now, ocf_membership::Input::Tie { ballot, verdict });
+    }
+
+    /// Changes the votes of the cluster's nodes while it runs: see [`ocf_membership::Consensus::set_votes`].
+    ///
+    /// # Errors
+    /// See [`VotesError`]; nothing has changed then.
+    pub fn set_votes(&mut self, now: Instant, votes: &[NodeVotes]) -> Result<(), VotesError> {
+        self.now = now;
+        self.consensus.set_votes(now, votes)
     }
 
     /// Has an operator decide the next even split of this node: see [`ocf_membership::Consensus::override_tie`].

@@ -10,6 +10,23 @@ fn mistakes(text: &str) -> ConfigErrors {
 }
 
 #[test]
+fn votes_that_follow_who_is_there_need_a_record_a_plain_policy_and_time() {
+    let text = |more: &str| {
+        format!(
+            "cluster = \"demo\"\nnode = 1\nkey = \"{KEY}\"\n{more}\n\
+             [[nodes]]\nid = 1\naddress = \"192.0.2.1:5405\"\n[[nodes]]\nid = 2\naddress = \"192.0.2.2:5405\"\n"
+        )
+    };
+    let errors = mistakes(&text("quorum = \"auto-tie-breaker:lowest\"\nlast_man_standing_ms = 100"));
+    let paths: Vec<&str> = errors.0.iter().map(|e| e.path.as_str()).collect();
+    assert_eq!(paths, ["record", "last_man_standing_ms", "last_man_standing_ms"], "{errors}");
+    let right = text("record = \"/var/lib/ocf/views\"\nlast_man_standing_ms = 10000\nvotes_revision = 7");
+    let stack = NodeConfig::from_toml(&right).and_then(|config| config.stack()).expect("right");
+    assert_eq!(stack.membership.last_man_standing.map(|w| w.as_secs()), Some(10));
+    assert_eq!(stack.membership.votes_revision, 7);
+}
+
+#[test]
 fn every_mistake_in_every_section_is_reported_at_once() {
     let errors = mistakes(
         r#"

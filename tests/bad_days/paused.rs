@@ -103,6 +103,8 @@ impl Lab {
                 record: None,
                 tie_breaker: None,
                 trust_blank_record: false,
+                votes_revision: 0,
+                last_man_standing_ms: None,
                 fence_action: FenceAction::Off,
                 fencing: toml::from_str(FENCING).unwrap(),
                 resources: toml::from_str(RESOURCES).unwrap(),

@@ -278,6 +278,8 @@ fn config(id: NodeId, key: Key, nodes: Vec<NodeEntry>, plan: &Plan) -> NodeConfi
         record: None,
         tie_breaker: None,
         trust_blank_record: false,
+        votes_revision: 0,
+        last_man_standing_ms: None,
         fence_action: FenceAction::Off,
         fencing: toml::from_str(plan.fencing).unwrap(),
         resources: toml::from_str(plan.resources).unwrap(),

@@ -304,6 +304,7 @@ impl Consensus {
         if let Some(ours) = merged {
             self.event(Event::Merged { ours, primary: primary.max(ours), kept: continues });
         }
+        self.take_votes(now);
         self.note_tie(&view);
         self.check_lease(now);
         self.send_renewals(now);

@@ -1,5 +1,6 @@
 //! What a coordinator proposes, once every candidate has answered.
 
+use super::votes::{NEXT_REVISION, halved, with_before};
 use super::{AcceptMessage, Bug, Consensus};
 use crate::lease::binding_time;
 use crate::quorum::VoteConfig;
@@ -37,6 +38,16 @@ struct Former {
     only_recorded: bool,
 }
 
+/// The votes that matter for a proposal.
+struct Demands {
+    /// What counts now.
+    in_force: VoteConfig,
+    /// What the newest proposal had that may have been agreed, or the newest agreed view.
+    former: Option<VoteConfig>,
+    /// Everything of which a quorum must be here.
+    all: Vec<VoteConfig>,
+}
+
 impl Consensus {
     /// Every candidate has answered: completes, or proposes.
     pub(super) fn decide(&mut self, now: Instant) {
@@ -53,13 +64,9 @@ impl Consensus {
             entries(&states, agreed).into_iter().partition(|e| is_refuted(e, &states));
         let top = possible.into_iter().max_by_key(|e| (e.number, e.ballot));
         let top = top.filter(|_| !self.is_sabotaged(Bug::Accepted));
-        let former_votes = match (&top, &newest) {
-            (Some(entry), _) => Some(&entry.votes),
-            (None, Some((_, votes))) => Some(votes),
-            (None, None) => None,
-        };
+        let demands = self.demands(top.as_ref(), newest.as_ref());
         let worth = |votes: &VoteConfig| self.worth(votes, counted_votes(votes, &states, &candidates));
-        let standing = worth(&self.votes).min(former_votes.map_or(Standing::Quorum, worth));
+        let standing = demands.all.iter().map(worth).min().unwrap_or(Standing::Short);
         if standing == Standing::Short {
             self.refuse_round(now, "the votes of those who remember are no quorum");
             return;
@@ -86,8 +93,7 @@ impl Consensus {
             // Nobody goes on with what it has: it may be less than what a quorum had.
             former.iter_mut().for_each(|f| f.only_recorded = true);
         }
-        let votes = if tie { self.halved() } else { self.votes.clone() };
-        let proposal = self.fresh(&states, former.first(), &votes);
+        let (proposal, votes) = self.fresh(&states, former.first(), &demands, tie);
         let members: Vec<Member> = former.iter().flat_map(|f| f.members.iter().copied()).collect();
         if tie && !self.ask_tie(now, &states, (agreed, proposal.view.number), &members) {
             return;
@@ -203,11 +209,44 @@ impl Consensus {
         end
     }
 
-    /// The next view: all candidates, those of the former primary as what they were.
-    fn fresh(&self, states: &States, former: Option<&Former>, votes: &VoteConfig) -> Proposal {
+    /// What these candidates must be a quorum of.
+    fn demands(&self, top: Option<&Entry>, newest: Option<&(View, VoteConfig)>) -> Demands {
+        let agreed = newest.map(|(_, votes)| votes);
+        let former = top.map(|entry| &entry.votes).or(agreed);
+        let in_force = self.in_force(former);
+        let mut all = vec![in_force.clone()];
+        if !self.is_sabotaged(Bug::FormerVotes) {
+            // Whoever may have agreed on something else had a quorum of one of these.
+            let before = top.and_then(|entry| entry.votes.before.as_deref());
+            all.extend([former, before, agreed].into_iter().flatten().cloned());
+        }
+        Demands { in_force, former: former.cloned(), all }
+    }
+
+    /// The next view, and the votes that count from it on: all candidates, those of the former primary as what they were.
+    fn fresh(
+        &self,
+        states: &States,
+        former: Option<&Former>,
+        demands: &Demands,
+        tie: bool,
+    ) -> (Proposal, VoteConfig) {
         let Some(round) = &self.round else { unreachable!("only a running ballot proposes") };
-        let step = step(votes, states, &round.candidates);
+        let next =
+            former.filter(|_| !tie).and_then(|_| self.next_votes(&demands.in_force, &round.candidates));
+        let mut votes = match next {
+            Some(votes) => votes,
+            None if tie => halved(&demands.in_force),
+            None => demands.in_force.clone(),
+        };
+        votes = with_before(votes, demands.former.as_ref());
+        let counting = demands.all.iter().filter(|_| !tie).chain([&votes]);
+        let step = counting.map(|v| step(v, states, &round.candidates)).max().unwrap_or(1);
         let number = ViewNumber(former.map_or(1, |f| f.number.0.saturating_add(step)));
+        let changed = votes.revision == NEXT_REVISION;
+        if changed {
+            votes.revision = number.0;
+        }
         let continuing = |instance: NodeInstance| {
             let former = former.filter(|f| !f.only_recorded)?;
             let member = former.members.iter().find(|m| m.instance == instance)?;
@@ -223,14 +262,19 @@ impl Consensus {
                 }
                 None => number,
             };
-            let votes = self.votes.votes(instance.node);
+            let votes = votes.votes(instance.node);
             members.push(Member { instance: *instance, joined, votes });
         }
         members.sort_unstable_by_key(|m| (m.joined, m.instance.node));
         let previous = former.map(|f| f.members.clone()).unwrap_or_default();
-        let causes = self.causes(number, &members, &previous);
+        let mut causes = self.causes(number, &members, &previous);
+        if changed {
+            causes.push(Cause { instance: self.local, reason: ChangeReason::VotesChanged });
+            causes.sort_by_key(|c| c.instance);
+        }
         let (ballot, quorum) = (round.ballot, votes.quorum);
-        Proposal { view: View { number, ballot, members, previous, causes, quorum }, states: upper }
+        let view = View { number, ballot, members, previous, causes, quorum };
+        (Proposal { view, states: upper }, votes)
     }
 
     fn causes(&self, number: ViewNumber, members: &[Member], previous: &[Member]) -> Vec<Cause> {
@@ -315,7 +359,7 @@ fn former(top: Option<Entry>, refuted: Vec<Entry>, agreed: Option<(View, VoteCon
     let before = |e: &Entry| Former {
         number: ViewNumber(e.number.0 - 1),
         members: e.view.previous.clone(),
-        votes: e.votes.clone(),
+        votes: e.votes.before.as_deref().unwrap_or(&e.votes).clone(),
         only_recorded: true,
     };
     let recorded = top.iter().map(|e| Former {

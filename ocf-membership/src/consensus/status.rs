@@ -2,6 +2,7 @@
 
 use super::{Consensus, DOWN_MAX, Timer, sorted};
 use crate::clique::{STEPS_MAX, heaviest_clique};
+use crate::quorum::VoteConfig;
 use crate::wire::{Known, Message, Status};
 use crate::{ChangeReason, DropReason, EvenSplit, Member, Standing, View, ViewNumber};
 use core::time::Duration;
@@ -82,6 +83,9 @@ impl Consensus {
     pub(super) fn on_status(&mut self, now: Instant, from: NodeInstance, status: Status) {
         let changed = self.statuses.get(&from) != Some(&status);
         let known = status.known.clone();
+        if let Some(votes) = &status.votes {
+            self.hear_votes(votes);
+        }
         self.statuses.insert(from, status);
         self.dirty |= changed;
         if let Some(known) = known {
@@ -122,6 +126,8 @@ impl Consensus {
             active: self.installed.as_ref().map(|i| i.view.number),
             known: self.chosen.as_ref().map(known),
             row: self.row(),
+            wanted: self.wanted_votes(),
+            votes: (self.votes.revision > self.configured.revision).then(|| self.votes.clone()),
         }
     }
 
@@ -261,7 +267,12 @@ impl Consensus {
 
     /// What the votes of `candidates` that count are worth.
     fn standing_of(&self, candidates: &[NodeInstance]) -> Standing {
-        let everybody = self.votes.all_present(candidates);
+        self.standing_in(&self.votes, candidates)
+    }
+
+    /// The same, with these votes.
+    pub(super) fn standing_in(&self, votes: &VoteConfig, candidates: &[NodeInstance]) -> Standing {
+        let everybody = votes.all_present(candidates);
         let counts = |p: &NodeInstance| {
             everybody
                 || if *p == self.local {
@@ -270,8 +281,8 @@ impl Consensus {
                     self.statuses.get(p).is_some_and(|s| s.has_vote)
                 }
         };
-        let votes = self.votes.sum(candidates.iter().copied().filter(counts));
-        self.worth(&self.votes, votes)
+        let sum = votes.sum(candidates.iter().copied().filter(counts));
+        self.worth(votes, sum)
     }
 
     /// Whom this node would propose now, if it should propose anybody.
@@ -305,7 +316,8 @@ impl Consensus {
         let joins = candidates.iter().any(|p| !in_primary(*p));
         // One who was told to be outside comes back by another view, even if it is of the same members.
         let unfinished = self.is_unfinished() || self.is_dormant();
-        if !departs && !joins && !unfinished {
+        let changes = || self.view().is_some() && self.next_votes(&self.votes, &candidates).is_some();
+        if !departs && !joins && !unfinished && !changes() {
             return None;
         }
         let seniors = members.iter().map(|m| m.instance).filter(|p| candidates.contains(p) && in_primary(*p));
@@ -378,7 +390,10 @@ impl Consensus {
             let hold = match cause.reason {
                 ChangeReason::PartlyConnected => doubled.min(self.config.flap_hold_max),
                 ChangeReason::NoAnswer => self.config.answer_timeout * 4,
-                ChangeReason::Joined | ChangeReason::Down(_) | ChangeReason::TieWon(_) => continue,
+                ChangeReason::Joined
+                | ChangeReason::Down(_)
+                | ChangeReason::TieWon(_)
+                | ChangeReason::VotesChanged => continue,
             };
             self.hold(
                 cause.instance,

@@ -16,11 +16,6 @@ impl Consensus {
         of_votes(votes, config.quorum, total_votes(&config.nodes), self.rules.even_split)
     }
 
-    /// The votes with which a half goes on that was allowed to: itself is a quorum.
-    pub(super) fn halved(&self) -> VoteConfig {
-        VoteConfig { nodes: self.votes.nodes.clone(), quorum: total_votes(&self.votes.nodes) / 2 }
-    }
-
     /// True if this ballot may go on although its candidates are only a half. Else the answer has been asked for.
     pub(super) fn tie_is_won(
         &mut self,

@@ -11,6 +11,10 @@ use pils::wire::{Malformed, ParseError, Reader, Writer};
 
 /// The most instances in a list: two lives of every node.
 const INSTANCES_MAX: usize = 2 * NODES_MAX;
+/// In the word of the quorum: the revision follows.
+const VOTES_REVISED: u32 = 1 << 31;
+/// In the word of the quorum: what was in force before follows.
+const VOTES_BEFORE: u32 = 1 << 30;
 
 pub(super) fn put_ballot(out: &mut Vec<u8>, ballot: Ballot) {
     out.put_u64(ballot.round);
@@ -82,6 +86,7 @@ fn put_reason(out: &mut Vec<u8>, reason: ChangeReason) {
         ChangeReason::TieWon(Evidence::TieBreaker) => out.put_u8(3),
         ChangeReason::TieWon(Evidence::Ended) => out.put_u8(4),
         ChangeReason::TieWon(Evidence::Operator) => out.put_u8(5),
+        ChangeReason::VotesChanged => out.put_u8(6),
         ChangeReason::Down(down) => match down {
             DownReason::Left => out.put_u8(16),
             DownReason::LastGasp => out.put_u8(17),
@@ -113,6 +118,7 @@ fn reason(r: &mut Reader<'_>) -> Result<ChangeReason, ParseError> {
         3 => ChangeReason::TieWon(Evidence::TieBreaker),
         4 => ChangeReason::TieWon(Evidence::Ended),
         5 => ChangeReason::TieWon(Evidence::Operator),
+        6 => ChangeReason::VotesChanged,
         16 => ChangeReason::Down(DownReason::Left),
         17 => ChangeReason::Down(DownReason::LastGasp),
         18 => ChangeReason::Down(DownReason::Superseded),
@@ -182,15 +188,48 @@ pub(super) fn upper_state(r: &mut Reader<'_>) -> Result<Bytes, ParseError> {
 }
 
 pub(crate) fn put_vote_config(out: &mut Vec<u8>, votes: &VoteConfig) {
-    out.put_length(votes.nodes.len());
-    for n in &votes.nodes {
-        out.put_node(n.node);
-        out.put_u32(n.votes);
+    put_node_votes(out, &votes.nodes);
+    let flag = |set: bool, bit: u32| if set { bit } else { 0 };
+    out.put_u32(
+        votes.quorum | flag(votes.revision > 0, VOTES_REVISED) | flag(votes.before.is_some(), VOTES_BEFORE),
+    );
+    if votes.revision > 0 {
+        out.put_u64(votes.revision);
     }
-    out.put_u32(votes.quorum);
+    if let Some(before) = &votes.before {
+        put_vote_config(out, before);
+    }
 }
 
 pub(crate) fn vote_config(r: &mut Reader<'_>) -> Result<VoteConfig, ParseError> {
+    let nodes = node_votes(r)?;
+    let word = r.u32("quorum")?;
+    let revision = if word & VOTES_REVISED == 0 { 0 } else { r.u64("revision")? };
+    let before = if word & VOTES_BEFORE == 0 { None } else { Some(Box::new(vote_config_before(r)?)) };
+    Ok(VoteConfig { revision, nodes, quorum: word & !(VOTES_REVISED | VOTES_BEFORE), before })
+}
+
+/// What was in force before has nothing before it.
+fn vote_config_before(r: &mut Reader<'_>) -> Result<VoteConfig, ParseError> {
+    let nodes = node_votes(r)?;
+    let word = r.u32("quorum")?;
+    if word & VOTES_BEFORE != 0 {
+        return Err(r.error("vote configuration", Malformed::OutOfRange));
+    }
+    let revision = if word & VOTES_REVISED == 0 { 0 } else { r.u64("revision")? };
+    Ok(VoteConfig { revision, nodes, quorum: word & !VOTES_REVISED, before: None })
+}
+
+pub(super) fn put_node_votes(out: &mut Vec<u8>, nodes: &[NodeVotes]) {
+    out.put_length(nodes.len());
+    for n in nodes {
+        out.put_node(n.node);
+        out.put_u32(n.votes);
+    }
+}
+
+/// Nodes with their votes, strictly ascending by node.
+pub(super) fn node_votes(r: &mut Reader<'_>) -> Result<Vec<NodeVotes>, ParseError> {
     let n = r.length("vote configuration", NODES_MAX)?;
     let mut nodes: Vec<NodeVotes> = Vec::with_capacity(n.min(r.remaining() / 8));
     for _ in 0..n {
@@ -200,7 +239,7 @@ pub(crate) fn vote_config(r: &mut Reader<'_>) -> Result<VoteConfig, ParseError> 
         }
         nodes.push(entry);
     }
-    Ok(VoteConfig { nodes, quorum: r.u32("quorum")? })
+    Ok(nodes)
 }
 
 /// Microseconds, rounded down; saturates.

@@ -36,8 +36,9 @@ fn samples(size: u32, text: &[u8]) -> Vec<Message> {
     let view = sample_view(size);
     let candidates: Vec<NodeInstance> = (1..=size).map(instance).collect();
     let known = Known { number: view.number, value: view.ballot, members: view.members.clone() };
-    let votes =
-        VoteConfig { nodes: (1..=size).map(|n| NodeVotes::new(NodeId::new(n), 1)).collect(), quorum: 2 };
+    let nodes: Vec<NodeVotes> = (1..=size).map(|n| NodeVotes::new(NodeId::new(n), 1)).collect();
+    let before = VoteConfig { revision: 0, nodes: nodes.clone(), quorum: 1, before: None };
+    let votes = VoteConfig { revision: 9, nodes: nodes.clone(), quorum: 2, before: Some(Box::new(before)) };
     let states = vec![(instance(1), Bytes::copy_from_slice(text))];
     let accept = Accept {
         ballot,
@@ -58,7 +59,7 @@ fn samples(size: u32, text: &[u8]) -> Vec<Message> {
         synced: false,
         life: Duration::from_micros(77),
         active: Some(view.number),
-        chosen: Some((view, votes)),
+        chosen: Some((view, votes.clone())),
         accepted: Some(accept.clone()),
         record: Some(record),
         acks: vec![(instance(3), Duration::from_millis(5))],
@@ -71,6 +72,8 @@ fn samples(size: u32, text: &[u8]) -> Vec<Message> {
         active: None,
         known: Some(known.clone()),
         row: candidates.clone(),
+        wanted: Some(nodes),
+        votes: Some(votes.clone()),
     };
     vec![
         Message::Status(Status::default()),

@@ -27,6 +27,7 @@ pub(crate) fn with_policy(nodes: usize, durability: Durability, policy: &str) ->
         policy: policy.to_owned(),
         unsettled: 0,
         breaker: Breaker::Sound,
+        last_man: None,
     };
     World::new(plan, Rng::new(7))
 }

@@ -5,4 +5,5 @@ mod criteria;
 mod policies;
 mod simulation;
 mod table;
+mod votes;
 mod world;

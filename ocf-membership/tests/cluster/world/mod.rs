@@ -9,7 +9,8 @@ use core::time::Duration;
 use ocf_comm::DownReason;
 use ocf_membership::{
     Ballot, BlankRecord, Claim, Config, Consensus, Durability, EvenSplit, Event, Evidence, GrantRegister,
-    Input, NodeVotes, Output, OutsidePolicy, PersistToken, Sabotage, Verdict, ViewNumber, policy_by_name,
+    Input, NodeVotes, Output, OutsidePolicy, PersistToken, Sabotage, Verdict, ViewNumber, VotesError,
+    policy_by_name,
 };
 use pils::{Incarnation, Instant, Layer, NodeId, NodeInstance, Rng};
 use std::cmp::Reverse;
@@ -48,6 +49,8 @@ pub struct Plan {
     pub unsettled: u32,
     /// A bug of what decides even splits, put in.
     pub breaker: Breaker,
+    /// After how long those who are away lose their votes, if they do.
+    pub last_man: Option<u64>,
 }
 
 /// How what decides even splits behaves.
@@ -66,6 +69,8 @@ pub enum Breaker {
 pub enum Fault {
     /// A node cannot reach the tie-breaker, or the fence device.
     CutBreaker,
+    /// A node is told to change the votes.
+    Votes,
     Crash,
     LastGasp,
     Leave,
@@ -108,7 +113,24 @@ impl Plan {
             policy: "majority".to_owned(),
             unsettled: 0,
             breaker: Breaker::Sound,
+            last_man: None,
         }
+    }
+
+    /// A plan of the same seed in which votes change.
+    pub fn with_votes(rng: &mut Rng) -> Self {
+        let mut plan = Self::from_seed(rng);
+        plan.nodes = *rng.pick(&[3, 4, 5, 5]).expect("a list");
+        plan.durability = Durability::Durable;
+        plan.faults.extend([Fault::Partition, Fault::Crash]);
+        plan.last_man = rng.chance(0.5).then(|| rng.between(600, 2_000) * MS);
+        if plan.last_man.is_none() || rng.chance(0.5) {
+            plan.faults.insert(Fault::Votes);
+        }
+        plan.trouble = 10_000 * MS;
+        // Who is back gets its votes later, by another view.
+        plan.unsettled = 3;
+        plan
     }
 
     /// A plan of the same seed for another policy, with as many nodes as make it matter.
@@ -211,6 +233,9 @@ pub struct World {
     /// Merges that nodes were told of: the parents, and whether the node kept its state.
     pub merges: Vec<(NodeId, ViewNumber, ViewNumber, bool)>,
     pub refused: u64,
+    /// How often nodes were told of other votes, and of votes that were not changed.
+    pub votes_changed: u64,
+    pub votes_not_changed: u64,
     /// Messages of a dead sender to this receiver are lost from here on.
     lost: BTreeSet<(NodeInstance, NodeInstance)>,
     healing: bool,
@@ -230,6 +255,7 @@ impl World {
             tie_timeout: Duration::from_millis(3_000),
             tie_delay: Duration::from_millis(1_000),
             policy: policy_by_name(&plan.policy).expect("a policy"),
+            last_man_standing: plan.last_man.map(Duration::from_nanos),
             ..Config::new((1..=plan.nodes).map(|n| NodeVotes::new(id(n - 1), 1)))
         };
         let nodes = (0..plan.nodes)
@@ -268,6 +294,8 @@ impl World {
             told: Vec::new(),
             merges: Vec::new(),
             refused: 0,
+            votes_changed: 0,
+            votes_not_changed: 0,
             lost: BTreeSet::new(),
             healing: false,
             checks: Checks::default(),
@@ -632,6 +660,13 @@ impl World {
             Some(Fault::CutLink) => {
                 self.cut_link(i, j);
             }
+            Some(Fault::Votes) => {
+                let votes = (0..self.nodes.len())
+                    .map(|n| NodeVotes::new(id(n), *self.rng.pick(&[0, 1, 2, 3]).expect("a list")));
+                let votes: Vec<NodeVotes> = votes.collect();
+                // Refused often: only a member of the primary may.
+                drop(self.set_votes(i, &votes));
+            }
             Some(Fault::CutBreaker) => {
                 self.cut_breaker.insert(i);
             }
@@ -647,6 +682,19 @@ impl World {
         }
         let next = self.rng.below(2 * self.plan.pause_between);
         self.at(self.now + next, Action::Fault);
+    }
+
+    pub fn set_votes(&mut self, i: usize, votes: &[NodeVotes]) -> Result<(), VotesError> {
+        let now = self.local_time(i);
+        let node = &mut self.nodes[i];
+        let Some(core) = node.core.as_mut().filter(|_| !node.paused) else {
+            return Err(VotesError::NotPrimary);
+        };
+        let outcome = core.set_votes(now, votes);
+        core.check_invariants();
+        self.drain(i);
+        self.check();
+        outcome
     }
 
     fn end(&mut self, i: usize, told: Option<DownReason>) {
@@ -827,6 +875,8 @@ impl World {
                 let wait = if joiner && donors { self.delay(50 * MS) } else { 0 };
                 self.at(self.now + wait, Action::Give(local, Owned::Synced(number)));
             }
+            Event::VotesChanged { .. } => self.votes_changed += 1,
+            Event::VotesNotChanged { .. } => self.votes_not_changed += 1,
             Event::Merged { ours, primary, kept } => self.merges.push((id(i), ours, primary, kept)),
             Event::TieWon { evidence, reason, .. } => {
                 self.reasons.extend((evidence == Evidence::Operator).then_some(reason));
