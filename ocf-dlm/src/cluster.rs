@@ -14,6 +14,8 @@ mod event;
 mod flow;
 mod lookup;
 mod master;
+mod orders;
+mod orphan;
 mod own;
 mod queue;
 mod snapshot;
@@ -22,6 +24,7 @@ mod tree;
 pub use client::LockState;
 pub use config::Config;
 pub use event::{Ask, ClusterView, Completed, Input, Output, ViewMember, WaitReason};
+pub use orders::{ORDERS_MAX, OrderError};
 pub use queue::Holder;
 pub use snapshot::{MasteredLock, Snapshot, Stats, TreeSnapshot, TreeState};
 
@@ -77,12 +80,16 @@ pub enum Sabotage {
     ForgetDemotions,
     /// Drops what was given back while the directory was asked for the master, if another view comes first.
     ForgetReleases,
+    /// Releases a lock by an operator's order at its master, and its home goes on using it.
+    RevokeUnseen,
+    /// Releases with its client also what is to outlive it.
+    ForgetOrphans,
 }
 
 #[cfg(feature = "testing")]
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::ReleaseWithoutProof,
         Self::ForgetSuspects,
         Self::SkipBarrier,
@@ -99,6 +106,8 @@ impl Sabotage {
         Self::ClaimUndecided,
         Self::ForgetDemotions,
         Self::ForgetReleases,
+        Self::RevokeUnseen,
+        Self::ForgetOrphans,
     ];
 }
 
@@ -158,6 +167,11 @@ pub struct Engine {
     pub(crate) stopping: BTreeSet<u64>,
     /// Proofs that came while the lease was in doubt, and in which epoch.
     pub(crate) proofs: Vec<(NodeInstance, Proof, u64)>,
+    /// Locks of this node that outlived their client.
+    pub(crate) orphans: BTreeSet<u64>,
+    /// Orders that were given here and not answered yet.
+    pub(crate) orders: BTreeSet<u64>,
+    pub(crate) next_ticket: u64,
     pub(crate) next_lock: u64,
     pub(crate) next_order: u64,
     pub(crate) timers: BTreeSet<(Instant, Timer)>,
@@ -222,6 +236,9 @@ impl Engine {
             idle_due: false,
             stopping: BTreeSet::new(),
             proofs: Vec::new(),
+            orphans: BTreeSet::new(),
+            orders: BTreeSet::new(),
+            next_ticket: 0,
             next_lock: 1,
             next_order: 0,
             timers: BTreeSet::new(),

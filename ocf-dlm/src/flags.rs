@@ -92,6 +92,12 @@ impl Flags {
         Self(self.0 | other.0)
     }
 
+    /// What this set has of `other`.
+    #[must_use]
+    pub const fn only(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
     /// This set without `other`.
     #[must_use]
     pub const fn without(self, other: Self) -> Self {

@@ -108,6 +108,7 @@ impl Engine {
             self.stats.stale += 1;
             return;
         }
+        self.interrupt_orders();
         self.flush();
         if joined > self.epoch {
             // A joiner has nothing from before; what it asked for and nobody knows of stays.
@@ -305,6 +306,7 @@ impl Engine {
     /// This node is outside the primary: it has nothing any more. It does not forget who is not proven dead: perhaps
     /// everybody else joins anew, too, and then nobody would know.
     pub(crate) fn on_non_primary(&mut self) {
+        self.interrupt_orders();
         self.give_up_all();
         self.standing = Standing::Outside;
         self.members.clear();
@@ -317,6 +319,7 @@ impl Engine {
         if self.standing == Standing::Outside {
             return;
         }
+        self.interrupt_orders();
         self.standing = Standing::Suspended;
         for lock in self.tell_lost() {
             self.release(lock, Flags::IVVALBLK, None);

@@ -5,6 +5,7 @@
 
 mod answer;
 mod common;
+mod order;
 mod recovery;
 mod request;
 mod search;
@@ -13,6 +14,10 @@ mod tests;
 
 pub use answer::{Answer, Refusal};
 pub use common::{Key, TREE_MAX, Value};
+pub use order::{
+    Danger, NewOwner, Order, OrderRefusal, OrphanLock, Outcome, REASON_MAX, REPORTED_MAX, ReleaseGuard,
+    ReportedLock, ResourceReport, Wanted,
+};
 pub use recovery::{Barrier, Claim, ClaimedLock, Handover, Phase, Proof};
 pub use request::{Convert, Request, Unlock};
 pub use search::{Hop, PATH_MAX, Probe};
@@ -110,6 +115,17 @@ pub enum Item {
         /// How many.
         claims: u32,
     },
+    /// What an operator asks for: to the directory, the master, or the home of a lock.
+    Order(Order),
+    /// To where an [`Item::Order`] was given: what became of it.
+    Report {
+        /// What the receiver calls it.
+        ticket: u64,
+        /// What became of it.
+        outcome: Outcome,
+    },
+    /// To the master: a lock outlived its client, or was adopted by another. Never answered.
+    NewOwner(NewOwner),
 }
 
 macro_rules! kinds {
@@ -121,7 +137,7 @@ macro_rules! kinds {
 kinds! {
     LOOKUP = 1, FORWARD = 2, REQUEST = 3, CONVERT = 4, UNLOCK = 5, CANCEL = 6, OWN = 7, FORGET = 8, ANSWER = 9,
     MASTER = 10, CLAIM_TREE = 11, CLAIM = 12, HANDOVER = 13, BARRIER = 14, PROVEN = 15, PROBE = 16, VICTIM = 17,
-    TAKEN = 18,
+    TAKEN = 18, ORDER = 19, REPORT = 20, NEW_OWNER = 21,
 }
 
 impl Item {
@@ -162,6 +178,13 @@ impl Item {
                 out.push(kind::TAKEN);
                 out.extend_from_slice(&claims.to_be_bytes());
             }
+            Self::Order(order) => order.emit(kind::ORDER, out),
+            Self::Report { ticket, outcome } => {
+                out.push(kind::REPORT);
+                out.extend_from_slice(&ticket.to_be_bytes());
+                outcome.emit(out);
+            }
+            Self::NewOwner(owner) => owner.emit(kind::NEW_OWNER, out),
         }
     }
 
@@ -190,6 +213,9 @@ impl Item {
             kind::PROBE => Self::Probe(Probe::parse(r)?),
             kind::VICTIM => Self::Victim { lock: r.u64("lock")?, op: r.u32("operation")? },
             kind::TAKEN => Self::Taken { claims: r.u32("claims")? },
+            kind::ORDER => Self::Order(Order::parse(r)?),
+            kind::REPORT => Self::Report { ticket: r.u64("ticket")?, outcome: Outcome::parse(r)? },
+            kind::NEW_OWNER => Self::NewOwner(NewOwner::parse(r)?),
             _ => return Err(r.error("kind", pils::wire::Malformed::OutOfRange)),
         })
     }

@@ -5,9 +5,13 @@
 #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
 use bytes::Bytes;
-use ocf_dlm::cluster::{Ask, ClusterView, Completed, Config, Engine, Input, Output, Sabotage, ViewMember};
+use ocf_dlm::cluster::{
+    Ask, ClusterView, Completed, Config, Engine, Holder, Input, OrderError, Output, Sabotage, ViewMember,
+};
 use ocf_dlm::directory::{Placement, Slot, Weighted};
-use ocf_dlm::wire::{Answer, Batch, Item, Key, Message, Proof, Value};
+use ocf_dlm::wire::{
+    Answer, Batch, Item, Key, Message, OrderRefusal, Outcome, Proof, ReleaseGuard, ResourceReport, Value,
+};
 use ocf_dlm::{ClientId, Flags, Mode, Status, ValueBlock};
 use pils::{Incarnation, Instant, Layer, NodeId, NodeInstance};
 use std::collections::{BTreeMap, VecDeque};
@@ -174,6 +178,29 @@ impl Three {
             let is_it = *at == instance(node) && done.lock == lock && done.status == Status::Granted;
             is_it.then(|| (*depth, done.clone()))
         })
+    }
+
+    /// Gives an order at a node, and what was reported of it.
+    fn order(
+        &mut self,
+        node: u32,
+        give: impl FnOnce(&mut Engine) -> Result<u64, OrderError>,
+    ) -> Option<Option<Outcome>> {
+        let ticket = give(self.engines.get_mut(&instance(node)).unwrap()).unwrap();
+        self.drain(instance(node), 0);
+        self.settle();
+        self.told.iter().find_map(|(_, at, output)| {
+            let Output::Reported { ticket: of, outcome } = output else { return None };
+            (*at == instance(node) && *of == ticket).then(|| outcome.clone())
+        })
+    }
+
+    fn report(&mut self, node: u32, now: Instant, key: &Key) -> ResourceReport {
+        let reported = self.order(node, |engine| engine.inquire(now, key.clone()));
+        let Some(Some(Outcome::Resource(report))) = reported else {
+            unreachable!("{reported:?} is no report")
+        };
+        report
     }
 
     fn unlock(&mut self, node: u32, lock: u64) {
@@ -718,4 +745,93 @@ fn a_node_with_many_locks_of_a_lost_master_works_in_turns_and_grants_other_locks
     for engine in three.engines.values() {
         engine.check_invariants().unwrap();
     }
+}
+
+#[test]
+fn an_orphan_and_its_age_survive_the_master_and_it_is_purged_from_another_node() {
+    let mut three = Three::new();
+    let key = kept_by(1);
+    // The third node masters it.
+    let first = three.lock(3, &key, Mode::Nl).0;
+    three.unlock(3, first);
+    three.settle();
+    let orphan = three.ask_with(2, &key, Mode::Ex, Flags::PERSISTENT | Flags::VALBLK);
+    three.settle();
+    let engine = three.engines.get_mut(&instance(2)).unwrap();
+    assert_eq!((engine.end_client(Instant::ZERO, ClientId::new(1)), engine.snapshot().orphans), (1, 1));
+    three.drain(instance(2), 0);
+    three.settle();
+    let before = three.report(1, Instant::ZERO, &key);
+    assert!(before.master == Some(instance(3)) && before.locks[0].orphan, "{before:?}");
+    three.lose_the_third();
+    let later = Instant::from_millis(500);
+    let after = three.report(1, later, &key);
+    let seen = after.locks[0];
+    assert_eq!((after.master, seen.node, seen.lock), (Some(instance(1)), instance(2), orphan));
+    assert_eq!((seen.held, seen.orphan, seen.departed, seen.age_ms), (Some(Mode::Ex), true, false, 500));
+    let wanted = three.ask(1, &key, Mode::Pr);
+    three.settle();
+    assert!(three.granted(1, wanted).is_none(), "it is held as long as nobody adopts or purges it");
+    let other = three.order(1, |engine| engine.purge(later, instance(2), Some(ClientId::new(7))));
+    assert_eq!(other, Some(Some(Outcome::Released(0))), "another client's");
+    let purged = three.order(1, |engine| engine.purge(later, instance(2), None));
+    assert_eq!(purged, Some(Some(Outcome::Released(1))));
+    let granted = three.granted(1, wanted).expect("it was purged").1;
+    assert!(granted.remarks.value_invalid, "it could write");
+    assert_eq!(three.engines[&instance(2)].snapshot().orphans, 0);
+    let gone = three.engines.get_mut(&instance(1)).unwrap().purge(later, instance(3), None);
+    assert_eq!(gone, Err(OrderError::NotMember(instance(3))));
+}
+
+#[test]
+fn an_order_takes_a_lock_of_a_lost_node_only_with_the_word_that_stands_in_for_fencing() {
+    let mut three = Three::new();
+    let key = kept_by(1);
+    let first = three.lock(1, &key, Mode::Nl).0;
+    let lost = three.lock(3, &key, Mode::Ex).0;
+    three.engines.remove(&instance(3));
+    three.install(&view(2, &[(1, 1), (2, 1)], &[1, 2, 3]));
+    three.told.clear();
+    let wanted = three.ask(2, &key, Mode::Ex);
+    three.settle();
+    let report = three.report(2, Instant::ZERO, &key);
+    let held: Vec<_> = report.locks.iter().map(|lock| (lock.node, lock.lock, lock.departed)).collect();
+    assert_eq!(held, [(instance(1), first, false), (instance(3), lost, true), (instance(2), wanted, false)]);
+    let holder = Holder { node: instance(3), lock: lost };
+    let mut release = |guard: Option<ReleaseGuard>, key: &Key| {
+        three.told.retain(|(_, _, output)| !matches!(output, Output::Reported { .. }));
+        let done = three.order(2, |engine| engine.force_release(Instant::ZERO, holder, key.clone(), guard));
+        (done.flatten(), three.granted(2, wanted).map(|granted| granted.1))
+    };
+    let plain = ReleaseGuard::new("it is unplugged");
+    for guard in [None, plain.clone()] {
+        let (outcome, granted) = release(guard, &key);
+        let Some(Outcome::Refused(OrderRefusal::Endangers(danger))) = outcome else {
+            unreachable!("{outcome:?}");
+        };
+        assert_eq!((danger.held, danger.unproven, danger.waiting), (Some(Mode::Ex), true, 1));
+        assert_eq!(granted, None, "nothing is done instead of fencing");
+    }
+    let vouched = plain.map(ReleaseGuard::instead_of_fencing);
+    let elsewhere = Key::root(b"space", b"another");
+    let (outcome, granted) = release(vouched.clone(), &elsewhere);
+    assert_eq!((outcome, granted), (Some(Outcome::Refused(OrderRefusal::NoSuchLock)), None));
+    let (outcome, granted) = release(vouched, &key);
+    assert_eq!(outcome, Some(Outcome::Released(1)));
+    assert!(granted.expect("the operator vouched").remarks.value_invalid);
+    assert!(three.engines[&instance(2)].is_unproven(instance(3)), "that says nothing of its other locks");
+}
+
+#[test]
+fn an_order_whose_view_ends_is_reported_without_an_outcome() {
+    let mut three = Three::new();
+    let key = kept_by(3);
+    let engine = three.engines.get_mut(&instance(1)).unwrap();
+    let ticket = engine.inquire(Instant::ZERO, key).unwrap();
+    three.drain(instance(1), 0);
+    three.lose_the_third();
+    let reported: Vec<_> =
+        three.told.iter().filter(|(_, _, output)| matches!(output, Output::Reported { .. })).collect();
+    assert_eq!(reported, [&(0, instance(1), Output::Reported { ticket, outcome: None })]);
+    assert_eq!(three.engines[&instance(1)].snapshot().orders, 0);
 }

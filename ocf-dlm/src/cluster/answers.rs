@@ -121,12 +121,14 @@ impl Engine {
     }
 
     fn on_granted(&mut self, lock: u64, mut grant: Grant) {
+        let now = self.now;
         let Some(known) = self.locks.get_mut(&lock) else { return };
         let Some(pending) = known.pending.take() else { return };
         // A master that rebuilt the queue knows nothing of it.
         grant.remarks.demoted |= pending.demoted;
         let transfer = Mode::transfer(known.held, grant.mode);
         known.flags = pending.flags;
+        known.since = now;
         known.held = Some(grant.mode);
         known.token = grant.token;
         known.value_invalid = grant.remarks.value_invalid;

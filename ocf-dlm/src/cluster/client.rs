@@ -1,11 +1,12 @@
 //! Requests of local clients, and what this node knows of its own locks.
 
 use super::event::{Ask, Completed, Output, WaitReason};
+use super::orphan::KEPT;
 use super::own::{ClientLock, Pending};
 use super::tree::{Route, Tree};
 use super::{Engine, Holder, Standing, sabotaged};
 use crate::wire::{Convert, Item, Name, Request, Unlock, Value};
-use crate::{ClientId, FencingToken, Flags, Mode, RequestError, Status, Transfer};
+use crate::{FencingToken, Flags, Mode, RequestError, Status, Transfer};
 use pils::{Instant, NodeInstance};
 
 /// What is to be done at a time.
@@ -43,13 +44,17 @@ pub struct LockState {
 }
 
 impl Engine {
-    /// Asks for a new lock. How it ends is among the outputs, possibly at once.
+    /// Asks for a new lock. How it ends is among the outputs, possibly at once. With ORPHAN: takes over a lock that outlived its
+    /// client on this node, of the same resource and in exactly the mode; that never waits.
     ///
     /// # Errors
     /// See [`RequestError`]; nothing changed.
     pub fn lock(&mut self, now: Instant, ask: Ask) -> Result<u64, RequestError> {
         self.now = now;
         check_flags(ask.mode, ask.flags)?;
+        if ask.flags.has(Flags::ORPHAN) {
+            return self.adopt(&ask);
+        }
         if self.locks.len() >= self.config.locks_max {
             return Err(RequestError::Limit("locks_max"));
         }
@@ -57,8 +62,9 @@ impl Engine {
             return Err(RequestError::Limit("TREE_MAX"));
         }
         if let Some(parent) = ask.parent {
+            let orphan = self.orphans.contains(&parent);
             let parent = self.locks.get_mut(&parent).ok_or(RequestError::NoSuchLock)?;
-            if parent.client != ask.client || parent.key.tree != ask.key.tree {
+            if orphan || parent.client != ask.client || parent.key.tree != ask.key.tree {
                 return Err(RequestError::NotOwner);
             }
             if parent.held.is_none() {
@@ -89,6 +95,7 @@ impl Engine {
             value_certain: false,
             value_invalid: false,
             op: 0,
+            since: now,
             pending: None,
         };
         self.locks.insert(lock, client);
@@ -134,8 +141,8 @@ impl Engine {
         if flags.has(Flags::QUECVT) && !held.may_queue_conversion(mode) {
             return Err(RequestError::NotQueueable { held, asked: mode });
         }
-        // Whether it wants to be told is settled by its first request.
-        let flags = flags | Flags::from_bits(known.flags.bits() & Flags::NOTIFY.bits());
+        // Whether it wants to be told, and is to last, is settled by its first request.
+        let flags = flags.without(KEPT) | known.flags.only(KEPT);
         let value = value.map(|v| Value { sequence: known.value.map_or(0, |old| old.sequence + 1), ..v });
         if !Self::needs_no_answer(held, mode, flags) {
             self.begin(lock, (mode, flags, value), deadline);
@@ -145,7 +152,7 @@ impl Engine {
         // A conversion down needs nobody: it is done here, and the master is told.
         known.op += 1;
         known.held = Some(mode);
-        known.flags = flags;
+        (known.flags, known.since) = (flags, self.now);
         if Mode::transfer(Some(held), mode) == Transfer::Write {
             if flags.has(Flags::IVVALBLK) {
                 known.value_invalid = true;
@@ -209,21 +216,6 @@ impl Engine {
         self.stop(lock, Stop::Cancelled);
         self.settle();
         Ok(())
-    }
-
-    /// A client is gone: all its locks are released, children first; a value block that it could write is invalid. How
-    /// many locks there were.
-    pub fn end_client(&mut self, now: Instant, client: ClientId) -> usize {
-        self.now = now;
-        let mut mine: Vec<u64> =
-            self.locks.iter().filter(|(_, l)| l.client == client).map(|(id, _)| *id).collect();
-        let depth = |lock: &u64| self.locks.get(lock).map_or(0, |known| known.key.path.len());
-        mine.sort_by_key(|lock| core::cmp::Reverse((depth(lock), *lock)));
-        for lock in &mine {
-            self.release(*lock, Flags::IVVALBLK, None);
-        }
-        self.settle();
-        mine.len()
     }
 
     /// What a lock holds and asks for; `None` if there is no such lock.
@@ -391,7 +383,8 @@ impl Engine {
         let pending = known.pending.as_mut()?;
         (pending.sent, pending.known) = (true, true);
         if known.held.is_some() {
-            let (mode, flags, value) = (pending.mode, pending.flags, pending.value);
+            let orphan = if self.orphans.contains(&lock) { Flags::ORPHAN } else { Flags::NONE };
+            let (mode, flags, value) = (pending.mode, pending.flags | orphan, pending.value);
             return Some(Item::Convert(Convert { lock, op: known.op, mode, flags, value, told: false }));
         }
         let request = Request {
@@ -407,7 +400,7 @@ impl Engine {
     }
 
     /// Says something to the master that needs no answer, now or when it is known.
-    fn tell_master(&mut self, name: &Name, item: Item) {
+    pub(crate) fn tell_master(&mut self, name: &Name, item: Item) {
         let may = self.standing == Standing::Active || sabotaged!(self, IgnoreSuspension);
         let Some((place, tree)) = self.trees.find_mut(name) else { return };
         let to = match &tree.route {
@@ -449,6 +442,7 @@ impl Engine {
     /// Takes a lock out of every table.
     pub(crate) fn forget_lock(&mut self, lock: u64) -> Option<ClientLock> {
         let known = self.locks.remove(&lock)?;
+        self.orphans.remove(&lock);
         let op = known.op;
         if let Some(pending) = &known.pending {
             if let Some(tree) = self.trees.get_mut(&known.key.tree) {

@@ -1,5 +1,5 @@
 use crate::directory::Weighted;
-use crate::wire::{Proof, Value};
+use crate::wire::{Outcome, Proof, Value};
 use crate::{ClientId, FencingToken, Flags, Mode, Remarks, Status};
 use bytes::Bytes;
 use pils::{Instant, NodeInstance};
@@ -109,6 +109,20 @@ pub enum Output {
         lock: u64,
         /// Whose it was.
         client: ClientId,
+    },
+    /// Tell a client that its lock was released by an operator's order: others have it soon. It must stop at once.
+    Revoked {
+        /// The lock.
+        lock: u64,
+        /// Whose it was.
+        client: ClientId,
+    },
+    /// What became of an order that was given here.
+    Reported {
+        /// Which order.
+        ticket: u64,
+        /// What became of it. `None`: the view ended first, so it may have been carried out or not. Look again.
+        outcome: Option<Outcome>,
     },
     /// Locks of this instance, or locks it may have had, stay in the way until it is proven dead.
     FenceWanted(NodeInstance),

@@ -152,11 +152,14 @@ impl Engine {
             Item::Probe(probe) => self.on_probe(probe),
             Item::Victim { lock, op } => self.on_victim(lock, op),
             Item::Taken { claims } => self.on_taken(from, claims),
+            Item::Order(order) => self.on_order(from, order),
+            Item::Report { ticket, outcome } => self.on_report(ticket, outcome),
+            Item::NewOwner(owner) => self.on_new_owner(from, &owner),
         }
     }
 
     /// True for what means something only in the view it was said in: lookups are asked again after each change, and a
-    /// recovery starts over.
+    /// recovery starts over; who gave an order is told that its view ended.
     const fn is_bound_to_its_epoch(item: &Item) -> bool {
         matches!(
             item,
@@ -168,6 +171,8 @@ impl Engine {
                 | Item::Handover(_)
                 | Item::Barrier(_)
                 | Item::Taken { .. }
+                | Item::Order(_)
+                | Item::Report { .. }
         )
     }
 }

@@ -3,7 +3,7 @@
 use super::queue::{Effect, Effects, Holder, Queues, Terms};
 use super::tree::{Mastered, Route, Tree};
 use super::{Engine, sabotaged};
-use crate::wire::{Answer, Convert, Item, Key, Name, Refusal, Request, Unlock};
+use crate::wire::{Answer, Convert, Item, Key, Name, NewOwner, Refusal, Request, Unlock};
 use crate::{FencingToken, Flags, Mode};
 use pils::NodeInstance;
 use std::collections::BTreeSet;
@@ -47,7 +47,7 @@ impl Engine {
         if !self.is_member(origin) {
             return;
         }
-        let value_length = self.config.value_length;
+        let (value_length, now) = (self.config.value_length, self.now);
         let full = self.holders.len() >= TREE_LOCKS_MAX;
         self.touch(&request.key.tree);
         if self.mastered(&request.key.tree).is_none() {
@@ -77,13 +77,14 @@ impl Engine {
         let Mastered { resources, token, suspects, .. } = mastered;
         let queues = resources.or_insert_with(&key.path, || {
             let mut queues = Queues::new(value_length);
+            queues.at(now);
             for suspect in suspects.iter() {
                 queues.suspect(*suspect);
                 queues.invalidate_value();
             }
             queues
         });
-        queues.request((who, client, transaction), Terms { op, mode, flags }, token, &mut effects);
+        queues.at(now).request((who, client, transaction), Terms { op, mode, flags }, token, &mut effects);
         if queues.contains(who) {
             self.holders.insert(who, key.clone());
         }
@@ -115,6 +116,11 @@ impl Engine {
         self.holders.remove(&who);
     }
 
+    pub(crate) fn on_new_owner(&mut self, from: NodeInstance, owner: &NewOwner) {
+        let who = Holder { node: from, lock: owner.lock };
+        self.at_queues(who, |queues, token, out| queues.owned_by(who, owner, token, out));
+    }
+
     pub(crate) fn on_cancel(&mut self, from: NodeInstance, lock: u64, op: u32) {
         let who = Holder { node: from, lock };
         self.at_queues(who, |queues, token, out| queues.cancel(who, op, token, out));
@@ -127,11 +133,11 @@ impl Engine {
             return;
         };
         self.touch(&key.tree);
-        let mut effects = Effects::new();
+        let (mut effects, now) = (Effects::new(), self.now);
         if let Some(mastered) = self.mastered(&key.tree)
             && let Some(queues) = mastered.resources.get_mut(&key.path)
         {
-            act(queues, &mut mastered.token, &mut effects);
+            act(queues.at(now), &mut mastered.token, &mut effects);
             if !queues.contains(who) {
                 self.holders.remove(&who);
             }
@@ -236,7 +242,7 @@ impl Engine {
     }
 
     fn release_dead(&mut self, name: &Name, node: NodeInstance, certain: bool) {
-        let trust_value = sabotaged!(self, TrustValue);
+        let (trust_value, now) = (sabotaged!(self, TrustValue), self.now);
         let Some(mastered) = self.mastered(name) else { return };
         let Mastered { resources, token, .. } = mastered;
         let mut changes: Vec<(Key, Effects)> = Vec::new();
@@ -248,7 +254,7 @@ impl Engine {
                 continue;
             }
             let mut effects = Effects::new();
-            queues.drop_node(node, (certain, !trust_value), token, &mut effects);
+            queues.at(now).drop_node(node, (certain, !trust_value), token, &mut effects);
             queues.tell_places(&mut effects);
             released.extend(theirs.into_iter().filter(|who| !queues.contains(*who)));
             if !effects.is_empty() || queues.is_empty() {

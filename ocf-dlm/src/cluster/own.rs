@@ -4,6 +4,7 @@ use super::client::Stop;
 use super::event::Completed;
 use crate::wire::{ClaimedLock, Key, Value};
 use crate::{ClientId, FencingToken, Flags, Mode, Remarks, Status};
+use core::time::Duration;
 use pils::{Instant, NodeInstance};
 
 /// An operation under way.
@@ -45,6 +46,8 @@ pub(crate) struct ClientLock {
     pub(crate) value_certain: bool,
     pub(crate) value_invalid: bool,
     pub(crate) op: u32,
+    /// Since when it is held as it is.
+    pub(crate) since: Instant,
     pub(crate) pending: Option<Pending>,
 }
 
@@ -68,7 +71,7 @@ impl ClientLock {
     }
 
     /// What a new master is told of it; nothing if no master knows of it.
-    pub(crate) fn claim(&self, lock: u64) -> Option<ClaimedLock> {
+    pub(crate) fn claim(&self, lock: u64, (now, orphan): (Instant, bool)) -> Option<ClaimedLock> {
         let sent = self.pending.as_ref().filter(|p| p.sent);
         if self.held.is_none() && sent.is_none() {
             return None;
@@ -78,10 +81,11 @@ impl ClientLock {
             op: if self.pending.is_some() && sent.is_none() { self.op - 1 } else { self.op },
             client: self.client,
             transaction: self.transaction,
-            flags: sent.map_or(self.flags, |p| p.flags),
+            flags: sent.map_or(self.flags, |p| p.flags) | if orphan { Flags::ORPHAN } else { Flags::NONE },
             held: self.held,
             asked: sent.map(|p| p.mode),
             place: sent.and_then(|p| p.place),
+            age_ms: millis(now.since(sent.map_or(self.since, |p| p.since))),
         })
     }
 
@@ -96,4 +100,8 @@ impl ClientLock {
             value: None,
         }
     }
+}
+
+fn millis(age: Duration) -> u64 {
+    u64::try_from(age.as_millis()).unwrap_or(u64::MAX).min(pils::wire::VARINT_MAX)
 }

@@ -1,8 +1,8 @@
 //! The queues of one resource at its master.
 
-use crate::wire::{Claim, Refusal, Value};
+use crate::wire::{Claim, NewOwner, Refusal, Value};
 use crate::{ClientId, FencingToken, Flags, Mode, Remarks, Transfer, ValueBlock};
-use pils::NodeInstance;
+use pils::{Instant, NodeInstance};
 
 /// A lock as its master knows it: the node it lives on, and what that node calls it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,6 +48,8 @@ pub(crate) struct Entry {
     pub(crate) asked: Option<Mode>,
     pub(crate) op: u32,
     pub(crate) place: i64,
+    /// Since when it holds or waits as it does, in milliseconds of this node's clock; before its start if negative.
+    pub(crate) since: i64,
     /// Modes that it was told of since its last grant, as bits.
     notified: u8,
     demoted: bool,
@@ -89,6 +91,8 @@ pub(crate) struct Queues {
     value_invalid: bool,
     next_place: i64,
     first_place: i64,
+    /// The time, as of [`Queues::at`].
+    now: i64,
 }
 
 impl Queues {
@@ -102,7 +106,14 @@ impl Queues {
             value_invalid: false,
             next_place: 0,
             first_place: 0,
+            now: 0,
         }
+    }
+
+    /// What happens from now on happens at this time.
+    pub(crate) fn at(&mut self, now: Instant) -> &mut Self {
+        self.now = millis(now);
+        self
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -153,6 +164,7 @@ impl Queues {
             asked: Some(terms.mode),
             op: terms.op,
             place: 0,
+            since: self.now,
             notified: 0,
             demoted: false,
             refused: None,
@@ -225,6 +237,7 @@ impl Queues {
             return;
         }
         let mut entry = self.granted.remove(at);
+        entry.since = self.now;
         let demoted = entry.demoted;
         // Holding NL does not help those that it would overtake: they would wait behind it. Deviation: D2.
         let flags = if demoted { terms.flags.without(Flags::HEADQUE) } else { terms.flags };
@@ -285,6 +298,25 @@ impl Queues {
         self.pass(token, out);
     }
 
+    /// The lock outlived its client; or another has it, who is told of all that wait for it.
+    pub(crate) fn owned_by(
+        &mut self,
+        who: Holder,
+        owner: &NewOwner,
+        token: &mut FencingToken,
+        out: &mut Effects,
+    ) {
+        let all = self.granted.iter_mut().chain(&mut self.converting);
+        let Some(entry) = all.into_iter().find(|entry| entry.who == who) else { return };
+        if owner.flags.has(Flags::ORPHAN) {
+            entry.flags |= Flags::ORPHAN;
+            return;
+        }
+        (entry.client, entry.transaction) = (owner.client, owner.transaction);
+        (entry.flags, entry.notified) = (owner.flags, 0);
+        self.pass(token, out);
+    }
+
     /// Ends the operation that waits, if it is `op`.
     pub(crate) fn cancel(&mut self, who: Holder, op: u32, token: &mut FencingToken, out: &mut Effects) {
         let waits = self.find(who).is_some_and(|e| e.op == op && e.asked.is_some());
@@ -294,7 +326,7 @@ impl Queues {
         let Some(mut entry) = self.take(who) else { return };
         out.push((who, Effect::Refused { op, why: Refusal::Cancelled, held: entry.held }));
         if entry.held.is_some() {
-            (entry.asked, entry.refused) = (None, Some(Refusal::Cancelled));
+            (entry.asked, entry.refused, entry.since) = (None, Some(Refusal::Cancelled), self.now);
             self.granted.push(entry);
         }
         self.notify_anew();
@@ -376,6 +408,10 @@ impl Queues {
         self.value_invalid = false;
     }
 
+    pub(crate) const fn is_value_invalid(&self) -> bool {
+        self.value_invalid
+    }
+
     pub(crate) const fn invalidate_value(&mut self) {
         self.value_invalid = true;
     }
@@ -393,6 +429,7 @@ impl Queues {
                 asked: lock.asked,
                 op: lock.op,
                 place: lock.place.unwrap_or(i64::MAX),
+                since: self.now.saturating_sub(i64::try_from(lock.age_ms).unwrap_or(i64::MAX)),
                 notified: 0,
                 demoted: false,
                 refused: None,
@@ -447,6 +484,7 @@ impl Queues {
             asked: None,
             op: 0,
             place: 0,
+            since: self.now,
             notified: 0,
             demoted: false,
             refused: None,
@@ -531,6 +569,7 @@ impl Queues {
         let effect = Effect::Granted { op: entry.op, mode, token: *token, remarks, value };
         out.push((entry.who, effect));
         (entry.held, entry.asked, entry.notified, entry.demoted) = (Some(mode), None, 0, false);
+        entry.since = self.now;
         entry
     }
 
@@ -578,4 +617,9 @@ impl Queues {
         }
         None
     }
+}
+
+/// A time as queues note it.
+pub(crate) fn millis(at: Instant) -> i64 {
+    i64::try_from(at.as_nanos() / 1_000_000).unwrap_or(i64::MAX)
 }

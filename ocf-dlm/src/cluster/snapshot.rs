@@ -100,6 +100,10 @@ pub struct Snapshot {
     pub locks: usize,
     /// Operations of them under way.
     pub waiting: usize,
+    /// Those that outlived their client.
+    pub orphans: usize,
+    /// Orders given here that are not answered yet.
+    pub orders: usize,
     /// Trees that this node knows.
     pub trees: usize,
     /// Trees that it masters.
@@ -121,6 +125,8 @@ impl Engine {
             unproven: self.departed.keys().copied().collect(),
             locks: self.locks.len(),
             waiting: self.waiting.len(),
+            orphans: self.orphans.len(),
+            orders: self.orders.len(),
             trees: self.trees.len(),
             mastered: self.mastering,
             listed: self.entries.len(),
@@ -216,6 +222,9 @@ impl Engine {
         let waiting = self.locks.iter().filter(|(_, l)| l.pending.is_some()).map(|(id, _)| *id);
         if waiting.collect::<BTreeSet<_>>() != self.waiting {
             return Err("operations under way are counted");
+        }
+        if self.orphans.iter().any(|lock| self.locks.get(lock).is_none_or(|l| l.held.is_none())) {
+            return Err("an orphan is a lock that is held");
         }
         if self.trees.values().filter(|tree| tree.mastered().is_some()).count() != self.mastering {
             return Err("trees mastered here are counted");

@@ -204,7 +204,7 @@ impl Engine {
         let mut claims: Vec<Claim> = Vec::new();
         let mut at: BTreeMap<Name, usize> = BTreeMap::new();
         for (id, lock) in tree.locks.iter().filter_map(|id| self.locks.get(id).map(|lock| (*id, lock))) {
-            let Some(mut claimed) = lock.claim(id) else { continue };
+            let Some(mut claimed) = lock.claim(id, (self.now, self.orphans.contains(&id))) else { continue };
             if sabotaged!(self, ClaimOnlyHeld) && claimed.held.is_none() {
                 continue;
             }
@@ -298,7 +298,7 @@ impl Engine {
         let mut mastered = Mastered::new(token, suspects.clone());
         for (path, claims) in by_path {
             let mut queues = Queues::new(self.config.value_length);
-            queues.restore(&claims);
+            queues.at(self.now).restore(&claims);
             if sabotaged!(self, TrustValue) {
                 queues.trust_value();
             }
@@ -332,11 +332,11 @@ impl Engine {
     /// Grants what the queues of a rebuilt tree allow.
     pub(super) fn grant_rebuilt(&mut self, name: &Name) {
         self.touch(name);
-        let mut changes: Vec<(Key, Effects)> = Vec::new();
+        let (mut changes, now) = (Vec::<(Key, Effects)>::new(), self.now);
         if let Some(Mastered { resources, token, .. }) = self.mastered(name) {
             for (path, queues) in resources.iter_mut() {
                 let mut effects = Effects::new();
-                queues.pass(token, &mut effects);
+                queues.at(now).pass(token, &mut effects);
                 queues.tell_places(&mut effects);
                 if !effects.is_empty() {
                     changes.push((Key { tree: name.clone(), path: path.clone() }, effects));

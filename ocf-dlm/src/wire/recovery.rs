@@ -43,6 +43,8 @@ pub struct ClaimedLock {
     pub asked: Option<Mode>,
     /// The place in its queue, if the last master told it.
     pub place: Option<i64>,
+    /// For how many milliseconds it has held, or waited.
+    pub age_ms: u64,
 }
 
 impl Claim {
@@ -87,7 +89,7 @@ impl Claim {
 }
 
 impl ClaimedLock {
-    const SIZE_MIN: usize = 8 + 4 + 4 + 8 + 4 + 1 + 1 + 1;
+    const SIZE_MIN: usize = 8 + 4 + 4 + 8 + 4 + 1 + 1 + 1 + 1;
 
     fn emit(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.lock.to_be_bytes());
@@ -98,6 +100,7 @@ impl ClaimedLock {
         put_mode_or_none(self.held, out);
         put_mode_or_none(self.asked, out);
         put_option(self.place, out);
+        out.put_varint(self.age_ms);
     }
 
     fn parse(r: &mut Reader<'_>) -> Result<Self, ParseError> {
@@ -111,6 +114,7 @@ impl ClaimedLock {
             held: take_mode_or_none(r)?,
             asked: take_mode_or_none(r)?,
             place: take_option(r, "place")?,
+            age_ms: r.varint("age")?,
         };
         if lock.held.is_none() && lock.asked.is_none() {
             return Err(at.error("lock", Malformed::OutOfRange));

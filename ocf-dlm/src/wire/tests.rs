@@ -7,6 +7,64 @@ fn instance(node: u32) -> NodeInstance {
     NodeInstance::new(NodeId::new(node), Incarnation::new(u128::from(node) << 96 | 5))
 }
 
+fn all_samples(n: u64, small: u32, name: &[u8]) -> Vec<Item> {
+    let mut all = samples(n, small, name);
+    all.extend(order_samples(n, small, name));
+    all
+}
+
+fn order_samples(n: u64, small: u32, name: &[u8]) -> Vec<Item> {
+    let key = Key::root(b"space", name).child(b"below");
+    let token = FencingToken { epoch: n >> 2, sequence: 7 };
+    let mode = Mode::ALL[small as usize % Mode::ALL.len()];
+    let reported = ReportedLock {
+        node: instance(small),
+        lock: n,
+        client: ClientId::new(small),
+        held: Some(mode),
+        asked: small.is_multiple_of(2).then_some(Mode::Ex),
+        departed: small.is_multiple_of(3),
+        orphan: small.is_multiple_of(5),
+        age_ms: n >> 2,
+    };
+    let danger = Danger {
+        client: ClientId::new(small),
+        held: Some(mode),
+        asked: None,
+        sublocks: small,
+        waiting: 3,
+        unproven: small.is_multiple_of(2),
+    };
+    let orphan = OrphanLock { lock: n, client: ClientId::new(small), key: key.clone(), mode, age_ms: n >> 2 };
+    let report = ResourceReport {
+        master: small.is_multiple_of(2).then_some(instance(1)),
+        token,
+        value_invalid: true,
+        locks: vec![reported; 3],
+        more: small,
+    };
+    let order = |what| Item::Order(Order { ticket: n, origin: instance(5), what });
+    let guard = ReleaseGuard::new("it hangs").filter(|_| small.is_multiple_of(2));
+    vec![
+        order(Wanted::Look(key.clone())),
+        order(Wanted::Release { node: instance(6), lock: n, key: key.clone(), guard }),
+        order(Wanted::Orphans),
+        order(Wanted::Purge(small.is_multiple_of(2).then_some(ClientId::new(small)))),
+        Item::Report { ticket: n, outcome: Outcome::Resource(report) },
+        Item::Report { ticket: n, outcome: Outcome::Released(small) },
+        Item::Report { ticket: n, outcome: Outcome::Refused(OrderRefusal::Recovering) },
+        Item::Report { ticket: n, outcome: Outcome::Refused(OrderRefusal::Endangers(danger)) },
+        Item::Report { ticket: n, outcome: Outcome::Orphans { locks: vec![orphan; 2], more: small } },
+        Item::Report { ticket: n, outcome: Outcome::Refused(OrderRefusal::NoSuchLock) },
+        Item::NewOwner(NewOwner {
+            lock: n,
+            client: ClientId::new(small),
+            transaction: n,
+            flags: Flags::NOTIFY,
+        }),
+    ]
+}
+
 fn samples(n: u64, small: u32, name: &[u8]) -> Vec<Item> {
     let key = Key::root(b"space", name).child(b"part");
     let (tree, mode) = (key.tree.clone(), Mode::ALL[small as usize % 6]);
@@ -30,6 +88,7 @@ fn samples(n: u64, small: u32, name: &[u8]) -> Vec<Item> {
         held: Some(mode),
         asked: small.is_multiple_of(2).then_some(Mode::Ex),
         place: small.is_multiple_of(3).then_some(-5),
+        age_ms: u64::from(small),
     };
     let suspects = vec![instance(small), instance(9)];
     let hop = Hop { home: instance(1), transaction: n, lock: n, op: small, waited_ms: n >> 2 };
@@ -113,7 +172,7 @@ proptest! {
     fn every_item_comes_back_and_has_one_encoding(
         n in any::<u64>(), small in any::<u32>(), name in proptest::collection::vec(any::<u8>(), 1..80),
     ) {
-        let items = samples(n, small, &name);
+        let items = all_samples(n, small, &name);
         let bytes = message(&items);
         prop_assert_eq!(Message::epoch(&bytes), Ok(7));
         prop_assert_eq!(Message::parse(&bytes), Ok(Message { epoch: 7, items }));
@@ -123,7 +182,7 @@ proptest! {
     fn a_message_cut_or_changed_anywhere_never_panics_and_stays_canonical(
         n in any::<u64>(), at in any::<prop::sample::Index>(), to in any::<u8>(), cut in any::<bool>(),
     ) {
-        let mut bytes = message(&samples(n, to.into(), b"name"));
+        let mut bytes = message(&all_samples(n, to.into(), b"name"));
         let at = at.index(bytes.len());
         if cut { bytes.truncate(at) } else { bytes[at] = to }
         if let Ok(parsed) = Message::parse(&bytes) {

@@ -4,10 +4,11 @@
 use crate::checkers::{Checkers, Violation};
 use bytes::Bytes;
 use ocf_dlm::cluster::{
-    Ask, ClusterView, Completed, Config, Engine, Input, Output, Sabotage, TreeSnapshot, TreeState, ViewMember,
+    Ask, ClusterView, Completed, Config, Engine, Holder, Input, Output, Sabotage, TreeSnapshot, TreeState,
+    ViewMember,
 };
 use ocf_dlm::directory::Weighted;
-use ocf_dlm::wire::{Key, Proof, Value};
+use ocf_dlm::wire::{Key, OrderRefusal, Outcome, Proof, ReleaseGuard, Value};
 use ocf_dlm::{ClientId, Flags, Mode, Status, ValueBlock};
 use pils::{Incarnation, Instant, Layer, NodeId, NodeInstance, Rng};
 use std::cmp::Reverse;
@@ -80,6 +81,8 @@ pub(crate) struct World {
     sabotage: Option<Sabotage>,
     /// Conversions with every flag that there is for them.
     all_flags: bool,
+    /// Clients end and leave orphans, which others adopt; an operator takes locks away.
+    operated: bool,
     trace: bool,
 }
 
@@ -120,6 +123,7 @@ impl World {
             config,
             sabotage,
             all_flags: false,
+            operated: false,
             trace: std::env::var_os("DLM_TRACE").is_some(),
         };
         for node in 0..size {
@@ -134,6 +138,12 @@ impl World {
     /// The same world, but conversions have all flags.
     pub(crate) fn with_all_flags(mut self) -> Self {
         self.all_flags = true;
+        self
+    }
+
+    /// The same world, with clients that end and leave orphans, and an operator who takes locks away.
+    pub(crate) fn with_operator(mut self) -> Self {
+        self.operated = true;
         self
     }
 
@@ -332,7 +342,7 @@ impl World {
         self.asking = false;
         if !self.only_on_notice {
             for at in self.nodes.keys().copied().collect::<Vec<_>>() {
-                for (lock, _) in self.checkers.locks_of(at) {
+                for lock in self.checkers.all_locks_of(at) {
                     self.schedule(Duration::from_millis(2), What::Answer(at, lock));
                 }
             }
@@ -529,6 +539,26 @@ impl World {
                     }
                 }
                 Output::Recovered { .. } => self.count("recovered view"),
+                Output::Revoked { lock, .. } => {
+                    self.count(if self.checkers.is_orphan((at, lock)) {
+                        "orphan taken away"
+                    } else {
+                        "revoked"
+                    });
+                    self.checkers.revoked((at, lock));
+                }
+                Output::Reported { outcome, .. } => self.count(match outcome {
+                    None => "order interrupted",
+                    Some(Outcome::Released(0)) => "nothing to release",
+                    Some(Outcome::Released(_)) => "released by order",
+                    Some(Outcome::Resource(_)) => "resource reported",
+                    Some(Outcome::Orphans { .. }) => "orphans listed",
+                    Some(Outcome::Refused(OrderRefusal::Endangers(danger))) if danger.unproven => {
+                        "told that fencing is wanted"
+                    }
+                    Some(Outcome::Refused(OrderRefusal::Endangers(_))) => "told what it endangers",
+                    Some(_) => "order refused",
+                }),
                 Output::Overrun | _ => unreachable!("no engine here does anything else"),
             }
         }
@@ -562,6 +592,9 @@ impl World {
             self.checkers.completed_in_doubt(at, completed);
         }
         self.checkers.completed(at, completed);
+        if completed.status == Status::Unlocked {
+            self.checkers.gone_by_force((at, completed.lock));
+        }
         if !self.only_on_notice && self.asking && self.rng.chance(0.5) {
             let after = Duration::from_micros(self.rng.between(50, 3000));
             self.schedule(after, What::Answer(at, completed.lock));
@@ -577,6 +610,11 @@ impl World {
         let living: Vec<NodeInstance> =
             self.nodes.iter().filter(|(_, n)| !n.paused).map(|(x, _)| *x).collect();
         let Some(at) = self.rng.pick(&living).copied() else { return };
+        if self.operated && self.rng.chance(0.15) {
+            self.operate(at);
+            self.drain(at);
+            return;
+        }
         let mine = self.checkers.locks_of(at);
         match self.rng.below(20) {
             0 => {
@@ -602,6 +640,83 @@ impl World {
             _ => {}
         }
         self.drain(at);
+    }
+
+    /// A client ends, somebody adopts what one left, or an operator looks at locks and takes some away.
+    fn operate(&mut self, at: NodeInstance) {
+        let client = ClientId::new(self.rng.below(3) as u32);
+        let living: Vec<NodeInstance> = self.nodes.keys().copied().collect();
+        let node = self.nodes.get_mut(&at).unwrap();
+        match self.rng.below(4) {
+            0 => {
+                node.engine.end_client(self.now, client);
+                self.checkers.client_ended(at, client);
+                self.count("client ended");
+            }
+            1 => {
+                let orphans = self.checkers.orphans_of(at);
+                let Some((key, held)) = self.rng.pick(&orphans).cloned() else { return };
+                let flags = Flags::NOTIFY | Flags::VALBLK | Flags::ORPHAN;
+                let ask =
+                    Ask { client, key, parent: None, mode: held, flags, transaction: None, deadline: None };
+                if let Ok(lock) = node.engine.lock(self.now, ask) {
+                    self.checkers.adopted((at, lock), client);
+                    self.count("adopted");
+                }
+            }
+            2 => {
+                let all = self.checkers.everything();
+                let Some(((home, lock), key)) = self.rng.pick(&all).cloned() else { return };
+                let departed = node.engine.is_unproven(home);
+                let holder = Holder { node: home, lock };
+                let mut guard = ReleaseGuard::new("the simulator wants it").filter(|_| self.rng.chance(0.8));
+                if departed && self.rng.chance(0.7) {
+                    guard = guard.map(ReleaseGuard::instead_of_fencing);
+                }
+                let vouched = guard.as_ref().is_some_and(ReleaseGuard::is_instead_of_fencing);
+                let given = node.engine.force_release(self.now, holder, key, guard).is_ok();
+                if given && vouched && !self.is_in(home) && self.checkers.is_held((home, lock)) {
+                    // The operator says that it does no harm: whether the master hears of that or not.
+                    self.checkers.revoked((home, lock));
+                    self.count("taken from a departed node");
+                }
+            }
+            _ => {
+                let name = [b"a".as_slice(), b"b", b"c", b"d"][self.rng.below(4) as usize];
+                if node.engine.inquire(self.now, Key::root(b"ls", name)).is_ok() {
+                    self.count("inquired");
+                }
+                let Some(of) = self.rng.pick(&living).copied() else { return };
+                let node = self.nodes.get_mut(&at).unwrap();
+                if node.engine.orphans_of(self.now, of).is_ok() {
+                    self.count("asked for orphans");
+                }
+            }
+        }
+    }
+
+    /// An orphan that is in the way is purged by whoever may.
+    fn purge(&mut self, home: NodeInstance, lock: u64) {
+        let active: Vec<NodeInstance> = self
+            .nodes
+            .iter()
+            .filter(|(_, n)| !n.paused && n.engine.snapshot().active)
+            .map(|(x, _)| *x)
+            .collect();
+        if let Some(by) = self.rng.pick(&active).copied() {
+            let client = self.checkers.client_of(home, lock);
+            // Not while it is no member.
+            if self.nodes.get_mut(&by).unwrap().engine.purge(self.now, home, client).is_ok() {
+                self.drain(by);
+            }
+        }
+        for child in self.checkers.children_of(home, lock) {
+            // Those that were adopted.
+            if !self.checkers.is_orphan((home, child)) {
+                self.schedule(Duration::from_micros(10), What::Answer(home, child));
+            }
+        }
+        self.schedule(Duration::from_millis(1), What::Answer(home, lock));
     }
 
     fn ask(&mut self, at: NodeInstance, mine: &[(u64, Key)]) {
@@ -630,10 +745,14 @@ impl World {
                 flags |= flag;
             }
         }
+        if self.operated && self.rng.chance(0.4) {
+            flags |= Flags::PERSISTENT;
+        }
         let deadline = self.rng.chance(0.1).then(|| self.now + Duration::from_millis(4));
         let ask = Ask { client, key: key.clone(), parent, mode, flags, transaction: None, deadline };
         if let Ok(lock) = node.engine.lock(self.now, ask) {
             self.checkers.asked((at, lock), client, key, (mode, flags));
+            self.checkers.placed((at, lock), parent);
         }
     }
 
@@ -727,6 +846,10 @@ impl World {
         }
         let state = self.nodes[&at].engine.lock_state(lock);
         let Some(state) = state else { return };
+        if self.checkers.is_orphan((at, lock)) {
+            self.purge(at, lock);
+            return;
+        }
         if state.asked.is_some() {
             self.schedule(Duration::from_millis(1), What::Answer(at, lock));
             return;
@@ -748,6 +871,9 @@ impl World {
             mine.sort_by_key(|(lock, key)| Reverse((key.path.len(), *lock)));
             for (lock, _) in mine {
                 self.unlock(at, lock, Flags::FORCEUNLOCK);
+            }
+            if self.operated && self.nodes.get_mut(&at).unwrap().engine.purge(self.now, at, None).is_ok() {
+                self.drain(at);
             }
         }
     }

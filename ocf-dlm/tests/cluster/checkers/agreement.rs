@@ -22,6 +22,13 @@ pub(super) fn settled(book: &Book, nodes: &BTreeMap<NodeInstance, Node>) -> Resu
             }
         }
     }
+    for ((x, lock), seen) in book.locks.iter().filter(|(_, seen)| !seen.lost) {
+        let orphan = nodes.get(x).is_some_and(|node| node.engine.is_orphan(*lock));
+        if orphan != seen.orphan {
+            let what = format!("{x} {lock}: an orphan there is {orphan}, and it is {seen:?}");
+            return Err(Violation { rule: "D8", what });
+        }
+    }
     match granted.first_key_value() {
         None => Ok(()),
         Some(left) => {

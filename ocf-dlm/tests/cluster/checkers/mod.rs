@@ -50,6 +50,12 @@ pub(crate) struct Seen {
     pub(crate) writes: u64,
     /// The application was told that it is lost; its node may be alive and unproven.
     pub(crate) lost: bool,
+    /// It is to outlive its client.
+    pub(crate) lasts: bool,
+    /// It did.
+    pub(crate) orphan: bool,
+    /// The lock above it.
+    pub(crate) parent: Option<u64>,
 }
 
 /// What the applications saw.
@@ -84,8 +90,25 @@ impl Checkers {
     }
 
     pub(crate) fn asked(&mut self, (at, lock): Id, client: ClientId, key: Key, (mode, flags): (Mode, Flags)) {
-        let seen = Seen { client, key, held: None, pending: Some((mode, flags)), writes: 0, lost: false };
+        let (lasts, pending) = (flags.has(Flags::PERSISTENT), Some((mode, flags)));
+        let seen = Seen {
+            client,
+            key,
+            held: None,
+            pending,
+            writes: 0,
+            lost: false,
+            lasts,
+            orphan: false,
+            parent: None,
+        };
         self.book.locks.insert((at, lock), seen);
+    }
+
+    pub(crate) fn placed(&mut self, id: Id, parent: Option<u64>) {
+        if let Some(seen) = self.book.locks.get_mut(&id) {
+            seen.parent = parent;
+        }
     }
 
     /// Notes a conversion that is about to be asked for; false if one is under way.
@@ -229,7 +252,82 @@ impl Checkers {
 
     pub(crate) fn locks_of(&self, at: NodeInstance) -> Vec<(u64, Key)> {
         let mine = self.book.locks.range((at, 0)..=(at, u64::MAX));
-        mine.filter(|(_, seen)| !seen.lost).map(|((_, lock), seen)| (*lock, seen.key.clone())).collect()
+        let theirs = mine.filter(|(_, seen)| !seen.lost && !seen.orphan);
+        theirs.map(|((_, lock), seen)| (*lock, seen.key.clone())).collect()
+    }
+
+    /// Those of living clients and orphans.
+    pub(crate) fn all_locks_of(&self, at: NodeInstance) -> Vec<u64> {
+        let mine = self.book.locks.range((at, 0)..=(at, u64::MAX));
+        mine.filter(|(_, seen)| !seen.lost).map(|((_, lock), _)| *lock).collect()
+    }
+
+    /// All that anybody has, or may have.
+    pub(crate) fn everything(&self) -> Vec<(Id, Key)> {
+        self.book.locks.iter().map(|(id, seen)| (*id, seen.key.clone())).collect()
+    }
+
+    pub(crate) fn orphans_of(&self, at: NodeInstance) -> Vec<(Key, Mode)> {
+        let mine = self.book.locks.range((at, 0)..=(at, u64::MAX)).filter(|(_, s)| s.orphan && !s.lost);
+        mine.filter_map(|(_, seen)| Some((seen.key.clone(), seen.held?))).collect()
+    }
+
+    pub(crate) fn is_held(&self, id: Id) -> bool {
+        self.book.locks.get(&id).is_some_and(|seen| seen.held.is_some())
+    }
+
+    pub(crate) fn is_orphan(&self, id: Id) -> bool {
+        self.book.locks.get(&id).is_some_and(|seen| seen.orphan)
+    }
+
+    /// A client ended: what was to last stays held, with what is above it; of the rest nothing is relied on any more.
+    pub(crate) fn client_ended(&mut self, at: NodeInstance, client: ClientId) {
+        let mut mine: Vec<u64> = self.locks_of(at).into_iter().map(|(lock, _)| lock).collect();
+        mine.retain(|lock| self.client_of(at, *lock) == Some(client));
+        let depth = |lock: &u64| self.book.locks.get(&(at, *lock)).map_or(0, |seen| seen.key.path.len());
+        mine.sort_by_key(|lock| core::cmp::Reverse((depth(lock), *lock)));
+        for lock in mine {
+            // What is still below it stays.
+            let mut others = self.book.locks.range((at, 0)..=(at, u64::MAX));
+            let above = others.any(|(_, other)| other.parent == Some(lock));
+            let Some(seen) = self.book.locks.get_mut(&(at, lock)) else { continue };
+            if seen.held.is_some() && (seen.lasts || above) {
+                seen.orphan = true;
+            } else {
+                self.revoked((at, lock));
+            }
+        }
+    }
+
+    /// An orphan has another owner, who has not heard of it yet.
+    pub(crate) fn adopted(&mut self, (at, lock): Id, client: ClientId) {
+        match self.book.locks.get_mut(&(at, lock)) {
+            Some(seen) if seen.orphan => {
+                (seen.orphan, seen.lasts, seen.client) = (false, false, client);
+                // It asks for nothing new: nothing is written by it.
+                seen.pending =
+                    Some((if seen.held == Some(Mode::Nl) { Mode::Cr } else { Mode::Nl }, Flags::NONE));
+            }
+            other => {
+                let what = format!("{at} {lock} is adopted, and is {other:?}");
+                self.book.fail("D8", what);
+            }
+        }
+    }
+
+    /// A lock is gone without its client's doing: what it could write is in doubt.
+    pub(crate) fn revoked(&mut self, id: Id) {
+        if let Some(seen) = self.book.locks.remove(&id) {
+            self.values.doubt_one(&seen);
+            self.values.counted(&self.book, &seen.key);
+        }
+    }
+
+    /// A request that waited is gone, by force.
+    pub(crate) fn gone_by_force(&mut self, id: Id) {
+        if self.book.locks.get(&id).is_some_and(|seen| seen.held.is_none()) {
+            self.revoked(id);
+        }
     }
 
     pub(crate) fn client_of(&self, at: NodeInstance, lock: u64) -> Option<ClientId> {

@@ -74,9 +74,14 @@ impl Values {
     /// A node died: what it could write is in doubt.
     pub(super) fn doubt(&mut self, book: &Book, x: NodeInstance) {
         for (_, seen) in book.locks.range((x, 0)..=(x, u64::MAX)) {
-            if relied_on(seen).is_some_and(Mode::is_writer) {
-                self.truths.insert(seen.key.clone(), Truth::default());
-            }
+            self.doubt_one(seen);
+        }
+    }
+
+    /// A lock is gone without its holder's doing: what it could write is in doubt.
+    pub(super) fn doubt_one(&mut self, seen: &Seen) {
+        if relied_on(seen).is_some_and(Mode::is_writer) {
+            self.truths.insert(seen.key.clone(), Truth::default());
         }
     }
 }
