@@ -28,6 +28,7 @@
 mod action;
 mod agent;
 pub mod apphb;
+mod book;
 mod config;
 #[cfg(feature = "driver")]
 pub mod driver;

@@ -1,21 +1,30 @@
 //! The cluster resource manager of one node.
 
+use crate::book::Book;
 use crate::executor::{self, OperationId, Request};
 use crate::message::{Failure, Message, Report, short};
-use crate::plan::{Rules, plan_by};
+use crate::plan::{Marks, Rules};
 use crate::state::{Entered, State};
 use crate::{
-    Action, Blocked, Command, CommandError, Config, Decision, Event, FenceOutcome, Input, LocalStatus,
+    Action, Command, CommandError, Config, Decision, Event, FenceOutcome, Input, LocalStatus,
     OperationResult, Output, PartitionPolicy, Status,
 };
 use core::time::Duration;
 use pils::{Incarnation, Instant, Layer, NodeId, NodeInstance};
+use planner::Planner;
+use running::Running;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use timers::Expiries;
 
+#[cfg(feature = "testing")]
+mod check;
 mod found;
 mod operate;
+mod planner;
 mod report;
+mod running;
+mod timers;
 
 /// Decides together with the managers of the other nodes what runs where, and has this node's share carried out.
 ///
@@ -30,7 +39,7 @@ mod report;
 pub struct Manager {
     me: NodeInstance,
     given: Config,
-    config: Arc<Config>,
+    config: Arc<Book>,
     phase: LocalStatus,
     /// Every node that may run something, in the view or not.
     nodes: Vec<NodeId>,
@@ -48,13 +57,13 @@ pub struct Manager {
     rules: Rules,
     out: VecDeque<Output>,
     /// What the executor is doing for us, by the id we gave it.
-    running: BTreeMap<OperationId, Local>,
+    running: Running,
     next_operation: u64,
     /// Resources that are still to be stopped outside the primary partition, one list per group.
     leaving_behind: Vec<VecDeque<Arc<str>>>,
-    blocked: BTreeMap<Arc<str>, Blocked>,
+    planner: Planner,
     /// Failures that this node will have forgotten, being the most senior member: their serial, and when.
-    expiries: BTreeMap<(Arc<str>, NodeId), (u64, Instant)>,
+    expiries: Expiries,
     /// When to ask again for a fencing that did not succeed.
     fence_again: BTreeMap<NodeInstance, Instant>,
     left: bool,
@@ -107,7 +116,7 @@ impl Manager {
     pub fn new(me: NodeInstance, config: Config) -> Self {
         Self {
             me,
-            config: Arc::new(config.clone()),
+            config: Arc::new(Book::new(config.clone())),
             given: config,
             phase: LocalStatus::NonPrimary,
             nodes: Vec::new(),
@@ -118,11 +127,11 @@ impl Manager {
             awaiting: None,
             rules: Rules::default(),
             out: VecDeque::new(),
-            running: BTreeMap::new(),
+            running: Running::default(),
             next_operation: 0,
             leaving_behind: Vec::new(),
-            blocked: BTreeMap::new(),
-            expiries: BTreeMap::new(),
+            planner: Planner::default(),
+            expiries: Expiries::default(),
             fence_again: BTreeMap::new(),
             left: false,
             kept: false,
@@ -169,7 +178,7 @@ impl Manager {
             }
         };
         if let Some(group) = group
-            && self.config.group(group).is_none()
+            && self.config.group_at(group).is_none()
         {
             let known = self.config.groups.iter().map(|g| g.name.as_str()).collect::<Vec<_>>().join(", ");
             return Err(CommandError::UnknownGroup { group: Arc::clone(group), known });
@@ -283,15 +292,15 @@ impl Manager {
         if self.state.config.is_none() && members.first() == Some(&self.me) {
             self.broadcast(&Message::Found(Config::clone(&self.config)));
         }
-        self.advance(now, events);
+        self.advance(now, &Marks::ALL, events);
     }
 
     /// Takes a whole state in place of what there was.
     fn begin(&mut self, state: State) {
-        self.running.retain(|_, local| matches!(local, Local::Alone(..)));
+        self.running.retain_alone();
         self.leaving_behind.clear();
-        self.blocked.clear();
-        self.expiries.clear();
+        self.planner.begin();
+        self.expiries = Expiries::default();
         self.fence_again.clear();
         self.left = false;
         (self.kept, self.returning) = (false, false);
@@ -309,7 +318,7 @@ impl Manager {
         let Some(config) = &self.state.config else { return };
         if !Arc::ptr_eq(config, &self.config) {
             self.config = Arc::clone(config);
-            if anew && **config != self.given {
+            if anew && ***config != self.given {
                 self.tell(Event::ConfigurationDiffers);
             }
         }
@@ -333,7 +342,7 @@ impl Manager {
                 self.take_up();
                 // It may have been chosen to ask for a fence before it had the state.
                 self.ask_for_my_fences();
-                self.advance(now, Vec::new());
+                self.advance(now, &Marks::ALL, Vec::new());
             }
             Err(error) => {
                 self.malformed += 1;
@@ -355,11 +364,12 @@ impl Manager {
                     self.returning = false;
                 }
                 let found = matches!(message, Message::Found(_));
+                let marks = self.touched(&message);
                 if !self.state.on_message(sender, message, &mut events) {
                     self.stale += 1;
                 }
                 self.adopt_config(found);
-                self.advance(now, events);
+                self.advance(now, &marks, events);
             }
             Err(error) => {
                 self.malformed += 1;
@@ -368,55 +378,9 @@ impl Manager {
         }
     }
 
-    /// Plans until nothing is left to plan, and has this node's share carried out.
-    fn advance(&mut self, now: Instant, mut events: Vec<Event>) {
-        if let Some(config) = self.state.config.clone() {
-            loop {
-                let plan = plan_by(&config, &self.state, self.rules);
-                if plan.is_empty() {
-                    self.note_blocked(plan.blocked, &mut events);
-                    break;
-                }
-                self.state.issue(&plan, &mut events);
-                for (target, cause, asker) in plan.fences {
-                    if asker == Some(self.me) && self.is_member() {
-                        self.out.push_back(Output::Fence { target, cause });
-                    }
-                }
-            }
-        }
-        self.unwatch_maintained();
-        for event in events {
-            self.follow(&event);
-            self.tell(event);
-        }
-        self.arm(now);
-        let mine = self.state.nodes.get(&self.me);
-        let idle = mine.is_some_and(|n| n.leaving && n.spots.values().all(|s| s.is_clear()));
-        if idle && !self.left && self.acts() {
-            self.left = true;
-            self.tell(Event::ReadyToLeave);
-        }
-    }
-
-    fn note_blocked(&mut self, mut now: BTreeMap<Arc<str>, Blocked>, events: &mut Vec<Event>) {
-        // Waiting for a probe is the ordinary course of things.
-        now.retain(|_, why| !matches!(why, Blocked::Probing { .. }));
-        let mut change = |group: &Arc<str>, because: Option<Blocked>| {
-            events.push(Event::Blocked { group: Arc::clone(group), because });
-        };
-        for group in self.blocked.keys().filter(|g| !now.contains_key(*g)) {
-            change(group, None);
-        }
-        for (group, why) in now.iter().filter(|(g, why)| self.blocked.get(*g) != Some(why)) {
-            change(group, Some(why.clone()));
-        }
-        self.blocked = now;
-    }
-
     fn on_executor(&mut self, event: executor::Event) {
         match event {
-            executor::Event::Finished { id, resource, result } => match self.running.remove(&id) {
+            executor::Event::Finished { id, resource, result } => match self.running.remove(id) {
                 Some(Local::Step(decision)) if self.is_member() => {
                     self.broadcast(&Message::Report(Report::new(decision, resource, &result)));
                 }
@@ -439,7 +403,7 @@ impl Manager {
     }
 
     fn on_watch_failed(&mut self, id: OperationId, resource: Arc<str>, result: &OperationResult) {
-        let Some(Local::Watch(decision, _)) = self.running.remove(&id) else {
+        let Some(Local::Watch(decision, _)) = self.running.remove(id) else {
             self.stale += 1;
             return;
         };
@@ -524,28 +488,6 @@ impl Manager {
         self.broadcast(&Message::Fenced { target, outcome, detail: short(detail) });
     }
 
-    /// Arms the timers that follow from the state.
-    fn arm(&mut self, now: Instant) {
-        let state = &self.state;
-        self.fence_again.retain(|target, _| {
-            state.nodes.get(target).and_then(|n| n.fence.as_ref()).is_some_and(|f| f.asker == Some(self.me))
-        });
-        let senior = state.members.first() == Some(&self.me);
-        let mut wanted = BTreeMap::new();
-        for group in self.config.groups.iter().filter(|g| senior && !g.failure_window.is_zero()) {
-            let Some((name, current)) = state.groups.get_key_value(group.name.as_str()) else { continue };
-            for (node, failures) in current.failures.iter().filter(|(_, f)| f.count > 0) {
-                let key = (Arc::clone(name), *node);
-                let at = match self.expiries.get(&key) {
-                    Some((serial, at)) if *serial == failures.serial => *at,
-                    _ => now + group.failure_window,
-                };
-                wanted.insert(key, (failures.serial, at));
-            }
-        }
-        self.expiries = wanted;
-    }
-
     /// Puts a known mistake back, to prove that tests notice it: resources start without waiting for fencing.
     #[cfg(feature = "testing")]
     pub const fn sabotage(&mut self) {
@@ -566,6 +508,7 @@ impl Manager {
             Bug::BelieveOldAnswers => self.state.believe_old = true,
             Bug::ForgetIncoming => self.state.forget_incoming = true,
             Bug::ActBeforeNotice => self.state.skip_notices = true,
+            Bug::ForgetToPlan => self.planner.forgets = true,
         }
     }
 }
@@ -604,11 +547,9 @@ impl Layer for Manager {
         if !self.is_member() {
             return;
         }
-        let due: Vec<_> =
-            self.expiries.iter().filter(|(_, (_, at))| *at <= now).map(|(k, v)| (k.clone(), v.0)).collect();
-        for (key, serial) in due {
-            self.expiries.insert(key.clone(), (serial, now + FENCE_AGAIN));
-            self.broadcast(&Message::Expire { group: key.0, node: key.1, serial });
+        while let Some(((group, node), serial)) = self.expiries.due(now) {
+            self.expiries.set((Arc::clone(&group), node), serial, now + FENCE_AGAIN);
+            self.broadcast(&Message::Expire { group, node, serial });
         }
         let due: Vec<_> = self.fence_again.iter().filter(|(_, at)| **at <= now).map(|(i, _)| *i).collect();
         for target in due {
@@ -627,6 +568,6 @@ impl Layer for Manager {
         if !self.is_member() {
             return None;
         }
-        self.expiries.values().map(|(_, at)| *at).chain(self.fence_again.values().copied()).min()
+        self.expiries.next().into_iter().chain(self.fence_again.values().copied()).min()
     }
 }

@@ -14,12 +14,14 @@ use crate::{
 };
 use core::cmp::Reverse;
 use live::Live;
+pub(crate) use marks::Marks;
 use pils::{NodeId, NodeInstance};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 mod live;
 mod many;
+mod marks;
 
 /// What to do next. Empty steps and fences mean that the state is settled until something happens.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,9 +58,9 @@ impl Plan {
         self.homes.is_empty() && self.steps.is_empty() && self.fences.is_empty()
     }
 
-    /// True if a step on this node is about this group.
-    fn concerns(&self, node: NodeInstance, group: &GroupConfig) -> bool {
-        self.steps.iter().any(|s| s.node == node && group.resources.iter().any(|r| *r.name == *s.resource))
+    /// True if a step on this node is about the group that is being planned: those from `first` on are.
+    fn concerns(&self, node: NodeInstance, first: usize) -> bool {
+        self.steps.iter().skip(first).any(|s| s.node == node)
     }
 }
 
@@ -86,41 +88,37 @@ pub fn plan(config: &Config, state: &State) -> Plan {
 }
 
 pub(crate) fn plan_by(config: &Config, state: &State, rules: Rules) -> Plan {
-    let mut plan = Plan::default();
+    plan_these(config, state, rules, None)
+}
+
+/// What is to be done about the groups that are marked, which is all that is to be done if nothing was to be done about the
+/// others when they were planned last, and all was marked that this depends on. Targets and blocks are those of the groups that
+/// were looked at. O(marked groups x resources x nodes + groups).
+pub(crate) fn plan_marked(config: &Config, state: &State, rules: Rules, marks: &Marks) -> Plan {
+    plan_these(config, state, rules, marks.groups())
+}
+
+/// `only`: the groups to look at, by number; none: all of them.
+fn plan_these(config: &Config, state: &State, rules: Rules, only: Option<&BTreeSet<usize>>) -> Plan {
+    let mut queue = Queue { all: config.groups.len(), only: only.cloned(), next: 0 };
     if state.maintenance {
-        return hands_off(config, state);
+        return hands_off(config, state, queue);
     }
-    let mut load: BTreeMap<NodeInstance, usize> = BTreeMap::new();
-    for home in state.groups.values().filter_map(|g| g.home) {
-        *load.entry(home).or_default() += 1;
+    let fences = plan_fences(config, state, &queue);
+    if !fences.is_empty() {
+        // Who is to be fenced takes nothing any more.
+        queue.only = None;
     }
-    plan_fences(config, state, &mut plan);
-    let standing = state.nodes.iter().filter_map(|(i, n)| Some((*i, n.fence.as_ref()?.cause.clone())));
-    let doomed: BTreeMap<NodeInstance, FenceCause> =
-        standing.chain(plan.fences.iter().map(|f| (f.0, f.1.clone()))).collect();
-    let quiet: BTreeSet<&str> = config
-        .groups
-        .iter()
-        .filter(|g| state.groups.get(g.name.as_str()).is_some_and(|g| g.maintenance))
-        .flat_map(|g| &g.resources)
-        .map(|r| r.name.as_str())
-        .collect();
-    for (instance, node) in state.living() {
-        for (resource, spot) in node.spots.iter().filter(|(name, _)| !quiet.contains(&***name)) {
-            if spot.presence == Presence::Unknown && spot.pending.is_none() {
-                plan.steps.push(Step {
-                    node: instance,
-                    resource: Arc::clone(resource),
-                    action: Action::Monitor,
-                    why: Why::NewNode,
-                });
-            }
-        }
-    }
-    for group in &config.groups {
+    let standing = state.nodes.iter().filter_map(|(i, n)| Some((*i, &n.fence.as_ref()?.cause)));
+    let doomed: Doomed<'_> = standing.chain(fences.iter().map(|f| (f.0, &f.1))).collect();
+    let mut plan = Plan { steps: plan_probes(config, state, &queue), ..Plan::default() };
+    let mut load = Load { state, counts: None };
+    while let Some(at) = queue.pop() {
+        let Some(group) = config.groups.get(at) else { continue };
         let Some((name, current)) = state.groups.get_key_value(group.name.as_str()) else { continue };
-        let (doomed, strategy) = (&doomed, config.health);
-        let scene = Scene { config: group, name, group: current, state, rules, doomed, strategy };
+        let (doomed, strategy, first) = (&doomed, config.health, plan.steps.len());
+        let scene = Scene { config: group, name, group: current, state, rules, doomed, strategy, first };
+        let homes = plan.homes.len();
         if current.maintenance {
             plan.targets.insert(Arc::clone(name), current.home);
             plan.blocked.insert(Arc::clone(name), Blocked::Maintenance { whole: false });
@@ -129,14 +127,110 @@ pub(crate) fn plan_by(config: &Config, state: &State, rules: Rules) -> Plan {
         } else {
             scene.plan(&mut plan, &mut load);
         }
+        if plan.homes.len() > homes {
+            queue.extend(marks::by_load(config, state));
+        }
     }
+    plan.fences = fences;
     plan
 }
 
+/// The groups that are still to be looked at, in the order of the configuration.
+struct Queue {
+    all: usize,
+    only: Option<BTreeSet<usize>>,
+    next: usize,
+}
+
+impl Queue {
+    fn pop(&mut self) -> Option<usize> {
+        let at = match &self.only {
+            Some(only) => *only.range(self.next..).next()?,
+            None => Some(self.next).filter(|at| *at < self.all)?,
+        };
+        self.next = at + 1;
+        Some(at)
+    }
+
+    fn extend(&mut self, more: impl Iterator<Item = usize>) {
+        if let Some(only) = &mut self.only {
+            only.extend(more);
+        }
+    }
+
+    /// All of them, whatever was looked at.
+    fn groups<'c>(&self, config: &'c Config) -> impl Iterator<Item = &'c GroupConfig> + use<'_, 'c> {
+        let some = self.only.iter().flatten().filter_map(|at| config.groups.get(*at));
+        let all = if self.only.is_none() { config.groups.as_slice() } else { &[] };
+        some.chain(all)
+    }
+}
+
+/// On how many groups each node is the home of, counted when somebody asks.
+struct Load<'a> {
+    state: &'a State,
+    counts: Option<BTreeMap<NodeInstance, usize>>,
+}
+
+impl Load<'_> {
+    fn counts(&mut self) -> &mut BTreeMap<NodeInstance, usize> {
+        self.counts.get_or_insert_with(|| {
+            let mut counts: BTreeMap<NodeInstance, usize> = BTreeMap::new();
+            for home in self.state.groups.values().filter_map(|g| g.home) {
+                *counts.entry(home).or_default() += 1;
+            }
+            counts
+        })
+    }
+
+    fn of(&mut self, node: NodeInstance) -> usize {
+        self.counts().get(&node).copied().unwrap_or(0)
+    }
+
+    fn moves(&mut self, from: Option<NodeInstance>, to: Option<NodeInstance>) {
+        let counts = self.counts();
+        if let Some(old) = from.and_then(|h| counts.get_mut(&h)) {
+            *old = old.saturating_sub(1);
+        }
+        if let Some(new) = to {
+            *counts.entry(new).or_default() += 1;
+        }
+    }
+}
+
+/// Looks at what nobody has looked at yet.
+fn plan_probes(config: &Config, state: &State, queue: &Queue) -> Vec<Step> {
+    fn names(group: &GroupConfig) -> impl Iterator<Item = &str> {
+        group.resources.iter().map(|r| r.name.as_str())
+    }
+    let mut steps = Vec::new();
+    let mut probe = |node: NodeInstance, (resource, spot): (&Arc<str>, &Spot)| {
+        if spot.presence == Presence::Unknown && spot.pending.is_none() {
+            let (resource, action, why) = (Arc::clone(resource), Action::Monitor, Why::NewNode);
+            steps.push(Step { node, resource, action, why });
+        }
+    };
+    let is_quiet = |g: &&GroupConfig| state.groups.get(g.name.as_str()).is_some_and(|g| g.maintenance);
+    if queue.only.is_none() {
+        let quiet: BTreeSet<&str> = config.groups.iter().filter(is_quiet).flat_map(names).collect();
+        for (instance, node) in state.living() {
+            node.spots.iter().filter(|(name, _)| !quiet.contains(&***name)).for_each(|s| probe(instance, s));
+        }
+        return steps;
+    }
+    // In the same order: by node, then by name.
+    let loud: BTreeSet<&str> = queue.groups(config).filter(|g| !is_quiet(g)).flat_map(names).collect();
+    for (instance, node) in state.living() {
+        loud.iter().filter_map(|name| node.spots.get_key_value(*name)).for_each(|s| probe(instance, s));
+    }
+    steps
+}
+
 /// The plan for a cluster in maintenance: nothing.
-fn hands_off(config: &Config, state: &State) -> Plan {
+fn hands_off(config: &Config, state: &State, mut queue: Queue) -> Plan {
     let mut plan = Plan::default();
-    for group in &config.groups {
+    while let Some(at) = queue.pop() {
+        let Some(group) = config.groups.get(at) else { continue };
         if let Some((name, current)) = state.groups.get_key_value(group.name.as_str()) {
             plan.targets.insert(Arc::clone(name), current.home);
             plan.blocked.insert(Arc::clone(name), Blocked::Maintenance { whole: true });
@@ -153,10 +247,11 @@ pub(crate) fn eligibility(
 ) -> Vec<(NodeInstance, Option<Ineligible>)> {
     let Some((name, current)) = state.groups.get_key_value(group) else { return Vec::new() };
     let Some(group_config) = config.group(group) else { return Vec::new() };
-    let standing = state.nodes.iter().filter_map(|(i, n)| Some((*i, n.fence.as_ref()?.cause.clone())));
-    let doomed: BTreeMap<NodeInstance, FenceCause> = standing.collect();
-    let (rules, strategy) = (Rules::default(), config.health);
-    let scene = Scene { config: group_config, name, group: current, state, rules, doomed: &doomed, strategy };
+    let standing = state.nodes.iter().filter_map(|(i, n)| Some((*i, &n.fence.as_ref()?.cause)));
+    let doomed: Doomed<'_> = standing.collect();
+    let (rules, strategy, first) = (Rules::default(), config.health, 0);
+    let scene =
+        Scene { config: group_config, name, group: current, state, rules, doomed: &doomed, strategy, first };
     state.living().map(|(i, n)| (i, scene.ineligible(i, n))).collect()
 }
 
@@ -165,8 +260,9 @@ pub(crate) fn scores(config: &Config, state: &State, group: &str) -> Vec<NodeSco
     let Some((name, current)) = state.groups.get_key_value(group) else { return Vec::new() };
     let Some(group_config) = config.group(group) else { return Vec::new() };
     let doomed = BTreeMap::new();
-    let (rules, strategy) = (Rules::default(), config.health);
-    let scene = Scene { config: group_config, name, group: current, state, rules, doomed: &doomed, strategy };
+    let (rules, strategy, first) = (Rules::default(), config.health, 0);
+    let scene =
+        Scene { config: group_config, name, group: current, state, rules, doomed: &doomed, strategy, first };
     let score = |(node, n): (NodeInstance, &Node)| {
         let holds = if scene.is_many() {
             scene.spots(n).any(|(_, s)| s.is_running())
@@ -184,25 +280,29 @@ pub(crate) fn scores(config: &Config, state: &State, group: &str) -> Vec<NodeSco
     state.living().map(score).collect()
 }
 
-fn plan_fences(config: &Config, state: &State, plan: &mut Plan) {
-    for (instance, node) in &state.nodes {
-        if node.dead {
+/// Whom to fence: target, cause, who asks.
+fn plan_fences(
+    config: &Config,
+    state: &State,
+    queue: &Queue,
+) -> Vec<(NodeInstance, FenceCause, Option<NodeInstance>)> {
+    let mut fences = Vec::new();
+    for (instance, node) in state.nodes.iter().filter(|(_, n)| !n.dead) {
+        let asker = state.asker(*instance);
+        if node.fence.as_ref().is_some_and(|f| f.asker == asker) {
             continue;
         }
-        let cause = node.lost.clone().or_else(|| stop_failure(config, node));
+        let cause = node.lost.clone().or_else(|| stop_failure(queue.groups(config), node));
         let Some(cause) = cause else { continue };
-        let asker = state.asker(*instance);
-        match &node.fence {
-            Some(fence) if fence.asker == asker => {}
-            Some(fence) => plan.fences.push((*instance, fence.cause.clone(), asker)),
-            None => plan.fences.push((*instance, cause, asker)),
-        }
+        let cause = node.fence.as_ref().map_or(cause, |f| f.cause.clone());
+        fences.push((*instance, cause, asker));
     }
+    fences
 }
 
 /// A stop that failed on this node and has to be made up for by fencing it.
-fn stop_failure(config: &Config, node: &Node) -> Option<FenceCause> {
-    let groups = config.groups.iter().filter(|g| g.on_stop_failure == StopFailure::Fence);
+fn stop_failure<'c>(groups: impl Iterator<Item = &'c GroupConfig>, node: &Node) -> Option<FenceCause> {
+    let groups = groups.filter(|g| g.on_stop_failure == StopFailure::Fence);
     groups.flat_map(|g| &g.resources).find_map(|resource| {
         let (name, spot) = node.spots.get_key_value(resource.name.as_str())?;
         let Presence::StopFailed { decision, why, .. } = &spot.presence else { return None };
@@ -218,6 +318,9 @@ const fn is_refused_stop(spot: &Spot) -> bool {
         && matches!(spot.presence, Presence::StopFailed { severity: Severity::Hard | Severity::Fatal, .. })
 }
 
+/// Who is to be fenced, and why.
+type Doomed<'a> = BTreeMap<NodeInstance, &'a FenceCause>;
+
 /// One group and all that its plan depends on.
 struct Scene<'a> {
     config: &'a GroupConfig,
@@ -225,24 +328,21 @@ struct Scene<'a> {
     group: &'a crate::state::Group,
     state: &'a State,
     rules: Rules,
-    doomed: &'a BTreeMap<NodeInstance, FenceCause>,
+    doomed: &'a Doomed<'a>,
     strategy: HealthStrategy,
+    /// Number of the first step of the plan that is about it.
+    first: usize,
 }
 
 impl Scene<'_> {
-    fn plan(&self, plan: &mut Plan, load: &mut BTreeMap<NodeInstance, usize>) {
+    fn plan(&self, plan: &mut Plan, load: &mut Load<'_>) {
         let waits_for_probe = self.unprobed();
         let unknown = waits_for_probe.is_some() || self.may_come_back();
         let target = self.target(unknown, load);
         let chosen = target.or_else(|| self.group.home.filter(|_| unknown && self.wanted()));
         if chosen != self.group.home {
             plan.homes.push((Arc::clone(self.name), chosen));
-            if let Some(old) = self.group.home.and_then(|h| load.get_mut(&h)) {
-                *old = old.saturating_sub(1);
-            }
-            if let Some(new) = chosen {
-                *load.entry(new).or_default() += 1;
-            }
+            load.moves(self.group.home, chosen);
         }
         let stuck = self.stuck();
         let undecided = target.is_none() && self.wanted() && unknown;
@@ -295,7 +395,7 @@ impl Scene<'_> {
     }
 
     /// Where the group is to run. Without a home that is open as long as it is `unknown` where something of it runs.
-    fn target(&self, unknown: bool, load: &BTreeMap<NodeInstance, usize>) -> Option<NodeInstance> {
+    fn target(&self, unknown: bool, load: &mut Load<'_>) -> Option<NodeInstance> {
         if !self.wanted() {
             return None;
         }
@@ -308,7 +408,7 @@ impl Scene<'_> {
             })
             .map(|(i, _)| {
                 let rank = self.rank(i.node);
-                let load = if rank == usize::MAX { load.get(&i).copied().unwrap_or(0) } else { 0 };
+                let load = if rank == usize::MAX { load.of(i) } else { 0 };
                 (Reverse(self.score(i.node)), rank, load, i.node, i)
             })
             .collect();
@@ -407,7 +507,7 @@ impl Scene<'_> {
         let waits = |(i, n): (&NodeInstance, &Node)| {
             let cause = self.doomed.get(i).filter(|_| !self.is_clear(n))?;
             let last = n.fence.as_ref().and_then(|f| f.last.as_ref().map(|(_, text)| Arc::clone(text)));
-            Some(Blocked::Fencing { target: *i, cause: cause.clone(), last })
+            Some(Blocked::Fencing { target: *i, cause: FenceCause::clone(cause), last })
         };
         if !self.rules.skip_fencing
             && let Some(waits) = self.state.nodes.iter().find_map(waits)
@@ -502,7 +602,7 @@ impl Scene<'_> {
 
     /// Has the agent of the first that runs with old parameters take the new ones, if all run and nothing goes on there.
     fn plan_reload(&self, target: NodeInstance, node: &Node, plan: &mut Plan) {
-        if !self.spots(node).all(|(_, s)| s.is_running()) || plan.concerns(target, self.config) {
+        if !self.spots(node).all(|(_, s)| s.is_running()) || plan.concerns(target, self.first) {
             return;
         }
         if let Some((resource, _)) = self.spots(node).find(|(_, s)| s.outdated.is_some() && s.is_well()) {

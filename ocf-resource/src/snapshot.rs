@@ -1,6 +1,7 @@
 //! The replicated state as bytes, for a joiner.
 
 use crate::FenceCause;
+use crate::book::Book;
 use crate::message::{VERSION, short};
 use crate::state::{Failures, Fence, Group, Node, Outdated, Presence, Spot, State};
 use crate::wire::{
@@ -48,7 +49,8 @@ impl State {
             view: r.u64("view")?,
             decisions: r.u64("decisions")?,
             members: list(&mut r, "members", |r| r.instance("member"))?,
-            config: option(&mut r, "configuration", wire::read_config)?.map(Arc::new),
+            config: option(&mut r, "configuration", wire::read_config)?
+                .map(|config| Arc::new(Book::new(config))),
             standby: list(&mut r, "standby", |r| r.node("node"))?.into_iter().collect(),
             maintenance: flag(&mut r, "maintenance")?,
             health: list(&mut r, "health", |r| {

@@ -1,10 +1,9 @@
 //! The replicated state: a function of the ordered stream, the same at every member.
 
+use crate::book::Book;
 use crate::message::{Message, short};
 use crate::plan::{Plan, Step};
-use crate::{
-    Action, Config, Decision, Departed, Event, FenceCause, FenceOutcome, Health, Promotion, Severity, Why,
-};
+use crate::{Action, Decision, Departed, Event, FenceCause, FenceOutcome, Health, Promotion, Severity, Why};
 use pils::{NodeId, NodeInstance};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,7 +17,7 @@ mod reports;
 pub struct State {
     pub(crate) view: u64,
     pub(crate) members: Vec<NodeInstance>,
-    pub(crate) config: Option<Arc<Config>>,
+    pub(crate) config: Option<Arc<Book>>,
     pub(crate) decisions: u64,
     /// Members, and those who are gone and may still run something.
     pub(crate) nodes: BTreeMap<NodeInstance, Node>,
@@ -308,7 +307,7 @@ impl State {
                 if self.config.is_some() {
                     return false;
                 }
-                self.config = Some(Arc::new(config));
+                self.config = Some(Arc::new(Book::new(config)));
                 self.complete();
             }
             Message::Report(report) => return self.on_report(sender, &report, events),

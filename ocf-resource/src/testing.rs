@@ -25,11 +25,13 @@ pub enum Bug {
     ForgetIncoming,
     /// Steps do not wait until all have heard of them.
     ActBeforeNotice,
+    /// A failed monitor does not have its group planned anew.
+    ForgetToPlan,
 }
 
 impl Bug {
     /// Every one.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::StartBeforeFence,
         Self::StartBesideOthers,
         Self::StartBackwards,
@@ -39,6 +41,7 @@ impl Bug {
         Self::BelieveOldAnswers,
         Self::ForgetIncoming,
         Self::ActBeforeNotice,
+        Self::ForgetToPlan,
     ];
 }
 

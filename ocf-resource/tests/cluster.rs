@@ -132,6 +132,7 @@ fn each_mistake_that_is_put_back_is_caught_by_the_promise_it_breaks() {
         Bug::ForgetFailures => &["R4"],
         Bug::ForgetIncoming => &["R1", "X1", "does not settle"],
         Bug::ActBeforeNotice => &["N1"],
+        Bug::ForgetToPlan => &["P1"],
         Bug::BelieveOldAnswers => &["R1", "X1", "R3", "does not settle"],
     };
     for bug in Bug::ALL {

@@ -90,7 +90,14 @@ impl Table {
         let members: Vec<_> = nodes.iter().map(|n| instance(*n)).collect();
         for member in &members {
             let all = configured.iter().map(|n| NodeId::new(*n));
-            t.managers.push((*member, Manager::new(*member, config.clone()).with_nodes(all)));
+            #[cfg_attr(
+                not(feature = "testing"),
+                expect(unused_mut, reason = "it compares its plans only in tests")
+            )]
+            let mut manager = Manager::new(*member, config.clone()).with_nodes(all);
+            #[cfg(feature = "testing")]
+            manager.compare_plans();
+            t.managers.push((*member, manager));
         }
         t.view(&members, &members, &[]);
         t
@@ -141,6 +148,8 @@ impl Table {
         loop {
             let mut ordered = Vec::new();
             for (who, manager) in &mut self.managers {
+                #[cfg(feature = "testing")]
+                assert_eq!(manager.difference(), None, "{who}");
                 while let Some(output) = manager.poll_output() {
                     match output {
                         Output::Broadcast(bytes) => ordered.push((*who, bytes)),

@@ -2,6 +2,7 @@
 
 use super::{Awaiting, Manager, UNKNOWN_LIFE};
 use crate::message::Message;
+use crate::plan::Marks;
 use crate::state::{Entered, State};
 use crate::{Config, LocalStatus, Output};
 use pils::{Instant, NodeId, NodeInstance};
@@ -64,7 +65,7 @@ impl Manager {
         self.found(&Entered { number, members: &members, joined: &members, departed: &departed }, true);
         self.resume();
         self.broadcast(&Message::Found(Config::clone(&self.config)));
-        self.advance(now, Vec::new());
+        self.advance(now, &Marks::ALL, Vec::new());
     }
 
     /// Those who had the state are gone, and this node goes on without it. What was ordered so far was for those who
@@ -80,6 +81,6 @@ impl Manager {
         self.remembered.extend(self.unknown_lives(&view, &known));
         self.say_remembered();
         self.broadcast(&Message::Found(Config::clone(&self.config)));
-        self.advance(now, Vec::new());
+        self.advance(now, &Marks::ALL, Vec::new());
     }
 }

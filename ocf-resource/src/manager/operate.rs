@@ -65,15 +65,11 @@ impl Manager {
         if let Some(operation) = self.operation(resource, action) {
             // What only takes other parameters is watched meanwhile.
             if action != Action::ReloadAgent {
-                self.forget_watches(resource);
+                self.running.forget_watches(resource);
             }
             let local = Local::Step(decision);
             self.execute(local, |id| Request::Run { id, operation });
         }
-    }
-
-    fn forget_watches(&mut self, resource: &Arc<str>) {
-        self.running.retain(|_, l| !matches!(l, Local::Watch(_, watched) if watched == resource));
     }
 
     /// An agent said what it thinks of promoting what it runs here: the others hear of it if it is new.
@@ -181,7 +177,7 @@ impl Manager {
         if self.is_maintained(resource) {
             return;
         }
-        self.forget_watches(resource);
+        self.running.forget_watches(resource);
         let role = self.role(resource);
         let Some(config) = self.resource(resource) else { return };
         let first = MonitorConfig {
@@ -207,21 +203,8 @@ impl Manager {
         }
     }
 
-    /// Ends the monitors of what is in maintenance.
-    pub(super) fn unwatch_maintained(&mut self) {
-        if !self.state.maintenance && !self.state.groups.values().any(|g| g.maintenance) {
-            return;
-        }
-        let ends = |local: &Local| matches!(local, Local::Watch(_, name) if self.is_maintained(name));
-        let ended: Vec<_> = self.running.iter().filter(|(_, local)| ends(local)).map(|(id, _)| *id).collect();
-        for id in ended {
-            self.running.remove(&id);
-            self.out.push_back(Output::Execute(Request::Cancel { id }));
-        }
-    }
-
     fn group_of(&self, resource: &str) -> Option<&GroupConfig> {
-        self.config.groups.iter().find(|g| g.resources.iter().any(|r| r.name == *resource))
+        self.config.owner(resource)
     }
 
     fn is_maintained(&self, resource: &str) -> bool {
@@ -230,7 +213,7 @@ impl Manager {
     }
 
     fn resource(&self, name: &str) -> Option<&ResourceConfig> {
-        self.config.groups.iter().flat_map(|g| &g.resources).find(|r| r.name == *name)
+        self.config.resource(name)
     }
 
     /// The role that a resource has here, if it has roles.

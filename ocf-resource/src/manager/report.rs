@@ -1,7 +1,6 @@
 //! The manager's state for people.
 
 use super::Manager;
-use crate::plan::plan_by;
 use crate::state::{Node, Presence, Spot};
 use crate::{Action, FailureStatus, GroupStatus, NodeStatus, ResourceState, ResourceStatus, Status};
 use std::sync::Arc;
@@ -17,9 +16,9 @@ pub(super) fn status(manager: &Manager) -> Status {
         ..Status::default()
     };
     let Some(config) = &state.config else { return status };
-    let plan = plan_by(config, state, manager.rules);
     for group in &config.groups {
         let Some((name, current)) = state.groups.get_key_value(group.name.as_str()) else { continue };
+        let (target, blocked) = manager.planner.of(name);
         let whole = |n: &Node| {
             group.resources.iter().all(|r| n.spot(&r.name).is_some_and(Spot::is_running)) && n.member
         };
@@ -41,11 +40,11 @@ pub(super) fn status(manager: &Manager) -> Status {
         status.groups.push(GroupStatus {
             name: Arc::clone(name),
             wanted: current.wanted,
-            target: plan.targets.get(name).copied().flatten(),
+            target,
             copies_on: state.nodes.iter().filter(|(_, n)| whole(n)).map(|(i, _)| *i).collect(),
             promoted_on: state.nodes.iter().filter(|(_, n)| promoted(n)).map(|(i, _)| *i).collect(),
             running_on: state.nodes.iter().find(|(_, n)| whole(n)).map(|(i, _)| *i),
-            blocked: plan.blocked.get(name).cloned(),
+            blocked,
             resources: resources.collect(),
             failures: current
                 .failures

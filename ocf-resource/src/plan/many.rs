@@ -2,7 +2,7 @@
 
 use super::{Plan, Scene, Step};
 use crate::state::{Node, Presence};
-use crate::{Action, Blocked, Promotion, Score, Why};
+use crate::{Action, Blocked, FenceCause, Promotion, Score, Why};
 use core::cmp::Reverse;
 use pils::{NodeId, NodeInstance};
 use std::sync::Arc;
@@ -163,7 +163,7 @@ impl Scene<'_> {
 
     /// Demotes what is promoted, last first, one at a time, if nothing goes on there.
     fn demote_last(&self, instance: NodeInstance, node: &Node, plan: &mut Plan) {
-        if self.spots(node).any(|(_, s)| s.pending.is_some()) || plan.concerns(instance, self.config) {
+        if self.spots(node).any(|(_, s)| s.pending.is_some()) || plan.concerns(instance, self.first) {
             return;
         }
         let last = self.spots(node).rev().find(|(_, s)| s.promoted && s.is_running());
@@ -175,7 +175,7 @@ impl Scene<'_> {
 
     /// Promotes the first that is not promoted, if all run and nothing goes on there.
     fn promote_first(&self, instance: NodeInstance, node: &Node, plan: &mut Plan) {
-        if !self.spots(node).all(|(_, s)| s.is_running()) || plan.concerns(instance, self.config) {
+        if !self.spots(node).all(|(_, s)| s.is_running()) || plan.concerns(instance, self.first) {
             return;
         }
         if let Some((resource, _)) = self.spots(node).find(|(_, s)| !s.promoted) {
@@ -194,7 +194,7 @@ impl Scene<'_> {
         let waits = |(i, n): (&NodeInstance, &Node)| {
             let cause = self.doomed.get(i).filter(|_| !self.is_clear(n))?;
             let last = n.fence.as_ref().and_then(|f| f.last.as_ref().map(|(_, text)| Arc::clone(text)));
-            Some(Blocked::Fencing { target: *i, cause: cause.clone(), last })
+            Some(Blocked::Fencing { target: *i, cause: FenceCause::clone(cause), last })
         };
         let full = self.occupied() >= self.copies() || self.config.promoted > 0;
         let running = |i: &NodeInstance| {

@@ -41,14 +41,13 @@ impl State {
 
     /// From now on a resource is to run with these parameters.
     fn set_parameters(&mut self, name: &str, parameters: BTreeMap<String, String>) -> bool {
-        let Some(mut config) = self.config.as_deref().cloned() else { return false };
-        let mut resources = config.groups.iter_mut().flat_map(|g| &mut g.resources);
-        let Some(resource) = resources.find(|r| r.name == *name) else { return false };
-        if resource.parameters == parameters {
+        let Some(config) = &mut self.config else { return false };
+        if config.resource(name).is_none_or(|r| r.parameters == parameters) {
             return false;
         }
-        let before = Arc::new(core::mem::replace(&mut resource.parameters, parameters));
-        let after = &resource.parameters;
+        let after = &parameters.clone();
+        let Some(before) = Arc::make_mut(config).set_parameters(name, parameters) else { return false };
+        let before = Arc::new(before);
         for spot in self.nodes.values_mut().filter_map(|n| n.spots.get_mut(name)) {
             if spot.is_clear() {
                 continue;
@@ -66,7 +65,6 @@ impl State {
                 spot.outdated = None;
             }
         }
-        self.config = Some(Arc::new(config));
         true
     }
 

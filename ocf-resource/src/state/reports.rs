@@ -105,8 +105,7 @@ impl State {
     }
 
     pub(super) fn owner(&self, resource: &str) -> Option<&crate::GroupConfig> {
-        let groups = &self.config.as_ref()?.groups;
-        groups.iter().find(|g| g.resources.iter().any(|r| *r.name == *resource))
+        self.config.as_ref()?.owner(resource)
     }
 
     /// Found running on several nodes: it must go down everywhere before it can be trusted again.
@@ -159,8 +158,7 @@ impl State {
     fn count_failure(&mut self, failing: &Failing<'_>) -> u32 {
         let Failing { instance, resource, action, severity, why } = *failing;
         let Some(config) = self.config.clone() else { return 0 };
-        let owner = config.groups.iter().find(|g| g.resources.iter().any(|r| *r.name == **resource));
-        let Some(owner) = owner else { return 0 };
+        let Some(owner) = config.owner(resource) else { return 0 };
         let Some(group) = self.groups.get_mut(owner.name.as_str()) else { return 0 };
         self.decisions += 1;
         let failures = group.failures.entry(instance.node).or_insert_with(|| Failures {

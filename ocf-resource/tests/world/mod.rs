@@ -7,6 +7,7 @@
 //! * R4: once faults have ceased, decisions cease too.
 //! * R5: replayed reports change nothing that breaks the others.
 //! * N1: a step of a group that notifies begins after every notice of it has ended.
+//! * P1: the plan for what was touched is the plan for everything.
 //! * X1: nothing starts while an instance that started it, and did not stop it, is not proven dead.
 
 #![expect(clippy::unwrap_used, reason = "a broken assumption of the model must end the test")]
@@ -350,6 +351,7 @@ impl World {
         self.incarnations += 1;
         let me = NodeInstance::new(node, Incarnation::new(self.incarnations << 96));
         let mut manager = Manager::new(me, self.config.clone());
+        manager.compare_plans();
         if let Some(bug) = self.bug {
             manager.put_back(bug);
         }
@@ -542,8 +544,13 @@ impl World {
             }
         }
         let process = self.processes.get_mut(&who).unwrap();
+        let different = process.manager.difference().map(|how| format!("P1: {who} plans {how}"));
         process.at += 1;
         let at = process.at;
+        if let Some(different) = different {
+            self.violate(different);
+        }
+        let process = &self.processes[&who];
         // A difference does not vanish again, so that not every place has to be compared.
         if !process.joining && at.is_multiple_of(5) {
             let state = process.manager.state().emit();
