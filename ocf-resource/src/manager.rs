@@ -310,6 +310,7 @@ impl Manager {
         self.state.believe_old = old.believe_old;
         self.state.forget_incoming = old.forget_incoming;
         self.state.skip_notices = old.skip_notices;
+        self.state.forget_parameters = old.forget_parameters;
         self.adopt_config(true);
     }
 
@@ -509,6 +510,9 @@ impl Manager {
             Bug::ForgetIncoming => self.state.forget_incoming = true,
             Bug::ActBeforeNotice => self.state.skip_notices = true,
             Bug::ForgetToPlan => self.planner.forgets = true,
+            Bug::ForgetParameters => self.state.forget_parameters = true,
+            Bug::IgnorePromotion => self.rules.ignore_promotion = true,
+            Bug::IgnorePreferences => self.rules.ignore_preferences = true,
         }
     }
 }

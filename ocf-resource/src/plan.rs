@@ -79,6 +79,10 @@ pub(crate) struct Rules {
     pub(crate) ignore_roles: bool,
     /// Try again and again where it has failed.
     pub(crate) ignore_failures: bool,
+    /// Promote in the configured order, whatever agents say.
+    pub(crate) ignore_promotion: bool,
+    /// Take one node to be as good as another.
+    pub(crate) ignore_preferences: bool,
 }
 
 /// What to do next. O(groups x resources x nodes).
@@ -441,7 +445,11 @@ impl Scene<'_> {
 
     /// How much the group would rather be on a node, before it counts where it is.
     fn score(&self, node: NodeId) -> Score {
-        if self.group.pin == Some(node) { Score::INFINITY } else { self.config.preference(node) }
+        match self.group.pin {
+            Some(pin) if pin == node => Score::INFINITY,
+            _ if self.rules.ignore_preferences => Score::ZERO,
+            _ => self.config.preference(node),
+        }
     }
 
     fn rank(&self, node: NodeId) -> usize {

@@ -65,6 +65,7 @@ impl State {
             believe_old: false,
             forget_incoming: false,
             skip_notices: false,
+            forget_parameters: false,
         };
         r.finish("state")?;
         Ok(state)

@@ -3,7 +3,9 @@
 use crate::book::Book;
 use crate::message::{Message, short};
 use crate::plan::{Plan, Step};
-use crate::{Action, Decision, Departed, Event, FenceCause, FenceOutcome, Health, Promotion, Severity, Why};
+use crate::{
+    Action, Config, Decision, Departed, Event, FenceCause, FenceOutcome, Health, Promotion, Severity, Why,
+};
 use pils::{NodeId, NodeInstance};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -32,6 +34,8 @@ pub struct State {
     pub(crate) forget_incoming: bool,
     /// A known mistake, for tests: steps do not wait until all have heard of them.
     pub(crate) skip_notices: bool,
+    /// A known mistake, for tests: what runs is not told of changed parameters.
+    pub(crate) forget_parameters: bool,
 }
 
 /// Most health attributes of a node; one more drops the first by name.
@@ -188,6 +192,12 @@ impl Node {
 }
 
 impl State {
+    /// The configuration that is agreed on, with the parameters that commands have set. None before there is one.
+    #[must_use]
+    pub fn config(&self) -> Option<&Config> {
+        self.config.as_ref().map(|book| &***book)
+    }
+
     /// The state of a cluster that is founded by a view.
     pub(crate) fn found(view: &Entered<'_>) -> Self {
         let mut state = Self::default();

@@ -27,11 +27,17 @@ pub enum Bug {
     ActBeforeNotice,
     /// A failed monitor does not have its group planned anew.
     ForgetToPlan,
+    /// What runs is not told of changed parameters.
+    ForgetParameters,
+    /// Whatever agents say of promoting their copies, the order decides.
+    IgnorePromotion,
+    /// How much a group would rather be on a node counts nothing.
+    IgnorePreferences,
 }
 
 impl Bug {
     /// Every one.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::StartBeforeFence,
         Self::StartBesideOthers,
         Self::StartBackwards,
@@ -42,6 +48,9 @@ impl Bug {
         Self::ForgetIncoming,
         Self::ActBeforeNotice,
         Self::ForgetToPlan,
+        Self::ForgetParameters,
+        Self::IgnorePromotion,
+        Self::IgnorePreferences,
     ];
 }
 

@@ -90,6 +90,10 @@ fn every_promise_holds_under_faults_and_the_cluster_recovers() {
         "notify",
         "migrate to",
         "migrate from",
+        "promotion score",
+        "set parameters",
+        "reload",
+        "reload refused",
     ] {
         assert!(seen.get(what).is_some_and(|n| *n >= 50), "{what} hardly ever happened: {seen:?}");
     }
@@ -133,6 +137,9 @@ fn each_mistake_that_is_put_back_is_caught_by_the_promise_it_breaks() {
         Bug::ForgetIncoming => &["R1", "X1", "does not settle"],
         Bug::ActBeforeNotice => &["N1"],
         Bug::ForgetToPlan => &["P1"],
+        Bug::ForgetParameters => &["V1"],
+        Bug::IgnorePromotion => &["V2"],
+        Bug::IgnorePreferences => &["V3"],
         Bug::BelieveOldAnswers => &["R1", "X1", "R3", "does not settle"],
     };
     for bug in Bug::ALL {

@@ -109,6 +109,9 @@ impl Scene<'_> {
     /// How good the copy on a node is for the promoted role; `None` if its agents do not let it be promoted. What its agents
     /// say of it adds up. If they say nothing of any copy, and never did, each is as good as another.
     pub(super) fn promotion(&self, node: &Node) -> Option<Score> {
+        if self.rules.ignore_promotion {
+            return Some(Score::ZERO);
+        }
         let said: Vec<Promotion> = self.spots(node).filter_map(|(_, s)| s.promotion).collect();
         if said.is_empty() {
             // One that is promoted stays so until something else is said of it.

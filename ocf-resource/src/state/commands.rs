@@ -49,7 +49,7 @@ impl State {
         let Some(before) = Arc::make_mut(config).set_parameters(name, parameters) else { return false };
         let before = Arc::new(before);
         for spot in self.nodes.values_mut().filter_map(|n| n.spots.get_mut(name)) {
-            if spot.is_clear() {
+            if spot.is_clear() || self.forget_parameters {
                 continue;
             }
             let reloads = matches!(spot.pending, Some((_, Action::ReloadAgent)));

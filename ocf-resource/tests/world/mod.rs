@@ -4,10 +4,13 @@
 //! * R1: a resource is active on at most as many machines as it has copies, and promoted on at most as many as configured.
 //! * R2: managers that have consumed the same prefix of the stream have the same state, byte for byte.
 //! * R3: a resource starts after those before it in its group, and is stopped after those behind it.
+//! * V1: once faults have ceased, every copy that runs has the parameters that are agreed on.
+//! * V2: and of copies whose agents say how good they are, the best is promoted, if any may be.
+//! * V3: and no group is where another node is better by more than its stickiness; none ever starts where it is never to run.
 //! * R4: once faults have ceased, decisions cease too.
 //! * R5: replayed reports change nothing that breaks the others.
 //! * N1: a step of a group that notifies begins after every notice of it has ended.
-//! * P1: the plan for what was touched is the plan for everything.
+//! * P1: the plan for what was touched is the plan for everything (in one seed of four).
 //! * X1: nothing starts while an instance that started it, and did not stop it, is not proven dead.
 
 #![expect(clippy::unwrap_used, reason = "a broken assumption of the model must end the test")]
@@ -19,7 +22,7 @@ use ocf_resource::executor::{self, Executor, RunId};
 use ocf_resource::testing::Bug;
 use ocf_resource::{
     Action, Config, Departed, FenceCause, FenceOutcome, GroupConfig, Input, LocalStatus, Manager, OcfCode,
-    Operation, OperationResult, Outcome, Output, ResourceConfig,
+    Operation, OperationResult, Outcome, Output, Preference, Promotion, ResourceConfig, Score,
 };
 use pils::{Incarnation, Instant, Layer, NodeId, NodeInstance, Rng};
 use std::collections::{BTreeMap, BTreeSet};
@@ -55,6 +58,7 @@ enum Due {
         resource: Arc<str>,
         action: Action,
         to: Option<NodeInstance>,
+        parameters: Parameters,
     },
     Timer(NodeInstance, Instant),
     FenceEnds {
@@ -71,6 +75,9 @@ enum Due {
     Boot(NodeId),
 }
 
+/// What an agent was told, and when.
+type Parameters = (Instant, Arc<BTreeMap<String, String>>);
+
 struct Process {
     manager: Manager,
     executor: Executor,
@@ -83,6 +90,8 @@ struct Process {
     joining: bool,
     consuming: bool,
     timer: Option<Instant>,
+    /// When it last became a member of whose resources nobody knew anything.
+    joined: Instant,
     runs: BTreeMap<RunId, Operation>,
     /// Notices of a time before it was a member, which nobody waits for.
     stale: BTreeSet<RunId>,
@@ -114,6 +123,8 @@ pub(crate) struct World {
     nodes: Vec<NodeId>,
     faults: Faults,
     bug: Option<Bug>,
+    /// Compares plans, which takes longer than all else.
+    compares: bool,
     queue: BTreeMap<(Instant, u64), Due>,
     sequence: u64,
     log: Vec<Entry>,
@@ -130,6 +141,10 @@ pub(crate) struct World {
     active: BTreeMap<NodeId, BTreeSet<Arc<str>>>,
     /// What of it is promoted, by machine.
     promoted: BTreeMap<NodeId, BTreeSet<Arc<str>>>,
+    /// What runs on a machine runs with these.
+    parameters: BTreeMap<(NodeId, Arc<str>), Parameters>,
+    /// What the agents of groups named `scored` say of promoting what they run.
+    scores: BTreeMap<(NodeId, Arc<str>), Promotion>,
     /// Instances that began to start a resource and are not known to have stopped it.
     owners: BTreeMap<Arc<str>, BTreeSet<NodeInstance>>,
     last_order: BTreeMap<NodeInstance, Instant>,
@@ -175,7 +190,7 @@ pub(crate) fn config(sizes: &[usize], nodes: &[u32]) -> Config {
     // One on two nodes at once, one on all, one with roles; and one that no node can start.
     let nodes: Vec<NodeId> = nodes.iter().map(|n| NodeId::new(*n)).collect();
     for (name, copies, promoted, like) in
-        [("two", 2, 0, 0), ("all", 0, 0, 2), ("roles", 2, 1, 1), ("broken", 1, 0, 2)]
+        [("two", 2, 0, 0), ("all", 0, 0, 2), ("roles", 2, 1, 1), ("scored", 0, 1, 1), ("broken", 1, 0, 2)]
     {
         let mut group = groups[like].clone();
         group.name = name.to_owned();
@@ -191,6 +206,20 @@ pub(crate) fn config(sizes: &[usize], nodes: &[u32]) -> Config {
         GroupConfig { name: "live".to_owned(), migrate: true, failback: true, ..groups[2].clone() };
     live.resources[0].name = "liver0".to_owned();
     groups.push(live);
+    // On any node: where there is least, where it would rather be, and where it would as soon be on one as on another.
+    let prefers = |at: usize, score| Preference { node: nodes[at], score: Score::new(score) };
+    let never = Preference { node: nodes[nodes.len() - 1], score: Score::NEVER };
+    for (name, preferences) in [
+        ("spread", Vec::new()),
+        ("open", vec![prefers(0, 100), prefers(1, 60), never]),
+        ("tied", vec![prefers(0, 60), prefers(1, 60)]),
+    ] {
+        let mut group =
+            GroupConfig { name: name.to_owned(), preferences, nodes: Vec::new(), ..groups[2].clone() };
+        group.stickiness = Some(Score::new(50));
+        group.resources[0].name = format!("{name}r0");
+        groups.push(group);
+    }
     Config { groups, ..Config::default() }
 }
 
@@ -203,6 +232,7 @@ impl World {
             nodes: (1..=nodes).map(NodeId::new).collect(),
             faults,
             bug,
+            compares: seed.is_multiple_of(4),
             queue: BTreeMap::new(),
             sequence: 0,
             log: Vec::new(),
@@ -217,6 +247,8 @@ impl World {
             incarnations: 0,
             active: BTreeMap::new(),
             promoted: BTreeMap::new(),
+            parameters: BTreeMap::new(),
+            scores: BTreeMap::new(),
             owners: BTreeMap::new(),
             last_order: BTreeMap::new(),
             violations: Vec::new(),
@@ -224,7 +256,13 @@ impl World {
             tracing: false,
             trace: Vec::new(),
         };
+        let resources = world.config.groups.iter().flat_map(|g| &g.resources);
+        let scored: Vec<Arc<str>> =
+            resources.filter(|r| r.name.starts_with("scored")).map(|r| r.name.as_str().into()).collect();
         for node in world.nodes.clone() {
+            for resource in &scored {
+                world.scores.insert((node, Arc::clone(resource)), Promotion::Score(Score::ZERO));
+            }
             world.after(MS(0), Due::Boot(node));
         }
         world.after(faults.every, Due::Strike);
@@ -302,7 +340,9 @@ impl World {
                     self.drain(at);
                 }
             }
-            Due::Effect { at, resource, action, to } => self.effect(at, &resource, (action, to)),
+            Due::Effect { at, resource, action, to, parameters } => {
+                self.effect(at, &resource, (action, to), parameters);
+            }
             Due::Timer(who, at) => {
                 if let Some(process) = self.processes.get_mut(&who)
                     && process.timer == Some(at)
@@ -351,7 +391,9 @@ impl World {
         self.incarnations += 1;
         let me = NodeInstance::new(node, Incarnation::new(self.incarnations << 96));
         let mut manager = Manager::new(me, self.config.clone());
-        manager.compare_plans();
+        if self.compares {
+            manager.compare_plans();
+        }
         if let Some(bug) = self.bug {
             manager.put_back(bug);
         }
@@ -366,6 +408,7 @@ impl World {
             joining: false,
             consuming: false,
             timer: None,
+            joined: self.now,
             runs: BTreeMap::new(),
             stale: BTreeSet::new(),
         };
@@ -521,6 +564,9 @@ impl World {
         let now = self.now;
         match &entry {
             Entry::View { number, members, joined, departed } => {
+                if joined.contains(&who) {
+                    process.joined = now;
+                }
                 process.manager.handle(now, Input::View { number: *number, members, joined, departed });
             }
             Entry::Message { sender, payload } => {
@@ -715,6 +761,9 @@ impl World {
         self.check_notices(who, &operation, inside);
         match operation.action {
             Action::Start => {
+                if self.preference(&resource, who.node) == Score::NEVER {
+                    self.violate(format!("V3: {who} starts {resource}, which is never to run there"));
+                }
                 let elsewhere: Vec<NodeId> = self.nodes.iter().copied().filter(|n| *n != who.node).collect();
                 let busy = |n: &&NodeId| names.iter().any(|name| self.is_active(**n, name));
                 let on: Vec<NodeId> = elsewhere.iter().filter(busy).copied().collect();
@@ -775,13 +824,16 @@ impl World {
             }
             _ => {}
         }
-        let timeout = operation.timeout;
+        let (timeout, parameters) = (operation.timeout, (self.now, Arc::clone(&operation.parameters)));
+        let recurring = operation.interval.is_some();
         let action = operation.action;
         self.processes.get_mut(&who).unwrap().runs.insert(run, operation);
         let fails = match action {
-            Action::Start | Action::Promote | Action::MigrateTo | Action::MigrateFrom => {
-                self.faults.start_fails
-            }
+            Action::Start
+            | Action::Promote
+            | Action::MigrateTo
+            | Action::MigrateFrom
+            | Action::ReloadAgent => self.faults.start_fails,
             Action::Stop => self.faults.stop_fails,
             _ => 0.0,
         };
@@ -789,8 +841,20 @@ impl World {
         let broken = action == Action::Start && resource.starts_with("broken");
         let fail = self.chance(fails) || broken;
         let took = self.jitter(5, 150);
-        let effect = Due::Effect { at: who, resource: Arc::clone(&resource), action, to };
-        let acts = action.changes();
+        let told = parameters.clone();
+        let effect = Due::Effect { at: who, resource: Arc::clone(&resource), action, to, parameters: told };
+        let said = self.scores.get(&(who.node, Arc::clone(&resource))).copied();
+        let reloads = action == Action::ReloadAgent;
+        if reloads {
+            self.saw("reload");
+            if resource.ends_with("r1") {
+                self.saw("reload refused");
+                let result = OperationResult::new(Outcome::Failed { code: OcfCode::Unimplemented });
+                self.after(took, Due::Done { at: who, run, result });
+                return;
+            }
+        }
+        let acts = action.changes() || reloads;
         if hang {
             self.saw("agent hung");
             if acts && self.rng.chance(0.5) {
@@ -819,15 +883,31 @@ impl World {
                     owners.remove(&who);
                 }
             } else {
+                let key = (who.node, Arc::clone(&resource));
+                let joined = self.processes[&who].joined;
+                if !recurring && self.parameters.get(&key).is_none_or(|(told, _)| *told <= joined) {
+                    // What a member that joins is found to run counts as run with what is configured.
+                    self.parameters.insert(key, parameters);
+                }
                 self.owners.entry(resource).or_default().insert(who);
             }
             let outcome = if code == OcfCode::Success { Outcome::Ok } else { Outcome::Failed { code } };
-            self.after(took, Due::Done { at: who, run, result: OperationResult::new(outcome) });
+            let mut result = OperationResult::new(outcome);
+            result.promotion = said.filter(|_| code != OcfCode::NotRunning);
+            self.after(took, Due::Done { at: who, run, result });
             return;
         }
         let lost = action == Action::MigrateFrom && !self.is_active(who.node, &resource);
         let outcome = if fail || lost { Outcome::Failed { code: OcfCode::Generic } } else { Outcome::Ok };
-        self.after(took + MS(1), Due::Done { at: who, run, result: OperationResult::new(outcome) });
+        let mut result = OperationResult::new(outcome);
+        result.promotion = said.filter(|_| !fail && action == Action::Start);
+        self.after(took + MS(1), Due::Done { at: who, run, result });
+    }
+
+    /// How much the group of a resource would rather be on a node.
+    fn preference(&self, resource: &str, node: NodeId) -> Score {
+        let mut groups = self.config.groups.iter();
+        groups.find(|g| g.resources.iter().any(|r| r.name == resource)).unwrap().preference(node)
     }
 
     /// A notice of a step ends before the step begins.
@@ -856,6 +936,7 @@ impl World {
         at: NodeInstance,
         resource: &Arc<str>,
         (action, to): (Action, Option<NodeInstance>),
+        parameters: Parameters,
     ) {
         // In this model an agent that is at work dies with the process that started it; what it started lives on.
         if !self.processes.contains_key(&at) {
@@ -865,13 +946,21 @@ impl World {
             let went = self.active.entry(at.node).or_default().remove(resource);
             if let Some(to) = to.filter(|to| went && self.processes.contains_key(to)) {
                 self.active.entry(to.node).or_default().insert(Arc::clone(resource));
+                if let Some(with) = self.parameters.get(&(at.node, Arc::clone(resource))).cloned() {
+                    self.parameters.insert((to.node, Arc::clone(resource)), with);
+                }
             }
         }
         let set = self.active.entry(at.node).or_default();
         let roles = self.promoted.entry(at.node).or_default();
         match action {
             Action::Start => {
-                set.insert(Arc::clone(resource));
+                if set.insert(Arc::clone(resource)) {
+                    self.parameters.insert((at.node, Arc::clone(resource)), parameters);
+                }
+            }
+            Action::ReloadAgent if set.contains(resource) => {
+                self.parameters.insert((at.node, Arc::clone(resource)), parameters);
             }
             Action::Promote if set.contains(resource) => {
                 roles.insert(Arc::clone(resource));
@@ -951,6 +1040,7 @@ impl World {
                 _ => self.command(who),
             }
         }
+        self.change_mind();
         let delay = self.rng.duration(self.faults.every / 2, self.faults.every);
         self.after(delay, Due::Strike);
     }
@@ -974,6 +1064,39 @@ impl World {
         if self.processes.get_mut(&who).unwrap().manager.request(now, command).is_ok() {
             self.saw("command");
             self.drain(who);
+        }
+    }
+
+    /// Agents and operators change their minds.
+    fn change_mind(&mut self) {
+        let scored: Vec<(NodeId, Arc<str>)> = self.scores.keys().cloned().collect();
+        if self.rng.chance(0.3)
+            && let Some(key) = self.rng.pick(&scored).cloned()
+        {
+            let score = i64::try_from(self.rng.below(60)).unwrap() - 10;
+            let says =
+                if self.rng.chance(0.1) { Promotion::Withdrawn } else { Promotion::Score(Score::new(score)) };
+            self.note(|| format!("{} says of {}: {says}", key.0, key.1));
+            self.saw("promotion score");
+            self.scores.insert(key, says);
+        }
+        let members = self.view.clone();
+        if self.rng.chance(0.3)
+            && let Some(who) = self.rng.pick(&members).copied()
+        {
+            let resources: Vec<&ResourceConfig> =
+                self.config.groups.iter().flat_map(|g| &g.resources).collect();
+            let resource: Arc<str> = self.rng.pick(&resources).unwrap().name.as_str().into();
+            let value = self.rng.below(4).to_string();
+            let parameters = BTreeMap::from([("p".to_owned(), value)]);
+            let command = ocf_resource::Command::SetParameters { resource, parameters };
+            let now = self.now;
+            if let Some(process) = self.processes.get_mut(&who)
+                && process.manager.request(now, command).is_ok()
+            {
+                self.saw("set parameters");
+                self.drain(who);
+            }
         }
     }
 
@@ -1001,6 +1124,8 @@ impl World {
             let Some(process) = self.processes.get_mut(&who) else { return };
             let end = Command::Maintenance { group: Some(Arc::clone(&name)), on: false };
             process.manager.request(now, end).unwrap();
+            let free = Command::MoveGroup { group: Arc::clone(&name), to: None };
+            process.manager.request(now, free).unwrap();
             let Some(process) = self.processes.get_mut(&who) else { return };
             process.manager.request(now, Command::ClearFailures(Arc::clone(&name))).unwrap();
             process.manager.request(now, Command::StartGroup(name)).unwrap();
@@ -1024,15 +1149,64 @@ impl World {
                     wrong.push(format!("{} is active on {} machines", resource.name, on.len()));
                 }
                 let on = self.nodes.iter().filter(|n| self.is_promoted(**n, &resource.name)).count();
-                if on != promoted {
+                if on != promoted.min(self.promotable(group)) {
                     wrong.push(format!("{} is promoted on {on} machines", resource.name));
                 }
             }
         }
+        wrong.extend(self.unsettled_values());
         for process in self.processes.values() {
             for group in process.manager.status().groups.into_iter().filter(|g| sound(&g.name)) {
                 if let Some(blocked) = group.blocked {
                     wrong.push(format!("{} {blocked}", group.name));
+                }
+            }
+        }
+        wrong
+    }
+
+    /// What the agents of a group say together of promoting its copy on a node; none: it must not be.
+    fn worth(&self, group: &GroupConfig, node: NodeId) -> Option<i32> {
+        let said = group.resources.iter().filter_map(|r| self.scores.get(&(node, r.name.as_str().into())));
+        let scores = said.map(|said| match said {
+            Promotion::Score(score) => Some(score.number()),
+            Promotion::Withdrawn => None,
+        });
+        scores.sum::<Option<i32>>().filter(|sum| *sum >= 0)
+    }
+
+    /// How many copies of a group may be promoted.
+    fn promotable(&self, group: &GroupConfig) -> usize {
+        self.nodes.iter().filter(|n| self.worth(group, **n).is_some()).count()
+    }
+
+    /// V1 to V3.
+    fn unsettled_values(&self) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let Some(process) = self.view.first().and_then(|who| self.processes.get(who)) else { return wrong };
+        let Some(agreed) = process.manager.state().config() else { return wrong };
+        for group in agreed.groups.iter().filter(|g| !g.name.starts_with("broken")) {
+            let runs = |n: &&NodeId| group.resources.iter().all(|r| self.is_active(**n, &r.name));
+            for node in self.nodes.iter().filter(runs) {
+                for resource in &group.resources {
+                    let with = self.parameters.get(&(*node, resource.name.as_str().into()));
+                    if with.is_none_or(|(_, with)| **with != resource.parameters) {
+                        let (name, new) = (&resource.name, &resource.parameters);
+                        wrong.push(format!("V1: {name} runs on {node} with {with:?}, not {new:?}"));
+                    }
+                }
+                let promoted = self.is_promoted(*node, &group.resources[0].name);
+                let best = self.nodes.iter().filter_map(|n| self.worth(group, *n)).max();
+                if promoted && self.worth(group, *node) != best {
+                    wrong.push(format!(
+                        "V2: {} is promoted on {node}, and another copy is better",
+                        group.name
+                    ));
+                }
+                let (here, sticks) = (group.preference(*node), group.stickiness());
+                let better = self.nodes.iter().any(|n| group.preference(*n) > here + sticks);
+                if group.copies == 1 && better {
+                    wrong.push(format!("V3: {} is on {node}, and another node is better", group.name));
                 }
             }
         }
