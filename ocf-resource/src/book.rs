@@ -63,6 +63,11 @@ impl Book {
         self.config.groups.get(self.group_of(resource)?)
     }
 
+    /// The number of the group of this name, or that has a resource of this name.
+    pub(crate) fn either(&self, name: &str) -> Option<usize> {
+        self.group_at(name).or_else(|| self.group_of(name))
+    }
+
     /// The resource of this name.
     pub(crate) fn resource(&self, name: &str) -> Option<&ResourceConfig> {
         let (group, place) = self.index.resources.get(name)?;

@@ -243,6 +243,8 @@ impl Config {
     pub const RESOURCES_MAX: usize = 64;
     /// Most further monitors of a resource.
     pub const MONITORS_MAX: usize = 8;
+    /// Most conditions of a group that do not hold at a time.
+    pub const CONDITIONS_MAX: usize = 32;
     /// Largest parameters of a resource that a command sets, in bytes of names and values together.
     pub const PARAMETERS_MAX: usize = 64 * 1024;
 

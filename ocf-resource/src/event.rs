@@ -460,6 +460,17 @@ pub enum Ineligible {
         /// Its value.
         value: crate::Health,
     },
+    /// A condition from outside does not hold.
+    Condition {
+        /// Of which group, or resource in it.
+        of: Arc<str>,
+        /// Which.
+        name: Arc<str>,
+        /// The node that it is about, if it is about one.
+        node: Option<pils::NodeId>,
+        /// What whoever set it said.
+        why: Arc<str>,
+    },
     /// Too many failures.
     Failures {
         /// How many.
@@ -483,6 +494,9 @@ impl fmt::Display for Ineligible {
             Self::Leaving => f.write_str("is leaving"),
             Self::Fencing => f.write_str("is to be fenced"),
             Self::Unhealthy { attribute, value } => write!(f, "is not healthy ({attribute} is {value:?})"),
+            Self::Condition { of, name, why, .. } => {
+                write!(f, "may not run it while {name} does not hold for {of} ({why})")
+            }
             Self::Failures { count, why } => write!(f, "failed {count} times ({why})"),
             Self::Hard { why } => write!(f, "cannot run it ({why})"),
         }
@@ -527,6 +541,19 @@ pub enum Command {
         /// All its parameters. At most [`Config::PARAMETERS_MAX`](crate::Config::PARAMETERS_MAX) bytes.
         parameters: BTreeMap<String, String>,
     },
+    /// Says whether a condition from outside holds, without which a group may not run: on a node, or anywhere. It is moved, or
+    /// stopped, as long as one does not. A condition of which nothing was said holds. What was said about a node is forgotten
+    /// when that joins anew.
+    Condition {
+        /// The group, or a resource: then it is a condition of the group that it is in.
+        of: Arc<str>,
+        /// The node; `None`: anywhere.
+        node: Option<pils::NodeId>,
+        /// A name for it. At most 200 bytes count.
+        name: Arc<str>,
+        /// Why it does not hold, at most 200 bytes of it; `None`: it holds.
+        unmet: Option<Arc<str>>,
+    },
 }
 
 /// Why a command was not accepted. Nothing was sent.
@@ -557,5 +584,15 @@ pub enum CommandError {
         resource: Arc<str>,
         /// What is wrong, and what to do.
         problem: String,
+    },
+    /// Too many conditions of a group do not hold.
+    #[error(
+        "{most} conditions of {of} do not hold already, and there cannot be more: say of one that it holds"
+    )]
+    Conditions {
+        /// The group or resource.
+        of: Arc<str>,
+        /// How many there may be.
+        most: usize,
     },
 }

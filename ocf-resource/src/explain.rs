@@ -179,6 +179,11 @@ impl Ineligible {
                 format!("mend what failed on {}, then clear the failures of {group}", node.node),
                 Command::ClearFailures(Arc::clone(group)),
             ),
+            Self::Condition { of, name, node: about, .. } => {
+                let (of, name) = (Arc::clone(of), Arc::clone(name));
+                let what = format!("have {name} hold for {of}, and say so");
+                WayOut::by(what, Command::Condition { of, node: *about, name, unmet: None })
+            }
             Self::Unhealthy { attribute, .. } => {
                 WayOut::new(format!("have {attribute} of {} become healthy", node.node))
             }

@@ -172,6 +172,15 @@ impl Manager {
             | Command::ClearFailures(group) => Some(group),
             Command::Maintenance { group, .. } => group.as_ref(),
             Command::Standby(_) | Command::Online(_) => None,
+            Command::Condition { of, node, name, unmet } => {
+                if self.state.has_no_room((of, *node, name)) && unmet.is_some() {
+                    return Err(CommandError::Conditions {
+                        of: Arc::clone(of),
+                        most: Config::CONDITIONS_MAX,
+                    });
+                }
+                Some(of).filter(|of| self.config.resource(of).is_none())
+            }
             Command::SetParameters { resource, parameters } => {
                 self.check_parameters(resource, parameters)?;
                 None

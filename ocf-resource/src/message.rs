@@ -13,7 +13,7 @@ use std::sync::Arc;
 /// Longest explanation that is kept, in bytes.
 pub(crate) const WHY_MAX: usize = 200;
 /// Version of messages and state; the first byte of both.
-pub(crate) const VERSION: u8 = 4;
+pub(crate) const VERSION: u8 = 5;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Message {
@@ -319,6 +319,13 @@ fn put_command(w: &mut Vec<u8>, command: &Command) {
             w.put_text(resource);
             wire::put_parameters(w, parameters);
         }
+        Command::Condition { of, node, name, unmet } => {
+            w.push(8);
+            w.put_text(of);
+            wire::put_option(w, *node, |w, node| w.put_node(node));
+            w.put_text(&short(name));
+            wire::put_option(w, unmet.as_ref(), |w, why| w.put_text(&short(why)));
+        }
     }
 }
 
@@ -341,6 +348,12 @@ fn read_command(r: &mut Reader<'_>) -> Result<Command, ParseError> {
         7 => {
             Command::SetParameters { resource: r.text("resource")?.into(), parameters: wire::parameters(r)? }
         }
+        8 => Command::Condition {
+            of: r.text("group")?.into(),
+            node: wire::option(r, "node", |r| r.node("node"))?,
+            name: short(r.text("name")?),
+            unmet: wire::option(r, "why", |r| Ok(short(r.text("why")?)))?,
+        },
         _ => return Err(at.error("command", Malformed::OutOfRange)),
     })
 }

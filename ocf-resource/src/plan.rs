@@ -481,6 +481,11 @@ impl Scene<'_> {
         if let Some(((_, attribute), value)) = health.find(|(_, value)| self.strategy.forbids(**value)) {
             return Some(Ineligible::Unhealthy { attribute: Arc::clone(attribute), value: *value });
         }
+        let mut unmet = self.group.unmet.iter();
+        if let Some((condition, why)) = unmet.find(|(c, _)| c.node.is_none_or(|node| node == id)) {
+            let (of, name, why) = (Arc::clone(&condition.of), Arc::clone(&condition.name), Arc::clone(why));
+            return Some(Ineligible::Condition { of, name, node: condition.node, why });
+        }
         let failures = self.group.failures.get(&id).filter(|_| !self.rules.ignore_failures)?;
         if failures.hard {
             return Some(Ineligible::Hard { why: Arc::clone(&failures.why) });

@@ -3,7 +3,7 @@
 use crate::FenceCause;
 use crate::book::Book;
 use crate::message::{VERSION, short};
-use crate::state::{Failures, Fence, Group, Node, Outdated, Presence, Spot, State};
+use crate::state::{Condition, Failures, Fence, Group, Node, Outdated, Presence, Spot, State};
 use crate::wire::{
     self, Parsed, flag, list, option, put_flag, put_list, put_option, put_u64, read_outcome, read_severity,
 };
@@ -229,6 +229,12 @@ fn put_group(w: &mut Vec<u8>, group: &Group) {
         put_u64(w, failures.serial);
         w.put_text(&failures.why);
     });
+    put_list(w, group.unmet.iter(), |w, (condition, why)| {
+        w.put_text(&condition.of);
+        put_option(w, condition.node, |w, node| w.put_node(node));
+        w.put_text(&condition.name);
+        w.put_text(why);
+    });
 }
 
 fn read_group(r: &mut Reader<'_>) -> Parsed<Group> {
@@ -248,6 +254,16 @@ fn read_group(r: &mut Reader<'_>) -> Parsed<Group> {
                 why: short(r.text("why")?),
             };
             Ok((node, failures))
+        })?
+        .into_iter()
+        .collect(),
+        unmet: list(r, "conditions", |r| {
+            let condition = Condition {
+                of: r.text("of")?.into(),
+                node: option(r, "node", |r| r.node("node"))?,
+                name: short(r.text("condition")?),
+            };
+            Ok((condition, short(r.text("why")?)))
         })?
         .into_iter()
         .collect(),

@@ -133,6 +133,18 @@ pub(crate) struct Group {
     pub(crate) home: Option<NodeInstance>,
     pub(crate) fatal: Option<(Arc<str>, Arc<str>)>,
     pub(crate) failures: BTreeMap<NodeId, Failures>,
+    /// Conditions from outside that do not hold, and why.
+    pub(crate) unmet: BTreeMap<Condition, Arc<str>>,
+}
+
+/// A condition from outside.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Condition {
+    /// The group, or the resource.
+    pub(crate) of: Arc<str>,
+    /// The node that it is about, if it is about one.
+    pub(crate) node: Option<NodeId>,
+    pub(crate) name: Arc<str>,
 }
 
 /// Failures of a group on a node.
@@ -246,6 +258,7 @@ impl State {
             // A joiner has forgotten everything: whatever was known of this instance has to be found out again.
             self.nodes.insert(*member, Node { member: true, ..Node::default() });
             for group in self.groups.values_mut() {
+                group.unmet.retain(|condition, _| condition.node != Some(member.node));
                 if let Some(failures) = group.failures.get_mut(&member.node) {
                     failures.count = 0;
                     failures.hard = false;

@@ -94,6 +94,7 @@ fn every_promise_holds_under_faults_and_the_cluster_recovers() {
         "set parameters",
         "reload",
         "reload refused",
+        "condition",
     ] {
         assert!(seen.get(what).is_some_and(|n| *n >= 50), "{what} hardly ever happened: {seen:?}");
     }

@@ -333,6 +333,83 @@ fn a_lost_node_is_fenced_by_the_most_senior_member_and_recovery_waits_for_exactl
 }
 
 #[test]
+fn a_condition_from_outside_holds_one_group_back_and_the_explanation_says_how_it_goes_on() {
+    let mut two = config();
+    let mut other = two.groups[0].clone();
+    other.name = "other".to_owned();
+    other.resources.truncate(1);
+    other.resources[0].name = "alone".to_owned();
+    two.groups.push(other);
+    let mut t = Table::of(&two, &[1, 2], &[]);
+    t.answer_probes();
+    t.obey();
+    let uplink = |node: Option<u32>, unmet: Option<&str>| Command::Condition {
+        of: "site".into(),
+        node: node.map(NodeId::new),
+        name: "uplink".into(),
+        unmet: unmet.map(Into::into),
+    };
+    t.command(2, uplink(Some(1), Some("no carrier")));
+    assert_eq!(
+        t.obey(),
+        ["n1 stop site", "n1 stop ip", "n2 start ip", "n2 start site"],
+        "and no other group"
+    );
+    let explained = t.manager(1).explain("web").expect("there is one").to_string();
+    assert!(
+        explained.contains("may not run it while uplink does not hold for site (no carrier)"),
+        "{explained}"
+    );
+    let state = t.manager(1).state().clone();
+    assert_eq!(State::parse(&state.emit()), Ok(state), "who joins knows of it");
+
+    t.command(1, uplink(None, Some("the line is cut")));
+    assert_eq!(t.obey(), ["n2 stop site", "n2 stop ip"]);
+    let blocked = t.blocked(2);
+    assert!(matches!(&blocked, Some(Blocked::NoNode { nodes }) if nodes.len() == 2), "{blocked:?}");
+    for _ in 0..2 {
+        let ways = t.manager(2).explain("web").expect("there is one").ways_out;
+        let command = ways.into_iter().find_map(|way| way.command).unwrap_or_else(|| uplink(Some(1), None));
+        t.command(2, command);
+    }
+    assert_eq!(t.obey(), ["n2 start ip", "n2 start site"]);
+
+    let now = t.now;
+    for n in 0..Config::CONDITIONS_MAX {
+        let name = format!("c{n}").as_str().into();
+        let unmet = Some("x".into());
+        t.command(1, Command::Condition { of: "other".into(), node: Some(NodeId::new(9)), name, unmet });
+    }
+    let more =
+        Command::Condition { of: "alone".into(), node: None, name: "more".into(), unmet: Some("x".into()) };
+    assert!(matches!(t.manager(1).request(now, more), Err(CommandError::Conditions { most: 32, .. })));
+    let unknown = Command::Condition { of: "none".into(), node: None, name: "x".into(), unmet: None };
+    assert!(matches!(t.manager(1).request(now, unknown), Err(CommandError::UnknownGroup { .. })));
+    assert_eq!(t.asked(), [""; 0]);
+}
+
+#[test]
+fn what_is_said_of_a_node_is_forgotten_when_it_joins_anew_and_what_is_said_of_all_stays() {
+    let mut t = Table::running(&[1, 2]);
+    for node in [None, Some(NodeId::new(2))] {
+        let unmet = Some("it is cold".into());
+        t.command(1, Command::Condition { of: "web".into(), node, name: "warm".into(), unmet });
+    }
+    t.obey();
+    let members = [instance(1), instance(2)];
+    t.view(&members, &[instance(2)], &[]);
+    let nodes = t.manager(1).explain("web").expect("there is one").nodes;
+    let about = |why: &Option<ocf_resource::Ineligible>| match why {
+        Some(ocf_resource::Ineligible::Condition { node, .. }) => *node,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(nodes.iter().map(|(_, why)| about(why)).collect::<Vec<_>>(), [None, None]);
+    t.command(1, Command::Condition { of: "web".into(), node: None, name: "warm".into(), unmet: None });
+    let nodes = t.manager(1).explain("web").expect("there is one").nodes;
+    assert_eq!(nodes.iter().map(|(_, why)| why.clone()).collect::<Vec<_>>(), [None, None]);
+}
+
+#[test]
 fn a_last_gasp_does_not_replace_fencing() {
     let mut t = Table::running(&[1, 2, 3]);
     let members = [instance(2), instance(3)];
@@ -593,8 +670,8 @@ fn answers_to_old_decisions_change_nothing() {
 fn a_foreign_or_broken_message_is_counted_and_changes_nothing() {
     let mut t = Table::running(&[1, 2]);
     let before = t.manager(1).state().clone();
-    t.input(1, Input::Ordered { sender: instance(2), payload: b"\x04\xffgarbage" });
-    t.input(1, Input::Ordered { sender: instance(9), payload: b"\x04\x06" });
+    t.input(1, Input::Ordered { sender: instance(2), payload: b"\x05\xffgarbage" });
+    t.input(1, Input::Ordered { sender: instance(9), payload: b"\x05\x06" });
     assert_eq!(t.manager(1).state(), &before);
     assert_eq!(t.manager(1).status().malformed, 1);
 }

@@ -54,6 +54,7 @@ impl Marks {
                 | Command::StartGroup(name)
                 | Command::ClearFailures(name)
                 | Command::Maintenance { group: Some(name), .. } => group(name),
+                Command::Condition { of, .. } => Self::one(book.either(of)),
                 Command::SetParameters { resource: name, .. } => resource(name),
                 Command::Standby(_) | Command::Online(_) | Command::Maintenance { group: None, .. } => {
                     Self::ALL

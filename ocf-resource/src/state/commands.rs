@@ -1,7 +1,9 @@
 //! What operators ask for.
 
-use super::{Outdated, Presence, State};
-use crate::{Action, Command};
+use super::{Condition, Outdated, Presence, State};
+use crate::message::short;
+use crate::{Action, Command, Config};
+use pils::NodeId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -32,11 +34,42 @@ impl State {
                 self.standby.remove(&node);
             }
             Command::Maintenance { group, on } => return self.maintain(group.as_ref(), on),
+            Command::Condition { of, node, name, unmet } => {
+                return self.set_condition(Condition { of, node, name }, unmet);
+            }
             Command::SetParameters { resource, parameters } => {
                 return self.set_parameters(&resource, parameters);
             }
         }
         true
+    }
+
+    /// The group that has the conditions of a group or resource.
+    fn conditioned(&self, of: &str) -> Option<&Arc<str>> {
+        let config = self.config.as_ref()?;
+        let group = config.groups.get(config.either(of)?)?;
+        self.groups.get_key_value(group.name.as_str()).map(|(name, _)| name)
+    }
+
+    /// True if no more conditions of this group or resource can be said not to hold.
+    pub(crate) fn has_no_room(&self, (of, node, name): (&Arc<str>, Option<NodeId>, &str)) -> bool {
+        let group = self.conditioned(of).and_then(|name| self.groups.get(name));
+        let condition = Condition { of: Arc::clone(of), node, name: short(name) };
+        group.is_some_and(|g| g.unmet.len() >= Config::CONDITIONS_MAX && !g.unmet.contains_key(&condition))
+    }
+
+    fn set_condition(&mut self, condition: Condition, unmet: Option<Arc<str>>) -> bool {
+        let no_room = self.has_no_room((&condition.of, condition.node, &condition.name));
+        let Some(name) = self.conditioned(&condition.of).cloned() else { return false };
+        let Some(group) = self.groups.get_mut(&name) else { return false };
+        match unmet {
+            None => group.unmet.remove(&condition).is_some(),
+            Some(_) if no_room => false,
+            Some(why) => {
+                group.unmet.insert(condition, why);
+                true
+            }
+        }
     }
 
     /// From now on a resource is to run with these parameters.

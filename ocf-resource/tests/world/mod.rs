@@ -955,7 +955,8 @@ impl World {
         let roles = self.promoted.entry(at.node).or_default();
         match action {
             Action::Start => {
-                if set.insert(Arc::clone(resource)) {
+                let started = set.insert(Arc::clone(resource));
+                if started {
                     self.parameters.insert((at.node, Arc::clone(resource)), parameters);
                 }
             }
@@ -1081,6 +1082,11 @@ impl World {
             self.scores.insert(key, says);
         }
         let members = self.view.clone();
+        if self.rng.chance(0.2)
+            && let Some(who) = self.rng.pick(&members).copied()
+        {
+            self.change_condition(who);
+        }
         if self.rng.chance(0.3)
             && let Some(who) = self.rng.pick(&members).copied()
         {
@@ -1097,6 +1103,21 @@ impl World {
                 self.saw("set parameters");
                 self.drain(who);
             }
+        }
+    }
+
+    /// Something outside holds no more, or holds again.
+    fn change_condition(&mut self, who: NodeInstance) {
+        let group = self.rng.pick(&self.config.groups).unwrap();
+        let node = self.rng.pick(&self.nodes).copied();
+        let node = if self.rng.chance(0.2) { None } else { node };
+        let unmet = self.rng.chance(0.5).then(|| "it rains".into());
+        let of = group.resources[0].name.as_str().into();
+        let command = ocf_resource::Command::Condition { of, node, name: "dry".into(), unmet };
+        let now = self.now;
+        if self.processes.get_mut(&who).is_some_and(|p| p.manager.request(now, command).is_ok()) {
+            self.saw("condition");
+            self.drain(who);
         }
     }
 
@@ -1126,6 +1147,11 @@ impl World {
             process.manager.request(now, end).unwrap();
             let free = Command::MoveGroup { group: Arc::clone(&name), to: None };
             process.manager.request(now, free).unwrap();
+            for node in self.nodes.iter().copied().map(Some).chain([None]) {
+                let of = group.resources[0].name.as_str().into();
+                let holds = Command::Condition { of, node, name: "dry".into(), unmet: None };
+                process.manager.request(now, holds).unwrap();
+            }
             let Some(process) = self.processes.get_mut(&who) else { return };
             process.manager.request(now, Command::ClearFailures(Arc::clone(&name))).unwrap();
             process.manager.request(now, Command::StartGroup(name)).unwrap();
