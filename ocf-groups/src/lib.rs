@@ -9,8 +9,8 @@
 //! * A joiner gets the group's state as of its join ([`Event::StateWanted`], [`Event::State`]); nobody else waits.
 //! * Back-pressure: [`SendError::Full`], then [`Event::Writable`].
 //!
-//! On top: [`Replicated`] runs a state machine as a group; [`voting`], [`barrier`], [`transaction`], [`checkpoint`] and
-//! [`channel`] are such machines; [`GroupQuorum`] says whether enough nodes run a group.
+//! On top: [`Replicated`] runs a state machine as a group; [`voting`], [`barrier`], [`transaction`], [`checkpoint`],
+//! [`channel`] and [`queue`] are such machines; [`GroupQuorum`] says whether enough nodes run a group.
 #![forbid(unsafe_code)]
 
 pub mod barrier;
@@ -21,6 +21,7 @@ mod error;
 mod event;
 mod flush;
 mod groups;
+pub mod queue;
 mod quorum;
 pub mod replicated;
 mod stats;
