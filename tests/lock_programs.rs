@@ -5,6 +5,9 @@
 //! say on their output what came of them.
 #![expect(clippy::print_stdout, reason = "a program of the tests says what it did")]
 
+#[path = "../examples/lock/command.rs"]
+mod command;
+
 use ocf::{ApiConfig, Cluster, LockClient, LockGuard, LockUsers, Locks};
 use ocf_comm::local::{Address, Client, ClientError};
 use ocf_comm::rpc::Body;
@@ -28,6 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const WAIT: Wait = Wait::For(PATIENCE);
 /// Long enough to see that something does not happen.
 const MOMENT: Duration = Duration::from_millis(300);
+/// Says to this program what it is to do as the command `lock`: an argument a line.
+const COMMAND: &str = "OCF_TEST_LOCK_COMMAND";
 /// Says to this program at which socket it is to be a program beside a node.
 const SOCKET: &str = "OCF_TEST_LOCK_PROGRAM";
 
@@ -170,6 +175,63 @@ fn cut_connections() {
             shutdown(socket, Shutdown::Both).expect("it is connected");
         }
     }
+}
+
+/// Not a test: the command `lock`. Does nothing unless it was started as such.
+#[test]
+fn the_command() {
+    let Ok(arguments) = std::env::var(COMMAND) else { return };
+    let arguments = std::iter::once("lock").chain(arguments.split('\n')).map(Into::into);
+    let code = command::run(arguments);
+    // What is known of it is that it is 0, or how it prints.
+    let code = format!("{code:?}");
+    let digits: String = code.chars().filter(char::is_ascii_digit).collect();
+    std::process::exit(digits.parse().expect("a number"));
+}
+
+/// The command `lock` with these arguments.
+fn lock_command(at: &str, arguments: &[&str]) -> Command {
+    let own = std::env::current_exe().expect("this program has a path");
+    let mut command = Command::new(own);
+    let all: Vec<&str> = ["--node", at].iter().chain(arguments).copied().collect();
+    command.args(["--exact", "the_command", "--nocapture", "--test-threads=1"]).env(COMMAND, all.join("\n"));
+    command
+}
+
+#[test]
+fn the_command_lock_holds_a_lock_while_a_command_runs_and_as_long_as_that_lives() {
+    let cluster = cluster("command", 1);
+    let at = address("command", 1);
+    let locks = cluster.node(0).and_then(ocf::Node::locks).expect("the node has locks");
+    let code = |arguments: &[&str]| lock_command(&at, arguments).status().expect("it starts").code();
+    assert_eq!(code(&["name", "--", "sh", "-c", "test -n \"$OCF_LOCK_TOKEN\""]), Some(0));
+    assert_eq!(code(&["name", "--", "sh", "-c", "exit 7"]), Some(7), "the status of the command");
+    let held = locks.lock("default", "name", Mode::Pr, WAIT).expect("it was given back");
+    assert_eq!(code(&["--shared", "name", "--", "true"]), Some(0));
+    assert_eq!(code(&["--nonblock", "-E", "9", "name", "--", "true"]), Some(9));
+    assert_eq!(code(&["--wait", "0.05", "name", "--", "true"]), Some(1));
+    drop(held);
+    // Killed itself, while its command lives: `cat` ends when its input does.
+    let mut lock = lock_command(&at, &["name", "--", "sh", "-c", "echo '> runs' && exec cat"]);
+    let mut lock = Program::spawn(&mut lock);
+    assert_eq!(lock.word(), "runs");
+    lock.signal(Signal::KILL);
+    lock.child.wait().expect("it is ours");
+    let early = locks.lock("default", "name", Mode::Pr, Wait::For(MOMENT)).map(drop);
+    assert_eq!(early, Err(LockError::TimedOut), "its command may be writing");
+    drop(lock);
+    drop(locks.lock("default", "name", Mode::Pr, WAIT).expect("the command has ended"));
+}
+
+#[test]
+fn the_command_lock_ends_its_command_when_the_lock_is_lost() {
+    let cluster = cluster("lost", 1);
+    let mut lock =
+        lock_command(&address("lost", 1), &["name", "--", "sh", "-c", "echo '> runs' && exec cat"]);
+    let mut lock = Program::spawn(&mut lock);
+    assert_eq!(lock.word(), "runs");
+    cluster.node(0).expect("it runs").kill();
+    assert_eq!(lock.child.wait().expect("it is ours").code(), Some(3));
 }
 
 #[test]

@@ -14,6 +14,7 @@ use ocf_dlm::{
 use parking_lot::{Condvar, Mutex};
 use pils::NodeInstance;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::io::FdFlags;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
@@ -86,6 +87,17 @@ impl LockClient {
         let owner = connection.owners.fetch_add(1, Ordering::Relaxed);
         let beside: Arc<Beside> = Arc::clone(&self.0);
         Locks::new(beside, ClientId::new(owner))
+    }
+
+    /// Lets programs that this one executes keep the connection: locks are held until this process and all of them have
+    /// ended, or closed what they inherited.
+    ///
+    /// # Errors
+    /// [`ClientError::System`].
+    pub fn share_with_children(&self) -> Result<(), ClientError> {
+        let client = self.0.0.client.lock();
+        rustix::io::fcntl_setfd(&*client, FdFlags::empty())
+            .map_err(|error| ClientError::System(error.to_string()))
     }
 
     /// Which node locks for this program.
