@@ -86,7 +86,11 @@ impl Engine {
             return;
         }
         match answer {
-            Answer::Retry { hint, .. } => self.on_retry(from, &name, *hint),
+            Answer::Retry { hint, .. } => {
+                self.on_retry(from, &name, *hint);
+                // Perhaps nobody here wants it any more.
+                self.tidy(&Key { tree: name, path: Arc::from([]) });
+            }
             Answer::Granted { .. } | Answer::Queued { .. } | Answer::Refused { .. } => {
                 self.learn_master(&name, from);
                 self.flush_tree(&name);
