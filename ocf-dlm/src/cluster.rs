@@ -18,6 +18,8 @@ mod orders;
 mod orphan;
 mod own;
 mod queue;
+mod range_queue;
+mod ranges;
 mod snapshot;
 mod tree;
 
@@ -26,6 +28,7 @@ pub use config::Config;
 pub use event::{Ask, ClusterView, Completed, Input, Output, ViewMember, WaitReason};
 pub use orders::{ORDERS_MAX, OrderError};
 pub use queue::Holder;
+pub use ranges::{RangeAsk, RangeStep};
 pub use snapshot::{MasteredLock, Snapshot, Stats, TreeSnapshot, TreeState};
 
 use crate::deadlock::{Mark, VictimPolicy, Youngest};
@@ -84,12 +87,18 @@ pub enum Sabotage {
     RevokeUnseen,
     /// Releases with its client also what is to outlive it.
     ForgetOrphans,
+    /// Does not tell the master of bytes that an owner gave up with the grant of others.
+    KeepGivenUp,
+    /// Tells a new master only the first range of each owner.
+    ClaimFirstRange,
+    /// Takes what a departed owner of ranges may hold for what modes allow it.
+    SuspectNoRanges,
 }
 
 #[cfg(feature = "testing")]
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 21] = [
         Self::ReleaseWithoutProof,
         Self::ForgetSuspects,
         Self::SkipBarrier,
@@ -108,6 +117,9 @@ impl Sabotage {
         Self::ForgetReleases,
         Self::RevokeUnseen,
         Self::ForgetOrphans,
+        Self::KeepGivenUp,
+        Self::ClaimFirstRange,
+        Self::SuspectNoRanges,
     ];
 }
 
@@ -146,6 +158,8 @@ pub struct Engine {
     /// Resource of each lock that is mastered here.
     pub(crate) holders: Table<Holder, Key>,
     pub(crate) locks: Table<u64, ClientLock>,
+    /// The lock by which each client has ranges of an object.
+    pub(crate) range_owners: BTreeMap<(u32, Key), u64>,
     /// Locks with an operation under way.
     pub(crate) waiting: BTreeSet<u64>,
     /// Trees that the directory is asked for, by the lock in whose name.
@@ -226,6 +240,7 @@ impl Engine {
             mastering: 0,
             holders: Table::new(seed),
             locks: Table::new(seed),
+            range_owners: BTreeMap::new(),
             waiting: BTreeSet::new(),
             lookups: BTreeMap::new(),
             searched: BTreeSet::new(),

@@ -6,7 +6,7 @@
 //! * [`LocalLocks`] gives [`Lockspace`]s in one process, without any cluster; [`Client`] owns locks; [`LockGuard`] is one.
 //! * [`LockManager`] is what those offer and the nodes of a cluster offer as well: for programs that run on both.
 //! * Beneath them are the raw calls of VMS ([`Client::enq`], [`Client::deq`]), for programs that are ported.
-//! * [`range`] has byte ranges as `fcntl` locks them; [`saf`] the lock service of the Service Availability Forum.
+//! * [`range`] has byte ranges as `fcntl` locks them, [`cluster::Engine::lock_range`] those of a cluster; [`saf`] the lock service of the Service Availability Forum.
 //! * [`Shard`] is the sans-IO core: the queues of the resources whose names hash to it, and every rule about them.
 //! * [`cluster::Engine`] is the sans-IO lock manager of one node among others, over whatever agrees on views and carries
 //!   messages; [`directory`] says which node knows where a resource is mastered, [`wire`] what they say to each other.

@@ -14,6 +14,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod set;
+
+pub use set::{RANGES_PER_OWNER_MAX, RangeSet};
+
 use crate::name::{self, NameError};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 

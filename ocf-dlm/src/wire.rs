@@ -12,14 +12,14 @@ mod search;
 #[cfg(test)]
 mod tests;
 
-pub use answer::{Answer, Refusal};
+pub use answer::{Answer, RangeBlocker, Refusal};
 pub use common::{Key, TREE_MAX, Value};
 pub use order::{
     Danger, NewOwner, Order, OrderRefusal, OrphanLock, Outcome, REASON_MAX, REPORTED_MAX, ReleaseGuard,
     ReportedLock, ResourceReport, Wanted,
 };
 pub use recovery::{Barrier, Claim, ClaimedLock, Handover, Phase, Proof};
-pub use request::{Convert, Request, Unlock};
+pub use request::{AskedRanges, Convert, Request, Unlock};
 pub use search::{Hop, PATH_MAX, Probe};
 
 use crate::identity::FencingToken;

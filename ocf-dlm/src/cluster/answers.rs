@@ -23,7 +23,8 @@ impl Engine {
             Answer::Granted { lock, op, .. }
             | Answer::Queued { lock, op, .. }
             | Answer::Refused { lock, op, .. }
-            | Answer::Retry { lock, op, .. } => (*lock, Some(*op)),
+            | Answer::Retry { lock, op, .. }
+            | Answer::Tested { lock, op, .. } => (*lock, Some(*op)),
             Answer::Blocking { lock, .. } => (*lock, None),
         };
         if let Answer::Retry { tree, hint, .. } = &answer
@@ -69,6 +70,11 @@ impl Engine {
                 self.on_refused(lock, why, held);
                 self.flush_tree(&name);
             }
+            Answer::Tested { blocker, .. } => {
+                self.learn_master(&name, from);
+                self.on_tested(lock, blocker);
+                self.flush_tree(&name);
+            }
             Answer::Blocking { .. } => {}
         }
     }
@@ -91,7 +97,10 @@ impl Engine {
                 // Perhaps nobody here wants it any more.
                 self.tidy(&Key { tree: name, path: Arc::from([]) });
             }
-            Answer::Granted { .. } | Answer::Queued { .. } | Answer::Refused { .. } => {
+            Answer::Granted { .. }
+            | Answer::Queued { .. }
+            | Answer::Refused { .. }
+            | Answer::Tested { .. } => {
                 self.learn_master(&name, from);
                 self.flush_tree(&name);
                 self.tidy(&Key { tree: name, path: Arc::from([]) });
@@ -126,8 +135,9 @@ impl Engine {
 
     fn on_granted(&mut self, lock: u64, mut grant: Grant) {
         let now = self.now;
+        let Some(pending) = self.locks.get_mut(&lock).and_then(|known| known.pending.take()) else { return };
+        self.operation_over(lock, &pending);
         let Some(known) = self.locks.get_mut(&lock) else { return };
-        let Some(pending) = known.pending.take() else { return };
         // A master that rebuilt the queue knows nothing of it.
         grant.remarks.demoted |= pending.demoted;
         let transfer = Mode::transfer(known.held, grant.mode);
@@ -149,6 +159,7 @@ impl Engine {
                 known.value_certain &= grant.mode > Mode::Cr && !grant.remarks.demoted;
             }
         }
+        let given_up = known.take_ranges(lock, &pending);
         let completed = Completed {
             lock,
             client: known.client,
@@ -158,8 +169,11 @@ impl Engine {
             remarks: grant.remarks,
             value: grant.value,
         };
+        let name = Name::clone(&known.key.tree);
         self.outputs.push_back(Output::Completed(completed));
-        self.operation_over(lock, &pending);
+        if let Some(item) = given_up.filter(|_| !sabotaged!(self, KeepGivenUp)) {
+            self.tell_master(&name, item);
+        }
     }
 
     fn on_queued(&mut self, lock: u64, (place, demoted): (i64, bool), fence: Vec<NodeInstance>) {

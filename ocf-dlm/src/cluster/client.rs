@@ -2,10 +2,11 @@
 
 use super::event::{Ask, Completed, Output, WaitReason};
 use super::orphan::KEPT;
-use super::own::{ClientLock, Pending};
+use super::own::{ClientLock, OwnRanges, Pending};
 use super::tree::{Route, Tree};
 use super::{Engine, Holder, Standing, sabotaged};
-use crate::wire::{Convert, Item, Name, Request, Unlock, Value};
+use crate::range::RangeSet;
+use crate::wire::{Convert, Item, Key, Name, Request, Unlock, Value};
 use crate::{FencingToken, Flags, Mode, RequestError, Status, Transfer};
 use pils::{Instant, NodeInstance};
 
@@ -51,6 +52,17 @@ impl Engine {
     /// See [`RequestError`]; nothing changed.
     pub fn lock(&mut self, now: Instant, ask: Ask) -> Result<u64, RequestError> {
         self.now = now;
+        let lock = self.new_lock(ask, None)?;
+        self.settle();
+        Ok(lock)
+    }
+
+    /// As [`Engine::lock`]. `ranges`: of these bytes only.
+    pub(super) fn new_lock(
+        &mut self,
+        ask: Ask,
+        ranges: Option<(OwnRanges, RangeSet)>,
+    ) -> Result<u64, RequestError> {
         check_flags(ask.mode, ask.flags)?;
         if ask.flags.has(Flags::ORPHAN) {
             return self.adopt(&ask);
@@ -95,13 +107,17 @@ impl Engine {
             value_certain: false,
             value_invalid: false,
             op: 0,
-            since: now,
+            since: self.now,
             pending: None,
+            ranges: None,
         };
         self.locks.insert(lock, client);
         self.begin(lock, (ask.mode, ask.flags, None), ask.deadline);
+        if let (Some((own, asked)), Some(known)) = (ranges, self.locks.get_mut(&lock)) {
+            known.ranges = Some(Box::new(own));
+            known.ask_ranges(asked.clone(), asked);
+        }
         self.flush_tree(&name);
-        self.settle();
         Ok(lock)
     }
 
@@ -131,6 +147,9 @@ impl Engine {
     ) -> Result<(), RequestError> {
         let name = self.touch_lock(lock).ok_or(RequestError::NoSuchLock)?;
         let known = self.locks.get_mut(&lock).ok_or(RequestError::NoSuchLock)?;
+        if known.ranges.is_some() {
+            return Err(RequestError::NotOwner);
+        }
         let (Some(held), None) = (known.held, known.pending.as_ref()) else { return Err(RequestError::Busy) };
         if flags.has(Flags::EXPEDITE) {
             return Err(RequestError::Flags { flags, rule: "EXPEDITE is for new NL locks that may queue" });
@@ -163,7 +182,7 @@ impl Engine {
         known.value_certain &= mode > Mode::Cr;
         let op = known.op;
         let completed = known.completed(lock, Status::Granted);
-        let item = Item::Convert(Convert { lock, op, mode, flags, value, told: true });
+        let item = Item::Convert(Convert { lock, op, mode, flags, value, told: true, ranges: None });
         self.tell_master(&name, item);
         self.outputs.push_back(Output::Completed(completed));
         Ok(())
@@ -258,7 +277,7 @@ impl Engine {
         })
     }
 
-    fn begin(
+    pub(super) fn begin(
         &mut self,
         lock: u64,
         (mode, flags, value): (Mode, Flags, Option<Value>),
@@ -283,6 +302,7 @@ impl Engine {
             order,
             stop: None,
             demoted: false,
+            ranges: None,
         });
         if let Some(tree) = self.trees.get_mut(&known.key.tree) {
             tree.unsent.insert(order, lock);
@@ -310,7 +330,12 @@ impl Engine {
             Route::Looking(true) | Route::Recovering(_) => return,
         };
         let deferred = if all { core::mem::take(&mut tree.deferred) } else { Vec::new() };
+        let gave_back = !deferred.is_empty();
         self.push_deferred(to, deferred);
+        if gave_back {
+            // Perhaps that was all that this node had in it.
+            self.tidy(&Key { tree: Name::clone(name), path: Name::from([]) });
+        }
         if !all && self.trees.get(name).is_some_and(|tree| tree.locks.is_empty()) {
             self.scatter(name);
             return;
@@ -382,10 +407,20 @@ impl Engine {
         let known = self.locks.get_mut(&lock)?;
         let pending = known.pending.as_mut()?;
         (pending.sent, pending.known) = (true, true);
+        let (mode, flags, value) = (pending.mode, pending.flags, pending.value);
+        let ranges = known.asked_ranges();
         if known.held.is_some() {
             let orphan = if self.orphans.contains(&lock) { Flags::ORPHAN } else { Flags::NONE };
-            let (mode, flags, value) = (pending.mode, pending.flags | orphan, pending.value);
-            return Some(Item::Convert(Convert { lock, op: known.op, mode, flags, value, told: false }));
+            let flags = flags | orphan;
+            return Some(Item::Convert(Convert {
+                lock,
+                op: known.op,
+                mode,
+                flags,
+                value,
+                told: false,
+                ranges,
+            }));
         }
         let request = Request {
             key: known.key.clone(),
@@ -393,8 +428,9 @@ impl Engine {
             op: known.op,
             client: known.client,
             transaction: known.transaction,
-            mode: pending.mode,
-            flags: pending.flags,
+            mode,
+            flags,
+            ranges,
         };
         Some(if known_master { Item::Request(request) } else { Item::Lookup(request) })
     }
@@ -443,6 +479,7 @@ impl Engine {
     pub(crate) fn forget_lock(&mut self, lock: u64) -> Option<ClientLock> {
         let known = self.locks.remove(&lock)?;
         self.orphans.remove(&lock);
+        self.forget_owner(lock, &known);
         let op = known.op;
         if let Some(pending) = &known.pending {
             if let Some(tree) = self.trees.get_mut(&known.key.tree) {

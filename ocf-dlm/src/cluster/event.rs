@@ -124,6 +124,15 @@ pub enum Output {
         /// What became of it. `None`: the view ended first, so it may have been carried out or not. Look again.
         outcome: Option<Outcome>,
     },
+    /// Tell a client who is in the way of ranges that it asked about ([`Engine::test_range`](super::Engine::test_range)).
+    Tested {
+        /// What the question is called.
+        lock: u64,
+        /// Whose it is.
+        client: ClientId,
+        /// The first in the way.
+        blocker: Option<crate::wire::RangeBlocker>,
+    },
     /// Locks of this instance, or locks it may have had, stay in the way until it is proven dead.
     FenceWanted(NodeInstance),
     /// More was said than this node may keep waiting ([`Config::held_bytes_max`](super::Config::held_bytes_max)): it has

@@ -56,7 +56,7 @@ impl Engine {
         }
         let who = Holder { node: origin, lock: request.lock };
         let mut effects = Effects::new();
-        let Request { key, op, client, transaction, mode, flags, .. } = request;
+        let Request { key, op, client, transaction, mode, flags, ranges, .. } = request;
         let known = self.holders.get(&who).cloned();
         if let Some(tree) = self.trees.get_mut(&key.tree) {
             tree.idle_since = None;
@@ -68,6 +68,12 @@ impl Engine {
                 queues.answer_again(who, op, token, &mut effects);
             }
             self.carry(&key, effects);
+            return;
+        }
+        if let Some(ranges) = ranges.as_deref().filter(|ranges| ranges.test) {
+            let found = mastered.range_blocker(&key, (origin, client), &ranges.set);
+            self.carry(&key, vec![(who, Effect::Tested { op, blocker: found })]);
+            self.tidy(&key);
             return;
         }
         if full {
@@ -84,7 +90,8 @@ impl Engine {
             }
             queues
         });
-        queues.at(now).request((who, client, transaction), Terms { op, mode, flags }, token, &mut effects);
+        let terms = Terms { op, mode, flags, ranges: ranges.as_ref().map(|ranges| &ranges.set) };
+        queues.at(now).request((who, client, transaction), terms, token, &mut effects);
         if queues.contains(who) {
             self.holders.insert(who, key.clone());
         }
@@ -94,7 +101,8 @@ impl Engine {
 
     pub(crate) fn on_convert(&mut self, from: NodeInstance, convert: &Convert) {
         let who = Holder { node: from, lock: convert.lock };
-        let terms = Terms { op: convert.op, mode: convert.mode, flags: convert.flags };
+        let ranges = convert.ranges.as_ref().map(|ranges| &ranges.set);
+        let terms = Terms { op: convert.op, mode: convert.mode, flags: convert.flags, ranges };
         self.at_queues(who, |queues, token, out| {
             let Some(last) = queues.last_op(who) else { return };
             if convert.op <= last {
@@ -169,6 +177,7 @@ impl Engine {
                     Answer::Refused { lock, op, why, held }
                 }
                 Effect::Blocking { wanted } => Answer::Blocking { lock, wanted },
+                Effect::Tested { op, blocker } => Answer::Tested { lock, op, blocker },
             };
             self.push(who.node, Item::Answer(answer));
         }

@@ -2,7 +2,8 @@
 
 use super::client::Stop;
 use super::event::Completed;
-use crate::wire::{ClaimedLock, Key, Value};
+use crate::range::RangeSet;
+use crate::wire::{AskedRanges, ClaimedLock, Key, Value};
 use crate::{ClientId, FencingToken, Flags, Mode, Remarks, Status};
 use core::time::Duration;
 use pils::{Instant, NodeInstance};
@@ -27,6 +28,16 @@ pub(crate) struct Pending {
     /// The lock holds less meanwhile: NL, to let others out of a deadlock; or CR, as a conversion between PR and CW lost its
     /// master.
     pub(crate) demoted: bool,
+    /// The bytes that it is to have when it is granted, and those that it goes down to at once then.
+    pub(crate) ranges: Option<Box<(RangeSet, RangeSet)>>,
+}
+
+/// The bytes of a lock that is not on the whole resource.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct OwnRanges {
+    pub(crate) held: RangeSet,
+    /// It is only to be told who is in the way.
+    pub(crate) test: bool,
 }
 
 /// A lock of this node.
@@ -49,6 +60,8 @@ pub(crate) struct ClientLock {
     /// Since when it is held as it is.
     pub(crate) since: Instant,
     pub(crate) pending: Option<Pending>,
+    /// `None`: it is on the whole resource.
+    pub(crate) ranges: Option<Box<OwnRanges>>,
 }
 
 impl ClientLock {
@@ -86,7 +99,17 @@ impl ClientLock {
             asked: sent.map(|p| p.mode),
             place: sent.and_then(|p| p.place),
             age_ms: millis(now.since(sent.map_or(self.since, |p| p.since))),
+            ranges: self.ranges.as_ref().map(|ranges| {
+                let asked = sent.and_then(|p| p.ranges.as_ref()).map(|ranges| ranges.0.clone());
+                Box::new((ranges.held.clone(), asked.unwrap_or_default()))
+            }),
         })
+    }
+
+    /// The bytes that the operation under way asks for.
+    pub(crate) fn asked_ranges(&self) -> Option<Box<AskedRanges>> {
+        let (own, asked) = (self.ranges.as_ref()?, self.pending.as_ref()?.ranges.as_ref()?);
+        Some(Box::new(AskedRanges { set: asked.0.clone(), test: own.test }))
     }
 
     pub(crate) const fn completed(&self, lock: u64, status: Status) -> Completed {

@@ -1,6 +1,8 @@
 //! The queues of one resource at its master.
 
-use crate::wire::{Claim, NewOwner, Refusal, Value};
+use super::range_queue::EntryRanges;
+use crate::range::RangeSet;
+use crate::wire::{Claim, NewOwner, RangeBlocker, Refusal, Value};
 use crate::{ClientId, FencingToken, Flags, Mode, Remarks, Transfer, ValueBlock};
 use pils::{Instant, NodeInstance};
 
@@ -20,6 +22,7 @@ pub(crate) enum Effect {
     Queued { op: u32, place: i64, demoted: bool },
     Refused { op: u32, why: Refusal, held: Option<Mode> },
     Blocking { wanted: Mode },
+    Tested { op: u32, blocker: Option<RangeBlocker> },
 }
 
 impl Effect {
@@ -32,10 +35,12 @@ pub(crate) type Effects = Vec<(Holder, Effect)>;
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Terms {
+pub(crate) struct Terms<'a> {
     pub(crate) op: u32,
     pub(crate) mode: Mode,
     pub(crate) flags: Flags,
+    /// Of which bytes; `None`: of all.
+    pub(crate) ranges: Option<&'a RangeSet>,
 }
 
 #[derive(Clone, Debug)]
@@ -55,6 +60,8 @@ pub(crate) struct Entry {
     demoted: bool,
     /// How the last operation was refused, to say it again.
     refused: Option<Refusal>,
+    /// `None`: it is on the whole resource.
+    pub(crate) ranges: Option<Box<EntryRanges>>,
 }
 
 impl Entry {
@@ -143,15 +150,15 @@ impl Queues {
         self.find(who).map(|e| e.op)
     }
 
-    fn conflicts(&self, who: Holder, mode: Mode) -> bool {
-        self.holders().any(|e| e.who != who && e.held.is_some_and(|held| !held.is_compatible(mode)))
+    fn conflicts(&self, entry: &Entry, mode: Mode) -> bool {
+        self.holders().any(|e| e.who != entry.who && e.excludes(entry, mode))
     }
 
     /// A new lock.
     pub(crate) fn request(
         &mut self,
         (who, client, transaction): (Holder, ClientId, u64),
-        terms: Terms,
+        terms: Terms<'_>,
         token: &mut FencingToken,
         out: &mut Effects,
     ) {
@@ -168,7 +175,9 @@ impl Queues {
             notified: 0,
             demoted: false,
             refused: None,
+            ranges: None,
         };
+        entry.ask_ranges(terms.ranges);
         let calm = self.converting.is_empty() && self.waiting.is_empty();
         if let Some((mode, alternative)) = self.grantable(&entry, |flags| calm || flags.has(Flags::NOORDER)) {
             let entry = self.grant(entry, (mode, alternative), token, out);
@@ -179,7 +188,7 @@ impl Queues {
         if terms.flags.has(Flags::NOQUEUE) {
             out.push((who, Effect::Refused { op: terms.op, why: Refusal::NotQueued, held: None }));
             if terms.flags.has(Flags::NOQUEUEBAST) {
-                self.notify(terms.mode, who, true, out);
+                self.notify((terms.mode, terms.ranges), who, true, out);
             }
             return;
         }
@@ -187,7 +196,7 @@ impl Queues {
         out.push(entry.effect_queued());
         let at = if terms.flags.has(Flags::HEADQUE) { 0 } else { self.waiting.len() };
         self.waiting.insert(at, entry);
-        self.notify(terms.mode, who, false, out);
+        self.notify((terms.mode, terms.ranges), who, false, out);
         if terms.flags.has(Flags::HEADQUE) {
             self.pass(token, out);
         }
@@ -197,7 +206,7 @@ impl Queues {
     pub(crate) fn convert(
         &mut self,
         who: Holder,
-        (terms, value): (Terms, Option<&Value>),
+        (terms, value): (Terms<'_>, Option<&Value>),
         token: &mut FencingToken,
         out: &mut Effects,
     ) {
@@ -205,6 +214,7 @@ impl Queues {
         let entry = &mut self.granted[at];
         (entry.flags, entry.op, entry.asked, entry.refused) = (terms.flags, terms.op, Some(terms.mode), None);
         entry.demoted = false;
+        entry.ask_ranges(terms.ranges);
         let mut granted = self.converts_at_once(at, terms.mode);
         if !granted && self.is_deadlock(at) {
             if !terms.flags.has(Flags::CONVDEADLK) {
@@ -232,7 +242,7 @@ impl Queues {
         if terms.flags.has(Flags::NOQUEUE) {
             self.refuse(at, Refusal::NotQueued, out);
             if terms.flags.has(Flags::NOQUEUEBAST) {
-                self.notify(terms.mode, who, true, out);
+                self.notify((terms.mode, terms.ranges), who, true, out);
             }
             return;
         }
@@ -245,7 +255,7 @@ impl Queues {
         out.push(entry.effect_queued());
         let at = if flags.has(Flags::HEADQUE) { 0 } else { self.converting.len() };
         self.converting.insert(at, entry);
-        self.notify(terms.mode, who, false, out);
+        self.notify((terms.mode, terms.ranges), who, false, out);
         if demoted || terms.flags.has_any(Flags::HEADQUE | Flags::NOORDER) {
             self.pass(token, out);
         }
@@ -254,7 +264,7 @@ impl Queues {
     /// True if the granted lock may have the mode without being queued.
     fn converts_at_once(&self, at: usize, mode: Mode) -> bool {
         let entry = &self.granted[at];
-        !self.conflicts(entry.who, mode) && (!entry.flags.has(Flags::QUECVT) || self.converting.is_empty())
+        !self.conflicts(entry, mode) && (!entry.flags.has(Flags::QUECVT) || self.converting.is_empty())
     }
 
     /// True if the granted lock and one that converts would wait for each other for ever.
@@ -263,6 +273,9 @@ impl Queues {
         let (Some(held), Some(asked)) = (entry.held, entry.asked) else { return false };
         if entry.flags.has_any(Flags::NOQUEUE | Flags::NODLCKWT) {
             return false;
+        }
+        if entry.ranges.is_some() {
+            return self.is_range_deadlock(entry);
         }
         self.converting.iter().filter(|other| !other.flags.has(Flags::NODLCKWT)).any(|other| {
             let waits = !entry.flags.has(Flags::NODLCKBLK)
@@ -383,10 +396,14 @@ impl Queues {
     pub(crate) fn blockers(&self, who: Holder) -> Vec<&Entry> {
         let Some(entry) = self.find(who) else { return Vec::new() };
         let Some(asked) = entry.asked else { return Vec::new() };
-        let conflict = |mode: Option<Mode>| mode.is_some_and(|mode| !mode.is_compatible(asked));
-        let mut found: Vec<&Entry> = self.holders().filter(|e| e.who != who && conflict(e.held)).collect();
+        let conflict = |e: &Entry| e.excludes(entry, asked);
+        let mut found: Vec<&Entry> = self.holders().filter(|e| e.who != who && conflict(e)).collect();
+        if entry.ranges.is_some() {
+            // Nobody waits for the order alone.
+            return found;
+        }
         let before = |e: &&Entry| e.who != who && (entry.held.is_none() || e.place < entry.place);
-        found.extend(self.converting.iter().filter(before).filter(|e| !conflict(e.held)));
+        found.extend(self.converting.iter().filter(before).filter(|e| !conflict(e)));
         if entry.held.is_none() {
             found.extend(self.waiting.iter().filter(|e| e.place < entry.place));
         }
@@ -433,6 +450,10 @@ impl Queues {
                 notified: 0,
                 demoted: false,
                 refused: None,
+                ranges:
+                    lock.ranges.as_deref().map(|(held, asked)| {
+                        Box::new(EntryRanges { held: held.clone(), asked: asked.clone() })
+                    }),
             }));
         }
         all.sort_by_key(|e| (e.place, e.who));
@@ -465,6 +486,12 @@ impl Queues {
 
     /// Puts in place of every lock that a departed node may have had the strongest one that the others allow.
     pub(crate) fn suspect(&mut self, node: NodeInstance) {
+        let ranges = self.range_suspicion();
+        self.suspect_of(node, ranges);
+    }
+
+    /// As [`Queues::suspect`]; `ranges`: what it may have of a resource that is locked by ranges.
+    pub(crate) fn suspect_of(&mut self, node: NodeInstance, ranges: Option<Box<EntryRanges>>) {
         let who = Holder { node, lock: 0 };
         if self.contains(who) {
             return;
@@ -474,7 +501,10 @@ impl Queues {
         let allowed = |mode: &Mode| {
             self.holders().filter(living).all(|e| e.held.is_none_or(|held| held.is_compatible(*mode)))
         };
-        let mode = strongest.into_iter().find(allowed).unwrap_or(Mode::Nl);
+        let mode = match &ranges {
+            Some(ranges) => ranges.held.mode(),
+            None => strongest.into_iter().find(allowed).unwrap_or(Mode::Nl),
+        };
         self.granted.push(Entry {
             who,
             client: ClientId::new(0),
@@ -488,6 +518,7 @@ impl Queues {
             notified: 0,
             demoted: false,
             refused: None,
+            ranges,
         });
     }
 
@@ -504,11 +535,11 @@ impl Queues {
                 self.granted.push(entry);
             }
         }
-        let wanted: Vec<Mode> =
-            self.converting.iter().chain(&self.waiting).filter_map(|entry| entry.asked).collect();
-        for entry in &mut self.granted {
-            let in_the_way = |asked: &Mode| entry.held.is_some_and(|held| !held.is_compatible(*asked));
-            if let Some(asked) = wanted.iter().copied().filter(in_the_way).max() {
+        let Self { granted, converting, waiting, .. } = self;
+        for entry in granted {
+            let waits = converting.iter().chain(&*waiting);
+            let wanted = waits.filter_map(|other| other.asked.filter(|asked| entry.excludes(other, *asked)));
+            if let Some(asked) = wanted.max() {
                 entry.tell(asked, out);
             }
         }
@@ -541,11 +572,11 @@ impl Queues {
         if !order(entry.flags) {
             return None;
         }
-        if !self.conflicts(entry.who, asked) {
+        if !self.conflicts(entry, asked) {
             return Some((asked, false));
         }
         let alternative = entry.alternative()?;
-        (!self.conflicts(entry.who, alternative)).then_some((alternative, true))
+        (!self.conflicts(entry, alternative)).then_some((alternative, true))
     }
 
     /// The lock holds `mode` and is in no queue. Its holder is told.
@@ -561,9 +592,10 @@ impl Queues {
         let alone = !beside && entry.held != Some(Mode::Cw);
         let writes = mode.is_writer() || (mode == Mode::Cw && alone);
         // A writer that is converted down goes on as the writer it was.
-        if writes && !entry.held.is_some_and(|held| held.is_writer() && held.is_down(mode)) {
+        if writes && !(entry.held.is_some_and(Mode::is_writer) && entry.goes_down(mode)) {
             token.sequence += 1;
         }
+        entry.take_ranges();
         let value = (transfer == Transfer::Read && entry.flags.has(Flags::VALBLK)).then(|| self.value());
         let remarks = Remarks { demoted: entry.demoted, value_invalid: self.value_invalid, alternative };
         let effect = Effect::Granted { op: entry.op, mode, token: *token, remarks, value };
@@ -574,10 +606,20 @@ impl Queues {
     }
 
     /// Tells the granted locks, and those that convert if a request was refused, that are in the way of `asked`.
-    fn notify(&mut self, asked: Mode, by: Holder, refused: bool, out: &mut Effects) {
+    fn notify(
+        &mut self,
+        (asked, ranges): (Mode, Option<&RangeSet>),
+        by: Holder,
+        refused: bool,
+        out: &mut Effects,
+    ) {
         let converting = self.converting.iter_mut().take(if refused { usize::MAX } else { 0 });
         for entry in self.granted.iter_mut().chain(converting) {
-            if entry.who != by && entry.held.is_some_and(|held| !held.is_compatible(asked)) {
+            let in_the_way = match (&entry.ranges, ranges) {
+                (Some(mine), Some(theirs)) => mine.held.in_the_way(theirs).is_some(),
+                (Some(_) | None, _) => entry.held.is_some_and(|held| !held.is_compatible(asked)),
+            };
+            if entry.who != by && in_the_way {
                 entry.tell(asked, out);
             }
         }

@@ -1,9 +1,10 @@
 //! A tree of resources as one node knows it.
 
 use super::queue::Queues;
-use crate::FencingToken;
 use crate::directory::Slot;
-use crate::wire::{Item, Name};
+use crate::range::{Range, RangeKind, RangeSet};
+use crate::wire::{Item, Key, Name, RangeBlocker};
+use crate::{ClientId, FencingToken};
 use pils::{Instant, NodeInstance};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,6 +33,23 @@ pub(crate) struct Mastered {
 impl Mastered {
     pub(crate) const fn new(token: FencingToken, suspects: BTreeSet<NodeInstance>) -> Self {
         Self { resources: Resources { root: None, below: BTreeMap::new() }, token, suspects }
+    }
+}
+
+impl Mastered {
+    /// Who is in the way of ranges of that client.
+    pub(crate) fn range_blocker(
+        &self,
+        key: &Key,
+        who: (NodeInstance, ClientId),
+        wanted: &RangeSet,
+    ) -> Option<RangeBlocker> {
+        if let Some(queues) = self.resources.get(&key.path) {
+            return queues.range_blocker(who, wanted);
+        }
+        let suspect = *self.suspects.first()?;
+        let (range, kind) = (Range::WHOLE, RangeKind::Exclusive);
+        Some(RangeBlocker { node: suspect, client: ClientId::new(0), range, kind })
     }
 }
 

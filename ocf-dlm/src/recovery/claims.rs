@@ -4,6 +4,7 @@ use crate::cluster::{
     Effects, Engine, Entry, Mastered, Queues, Route, SlotState, Tree, sabotaged, slot_number,
 };
 use crate::directory::{Placement, Slot};
+use crate::range::RangeSet;
 use crate::wire::{Answer, Claim, Handover, Item, Key, Name};
 use crate::{FencingToken, Flags, Mode};
 use pils::NodeInstance;
@@ -182,7 +183,8 @@ impl Engine {
             let Some(known) = self.locks.get_mut(lock) else { continue };
             let gives_up = known.gives_up();
             let Some(pending) = known.pending.as_mut().filter(|p| p.sent) else { continue };
-            let down = known.held.is_some_and(|held| held.is_down(pending.mode));
+            // What waits for ranges is never down.
+            let down = known.ranges.is_none() && known.held.is_some_and(|held| held.is_down(pending.mode));
             let decided = pending.place.is_some() || claim_all;
             let fell = pending.flags.has(Flags::CONVDEADLK) && !down && !decided;
             if down || !decided {
@@ -211,8 +213,17 @@ impl Engine {
             if sabotaged!(self, ForgetOrder) {
                 claimed.place = None;
             }
+            if sabotaged!(self, ClaimFirstRange)
+                && let Some(ranges) = &mut claimed.ranges
+                && let Some((range, kind)) = ranges.0.as_slice().first().copied()
+            {
+                ranges.0 = RangeSet::of(range, kind);
+            }
             let path = &lock.key.path;
-            let known = if path.is_empty() {
+            let known = if claimed.ranges.is_some() {
+                // They may be long: a message each.
+                None
+            } else if path.is_empty() {
                 claims.iter().position(|c| c.key.path.is_empty())
             } else {
                 at.get(path).copied()
@@ -303,7 +314,11 @@ impl Engine {
                 queues.trust_value();
             }
             for suspect in &suspects {
-                queues.suspect(*suspect);
+                if sabotaged!(self, SuspectNoRanges) {
+                    queues.suspect_of(*suspect, None);
+                } else {
+                    queues.suspect(*suspect);
+                }
             }
             let key = Key { tree: name.clone(), path: path.clone() };
             for entry in queues.entries().filter(|entry| entry.who.lock != 0) {

@@ -1,7 +1,9 @@
 use super::common::{
-    Name, Value, put_mode_or_none, put_token, take_bool, take_mode, take_mode_or_none, take_name, take_token,
+    Name, Value, put_mode_or_none, put_range, put_token, take_bool, take_mode, take_mode_or_none, take_name,
+    take_range, take_token,
 };
-use crate::{FencingToken, Mode, Remarks};
+use crate::range::{Range, RangeKind};
+use crate::{ClientId, FencingToken, Mode, Remarks};
 use pils::NodeInstance;
 use pils::wire::{Malformed, ParseError, Reader, Writer as _};
 
@@ -68,6 +70,28 @@ pub enum Answer {
         /// Who masters it, as far as the sender knows; itself if it does not.
         hint: NodeInstance,
     },
+    /// Who is in the way of ranges that were asked about. The lock that asked is gone.
+    Tested {
+        /// The receiver's lock.
+        lock: u64,
+        /// Which operation.
+        op: u32,
+        /// The first in the way.
+        blocker: Option<RangeBlocker>,
+    },
+}
+
+/// A range that is in somebody's way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RangeBlocker {
+    /// The node of its owner. If that left and is not proven dead, it may also have nothing.
+    pub node: NodeInstance,
+    /// The owner there.
+    pub client: ClientId,
+    /// The bytes.
+    pub range: Range,
+    /// How they are locked.
+    pub kind: RangeKind,
 }
 
 /// Why an operation ended without a grant.
@@ -110,6 +134,7 @@ const QUEUED: u8 = 2;
 const REFUSED: u8 = 3;
 const BLOCKING: u8 = 4;
 const RETRY: u8 = 5;
+const TESTED: u8 = 6;
 
 impl Answer {
     pub(super) fn emit(&self, kind: u8, out: &mut Vec<u8>) {
@@ -143,6 +168,15 @@ impl Answer {
                 out.put_prefixed(tree);
                 out.put_instance(*hint);
             }
+            Self::Tested { lock, op, blocker } => {
+                put_head(TESTED, *lock, *op, out);
+                out.push(u8::from(blocker.is_some()));
+                if let Some(blocker) = blocker {
+                    out.put_instance(blocker.node);
+                    out.extend_from_slice(&blocker.client.raw().to_be_bytes());
+                    put_range((blocker.range, blocker.kind), out);
+                }
+            }
         }
     }
 
@@ -175,6 +209,15 @@ impl Answer {
             REFUSED => Self::Refused { lock, op, why: Refusal::parse(r)?, held: take_mode_or_none(r)? },
             BLOCKING if op == 0 => Self::Blocking { lock, wanted: take_mode(r)? },
             RETRY => Self::Retry { lock, op, tree: take_name(r)?, hint: r.instance("hint")? },
+            TESTED => {
+                let mut blocker = None;
+                if take_bool(r, "blocker")? {
+                    let (node, client) = (r.instance("node")?, ClientId::new(r.u32("client")?));
+                    let (range, kind) = take_range(r)?;
+                    blocker = Some(RangeBlocker { node, client, range, kind });
+                }
+                Self::Tested { lock, op, blocker }
+            }
             _ => return Err(at.error("answer", Malformed::OutOfRange)),
         })
     }

@@ -1,3 +1,4 @@
+use crate::range::{Range, RangeKind, RangeSet};
 use crate::{FencingToken, Mode, ValueBlock};
 use pils::wire::{Malformed, ParseError, Reader, Writer as _};
 use std::sync::Arc;
@@ -150,4 +151,33 @@ pub(super) fn put_option(value: Option<i64>, out: &mut Vec<u8>) {
 
 pub(super) fn take_option(r: &mut Reader<'_>, field: &'static str) -> Result<Option<i64>, ParseError> {
     Ok(if take_bool(r, field)? { Some(i64::from_be_bytes(r.array(field)?)) } else { None })
+}
+
+/// One range on the wire: first and last byte, kind.
+const RANGE_SIZE: usize = 8 + 8 + 1;
+
+pub(super) fn put_range((range, kind): (Range, RangeKind), out: &mut Vec<u8>) {
+    out.extend_from_slice(&range.first().to_be_bytes());
+    out.extend_from_slice(&range.last().to_be_bytes());
+    out.push(u8::from(kind == RangeKind::Exclusive));
+}
+
+pub(super) fn take_range(r: &mut Reader<'_>) -> Result<(Range, RangeKind), ParseError> {
+    let at = r.clone();
+    let (first, last) = (r.u64("first byte")?, r.u64("last byte")?);
+    let Ok(range) = Range::new(first, last) else { return Err(at.error("range", Malformed::OutOfRange)) };
+    let kind = if take_bool(r, "kind")? { RangeKind::Exclusive } else { RangeKind::Shared };
+    Ok((range, kind))
+}
+
+pub(super) fn put_ranges(set: &RangeSet, out: &mut Vec<u8>) {
+    out.put_length(set.len());
+    set.as_slice().iter().for_each(|part| put_range(*part, out));
+}
+
+pub(super) fn take_ranges(r: &mut Reader<'_>) -> Result<RangeSet, ParseError> {
+    let at = r.clone();
+    let count = r.length("ranges", r.remaining() / RANGE_SIZE)?;
+    let parts = (0..count).map(|_| take_range(r)).collect::<Result<Vec<_>, _>>()?;
+    RangeSet::from_parts(parts).ok_or_else(|| at.error("ranges", Malformed::OutOfRange))
 }

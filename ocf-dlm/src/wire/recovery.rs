@@ -1,8 +1,9 @@
 use super::common::{
-    Key, Name, Value, put_mode_or_none, put_option, put_token, take_bool, take_flags, take_mode_or_none,
-    take_name, take_option, take_token,
+    Key, Name, Value, put_mode_or_none, put_option, put_ranges, put_token, take_bool, take_flags,
+    take_mode_or_none, take_name, take_option, take_ranges, take_token,
 };
 use super::{put_instances, take_instances};
+use crate::range::RangeSet;
 use crate::{ClientId, FencingToken, Flags, Mode};
 use pils::NodeInstance;
 use pils::wire::{Malformed, ParseError, Reader, Writer as _};
@@ -45,6 +46,8 @@ pub struct ClaimedLock {
     pub place: Option<i64>,
     /// For how many milliseconds it has held, or waited.
     pub age_ms: u64,
+    /// Of which bytes: held, and asked for; `None`: of the whole resource.
+    pub ranges: Option<Box<(RangeSet, RangeSet)>>,
 }
 
 impl Claim {
@@ -101,6 +104,11 @@ impl ClaimedLock {
         put_mode_or_none(self.asked, out);
         put_option(self.place, out);
         out.put_varint(self.age_ms);
+        out.push(u8::from(self.ranges.is_some()));
+        if let Some((held, asked)) = self.ranges.as_deref() {
+            put_ranges(held, out);
+            put_ranges(asked, out);
+        }
     }
 
     fn parse(r: &mut Reader<'_>) -> Result<Self, ParseError> {
@@ -115,6 +123,11 @@ impl ClaimedLock {
             asked: take_mode_or_none(r)?,
             place: take_option(r, "place")?,
             age_ms: r.varint("age")?,
+            ranges: if take_bool(r, "ranges")? {
+                Some(Box::new((take_ranges(r)?, take_ranges(r)?)))
+            } else {
+                None
+            },
         };
         if lock.held.is_none() && lock.asked.is_none() {
             return Err(at.error("lock", Malformed::OutOfRange));

@@ -1,6 +1,39 @@
-use super::common::{Key, Value, take_bool, take_flags, take_mode};
+use super::common::{Key, Value, put_ranges, take_bool, take_flags, take_mode, take_ranges};
+use crate::range::RangeSet;
 use crate::{ClientId, Flags, Mode};
-use pils::wire::{ParseError, Reader};
+use pils::wire::{Malformed, ParseError, Reader};
+
+/// What is asked for of which bytes of the resource, if not of all alike.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AskedRanges {
+    /// All that the lock is to have when it is granted.
+    pub set: RangeSet,
+    /// Nothing is asked for: who is in the way is to be told.
+    pub test: bool,
+}
+
+impl AskedRanges {
+    fn emit(asked: Option<&Self>, out: &mut Vec<u8>) {
+        let Some(asked) = asked else { return out.push(0) };
+        out.push(if asked.test { 2 } else { 1 });
+        put_ranges(&asked.set, out);
+    }
+
+    fn parse(r: &mut Reader<'_>) -> Result<Option<Box<Self>>, ParseError> {
+        let at = r.clone();
+        let test = match r.u8("ranges")? {
+            0 => return Ok(None),
+            1 => false,
+            2 => true,
+            _ => return Err(at.error("ranges", Malformed::OutOfRange)),
+        };
+        let set = take_ranges(r)?;
+        if set.is_empty() {
+            return Err(at.error("ranges", Malformed::OutOfRange));
+        }
+        Ok(Some(Box::new(Self { set, test })))
+    }
+}
 
 /// A new lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +52,8 @@ pub struct Request {
     pub mode: Mode,
     /// How.
     pub flags: Flags,
+    /// Of which bytes; `None`: of the whole resource.
+    pub ranges: Option<Box<AskedRanges>>,
 }
 
 impl Request {
@@ -31,6 +66,7 @@ impl Request {
         out.extend_from_slice(&self.transaction.to_be_bytes());
         out.push(self.mode.raw());
         out.extend_from_slice(&self.flags.bits().to_be_bytes());
+        AskedRanges::emit(self.ranges.as_deref(), out);
     }
 
     pub(super) fn parse(r: &mut Reader<'_>) -> Result<Self, ParseError> {
@@ -42,6 +78,7 @@ impl Request {
             transaction: r.u64("transaction")?,
             mode: take_mode(r)?,
             flags: take_flags(r)?,
+            ranges: AskedRanges::parse(r)?,
         })
     }
 }
@@ -61,6 +98,8 @@ pub struct Convert {
     pub value: Option<Value>,
     /// True for a conversion down that the requester has completed already: no answer is wanted.
     pub told: bool,
+    /// Of which bytes; `None`: of the whole resource.
+    pub ranges: Option<Box<AskedRanges>>,
 }
 
 impl Convert {
@@ -72,6 +111,7 @@ impl Convert {
         out.extend_from_slice(&self.flags.bits().to_be_bytes());
         Value::emit(self.value.as_ref(), out);
         out.push(u8::from(self.told));
+        AskedRanges::emit(self.ranges.as_deref(), out);
     }
 
     pub(super) fn parse(r: &mut Reader<'_>) -> Result<Self, ParseError> {
@@ -82,6 +122,7 @@ impl Convert {
             flags: take_flags(r)?,
             value: Value::parse(r)?,
             told: take_bool(r, "told")?,
+            ranges: AskedRanges::parse(r)?,
         })
     }
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::range::{Range, RangeKind, RangeSet};
 use crate::{ClientId, Flags, Mode, Remarks, ValueBlock};
 use pils::{Incarnation, NodeId};
 use proptest::prelude::*;
@@ -65,31 +66,56 @@ fn order_samples(n: u64, small: u32, name: &[u8]) -> Vec<Item> {
     ]
 }
 
-fn samples(n: u64, small: u32, name: &[u8]) -> Vec<Item> {
-    let key = Key::root(b"space", name).child(b"part");
-    let (tree, mode) = (key.tree.clone(), Mode::ALL[small as usize % 6]);
-    let value = Some(Value { block: ValueBlock::new(b"value"), sequence: n >> 3 });
-    let token = FencingToken { epoch: n >> 4, sequence: n >> 5 };
-    let request = Request {
+fn ranges(n: u64) -> RangeSet {
+    let mut set = RangeSet::of(Range::new(n >> 1, u64::MAX).unwrap(), RangeKind::Exclusive);
+    set.set(Range::new(0, n >> 2).unwrap(), Some(RangeKind::Shared));
+    set
+}
+
+fn asked_ranges(n: u64, small: u32, test: bool) -> Option<Box<AskedRanges>> {
+    small.is_multiple_of(2).then(|| Box::new(AskedRanges { set: ranges(n), test }))
+}
+
+fn tested(lock: u64, op: u32) -> Item {
+    let (range, kind) = (Range::WHOLE, RangeKind::Shared);
+    let blocker = RangeBlocker { node: instance(4), client: ClientId::new(op), range, kind };
+    Item::Answer(Answer::Tested { lock, op, blocker: op.is_multiple_of(3).then_some(blocker) })
+}
+
+fn request(n: u64, small: u32, key: &Key) -> Request {
+    Request {
         key: key.clone(),
         lock: n,
         op: small,
         client: ClientId::new(small),
         transaction: n,
-        mode,
+        mode: Mode::ALL[small as usize % 6],
         flags: Flags::NOQUEUE | Flags::NOTIFY,
-    };
-    let lock = ClaimedLock {
+        ranges: asked_ranges(n, small, true),
+    }
+}
+
+fn claimed(n: u64, small: u32) -> ClaimedLock {
+    ClaimedLock {
         lock: n,
         op: small,
         client: ClientId::new(7),
         transaction: n,
         flags: Flags::VALBLK,
-        held: Some(mode),
+        held: Some(Mode::ALL[small as usize % 6]),
         asked: small.is_multiple_of(2).then_some(Mode::Ex),
         place: small.is_multiple_of(3).then_some(-5),
         age_ms: u64::from(small),
-    };
+        ranges: small.is_multiple_of(2).then(|| Box::new((ranges(n), RangeSet::default()))),
+    }
+}
+
+fn samples(n: u64, small: u32, name: &[u8]) -> Vec<Item> {
+    let key = Key::root(b"space", name).child(b"part");
+    let (tree, mode) = (key.tree.clone(), Mode::ALL[small as usize % 6]);
+    let value = Some(Value { block: ValueBlock::new(b"value"), sequence: n >> 3 });
+    let token = FencingToken { epoch: n >> 4, sequence: n >> 5 };
+    let (request, lock) = (request(n, small, &key), claimed(n, small));
     let suspects = vec![instance(small), instance(9)];
     let hop = Hop { home: instance(1), transaction: n, lock: n, op: small, waited_ms: n >> 2 };
     let remarks = Remarks { value_invalid: true, ..Remarks::default() };
@@ -97,7 +123,15 @@ fn samples(n: u64, small: u32, name: &[u8]) -> Vec<Item> {
         Item::Lookup(request.clone()),
         Item::Forward { origin: instance(2), request: request.clone() },
         Item::Request(request),
-        Item::Convert(Convert { lock: n, op: small, mode, flags: Flags::NONE, value, told: true }),
+        Item::Convert(Convert {
+            lock: n,
+            op: small,
+            mode,
+            flags: Flags::NONE,
+            value,
+            told: true,
+            ranges: asked_ranges(n, small, false),
+        }),
         Item::Unlock(Unlock { lock: n, flags: Flags::IVVALBLK, value: None }),
         Item::Cancel { lock: n, op: small },
         Item::Own { tree: tree.clone(), floor: token, suspects: suspects.clone() },
@@ -113,6 +147,7 @@ fn samples(n: u64, small: u32, name: &[u8]) -> Vec<Item> {
         Item::Answer(Answer::Refused { lock: n, op: small, why: Refusal::Deadlock, held: Some(mode) }),
         Item::Answer(Answer::Blocking { lock: n, wanted: mode }),
         Item::Answer(Answer::Retry { tree: tree.clone(), lock: n, op: small, hint: instance(3) }),
+        tested(n, small),
         Item::Master { tree: tree.clone() },
         Item::ClaimTree { tree: tree.clone() },
         Item::Claim(Claim {
