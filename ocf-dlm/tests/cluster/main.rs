@@ -12,6 +12,7 @@
 #![allow(clippy::cast_possible_truncation, clippy::allow_attributes, reason = "test code with small numbers")]
 
 mod checkers;
+mod ranges;
 mod world;
 
 use ocf_dlm::cluster::Sabotage;
@@ -176,12 +177,15 @@ fn a_release_without_proof_is_found() {
 #[test]
 #[ignore = "many seeds: for release builds"]
 fn every_bug_that_was_put_back_is_found() {
-    // Four show themselves in tests of their own: they need much to happen at once, or break no promise here.
+    // Some show themselves in tests of their own: they need much to happen at once, or break no promise here.
     let apart = [
         Sabotage::SpareVictims,
         Sabotage::ForgetNotices,
         Sabotage::ForgetDemotions,
         Sabotage::ForgetReleases,
+        Sabotage::KeepGivenUp,
+        Sabotage::ClaimFirstRange,
+        Sabotage::SuspectNoRanges,
     ];
     let bugs = Sabotage::ALL.into_iter().filter(|bug| !apart.contains(bug));
     let results: Vec<_> = bugs.map(|bug| (bug, found(bug))).collect();
@@ -206,4 +210,69 @@ fn deadlocks_that_deny_nobody_are_found() {
     assert!(cycles > 0 && denied > 0, "{cycles} cycles, {denied} denied");
     let (cycles, denied) = victims(Some(Sabotage::SpareVictims));
     assert!(cycles > 0 && denied == 0, "{cycles} cycles, {denied} denied");
+}
+
+fn check_ranges(seeds: impl Iterator<Item = u64>) {
+    let coverage = run_in(seeds, |seed| World::new(seed, None).with_ranges());
+    println!("{coverage:?}");
+    let cases = [
+        "range asked",
+        "range exchange",
+        "range held before",
+        "range given up",
+        "range in the way",
+        "range free",
+        "denied for a deadlock",
+        "timed out",
+        "not queued",
+        "lock lost",
+        "crash of a master",
+        "crash during a recovery",
+        "recovered",
+    ];
+    for case in cases {
+        assert!(coverage.get(case).is_some_and(|n| *n > 0), "it never happened: {case}");
+    }
+}
+
+#[test]
+fn no_seed_breaks_a_promise_of_byte_ranges() {
+    match std::env::var("DLM_SEED").ok().and_then(|s| s.parse::<u64>().ok()) {
+        Some(seed) => {
+            println!("{:?}", run_in(seed..seed + 1, |seed| World::new(seed, None).with_ranges()));
+        }
+        None => check_ranges(0..12),
+    }
+}
+
+#[test]
+#[ignore = "many seeds: for release builds"]
+fn no_seed_of_many_breaks_a_promise_of_byte_ranges() {
+    let many = many();
+    // A third: in a check they run beside the others.
+    check_ranges(many.start..many.start + (many.end - many.start) / 3);
+}
+
+fn found_in_ranges(bug: Sabotage) -> Option<(u64, &'static str)> {
+    let broken = |seed| {
+        let world = World::new(seed, Some(bug)).with_ranges();
+        world.run(FAULTS_MS).err().map(|v| (seed, v.rule))
+    };
+    (0..BUG_SEEDS).find_map(broken)
+}
+
+#[test]
+fn a_master_that_is_not_told_what_was_given_up_is_found() {
+    assert!(found_in_ranges(Sabotage::KeepGivenUp).is_some());
+}
+
+#[test]
+#[ignore = "many seeds: for release builds"]
+fn every_bug_of_byte_ranges_that_was_put_back_is_found() {
+    let bugs = [Sabotage::KeepGivenUp, Sabotage::ClaimFirstRange, Sabotage::SuspectNoRanges];
+    for bug in bugs {
+        let at = found_in_ranges(bug);
+        println!("{bug:?}: {at:?}");
+        assert!(at.is_some(), "the seeds see nothing of {bug:?}");
+    }
 }

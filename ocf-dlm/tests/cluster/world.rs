@@ -83,6 +83,8 @@ pub(crate) struct World {
     all_flags: bool,
     /// Clients end and leave orphans, which others adopt; an operator takes locks away.
     operated: bool,
+    /// Most applications lock byte ranges.
+    ranged: bool,
     trace: bool,
 }
 
@@ -124,6 +126,7 @@ impl World {
             sabotage,
             all_flags: false,
             operated: false,
+            ranged: false,
             trace: std::env::var_os("DLM_TRACE").is_some(),
         };
         for node in 0..size {
@@ -144,6 +147,12 @@ impl World {
     /// The same world, with clients that end and leave orphans, and an operator who takes locks away.
     pub(crate) fn with_operator(mut self) -> Self {
         self.operated = true;
+        self
+    }
+
+    /// The same world, but most applications lock byte ranges.
+    pub(crate) fn with_ranges(mut self) -> Self {
+        self.ranged = true;
         self
     }
 
@@ -559,6 +568,9 @@ impl World {
                     Some(Outcome::Refused(OrderRefusal::Endangers(_))) => "told what it endangers",
                     Some(_) => "order refused",
                 }),
+                Output::Tested { blocker, .. } => {
+                    self.count(if blocker.is_some() { "range in the way" } else { "range free" });
+                }
                 Output::Overrun | _ => unreachable!("no engine here does anything else"),
             }
         }
@@ -636,7 +648,13 @@ impl World {
                 }
             }
             6 => self.probe(at),
-            _ if self.asking && mine.len() < 12 => self.ask(at, &mine),
+            _ if self.asking && mine.len() < 12 => {
+                if self.ranged && self.rng.chance(0.8) {
+                    self.range_operation(at);
+                } else {
+                    self.ask(at, &mine);
+                }
+            }
             _ => {}
         }
         self.drain(at);
@@ -757,6 +775,10 @@ impl World {
     }
 
     fn convert(&mut self, at: NodeInstance, lock: u64) {
+        if self.checkers.has_ranges(at, lock) {
+            self.range_operation(at);
+            return;
+        }
         let mode = *self.rng.pick(&Mode::ALL).unwrap();
         let mut flags = Flags::NOTIFY | Flags::VALBLK;
         if self.rng.chance(0.2) {

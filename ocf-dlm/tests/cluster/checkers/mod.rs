@@ -11,6 +11,7 @@
 //! | `notice` | D7 notices go to holders in the way, and who waits gets its turn |
 //! | `agreement` | D8 what clients hold is what masters have granted |
 //! | `balance` | D9 nothing is left when everything is given back |
+//! | `ranges` | D1, D5 and D8 of byte ranges |
 //! | `untouched` | D10 what a change does not touch goes on |
 
 mod agreement;
@@ -20,12 +21,14 @@ mod ends_once;
 mod notice;
 mod one_master;
 mod order;
+mod ranges;
 mod token;
 mod untouched;
 mod value;
 
 use crate::world::{Coverage, Node};
 use ocf_dlm::cluster::{Completed, Engine, TreeSnapshot};
+use ocf_dlm::range::RangeSet;
 use ocf_dlm::wire::Key;
 use ocf_dlm::{ClientId, Flags, Mode};
 use pils::NodeInstance;
@@ -56,6 +59,8 @@ pub(crate) struct Seen {
     pub(crate) orphan: bool,
     /// The lock above it.
     pub(crate) parent: Option<u64>,
+    /// Bytes that the application relies on, and that it will when the operation under way is granted.
+    pub(crate) ranges: Option<(RangeSet, RangeSet)>,
 }
 
 /// What the applications saw.
@@ -77,6 +82,7 @@ pub(crate) struct Checkers {
     pub(crate) book: Book,
     order: order::Order,
     tokens: token::Tokens,
+    range_tokens: ranges::Tokens,
     values: value::Values,
 }
 
@@ -101,6 +107,7 @@ impl Checkers {
             lasts,
             orphan: false,
             parent: None,
+            ranges: None,
         };
         self.book.locks.insert((at, lock), seen);
     }
@@ -109,6 +116,48 @@ impl Checkers {
         if let Some(seen) = self.book.locks.get_mut(&id) {
             seen.parent = parent;
         }
+    }
+
+    /// Some bytes were asked for, of an object of which the client may have some; granted, it has `then`.
+    pub(crate) fn asked_ranges(
+        &mut self,
+        id: Id,
+        (client, key): (ClientId, Key),
+        then: RangeSet,
+        flags: Flags,
+    ) {
+        let pending = (then.mode(), flags);
+        let seen = self.book.locks.entry(id).or_insert_with(|| Seen {
+            client,
+            key,
+            held: None,
+            pending: None,
+            writes: 0,
+            lost: false,
+            lasts: false,
+            orphan: false,
+            parent: None,
+            ranges: Some((RangeSet::default(), RangeSet::default())),
+        });
+        if seen.pending.replace(pending).is_some() {
+            self.book.fail("D6", format!("{id:?} asks while it asks"));
+            return;
+        }
+        if let Some(ranges) = &mut seen.ranges {
+            ranges.1 = then;
+        }
+    }
+
+    /// Some bytes were given up, or are held less strongly.
+    pub(crate) fn lowered(&mut self, at: NodeInstance, lock: u64, left: RangeSet) {
+        if let Some(seen) = self.book.locks.get_mut(&(at, lock)) {
+            seen.held = Some(left.mode());
+            seen.ranges = Some((left.clone(), left));
+        }
+    }
+
+    pub(crate) fn has_ranges(&self, at: NodeInstance, lock: u64) -> bool {
+        self.book.locks.get(&(at, lock)).is_some_and(|seen| seen.ranges.is_some())
     }
 
     /// Notes a conversion that is about to be asked for; false if one is under way.
@@ -144,8 +193,13 @@ impl Checkers {
             // Released by force: what was held until now is given back by the call that follows.
             return;
         }
-        compatible::completed(&mut self.book, id, completed);
-        self.tokens.completed(&mut self.book, id, &before, completed);
+        if before.ranges.is_some() {
+            ranges::completed(&mut self.book, id, completed);
+            self.range_tokens.completed(&mut self.book, id, completed);
+        } else {
+            compatible::completed(&mut self.book, id, completed);
+            self.tokens.completed(&mut self.book, id, &before, completed);
+        }
         self.values.completed(&mut self.book, &before, completed);
         if completed.held.is_none() {
             self.book.locks.remove(&id);
@@ -242,7 +296,8 @@ impl Checkers {
     pub(crate) fn settled(&self, nodes: &BTreeMap<NodeInstance, Node>, epoch: u64) -> Result<(), Violation> {
         ends_once::settled(&self.book, nodes)?;
         one_master::settled(nodes, epoch)?;
-        agreement::settled(&self.book, nodes)
+        agreement::settled(&self.book, nodes)?;
+        ranges::settled(&self.book, nodes)
     }
 
     /// After everything was given back.
