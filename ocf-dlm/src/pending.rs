@@ -274,3 +274,73 @@ impl core::fmt::Debug for Pending {
         write!(f, "Pending({:?})", self.lock())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request::Operation;
+    use crate::{ClientId, FencingToken, Mode, Owner, Remarks, Status};
+    use loom::sync::{Arc, Condvar, Mutex};
+    use loom::thread;
+
+    /// A task that sleeps until it is woken.
+    struct Sleeper(Mutex<bool>, Condvar);
+
+    impl Sleeper {
+        fn new() -> std::sync::Arc<Self> {
+            std::sync::Arc::new(Self(Mutex::new(false), Condvar::new()))
+        }
+
+        fn sleep(&self) {
+            let mut woken = self.0.lock().unwrap();
+            while !*woken {
+                woken = self.1.wait(woken).unwrap();
+            }
+        }
+    }
+
+    impl std::task::Wake for Sleeper {
+        fn wake(self: std::sync::Arc<Self>) {
+            *self.0.lock().unwrap() = true;
+            self.1.notify_all();
+        }
+    }
+
+    fn completion() -> Completion {
+        Completion {
+            lock: LockId::from_raw(1),
+            owner: Owner::local(ClientId::new(1), 0),
+            operation: Operation::Request,
+            status: Status::Granted,
+            held: Some(Mode::Ex),
+            remarks: Remarks::default(),
+            token: FencingToken::default(),
+            value: None,
+        }
+    }
+
+    #[test]
+    fn who_awaits_a_lock_is_woken_for_it_also_by_the_waker_that_it_gave_last() {
+        // Every order in which the threads can run.
+        loom::model(|| {
+            let taken = Arc::new(Mutex::new(Taken::default()));
+            let other = Arc::clone(&taken);
+            let filler = thread::spawn(move || {
+                let waker = other.lock().unwrap().fill(completion());
+                if let Some(waker) = waker {
+                    waker.wake();
+                }
+            });
+            // Moved from one task to another, as by `select`.
+            let (first, second) = (Sleeper::new(), Sleeper::new());
+            let poll = |sleeper: &std::sync::Arc<Sleeper>| {
+                taken.lock().unwrap().poll(&std::sync::Arc::clone(sleeper).into()).is_ready()
+            };
+            if !poll(&first) && !poll(&second) {
+                second.sleep();
+                assert!(poll(&second), "it is woken when it is there");
+            }
+            filler.join().unwrap();
+        });
+    }
+}
