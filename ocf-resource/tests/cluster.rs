@@ -107,6 +107,12 @@ fn every_promise_holds_in_a_hundred_and_fifty_more_clusters() {
 }
 
 #[test]
+fn the_end_of_maintenance_during_a_move_starts_nothing_twice() {
+    // Here an operator ends the maintenance of everything while a resource is on its way to another node.
+    lives(320..321);
+}
+
+#[test]
 fn a_manager_that_starts_without_waiting_for_fencing_is_caught() {
     let caught = (0..200).find(|seed| {
         let mut w = world(*seed, Some(Bug::StartBeforeFence));

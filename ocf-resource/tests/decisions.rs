@@ -1060,6 +1060,24 @@ fn what_can_move_without_a_stop_is_handed_over_taken_over_and_then_stopped_where
 }
 
 #[test]
+fn the_end_of_maintenance_does_not_forget_what_is_on_its_way_to_another_node() {
+    for begins in [false, true] {
+        let mut t = live(|_| ());
+        t.command(2, Command::Standby(NodeId::new(1)));
+        assert_eq!(t.asked(), ["n1 migrate_to ip"]);
+        if begins {
+            t.command(3, Command::Maintenance { group: Some("web".into()), on: true });
+        }
+        t.command(3, Command::Maintenance { group: Some("web".into()), on: false });
+        assert!(!t.asked().contains(&"n2 monitor ip".to_owned()), "{:?}", t.asked());
+        t.answer_probes();
+        t.answer(1, "ip", Action::MigrateTo, Outcome::Ok);
+        assert_eq!(t.obey(), ["n2 migrate_from ip", "n1 stop ip"]);
+        assert_eq!(t.status(3).running_on, Some(instance(2)));
+    }
+}
+
+#[test]
 fn an_agent_that_cannot_move_it_without_a_stop_has_it_stopped_and_started_and_no_failure_counts() {
     let mut t = live(|_| ());
     t.command(2, Command::Standby(NodeId::new(1)));
