@@ -6,7 +6,8 @@
 
 use bytes::Bytes;
 use ocf_dlm::cluster::{
-    Ask, ClusterView, Completed, Config, Engine, Holder, Input, OrderError, Output, Sabotage, ViewMember,
+    Ask, ClusterView, Completed, Config, Engine, Holder, Input, OrderError, Output, Sabotage, TreeState,
+    ViewMember,
 };
 use ocf_dlm::directory::{Placement, Slot, Weighted};
 use ocf_dlm::wire::{
@@ -742,6 +743,54 @@ fn a_node_with_many_locks_of_a_lost_master_works_in_turns_and_grants_other_locks
     assert_eq!(three.engines[&instance(2)].snapshot().stats.recovered, MANY as u64);
     three.unlock(2, last);
     three.settle();
+    for engine in three.engines.values() {
+        engine.check_invariants().unwrap();
+    }
+}
+
+#[test]
+fn what_a_new_master_grants_before_it_serves_all_that_it_rebuilds_is_not_lost() {
+    let mut three = Three::with_config(None, &Config { turn_max: 1, ..Config::default() });
+    let keys: Vec<Key> = all_kept_by(1).take(2).collect();
+    three.lock(3, &keys[0], Mode::Nl);
+    three.lock(3, &keys[1], Mode::Nl);
+    let (held, _) = three.lock(1, &keys[0], Mode::Ex);
+    three.lock(1, &keys[1], Mode::Ex);
+    let waits = three.ask(2, &keys[0], Mode::Ex);
+    three.settle();
+    assert_eq!(three.held(2, waits), None);
+    three.engines.remove(&instance(3));
+    three.by_hand = true;
+    for node in [1, 2] {
+        three.hear(instance(node), Input::Proven { instance: instance(3), proof: Proof::Fenced });
+    }
+    let second = view(2, &[(1, 1), (2, 1)], &[1, 2, 3]);
+    for node in [1, 2] {
+        three.hear(instance(node), Input::View(&second));
+    }
+    let mut given_back = false;
+    for _ in 0..100 {
+        for node in [2, 1] {
+            three.settle();
+            let engine = three.engines.get_mut(&instance(node)).unwrap();
+            engine.handle_timeout(Instant::ZERO);
+            three.drain(instance(node), 0);
+            let trees: Vec<_> = three.engines[&instance(1)].trees().collect();
+            let rebuilt = trees.iter().filter(|tree| tree.state == TreeState::Here).count();
+            let first = trees.iter().any(|t| *t.name == *keys[0].tree && t.state == TreeState::Here);
+            if !given_back && rebuilt == 1 && first {
+                given_back = true;
+                three.unlock(1, held);
+            }
+        }
+    }
+    assert!(given_back, "between the first tree and the second");
+    assert_eq!(three.held(2, waits), Some(Mode::Ex));
+    assert!(three.granted(2, waits).is_some(), "its client is told");
+    three.by_hand = false;
+    three.unlock(2, waits);
+    three.settle();
+    three.lock(1, &keys[0], Mode::Ex);
     for engine in three.engines.values() {
         engine.check_invariants().unwrap();
     }

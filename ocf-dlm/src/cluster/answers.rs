@@ -49,7 +49,7 @@ impl Engine {
         if op != Some(known.op) || known.pending.as_ref().is_none_or(|p| !p.sent) {
             return;
         }
-        if !self.accepts(&name, from, epoch) {
+        if !self.accepts(&name, from, epoch) && !self.rebuilds(&name, from, epoch, &answer) {
             self.stats.stale += 1;
             return;
         }
@@ -120,6 +120,14 @@ impl Engine {
             Some(Route::Here(_)) => from == self.local,
             Some(Route::Looking(false) | Route::Recovering(_)) | None => false,
         }
+    }
+
+    /// True if it is the word of the tree's new master, which goes on with what it has rebuilt before all of it is: then its
+    /// word comes before the barrier, and is not said again.
+    fn rebuilds(&self, name: &Name, from: NodeInstance, epoch: u64, answer: &Answer) -> bool {
+        let keeper =
+            matches!(self.trees.get(name).map(|t| &t.route), Some(Route::Recovering(x)) if *x == from);
+        keeper && epoch == self.epoch && !matches!(answer, Answer::Retry { .. })
     }
 
     /// The answer to a lookup came from the master.
