@@ -10,6 +10,8 @@
 mod answers;
 mod client;
 mod config;
+#[cfg(feature = "testing")]
+mod digest;
 mod event;
 mod flow;
 mod lookup;
@@ -124,7 +126,7 @@ impl Sabotage {
 }
 
 /// Whether this node may act.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Standing {
     Outside,
     Active,

@@ -1,6 +1,7 @@
 //! Who knows where a resource is mastered: 4096 slots, spread over the members by weighted rendezvous hashing.
 
 use pils::NodeInstance;
+use std::sync::Arc;
 
 /// Slots of the directory. A tree of resources belongs to the slot that the hash of its root names.
 pub const SLOTS: usize = 4096;
@@ -53,7 +54,7 @@ pub struct Weighted {
 /// Cost of building: [`SLOTS`] times members.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placement {
-    owners: Vec<NodeInstance>,
+    owners: Arc<[NodeInstance]>,
 }
 
 impl Placement {

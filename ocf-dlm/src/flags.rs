@@ -131,7 +131,7 @@ impl fmt::Debug for Flags {
 }
 
 /// What a completion says beside its status: a set with the numbers of Linux.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Hash)]
 pub struct Remarks {
     /// The held mode fell on the way, and others may have had what it held: to NL, because the conversion was in a conversion
     /// deadlock (CONVDEADLK); or to CR, because a conversion between PR and CW lost its master. Also if it was refused then.

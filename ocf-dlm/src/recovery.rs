@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 const PROVEN_MAX: usize = 256;
 
 /// How far this node is in the recovery of the newest view.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Hash)]
 enum Stage {
     /// There was no view.
     #[default]
@@ -34,7 +34,7 @@ enum Stage {
 }
 
 /// The recovery of the newest view.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(crate) struct Recovery {
     stage: Stage,
     claimed: BTreeSet<NodeInstance>,
@@ -88,6 +88,12 @@ impl Recovery {
 
     fn has_moved(&self, slot: Slot) -> bool {
         self.moved.contains(&slot)
+    }
+
+    /// Forgets what it knows of all slots but these.
+    #[cfg(feature = "testing")]
+    pub(crate) fn keep_slots(&mut self, slots: &[Slot]) {
+        self.moved.retain(|slot| slots.contains(slot));
     }
 
     fn is_far_ahead(&self, most: usize) -> bool {

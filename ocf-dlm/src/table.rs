@@ -205,6 +205,14 @@ impl<K: Hashed, V> Table<K, V> {
     }
 }
 
+/// Two tables are told apart by what is in them, where it is, and where the next value goes.
+impl<K: core::hash::Hash, V: core::hash::Hash> core::hash::Hash for Table<K, V> {
+    fn hash<H: core::hash::Hasher>(&self, state: &mut H) {
+        let Self { seed: _, index: _, chunks, free } = self;
+        (chunks, free).hash(state);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -61,6 +61,12 @@ impl ValueBlock {
     }
 }
 
+impl core::hash::Hash for ValueBlock {
+    fn hash<H: core::hash::Hasher>(&self, state: &mut H) {
+        self.as_bytes().hash(state);
+    }
+}
+
 impl PartialEq for ValueBlock {
     fn eq(&self, other: &Self) -> bool {
         self.as_bytes() == other.as_bytes()

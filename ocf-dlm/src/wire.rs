@@ -35,7 +35,7 @@ pub const VERSION: u8 = 1;
 pub const ITEMS_MAX: usize = 1 << 16;
 
 /// One thing said between two lock managers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Item {
     /// To the directory: I want this lock; whoever masters the tree shall answer me.
@@ -222,7 +222,7 @@ impl Item {
 }
 
 /// A message as it is filled: the sender's epoch, then items.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Batch {
     bytes: Vec<u8>,
 }

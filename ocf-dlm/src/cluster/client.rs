@@ -22,7 +22,7 @@ pub(crate) enum Timer {
 }
 
 /// Why an operation is being stopped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Stop {
     Cancelled,
     TimedOut,

@@ -131,6 +131,9 @@ impl Engine {
         let stale = epoch < self.epoch && !sabotaged!(self, IgnoreEpoch);
         if stale && Self::is_bound_to_its_epoch(&item) {
             self.stats.stale += 1;
+            if let Item::Own { tree, floor, .. } = item {
+                self.on_late_own(tree, floor);
+            }
             return;
         }
         match item {

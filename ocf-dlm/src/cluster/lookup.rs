@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// A slot that this node keeps.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub(crate) struct SlotState {
     /// Everybody has told what it masters in it.
     pub(crate) ready: bool,
@@ -24,7 +24,7 @@ pub(crate) struct SlotState {
 }
 
 /// A tree in the directory.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub(crate) struct Entry {
     /// Who masters it; `None`: its master is gone.
     pub(crate) master: Option<NodeInstance>,
@@ -136,6 +136,19 @@ impl Engine {
             self.tidy(&Key { tree, path: Arc::from([]) });
         } else if !self.trees.contains_key(&tree) {
             self.push(from, Item::Forget { tree, floor });
+        }
+    }
+
+    /// The directory gave this node a tree in an earlier view. If it does not ask for it any more, nobody else would say that
+    /// there is no such tree.
+    pub(crate) fn on_late_own(&mut self, tree: Name, floor: FencingToken) {
+        use super::tree::Route;
+        self.touch(&tree);
+        let route = self.trees.get(&tree).map(|tree| &tree.route);
+        if !matches!(route, Some(Route::Looking(true) | Route::Here(_)))
+            && let Some(keeper) = self.keeper(Slot::of(&tree))
+        {
+            self.push(keeper, Item::Forget { tree, floor });
         }
     }
 

@@ -9,7 +9,7 @@ use core::time::Duration;
 use pils::{Instant, NodeInstance};
 
 /// An operation under way.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(crate) struct Pending {
     pub(crate) mode: Mode,
     pub(crate) flags: Flags,
@@ -41,7 +41,7 @@ pub(crate) struct OwnRanges {
 }
 
 /// A lock of this node.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(crate) struct ClientLock {
     pub(crate) client: ClientId,
     pub(crate) key: Key,

@@ -43,7 +43,7 @@ pub(crate) struct Terms<'a> {
     pub(crate) ranges: Option<&'a RangeSet>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(crate) struct Entry {
     pub(crate) who: Holder,
     pub(crate) client: ClientId,
@@ -88,7 +88,7 @@ impl Entry {
 }
 
 /// GRANTED, CONVERTING and WAITING, and the value block.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(crate) struct Queues {
     granted: Vec<Entry>,
     converting: Vec<Entry>,

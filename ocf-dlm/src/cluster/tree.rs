@@ -9,7 +9,7 @@ use pils::{Instant, NodeInstance};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Where operations on a tree go.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(crate) enum Route {
     /// The directory is to be asked, or is asked (`true`).
     Looking(bool),
@@ -22,7 +22,7 @@ pub(crate) enum Route {
 }
 
 /// The master copy.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(crate) struct Mastered {
     pub(crate) resources: Resources,
     pub(crate) token: FencingToken,
@@ -54,7 +54,7 @@ impl Mastered {
 }
 
 /// The resources of a tree that have locks. Most trees have a root and nothing else.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(crate) struct Resources {
     root: Option<(Name, Queues)>,
     below: BTreeMap<Name, Box<Queues>>,
@@ -107,7 +107,7 @@ impl Resources {
 }
 
 /// What this node knows of a tree: because it masters it, has locks in it, or remembers its master.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(crate) struct Tree {
     pub(crate) slot: Slot,
     pub(crate) route: Route,

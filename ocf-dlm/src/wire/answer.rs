@@ -8,7 +8,7 @@ use pils::NodeInstance;
 use pils::wire::{Malformed, ParseError, Reader, Writer as _};
 
 /// What a master says about one lock of the receiver.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Answer {
     /// The operation is granted.
@@ -95,7 +95,7 @@ pub struct RangeBlocker {
 }
 
 /// Why an operation ended without a grant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Refusal {
     /// It would have to wait and must not.
     NotQueued,

@@ -50,7 +50,7 @@ impl Key {
 }
 
 /// A value block with its age.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Value {
     /// The bytes.
     pub block: ValueBlock,

@@ -11,7 +11,7 @@ pub const REASON_MAX: usize = 255;
 pub const REPORTED_MAX: usize = 256;
 
 /// What an operator asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Order {
     /// What the node that gave it calls it.
     pub ticket: u64,
@@ -22,7 +22,7 @@ pub struct Order {
 }
 
 /// What an [`Order`] asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Wanted {
     /// Who holds the resource and who waits for it.
@@ -45,7 +45,7 @@ pub enum Wanted {
 }
 
 /// The word of an operator that a lock is to be released although its owner did not give it back.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ReleaseGuard {
     reason: String,
     unproven: bool,
@@ -82,7 +82,7 @@ impl ReleaseGuard {
 }
 
 /// What became of an [`Order`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Outcome {
     /// So many locks were released.
@@ -101,7 +101,7 @@ pub enum Outcome {
 }
 
 /// A resource at its master.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ResourceReport {
     /// Who masters it; `None`: nobody, since nobody has a lock in its tree.
     pub master: Option<NodeInstance>,
@@ -116,7 +116,7 @@ pub struct ResourceReport {
 }
 
 /// A lock in a [`ResourceReport`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ReportedLock {
     /// The node it lives on.
     pub node: NodeInstance,
@@ -137,7 +137,7 @@ pub struct ReportedLock {
 }
 
 /// A lock that outlived its client.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct OrphanLock {
     /// What its node calls it.
     pub lock: u64,
@@ -152,7 +152,7 @@ pub struct OrphanLock {
 }
 
 /// What the forced release of a lock endangers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Danger {
     /// Whose it is.
     pub client: ClientId,
@@ -188,7 +188,7 @@ impl core::fmt::Display for Danger {
 }
 
 /// Why an order was not carried out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum OrderRefusal {
     /// There is no such lock of that resource, any more.
@@ -203,7 +203,7 @@ pub enum OrderRefusal {
 }
 
 /// A lock has no owner any more (ORPHAN is among the flags), or another one of the same node, which adopted it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct NewOwner {
     /// What the sender calls the lock.
     pub lock: u64,

@@ -9,7 +9,7 @@ use pils::NodeInstance;
 use pils::wire::{Malformed, ParseError, Reader, Writer as _};
 
 /// One node's locks of one resource, as it tells them to a new master.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Claim {
     /// The resource.
     pub key: Key,
@@ -26,7 +26,7 @@ pub struct Claim {
 }
 
 /// One lock of a [`Claim`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ClaimedLock {
     /// What its owner calls it.
     pub lock: u64,
@@ -137,7 +137,7 @@ impl ClaimedLock {
 }
 
 /// What the old keeper of a directory slot tells the new one. Masters that live claim their trees themselves.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Handover {
     /// The slot.
     pub slot: u16,
@@ -189,7 +189,7 @@ pub enum Phase {
 }
 
 /// The sender has passed a point of the recovery of the message's epoch.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Barrier {
     /// Which point.
     pub phase: Phase,

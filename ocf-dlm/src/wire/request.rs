@@ -36,7 +36,7 @@ impl AskedRanges {
 }
 
 /// A new lock.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Request {
     /// The resource.
     pub key: Key,
@@ -84,7 +84,7 @@ impl Request {
 }
 
 /// Another mode for a lock that is held.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Convert {
     /// What the requester calls the lock.
     pub lock: u64,
@@ -128,7 +128,7 @@ impl Convert {
 }
 
 /// The end of a lock.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Unlock {
     /// What the requester calls the lock.
     pub lock: u64,

@@ -5,7 +5,7 @@ use pils::wire::{Malformed, ParseError, Reader, Writer as _};
 pub const PATH_MAX: usize = 64;
 
 /// One transaction on the way of a search, with the operation by which it waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Hop {
     /// The node that the transaction lives on.
     pub home: NodeInstance,
@@ -20,7 +20,7 @@ pub struct Hop {
 }
 
 /// A search for a cycle of waiting transactions that walks along the edges.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Probe {
     /// The way so far; the first is where it began. The last waits for `next`, or is asked for whom it waits.
     pub path: Vec<Hop>,
