@@ -27,7 +27,7 @@ pub const RANGES_PER_OBJECT_MAX: usize = 65_536;
 pub const WAITS_PER_OBJECT_MAX: usize = 65_536;
 
 /// Bytes `first` to `last`, both included; `u64::MAX` as the last is the end of everything.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Range {
     first: u64,
     last: u64,
@@ -70,7 +70,7 @@ impl Range {
 }
 
 /// How a range is locked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RangeKind {
     /// Others may have it shared, too (`F_RDLCK`).
     Shared,

@@ -38,6 +38,7 @@ impl Hash for Engine {
             idle_due,
             stopping,
             orphans,
+            range_owners,
             orders,
             next_ticket,
             proofs,
@@ -57,7 +58,7 @@ impl Hash for Engine {
         (local, now, standing, epoch, members, departed, proven).hash(state);
         (slots, entries, waiting_lookups, trees, mastering, holders, locks, waiting, lookups).hash(state);
         (searched, haunted, unsettled, leaving, idle, idle_due, stopping, proofs).hash(state);
-        (orphans, orders, next_ticket).hash(state);
+        (orphans, range_owners, orders, next_ticket).hash(state);
         (next_lock, next_order, timers, recovery, loopback, batches, held, outputs.len()).hash(state);
     }
 }

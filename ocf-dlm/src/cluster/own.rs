@@ -33,7 +33,7 @@ pub(crate) struct Pending {
 }
 
 /// The bytes of a lock that is not on the whole resource.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub(crate) struct OwnRanges {
     pub(crate) held: RangeSet,
     /// It is only to be told who is in the way.

@@ -7,7 +7,7 @@ use crate::{ClientId, Mode};
 use pils::NodeInstance;
 
 /// The bytes of a lock that is not on the whole resource.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(crate) struct EntryRanges {
     pub(crate) held: RangeSet,
     /// What an operation under way is to end with. Of the last one, if none is.

@@ -8,7 +8,7 @@ use core::cmp::Ordering;
 pub const RANGES_PER_OWNER_MAX: usize = 512;
 
 /// Bytes of an object and how each is locked: ranges in order, none over another, and joined where they can be.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct RangeSet(Vec<(Range, RangeKind)>);
 
 impl RangeSet {

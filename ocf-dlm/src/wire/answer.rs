@@ -82,7 +82,7 @@ pub enum Answer {
 }
 
 /// A range that is in somebody's way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RangeBlocker {
     /// The node of its owner. If that left and is not proven dead, it may also have nothing.
     pub node: NodeInstance,

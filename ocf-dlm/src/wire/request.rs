@@ -4,7 +4,7 @@ use crate::{ClientId, Flags, Mode};
 use pils::wire::{Malformed, ParseError, Reader};
 
 /// What is asked for of which bytes of the resource, if not of all alike.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct AskedRanges {
     /// All that the lock is to have when it is granted.
     pub set: RangeSet,
