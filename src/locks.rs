@@ -2,11 +2,14 @@
 
 mod backend;
 mod manager;
+mod orders;
 mod program;
 mod slot;
 pub(crate) mod wire;
 
 pub(crate) use backend::{Asked, Backend, Place};
+pub(crate) use orders::LockOrder;
+pub use orders::LockOrderError;
 pub use program::LockClient;
 pub(crate) use slot::{Listener, News, Slot};
 
@@ -69,7 +72,17 @@ impl Locks {
     }
 
     fn ask(&self, place: Place<'_>, mode: Mode, wait: Wait) -> Result<PendingLock, LockError> {
-        let mut flags = Flags::NOTIFY | Flags::VALBLK;
+        self.ask_with(place, mode, wait, Flags::NONE)
+    }
+
+    fn ask_with(
+        &self,
+        place: Place<'_>,
+        mode: Mode,
+        wait: Wait,
+        more: Flags,
+    ) -> Result<PendingLock, LockError> {
+        let mut flags = Flags::NOTIFY | Flags::VALBLK | more;
         if wait == Wait::No {
             flags |= Flags::NOQUEUE;
         }
@@ -207,7 +220,8 @@ impl Deref for SubLock<'_> {
     }
 }
 
-/// A lock may be another's by now: this node's primary lease is not confirmed, or it left the primary partition, or stopped.
+/// A lock may be another's by now: this node's primary lease is not confirmed, or it left the primary partition, or stopped; or
+/// an operator took the lock away, or its owner was ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("lock {lock} is lost, or its node's lease is in doubt")]
 pub struct LostLock {
@@ -254,7 +268,8 @@ impl LockGuard {
     /// # Errors
     /// [`LostLock`]. If only the lease was in doubt, a later call may succeed again.
     pub fn check(&self) -> Result<(), LostLock> {
-        if self.locks.backend.is_held(self.lock) { Ok(()) } else { Err(LostLock { lock: self.lock }) }
+        let held = !self.slot.is_lost() && self.locks.backend.is_held(self.lock);
+        if held { Ok(()) } else { Err(LostLock { lock: self.lock }) }
     }
 
     /// The token of the last grant, to show to what the lock protects: it grows with each grant to a writer, whoever masters
@@ -322,6 +337,9 @@ impl LockGuard {
             flags |= Flags::NOQUEUE;
         }
         let writes = Mode::transfer(Some(self.mode), mode) == Transfer::Write;
+        if self.slot.is_lost() {
+            return Err(LockError::Lost);
+        }
         self.locks.backend.convert(self.lock, (mode, flags, value), wait)?;
         self.finish(None)?;
         if writes && value.is_some() {
@@ -362,13 +380,17 @@ impl LockGuard {
     /// [`LostLock`] if it was lost: nothing is written then.
     pub fn release(mut self, value: Option<ValueBlock>) -> Result<(), LostLock> {
         self.released = true;
+        if self.slot.is_lost() {
+            return Err(LostLock { lock: self.lock });
+        }
         if self.locks.backend.release(self.lock, value) { Ok(()) } else { Err(LostLock { lock: self.lock }) }
     }
 }
 
 impl Drop for LockGuard {
     fn drop(&mut self) {
-        if !self.released {
+        // What is lost may be another's by now, under the same number.
+        if !self.released && !self.slot.is_lost() {
             self.locks.backend.forget(self.lock);
         }
     }

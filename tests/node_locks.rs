@@ -1,10 +1,12 @@
 //! Goal: what `Node::locks` offers beside plain locks works between nodes: sublocks, requests that are awaited, numbers that
-//! many change, owners by name, and word of what happens to a lock.
+//! many change, owners by name, word of what happens to a lock, and orders of an operator from any node.
 //!
 //! Method: three nodes of one process over loopback.
 
-use ocf::{Cluster, Locks, Node};
-use ocf_dlm::{LockError, LockManager, Mode, NumberOp, ValueBlock, Wait};
+use ocf::{Cluster, LockOrderError, Locks, Node};
+use ocf_dlm::cluster::Holder;
+use ocf_dlm::wire::{OrderRefusal, ReleaseGuard};
+use ocf_dlm::{LockError, LockManager, Mode, NumberOp, RequestError, ValueBlock, Wait};
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
@@ -134,4 +136,69 @@ fn an_owner_by_name_is_one_owner() {
     assert_eq!(one, same);
     assert_ne!(one, other);
     assert_ne!(one, owner(node.locks()), "an owner without a name is nobody else");
+}
+
+#[test]
+fn an_operator_sees_who_has_a_lock_and_takes_it_away_with_a_guard_only() {
+    let cluster = three();
+    let locks = all(&cluster);
+    let held = locks[0].lock("space", "orders", Mode::Ex, WAIT).expect("free");
+    let waiting =
+        locks[1].lock_later("space", "orders", Mode::Pr, Wait::Forever).expect("it may be asked for");
+    assert_eq!(held.wanted(PATIENCE), Some(Mode::Pr));
+    let seen = locks[2].inspect("space", "orders", PATIENCE).expect("the master answers");
+    let instances: Vec<_> = cluster.running().map(Node::local).collect();
+    let known: Vec<_> = seen.locks.iter().map(|lock| (lock.node, lock.held, lock.asked)).collect();
+    assert_eq!(known, [(instances[0], Some(Mode::Ex), None), (instances[1], None, Some(Mode::Pr))]);
+    assert_eq!(seen.locks[0].client, locks[0].owner());
+    assert_eq!(seen.in_the_way(1), [&seen.locks[0]]);
+    let holder = Holder { node: seen.locks[0].node, lock: seen.locks[0].lock };
+    let release = |guard| locks[2].force_release(holder, ("space", b"orders"), guard, PATIENCE);
+    let Err(LockOrderError::Refused(OrderRefusal::Endangers(danger))) = release(None) else {
+        panic!("nothing is released without a guard");
+    };
+    assert_eq!((danger.held, danger.unproven, danger.client), (Some(Mode::Ex), false, locks[0].owner()));
+    held.check().expect("nothing was done");
+    assert_eq!(release(ReleaseGuard::new("it hangs")), Ok(1));
+    assert!(held.check().is_err(), "its guard refuses before anybody else has it");
+    let reader = waiting.wait().expect("it is free");
+    assert_eq!(reader.value(), None, "who could write did not give the block back");
+    drop(held);
+    reader.check().expect("the end of the old guard takes nothing away");
+    let gone = release(ReleaseGuard::new("it hangs"));
+    assert_eq!(gone, Err(LockOrderError::Refused(OrderRefusal::NoSuchLock)));
+}
+
+#[test]
+fn a_lock_that_lasts_is_left_by_its_owner_and_adopted_or_purged() {
+    let cluster = three();
+    let locks = all(&cluster);
+    let node = cluster.running().next().expect("it runs");
+    let owner = || node.locks().expect("the node has locks");
+    let (first, second) = (owner(), owner());
+    let lasting = first.lock_lasting("space", "lasting", Mode::Ex, WAIT).expect("free");
+    let plain = first.lock("space", "plain", Mode::Ex, WAIT).expect("free");
+    assert_eq!(first.end(), 2);
+    assert!(lasting.check().is_err() && plain.check().is_err(), "they have no owner any more");
+    drop((lasting, plain));
+    assert!(locks[1].try_lock("space", "plain", Mode::Ex).is_ok(), "what is not to last is released");
+    let refused = locks[1].try_lock("space", "lasting", Mode::Pr).map(drop);
+    assert_eq!(refused, Err(LockError::WouldBlock), "the orphan is still held");
+    let seen = locks[1].inspect("space", "lasting", PATIENCE).expect("the master answers");
+    assert!(seen.locks.len() == 1 && seen.locks[0].orphan, "{seen:?}");
+    let wrong = second.adopt("space", "lasting", Mode::Pr).map(drop);
+    assert_eq!(wrong, Err(LockError::Refused(RequestError::NoOrphan { other_mode: true })));
+    let adopted = second.adopt("space", "lasting", Mode::Ex).expect("it is there, in this mode");
+    adopted.check().expect("it is held");
+    assert_eq!(locks[2].orphans(node.local(), PATIENCE).expect("it answers").0.len(), 0);
+    drop(adopted);
+    let third = owner();
+    let again =
+        third.lock_lasting("space", "lasting", Mode::Pw, WAIT).expect("the adopted lock was released");
+    assert_eq!(third.end(), 1);
+    drop(again);
+    let (orphans, more) = locks[2].orphans(node.local(), PATIENCE).expect("it answers");
+    assert_eq!((orphans.len(), more, orphans[0].mode), (1, 0, Mode::Pw));
+    assert_eq!(locks[2].purge(node.local(), Some(orphans[0].client), PATIENCE), Ok(1));
+    drop(locks[1].lock("space", "lasting", Mode::Ex, WAIT).expect("it was purged"));
 }

@@ -1,9 +1,10 @@
 //! The seam between guards and who locks for them.
 
-use super::Slot;
+use super::{LockOrder, LockOrderError, Slot};
 use core::fmt::Debug;
+use core::time::Duration;
 use ocf_dlm::cluster::{Snapshot, WaitReason};
-use ocf_dlm::wire::Key;
+use ocf_dlm::wire::{Key, Outcome};
 use ocf_dlm::{ClientId, Flags, LockError, Mode, ValueBlock, Wait};
 use std::sync::Arc;
 
@@ -71,4 +72,16 @@ pub(crate) trait Backend: Debug + Send + Sync {
 
     /// In numbers.
     fn snapshot(&self) -> Option<Snapshot>;
+
+    /// Gives an order of an operator, and waits at most so long for the answer.
+    fn order(&self, order: LockOrder, patience: Duration) -> Result<Outcome, LockOrderError> {
+        tracing::debug!(?order, ?patience, "no orders are given from here");
+        Err(LockOrderError::Stopped)
+    }
+
+    /// The owner is gone, with all its locks but those that last. How many there were.
+    fn end_owner(&self, owner: ClientId) -> usize {
+        tracing::debug!(?owner, "owners end with their process here");
+        0
+    }
 }

@@ -88,6 +88,11 @@ impl Listener for Slot {
 }
 
 impl Slot {
+    /// True once it was told that the lock is gone.
+    pub(super) fn is_lost(&self) -> bool {
+        self.told.lock().lost
+    }
+
     /// Waits at most so long for another to want the lock, or for its loss.
     pub(super) fn wanted(&self, wait: Duration) -> Option<Mode> {
         let until = Instant::now().checked_add(wait);

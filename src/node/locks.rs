@@ -1,9 +1,10 @@
 //! The locks of a node: who is told what, and how guards reach the stack.
 
 use super::Node;
-use crate::locks::{Asked, Backend, Listener, Locks, News, Slot};
+use crate::locks::{Asked, Backend, Listener, LockOrder, LockOrderError, Locks, News, Slot};
+use core::time::Duration;
 use ocf_dlm::cluster::{Ask, Output, Snapshot, WaitReason};
-use ocf_dlm::wire::Value;
+use ocf_dlm::wire::{Outcome, Value};
 use ocf_dlm::{ClientId, Flags, LockError, Mode, RequestError, ValueBlock, Wait};
 use parking_lot::Mutex;
 use pils::Instant;
@@ -11,6 +12,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 
 /// Who is told of each lock of a node.
 #[derive(Default)]
@@ -19,6 +21,8 @@ pub(super) struct Table {
     clients: AtomicU32,
     /// Owners that have a name.
     groups: Mutex<BTreeMap<String, u32>>,
+    /// Who waits for the report of an order, by ticket.
+    orders: Mutex<BTreeMap<u64, mpsc::Sender<Option<Outcome>>>>,
 }
 
 impl fmt::Debug for Table {
@@ -55,7 +59,14 @@ impl Table {
         let (lock, news) = match output {
             Output::Completed(completed) => (completed.lock, News::Completed(completed)),
             Output::Blocking { lock, wanted, .. } => (lock, News::Wanted(wanted)),
-            Output::Lost { lock, .. } => (lock, News::Lost),
+            Output::Lost { lock, .. } | Output::Revoked { lock, .. } => (lock, News::Lost),
+            Output::Reported { ticket, outcome } => {
+                let waits = self.orders.lock().remove(&ticket);
+                // Who gave up waiting does not hear of it.
+                let heard = waits.is_none_or(|waits| waits.send(outcome).is_ok());
+                tracing::trace!(ticket, heard, "an order has ended");
+                return;
+            }
             Output::Send { .. } | Output::FenceWanted(_) | Output::Recovered { .. } | Output::Overrun | _ => {
                 return;
             }
@@ -69,8 +80,17 @@ impl Table {
         }
     }
 
-    /// The node has stopped: every lock is lost.
+    /// The lock is not its owner's any more.
+    fn lose(&self, lock: u64) {
+        let listener = self.listeners.lock().remove(&lock);
+        if let Some(listener) = listener {
+            listener.hear(News::Lost);
+        }
+    }
+
+    /// The node has stopped: every lock is lost, and no order is answered.
     pub(super) fn close(&self) {
+        self.orders.lock().clear();
         let all = core::mem::take(&mut *self.listeners.lock());
         for listener in all.into_values() {
             listener.hear(News::Lost);
@@ -192,6 +212,43 @@ impl Backend for Here {
 
     fn snapshot(&self) -> Option<Snapshot> {
         self.0.inner.handle.inspect(|stack, _, _| stack.locks()).ok().flatten()
+    }
+
+    fn order(&self, order: LockOrder, patience: Duration) -> Result<Outcome, LockOrderError> {
+        let (answer, answered) = mpsc::channel();
+        let given = self.0.inner.handle.call(|stack, host, now| {
+            let ticket = stack.order_of_locks(now, |engine| match order {
+                LockOrder::Look(key) => engine.inquire(now, key),
+                LockOrder::Release(holder, key, guard) => engine.force_release(now, holder, key, guard),
+                LockOrder::Purge(node, client) => engine.purge(now, node, client),
+                LockOrder::Orphans(node) => engine.orphans_of(now, node),
+            })?;
+            // Before the outputs of this call are carried out.
+            host.locks().orders.lock().insert(ticket, answer);
+            Ok::<_, LockOrderError>(ticket)
+        });
+        let ticket = given.map_err(|_| LockOrderError::Stopped)??;
+        match answered.recv_timeout(patience) {
+            Ok(outcome) => outcome.ok_or(LockOrderError::Interrupted),
+            Err(RecvTimeoutError::Disconnected) => Err(LockOrderError::Stopped),
+            Err(RecvTimeoutError::Timeout) => {
+                let forget = self.0.inner.handle.inspect(|_, host, _| {
+                    host.locks().orders.lock().remove(&ticket);
+                });
+                tracing::debug!(ticket, runs = forget.is_ok(), "an order is not answered in time");
+                Err(LockOrderError::TimedOut)
+            }
+        }
+    }
+
+    fn end_owner(&self, owner: ClientId) -> usize {
+        let ended = self.0.inner.handle.call(|stack, host, now| {
+            for lock in stack.locks_of_client(owner) {
+                host.locks().lose(lock);
+            }
+            stack.end_lock_client(now, owner)
+        });
+        ended.unwrap_or(0)
     }
 }
 

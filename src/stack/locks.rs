@@ -4,7 +4,7 @@ use super::{Output, Stack};
 use core::time::Duration;
 use ocf_comm::{Channel, Lane};
 use ocf_dlm::cluster::{
-    Ask, ClusterView, Engine, Input, LockState, Output as From, Snapshot, ViewMember, WaitReason,
+    Ask, ClusterView, Engine, Input, LockState, OrderError, Output as From, Snapshot, ViewMember, WaitReason,
 };
 use ocf_dlm::directory::Weighted;
 use ocf_dlm::wire::{Proof, Value};
@@ -102,6 +102,27 @@ impl Stack {
     /// A client of locks is gone. See [`Engine::end_client`].
     pub fn end_lock_client(&mut self, now: Instant, client: ClientId) -> usize {
         self.engine(now).map_or(0, |engine| engine.end_client(now, client))
+    }
+
+    /// The locks of a client of this node that did not outlive it.
+    #[must_use]
+    pub fn locks_of_client(&self, client: ClientId) -> Vec<u64> {
+        let engine = self.locks.iter();
+        let theirs = engine.flat_map(|engine| engine.local_locks().map(move |known| (engine, known)));
+        let theirs = theirs.filter(|(engine, (lock, of, _))| *of == client && !engine.is_orphan(*lock));
+        theirs.map(|(_, (lock, ..))| lock).collect()
+    }
+
+    /// Gives an order about locks to the lock manager, which returns the ticket of its report.
+    ///
+    /// # Errors
+    /// [`OrderError::NotPrimary`] if this node has no locks; else those of the order.
+    pub fn order_of_locks(
+        &mut self,
+        now: Instant,
+        give: impl FnOnce(&mut Engine) -> Result<u64, OrderError>,
+    ) -> Result<u64, OrderError> {
+        give(self.engine(now).map_err(|_| OrderError::NotPrimary)?)
     }
 
     /// Why an operation on a lock waits; `None` if none does.

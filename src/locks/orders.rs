@@ -1,0 +1,179 @@
+//! What an operator asks of locks anywhere in the cluster, and locks that outlive their owner.
+
+use super::{LockGuard, Locks, Place};
+use core::time::Duration;
+use ocf_dlm::cluster::{Holder, OrderError};
+use ocf_dlm::wire::{Key, OrderRefusal, OrphanLock, Outcome, ReleaseGuard, ResourceReport};
+use ocf_dlm::{ClientId, Flags, LockError, Mode, Wait};
+use pils::NodeInstance;
+use std::thread;
+use std::time::Instant;
+
+/// How long to wait before an order is given again of which a change of the members left nothing to be heard.
+const AGAIN: Duration = Duration::from_millis(20);
+
+/// An order that was not carried out, or of which it is not known whether it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LockOrderError {
+    /// It was not given.
+    #[error(transparent)]
+    NotGiven(#[from] OrderError),
+    /// It was refused, and nothing was done.
+    #[error(transparent)]
+    Refused(#[from] OrderRefusal),
+    /// The members changed: it was carried out or not. Look at the resource.
+    #[error("the members changed, and whether it was carried out is not known")]
+    Interrupted,
+    /// No answer came in time. It may still be carried out: the node that has the lock may be stopped.
+    #[error("no answer came in time")]
+    TimedOut,
+    /// This node has stopped, or its lock manager is not reached in this way.
+    #[error("this node has stopped, or takes no orders here")]
+    Stopped,
+}
+
+/// An order.
+#[derive(Clone, Debug)]
+pub(crate) enum LockOrder {
+    Look(Key),
+    Release(Holder, Key, Option<ReleaseGuard>),
+    Purge(NodeInstance, Option<ClientId>),
+    Orphans(NodeInstance),
+}
+
+impl LockOrder {
+    /// True if nothing is different if it is carried out twice.
+    const fn may_be_repeated(&self) -> bool {
+        matches!(self, Self::Look(_) | Self::Orphans(_))
+    }
+}
+
+impl Locks {
+    /// Who holds the resource and who waits for it, wherever in the cluster, as its master says: node, lock, owner there, modes,
+    /// and for how long. Waits at most `patience`, also for a master that is being looked for.
+    ///
+    /// # Errors
+    /// See [`LockOrderError`].
+    pub fn inspect(
+        &self,
+        space: &str,
+        name: impl AsRef<[u8]>,
+        patience: Duration,
+    ) -> Result<ResourceReport, LockOrderError> {
+        let key = Key::root(space.as_bytes(), name.as_ref());
+        let outcome = self.order(&LockOrder::Look(key), patience)?;
+        if let Outcome::Resource(report) = outcome { Ok(report) } else { Err(unexpected(&outcome)) }
+    }
+
+    /// Releases a lock whose owner does not give it back, whatever node it is on, with all locks below it. `holder` and the name
+    /// are those that [`Locks::inspect`] told. Without `guard`, or if it does not say enough, nothing is done, and the error is
+    /// [`OrderRefusal::Endangers`] with what would be at stake. Returns how many locks went.
+    ///
+    /// Of a member the lock goes only when its node has made the holder's guard refuse; a node that is stopped does not answer.
+    /// Of a node that left the lock goes when that is fenced, without any order; before, only with
+    /// [`ReleaseGuard::instead_of_fencing`].
+    ///
+    /// # Errors
+    /// See [`LockOrderError`].
+    pub fn force_release(
+        &self,
+        holder: Holder,
+        (space, name): (&str, &[u8]),
+        guard: Option<ReleaseGuard>,
+        patience: Duration,
+    ) -> Result<u32, LockOrderError> {
+        let key = Key::root(space.as_bytes(), name);
+        self.released(&LockOrder::Release(holder, key, guard), patience)
+    }
+
+    /// The orphans of a member, oldest first, and how many there are beyond those told.
+    ///
+    /// # Errors
+    /// See [`LockOrderError`].
+    pub fn orphans(
+        &self,
+        node: NodeInstance,
+        patience: Duration,
+    ) -> Result<(Vec<OrphanLock>, u32), LockOrderError> {
+        let outcome = self.order(&LockOrder::Orphans(node), patience)?;
+        if let Outcome::Orphans { locks, more } = outcome {
+            Ok((locks, more))
+        } else {
+            Err(unexpected(&outcome))
+        }
+    }
+
+    /// Releases the orphans on a member that `client` left there, or all. Returns how many went. Value blocks of those held in PW
+    /// or EX become invalid.
+    ///
+    /// # Errors
+    /// See [`LockOrderError`].
+    pub fn purge(
+        &self,
+        node: NodeInstance,
+        client: Option<ClientId>,
+        patience: Duration,
+    ) -> Result<u32, LockOrderError> {
+        self.released(&LockOrder::Purge(node, client), patience)
+    }
+
+    fn released(&self, order: &LockOrder, patience: Duration) -> Result<u32, LockOrderError> {
+        let outcome = self.order(order, patience)?;
+        if let Outcome::Released(count) = outcome { Ok(count) } else { Err(unexpected(&outcome)) }
+    }
+
+    fn order(&self, order: &LockOrder, patience: Duration) -> Result<Outcome, LockOrderError> {
+        let began = Instant::now();
+        loop {
+            let left = patience.saturating_sub(began.elapsed());
+            let error = match self.backend.order(order.clone(), left) {
+                Ok(Outcome::Refused(OrderRefusal::Recovering)) => OrderRefusal::Recovering.into(),
+                Ok(Outcome::Refused(refusal)) => return Err(refusal.into()),
+                Err(LockOrderError::Interrupted) if order.may_be_repeated() => LockOrderError::Interrupted,
+                done => return done,
+            };
+            if began.elapsed().saturating_add(AGAIN) >= patience {
+                return Err(error);
+            }
+            thread::sleep(AGAIN);
+        }
+    }
+
+    /// As [`Locks::lock`], but the lock outlives this owner: when that ends ([`Locks::end`]), the lock stays held as an orphan,
+    /// until somebody on this node adopts it or anybody purges it.
+    ///
+    /// # Errors
+    /// As [`Locks::lock`]. [`LockError::Refused`] for a program beside the node, which cannot ask for such a lock.
+    pub fn lock_lasting(
+        &self,
+        space: &str,
+        name: impl AsRef<[u8]>,
+        mode: Mode,
+        wait: Wait,
+    ) -> Result<LockGuard, LockError> {
+        self.ask_with(Place::Root { space, name: name.as_ref() }, mode, wait, Flags::PERSISTENT)?.wait()
+    }
+
+    /// Takes over an orphan of this node, of exactly that mode. It does not wait.
+    ///
+    /// # Errors
+    /// [`LockError::Refused`] with [`RequestError::NoOrphan`](ocf_dlm::RequestError::NoOrphan) if there is none.
+    pub fn adopt(&self, space: &str, name: impl AsRef<[u8]>, mode: Mode) -> Result<LockGuard, LockError> {
+        let place = Place::Root { space, name: name.as_ref() };
+        self.ask_with(place, mode, Wait::Forever, Flags::ORPHAN)?.wait()
+    }
+
+    /// Ends this owner, with all its clones: its locks are released, and value blocks that it could write are invalid. Those that are
+    /// to last become orphans. Its guards refuse from now on. Returns how many locks there were.
+    #[must_use]
+    pub fn end(self) -> usize {
+        self.backend.end_owner(self.client)
+    }
+}
+
+/// Another node says what was not asked: it is of a later version.
+fn unexpected(outcome: &Outcome) -> LockOrderError {
+    tracing::warn!(?outcome, "not the answer to what was asked");
+    LockOrderError::Stopped
+}
