@@ -227,7 +227,7 @@ impl Backend for Here {
             host.locks().orders.lock().insert(ticket, answer);
             Ok::<_, LockOrderError>(ticket)
         });
-        let ticket = given.map_err(|_| LockOrderError::Stopped)??;
+        let ticket = given.map_err(|_stopped| LockOrderError::Stopped)??;
         match answered.recv_timeout(patience) {
             Ok(outcome) => outcome.ok_or(LockOrderError::Interrupted),
             Err(RecvTimeoutError::Disconnected) => Err(LockOrderError::Stopped),

@@ -122,7 +122,7 @@ impl Stack {
         now: Instant,
         give: impl FnOnce(&mut Engine) -> Result<u64, OrderError>,
     ) -> Result<u64, OrderError> {
-        give(self.engine(now).map_err(|_| OrderError::NotPrimary)?)
+        give(self.engine(now).map_err(|_no_locks| OrderError::NotPrimary)?)
     }
 
     /// Why an operation on a lock waits; `None` if none does.
