@@ -128,9 +128,11 @@ impl Consensus {
     }
 
     /// Learns from a peer which votes are in force, so that this node does not take a few for enough, nor wait for too many.
-    /// What is agreed rests on what views say, not on this.
+    /// What is agreed rests on what views say, not on this. Votes of a number that this node knows to be agreed without them were
+    /// refuted.
     pub(super) fn hear_votes(&mut self, votes: &VoteConfig) {
-        if votes.revision > self.votes.revision && votes.revision > self.configured.revision {
+        let agreed = self.chosen.as_ref().map_or(0, |(view, _)| view.number.0);
+        if votes.revision > agreed.max(self.votes.revision).max(self.configured.revision) {
             self.votes = votes.whole();
             self.dirty = true;
         }

@@ -223,11 +223,15 @@ fn no_seed_of_a_thousand_more_breaks_an_invariant_while_votes_change() {
 /// Two of five nodes are cut off while a view that would make them a quorum is being agreed, at one of many moments, and the
 /// one that proposed it restarts: it remembers votes by which the two are enough.
 fn cut_while_votes_change(after: u64, sabotage: Option<Sabotage>) -> (World, Option<String>) {
+    cut_while_changing_to(&[3, 1, 1, 1, 1], after, sabotage)
+}
+
+fn cut_while_changing_to(votes: &[u32], after: u64, sabotage: Option<Sabotage>) -> (World, Option<String>) {
     let mut world = with_policy(5, Durability::Durable, "majority");
     world.plan.sabotage = sabotage;
     world.run_until(2_000 * MS);
     assert!(world.is_whole(), "{}", world.describe());
-    world.set_votes(0, &list(&[3, 1, 1, 1, 1])).expect("it may");
+    world.set_votes(0, &list(votes)).expect("it may");
     world.run_until(world.now + after);
     part(&mut world, &[0, 1]);
     world.run_until(world.now + 5 * MS);
@@ -249,6 +253,27 @@ fn two_that_would_be_enough_by_votes_that_were_not_agreed_form_nothing() {
         theirs += u32::from((2..5).all(|i| is_primary(&world, i)));
     }
     assert!(ours > 0 && theirs > 0, "{ours} times the two, {theirs} times the three");
+}
+
+#[test]
+fn votes_that_were_not_agreed_keep_nobody_from_going_on() {
+    let mut tried = 0;
+    for step in 0..30 {
+        let (mut world, _) = cut_while_changing_to(&[5, 1, 1, 1, 1], 49 * MS + step * MS / 6, None);
+        if !(2..5).all(|i| is_primary(&world, i)) || seen(&world, 0).votes_revision == 0 {
+            continue;
+        }
+        tried += 1;
+        // The one that remembers those votes is heard, and gone before it is in a view again.
+        world.cut.clear();
+        world.cut.extend((2..5).flat_map(|i| [(i, 1), (1, i)]));
+        wait(&mut world, 40);
+        world.stop(0, None);
+        world.cut.clear();
+        wait(&mut world, 10_000);
+        assert!((1..5).all(|i| is_primary(&world, i)), "{step}: {}", world.describe());
+    }
+    assert!(tried > 0, "such votes are remembered by one that restarted");
 }
 
 #[test]
