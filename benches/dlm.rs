@@ -3,8 +3,9 @@
 //! `cargo bench --bench dlm`, with `-- --json` one object per line, with `-- --quick` shorter, with `-- --only NAME` one
 //! measurement. Calls on one node go through the public interface: a client, a guard, and its drop. Between nodes D-3, D-4
 //! and D-7 run lock managers on the reactors of encrypted endpoints, D-5 whole nodes and their public interface, too.
-//! Goals: D-1 to D-8. D-5 needs etcd (Debian: etcd-server).
+//! Goals: D-1 to D-8. D-5 needs etcd (Debian: etcd-server). Draws latencies by case, and the time of recoveries, unless quick.
 
+mod lock_plots;
 mod support;
 
 use ocf_dlm::{Client, Config, Flags, LocalLocks, Lockspace, Mode, Terms, Wait};
@@ -24,7 +25,7 @@ fn main() {
     let options = Options::from_args();
     let mut report = Report::default();
     if options.only == Some("D-7") {
-        for figure in cluster_figures(&Taken::new(), &kill_one(options)) {
+        for figure in cluster_figures(&Taken::new(), &kill_one(options.count(MANY as usize))) {
             report.add(figure);
         }
         report.print(options);
@@ -47,8 +48,13 @@ fn main() {
     for figure in local_figures(&taken, bytes_for_each()) {
         report.add(figure);
     }
-    for figure in cluster_figures(&taken, &kill_one(options)) {
+    for figure in cluster_figures(&taken, &kill_one(options.count(MANY as usize))) {
         report.add(figure);
+    }
+    if options.plots() {
+        for line in lock_plots::draw() {
+            report.note(line);
+        }
     }
     report.note("medians of interleaved rounds; D-1 to D-3 on one processor, D-4, D-5, D-7 and D-8 on two");
     report.note("D-2 locks and unlocks one of 1 M resources that exist; L2 follows pointers through 1 M nodes of 192 B");
@@ -178,6 +184,15 @@ fn first_use(count: usize) -> Samples {
     three.samples(2, Task::OneByOne(keys, count))
 }
 
+/// Latencies of a lock in EX that a third node holds each time, and gives back when it hears of it.
+fn contended(count: usize) -> Samples {
+    let three = Three::start();
+    let key = three.kept_by(0, "wanted", 1).remove(0);
+    three.done(1, Task::Hold(vec![key.clone()], Mode::Nl));
+    three.done(0, Task::GiveWay(key.clone()));
+    three.samples(2, Task::OneByOne(vec![key], count))
+}
+
 /// Pairs of lock and unlock in a second, many under way at once, all mastered elsewhere.
 fn pipelined(pairs: usize) -> f64 {
     let three = Three::start();
@@ -219,9 +234,9 @@ struct Killed {
     stall: f64,
 }
 
-/// Each node masters a third of the resources; the one after it holds a lock on each. Then the last node dies.
-fn kill_one(options: Options) -> Killed {
-    let third = options.count(1_000_000) / lock_nodes::NODES;
+/// Each node masters a third of `resources`; the one after it holds a lock on each. Then the last node dies.
+fn kill_one(resources: usize) -> Killed {
+    let third = resources / lock_nodes::NODES;
     machine::on_two(|| {
         let mut three = Three::start();
         let names = |at: usize| three.kept_by(at, "", third);
@@ -295,6 +310,16 @@ fn nanos_each(count: usize, mut work: impl FnMut(usize)) -> f64 {
     per_item(started.elapsed(), count)
 }
 
+/// How long each of `count` calls takes.
+fn timed(count: usize, mut work: impl FnMut()) -> Samples {
+    let each = (0..count).map(|_| {
+        let started = Instant::now();
+        work();
+        started.elapsed()
+    });
+    Samples::micros(each.collect::<Vec<_>>())
+}
+
 #[expect(clippy::cast_precision_loss, reason = "counts below 2^53")]
 fn per_item(time: Duration, count: usize) -> f64 {
     time.as_secs_f64() * 1e9 / count as f64
@@ -330,13 +355,12 @@ impl Crowd {
     }
 
     fn percentile(&self, count: usize, share: f64) -> f64 {
+        self.samples(count).percentile(share) * 1000.0
+    }
+
+    fn samples(&self, count: usize) -> Samples {
         let mut rng = pils::Rng::new(8);
-        let timed = (0..count).map(|_| {
-            let started = Instant::now();
-            self.pair(&mut rng);
-            started.elapsed()
-        });
-        Samples::micros(timed.collect::<Vec<_>>()).percentile(share) * 1000.0
+        timed(count, || self.pair(&mut rng))
     }
 }
 

@@ -38,6 +38,8 @@ pub enum Task {
     Stop,
     /// Lock in EX and unlock, `WINDOW` at a time, this many times; then report `Rate`.
     Pipelined(Vec<Key>, usize),
+    /// Hold the name in EX, give it back to whoever wants it, and ask for it again, for ever; report `Done` when it is held first.
+    GiveWay(Key),
     /// A node is gone.
     View(ClusterView),
 }
@@ -59,6 +61,7 @@ pub enum Report {
 
 enum Work {
     Nothing,
+    GiveWay { key: Key, reported: bool },
     Hold { keys: VecDeque<Key>, mode: Mode, open: usize },
     OneByOne { keys: Vec<Key>, left: usize, sent: time::Instant, samples: Vec<Duration> },
     Pipelined { keys: Vec<Key>, to_ask: usize, left: usize, total: usize, started: time::Instant },
@@ -146,6 +149,10 @@ impl LockNode {
                     self.ask(now, key, Mode::Ex);
                 }
             }
+            Task::GiveWay(key) => {
+                self.work = Work::GiveWay { key: key.clone(), reported: false };
+                self.ask(now, key, Mode::Ex);
+            }
             Task::View(view) => {
                 self.waiting.retain(|to, _| view.members.iter().any(|m| m.instance == *to));
                 self.engine.handle(now, Input::View(&view));
@@ -155,12 +162,13 @@ impl LockNode {
     }
 
     fn ask(&mut self, now: Instant, key: Key, mode: Mode) {
+        let gives_way = matches!(self.work, Work::GiveWay { .. });
         let ask = Ask {
             client: ClientId::new(1),
             key: key.clone(),
             parent: None,
             mode,
-            flags: Flags::NONE,
+            flags: if gives_way { Flags::NOTIFY } else { Flags::NONE },
             transaction: None,
             deadline: None,
         };
@@ -236,8 +244,21 @@ impl LockNode {
                     self.report(Report::Rate(rate));
                 }
             }
+            Work::GiveWay { reported, .. } => {
+                if !std::mem::replace(reported, true) {
+                    self.report(Report::Done);
+                }
+            }
             Work::Nothing => {}
         }
+    }
+
+    /// Another wants what is held.
+    fn wanted(&mut self, now: Instant, lock: u64) {
+        let Work::GiveWay { key, .. } = &self.work else { return };
+        let key = key.clone();
+        self.engine.unlock(now, lock, Flags::NONE, None).expect("it is held");
+        self.ask(now, key, Mode::Ex);
     }
 
     fn send(&mut self, endpoint: &mut Endpoint, now: Instant, to: NodeInstance, message: Bytes) {
@@ -285,6 +306,7 @@ impl Application for LockNode {
             match output {
                 Output::Send { to, message } => self.send(endpoint, now, to, message),
                 Output::Completed(done) => self.completed(now, &done),
+                Output::Blocking { lock, .. } => self.wanted(now, lock),
                 Output::Recovered { epoch: 1 } => self.report(Report::Ready),
                 Output::Recovered { .. } => self.report(Report::Recovered(time::Instant::now())),
                 Output::FenceWanted(_) => {}
