@@ -23,6 +23,7 @@ mod config;
 mod event;
 mod locks;
 mod node;
+mod services;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod snapshot;
@@ -41,6 +42,7 @@ pub use node::{
     ApiError, Application, Here, Node, NodeBuilder, PendingCall, ReloadError, RequestError, StartError,
 };
 pub use ocf_comm::driver::sentinel::run_if_asked as run_sentinel_if_asked;
+pub use services::{Reply, SERVICE_EVENTS_MAX, Service, ServiceError, ServiceEvent};
 pub use snapshot::{
     GroupSnapshot, PathSnapshot, PeerSnapshot, PingHostSnapshot, PingSnapshot, Snapshot, Standing,
     ViewSnapshot,

@@ -11,6 +11,7 @@ mod locks;
 mod outside;
 mod queue;
 mod recorder;
+mod services;
 mod tie;
 
 pub use api::ApiError;

@@ -9,7 +9,10 @@ mod calls;
 mod carry;
 mod locks;
 mod outbox;
+mod services;
 mod tie;
+
+pub use services::Resident;
 
 use crate::event::NodeEvent;
 use bytes::Bytes;
@@ -180,6 +183,7 @@ pub struct Stack {
     pub(crate) executor: Executor,
     pub(crate) fencer: Fencer,
     calls: Calls,
+    residents: services::Residents,
     locks: Option<Box<ocf_dlm::cluster::Engine>>,
     /// Whose fencing was requested because locks wait for it.
     lock_fences: BTreeSet<NodeInstance>,
@@ -233,6 +237,7 @@ impl Stack {
             executor: Executor::new(config.executor, rng.fork()),
             fencer: Fencer::new(config.fencing, local.node, rng.fork()),
             calls: Calls::new(config.calls),
+            residents: services::Residents::default(),
             locks,
             lock_fences: BTreeSet::new(),
             lock_fences_due: false,
@@ -573,6 +578,7 @@ impl Layer for Stack {
         self.consensus.handle_timeout(now);
         self.obey_membership(now);
         self.groups.handle_timeout(now);
+        self.residents.handle_timeout(now);
         self.manager.handle_timeout(now);
         self.executor.handle_timeout(now);
         self.fencer.handle_timeout(now);
@@ -610,6 +616,7 @@ impl Layer for Stack {
             self.endpoint.poll_timeout(),
             self.consensus.poll_timeout(),
             self.groups.poll_timeout(),
+            self.residents.poll_timeout(),
             self.manager.poll_timeout(),
             self.executor.poll_timeout(),
             self.fencer.poll_timeout(),

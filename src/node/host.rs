@@ -5,6 +5,7 @@ use super::locks::Table;
 use super::outside::Outside;
 use super::queue::EventQueue;
 use super::recorder::Recorder;
+use super::services::Seats;
 use super::tie::Decider;
 use crate::event::{NodeEvent, Numbered};
 use crate::stack::{Input, Output, Stack};
@@ -74,6 +75,7 @@ pub(super) struct NodeHost {
     /// `None` once stopped, so that whoever waits is told.
     callers: Option<Callers>,
     locks: Arc<Table>,
+    seats: Seats,
     outside: Option<Outside>,
     heartbeats: Option<AppHeartbeatServer>,
 }
@@ -105,6 +107,7 @@ impl NodeHost {
             bus: None,
             callers: None,
             locks: Arc::default(),
+            seats: Seats::default(),
             outside: None,
             heartbeats: None,
         }
@@ -113,6 +116,11 @@ impl NodeHost {
     /// Who waits for what about locks.
     pub(super) fn locks(&self) -> &Table {
         &self.locks
+    }
+
+    /// Machines that live here.
+    pub(super) const fn seats(&self) -> &Seats {
+        &self.seats
     }
 
     /// Tells programs and people outside, and listens to applications.
@@ -342,6 +350,7 @@ impl Host<Stack> for NodeHost {
         self.heartbeats = None;
         self.callers = None;
         self.locks.close();
+        self.seats.close(why);
         match &mut self.application {
             Some(application) => application.on_stopped(why),
             None => _ = self.events.hand_over(&mut self.turn),

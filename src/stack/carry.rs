@@ -41,6 +41,7 @@ impl Stack {
                 self.on_consensus(now, output);
             }
             busy |= self.broadcast(now);
+            self.residents.drive(now, &mut self.groups);
             while (self.outputs.len() < most || self.entering)
                 && let Some(output) = self.groups.poll_output()
             {
@@ -228,7 +229,9 @@ impl Stack {
                 }
                 self.view_for_manager(now, &view);
                 (self.told_primary, self.entering) = (true, false);
-                self.emit(NodeEvent::Group(Event::View(view)));
+                let view = Event::View(view);
+                let _everybody: bool = self.residents.take(now, &view);
+                self.emit(NodeEvent::Group(view));
             }
             Event::Message { group, sender, payload, .. } if *group == *MANAGER_GROUP => {
                 let input = ocf_resource::Input::Ordered { sender: sender.instance, payload: &payload };
@@ -254,7 +257,11 @@ impl Stack {
                 self.manager.handle(now, ocf_resource::Input::StateLost);
             }
             Event::Reset { ref group, .. } if **group == *MANAGER_GROUP => {}
-            other => self.emit(NodeEvent::Group(other)),
+            other => {
+                if !self.residents.take(now, &other) {
+                    self.emit(NodeEvent::Group(other));
+                }
+            }
         }
     }
 
