@@ -203,7 +203,8 @@ fn pipelined(pairs: usize) -> f64 {
 
 /// Latencies of a lock in EX through guards, from a thread of a whole node; another node masters it.
 fn public_interface(count: usize) -> Samples {
-    let config = ocf_dlm::cluster::Config::default();
+    let config =
+        ocf_dlm::cluster::Config { move_after: Duration::ZERO, ..ocf_dlm::cluster::Config::default() };
     let cluster = ocf::Cluster::builder("bench").equip(move |node| node.locks(config.clone()));
     let cluster = cluster.local(3).expect("three nodes on loopback");
     let locks: Vec<_> = cluster.running().filter_map(ocf::Node::locks).collect();

@@ -19,6 +19,7 @@ mod master;
 mod orders;
 mod orphan;
 mod own;
+mod place;
 mod queue;
 mod range_queue;
 mod ranges;
@@ -29,6 +30,7 @@ pub use client::LockState;
 pub use config::Config;
 pub use event::{Ask, ClusterView, Completed, Input, Output, ViewMember, WaitReason};
 pub use orders::{ORDERS_MAX, OrderError};
+pub use place::MOVED_MAX;
 pub use queue::Holder;
 pub use ranges::{RangeAsk, RangeStep};
 pub use snapshot::{MasteredLock, Snapshot, Stats, TreeSnapshot, TreeState};
@@ -95,12 +97,20 @@ pub enum Sabotage {
     ClaimFirstRange,
     /// Takes what a departed owner of ranges may hold for what modes allow it.
     SuspectNoRanges,
+    /// Sends a tree to its next master while others may have something of it under way to this one.
+    MoveUndrained,
+    /// Sends nothing to the next master but the locks of its own node.
+    MoveOwnOnly,
+    /// Does not tell the directory that a tree has come here.
+    MoveUnlisted,
+    /// Goes on in a view without knowing whether a tree that was sent away has arrived.
+    MoveUnsettled,
 }
 
 #[cfg(feature = "testing")]
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 25] = [
         Self::ReleaseWithoutProof,
         Self::ForgetSuspects,
         Self::SkipBarrier,
@@ -122,6 +132,10 @@ impl Sabotage {
         Self::KeepGivenUp,
         Self::ClaimFirstRange,
         Self::SuspectNoRanges,
+        Self::MoveUndrained,
+        Self::MoveOwnOnly,
+        Self::MoveUnlisted,
+        Self::MoveUnsettled,
     ];
 }
 
@@ -154,6 +168,8 @@ pub struct Engine {
     pub(crate) slots: BTreeMap<u16, SlotState>,
     pub(crate) entries: Table<Name, Entry>,
     pub(crate) waiting_lookups: VecDeque<(NodeInstance, Request)>,
+    /// Those that wait for a tree that moves.
+    pub(crate) moving_lookups: VecDeque<(NodeInstance, Request)>,
     pub(crate) trees: Table<Name, Tree>,
     /// How many of them are mastered here.
     pub(crate) mastering: usize,
@@ -185,6 +201,14 @@ pub struct Engine {
     pub(crate) proofs: Vec<(NodeInstance, Proof, u64)>,
     /// Locks of this node that outlived their client.
     pub(crate) orphans: BTreeSet<u64>,
+    /// Trees that are to move from here, by ticket.
+    pub(crate) moving: BTreeMap<u64, Name>,
+    /// Trees that were sent to their next master, which has not answered, by ticket.
+    pub(crate) handing: BTreeMap<u64, Name>,
+    /// Trees that another member uses most.
+    pub(crate) to_move: VecDeque<(Name, NodeInstance)>,
+    /// Trees that are ready to be sent.
+    pub(crate) to_hand: VecDeque<Name>,
     /// Orders that were given here and not answered yet.
     pub(crate) orders: BTreeSet<u64>,
     pub(crate) next_ticket: u64,
@@ -238,6 +262,11 @@ impl Engine {
             slots: BTreeMap::new(),
             entries: Table::new(seed),
             waiting_lookups: VecDeque::new(),
+            moving_lookups: VecDeque::new(),
+            moving: BTreeMap::new(),
+            handing: BTreeMap::new(),
+            to_move: VecDeque::new(),
+            to_hand: VecDeque::new(),
             trees: Table::new(seed),
             mastering: 0,
             holders: Table::new(seed),

@@ -85,7 +85,9 @@ impl Engine {
         let to = match self.trees.get(&name).map(|tree| &tree.route) {
             Some(Route::At(master)) => *master,
             Some(Route::Here(_)) => self.local,
-            Some(Route::Looking(_) | Route::Recovering(_)) | None => return,
+            Some(Route::Looking(_) | Route::Moving(_) | Route::Handing(_) | Route::Recovering(_)) | None => {
+                return;
+            }
         };
         path.push(hop);
         self.push(to, Item::Probe(Probe { path, next: None }));

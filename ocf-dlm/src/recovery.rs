@@ -192,6 +192,7 @@ impl Engine {
             ..Recovery::new(self.seed)
         };
         self.waiting_lookups.clear();
+        self.moving_lookups.clear();
         self.lookups.clear();
     }
 
@@ -361,6 +362,11 @@ impl Engine {
         self.slots.clear();
         self.entries.clear();
         self.waiting_lookups.clear();
+        self.moving_lookups.clear();
+        self.moving.clear();
+        self.handing.clear();
+        self.to_move.clear();
+        self.to_hand.clear();
         self.lookups.clear();
         self.holders.clear();
         self.haunted.clear();

@@ -6,6 +6,7 @@
 mod answer;
 mod common;
 mod order;
+mod place;
 mod recovery;
 mod request;
 mod search;
@@ -18,6 +19,7 @@ pub use order::{
     Danger, NewOwner, Order, OrderRefusal, OrphanLock, Outcome, REASON_MAX, REPORTED_MAX, ReleaseGuard,
     ReportedLock, ResourceReport, Wanted,
 };
+pub use place::{MovedLock, MovedResource, MovedTree};
 pub use recovery::{Barrier, Claim, ClaimedLock, Handover, Phase, Proof};
 pub use request::{AskedRanges, Convert, Request, Unlock};
 pub use search::{Hop, PATH_MAX, Probe};
@@ -25,12 +27,12 @@ pub use search::{Hop, PATH_MAX, Probe};
 use crate::identity::FencingToken;
 use bytes::Bytes;
 pub(crate) use common::Name;
-use common::{put_token, take_name, take_token};
+use common::{put_token, take_bool, take_name, take_token};
 use pils::NodeInstance;
 use pils::wire::{ParseError, Reader, Writer as _};
 
 /// First byte of every message.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 /// Most items of one message that a parser accepts.
 pub const ITEMS_MAX: usize = 1 << 16;
 
@@ -126,6 +128,42 @@ pub enum Item {
     },
     /// To the master: a lock outlived its client, or was adopted by another. Never answered.
     NewOwner(NewOwner),
+    /// From the master: the tree is to move. Say nothing of it to me after your answer, until the new master, or I, speak.
+    Move {
+        /// The tree.
+        tree: Name,
+        /// What the sender calls the move.
+        ticket: u64,
+        /// Who is to master it.
+        to: NodeInstance,
+    },
+    /// To the master: all that I had to say of the tree was said before this.
+    Moved {
+        /// The tree.
+        tree: Name,
+        /// The move.
+        ticket: u64,
+        /// False: it must not move now, since I do not know you as its master.
+        ready: bool,
+    },
+    /// From the master to the next one: the tree.
+    Take(MovedTree),
+    /// To the last master: the tree is, or is not, mastered here.
+    Mastering {
+        /// The tree.
+        tree: Name,
+        /// The move.
+        ticket: u64,
+        /// True: it is.
+        taken: bool,
+    },
+    /// From the master: the tree does not move.
+    Stay {
+        /// The tree.
+        tree: Name,
+        /// The move.
+        ticket: u64,
+    },
 }
 
 macro_rules! kinds {
@@ -137,7 +175,7 @@ macro_rules! kinds {
 kinds! {
     LOOKUP = 1, FORWARD = 2, REQUEST = 3, CONVERT = 4, UNLOCK = 5, CANCEL = 6, OWN = 7, FORGET = 8, ANSWER = 9,
     MASTER = 10, CLAIM_TREE = 11, CLAIM = 12, HANDOVER = 13, BARRIER = 14, PROVEN = 15, PROBE = 16, VICTIM = 17,
-    TAKEN = 18, ORDER = 19, REPORT = 20, NEW_OWNER = 21,
+    TAKEN = 18, ORDER = 19, REPORT = 20, NEW_OWNER = 21, MOVE = 22, MOVED = 23, TAKE = 24, MASTERING = 25, STAY = 26,
 }
 
 impl Item {
@@ -185,6 +223,20 @@ impl Item {
                 outcome.emit(out);
             }
             Self::NewOwner(owner) => owner.emit(kind::NEW_OWNER, out),
+            Self::Move { tree, ticket, to } => {
+                put_move(kind::MOVE, tree, *ticket, out);
+                out.put_instance(*to);
+            }
+            Self::Moved { tree, ticket, ready } => {
+                put_move(kind::MOVED, tree, *ticket, out);
+                out.push(u8::from(*ready));
+            }
+            Self::Take(moved) => moved.emit(kind::TAKE, out),
+            Self::Mastering { tree, ticket, taken } => {
+                put_move(kind::MASTERING, tree, *ticket, out);
+                out.push(u8::from(*taken));
+            }
+            Self::Stay { tree, ticket } => put_move(kind::STAY, tree, *ticket, out),
         }
     }
 
@@ -216,6 +268,17 @@ impl Item {
             kind::ORDER => Self::Order(Order::parse(r)?),
             kind::REPORT => Self::Report { ticket: r.u64("ticket")?, outcome: Outcome::parse(r)? },
             kind::NEW_OWNER => Self::NewOwner(NewOwner::parse(r)?),
+            kind::MOVE => Self::Move { tree: take_name(r)?, ticket: r.u64("ticket")?, to: r.instance("to")? },
+            kind::MOVED => {
+                Self::Moved { tree: take_name(r)?, ticket: r.u64("ticket")?, ready: take_bool(r, "ready")? }
+            }
+            kind::TAKE => Self::Take(MovedTree::parse(r)?),
+            kind::MASTERING => Self::Mastering {
+                tree: take_name(r)?,
+                ticket: r.u64("ticket")?,
+                taken: take_bool(r, "taken")?,
+            },
+            kind::STAY => Self::Stay { tree: take_name(r)?, ticket: r.u64("ticket")? },
             _ => return Err(r.error("kind", pils::wire::Malformed::OutOfRange)),
         })
     }
@@ -307,6 +370,11 @@ impl Message {
 fn put_tree(kind: u8, tree: &Name, out: &mut Vec<u8>) {
     out.push(kind);
     out.put_prefixed(tree);
+}
+
+fn put_move(kind: u8, tree: &Name, ticket: u64, out: &mut Vec<u8>) {
+    put_tree(kind, tree, out);
+    out.extend_from_slice(&ticket.to_be_bytes());
 }
 
 fn put_operation(kind: u8, lock: u64, op: u32, out: &mut Vec<u8>) {

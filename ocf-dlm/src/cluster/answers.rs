@@ -116,9 +116,9 @@ impl Engine {
         }
         match self.trees.get(name).map(|tree| &tree.route) {
             Some(Route::Looking(true)) => epoch == self.epoch,
-            Some(Route::At(master)) => *master == from,
+            Some(Route::At(master) | Route::Moving(master)) => *master == from,
             Some(Route::Here(_)) => from == self.local,
-            Some(Route::Looking(false) | Route::Recovering(_)) | None => false,
+            Some(Route::Looking(false) | Route::Handing(_) | Route::Recovering(_)) | None => false,
         }
     }
 
@@ -234,11 +234,13 @@ impl Engine {
         }
     }
 
-    /// A tree that was to be recovered is mastered by `master`.
+    /// A tree that was to be recovered, or that moved, is mastered by `master`.
     pub(crate) fn on_master(&mut self, master: NodeInstance, name: &Name) {
         self.touch(name);
         let Some(tree) = self.trees.get_mut(name) else { return };
-        if !matches!(tree.route, Route::Recovering(_)) || !self.members.contains_key(&master) {
+        if !matches!(tree.route, Route::Recovering(_) | Route::Moving(_))
+            || !self.members.contains_key(&master)
+        {
             return;
         }
         if master == self.local {
@@ -247,6 +249,8 @@ impl Engine {
         tree.route = Route::At(master);
         self.unsend(name);
         self.flush_tree(name);
+        // Perhaps nobody here has anything in it any more.
+        self.tidy(&Key { tree: Name::clone(name), path: Arc::from([]) });
     }
 
     /// Operations under way are sent again; a master that knows them says so.

@@ -19,6 +19,8 @@ pub(crate) enum Timer {
     Search(u64, u32),
     /// Trees that were not used lately are given up.
     Sweep,
+    /// Move `.0` has waited as long as it may.
+    Move(u64),
 }
 
 /// Why an operation is being stopped.
@@ -261,7 +263,7 @@ impl Engine {
         let tree = self.trees.get(&known.key.tree)?;
         Some(match &tree.route {
             Route::Looking(_) => WaitReason::Lookup,
-            Route::Recovering(_) => WaitReason::Recovery,
+            Route::Moving(_) | Route::Handing(_) | Route::Recovering(_) => WaitReason::Recovery,
             Route::At(master) if self.is_lost(*master, tree.epoch) => WaitReason::Recovery,
             Route::At(_) if !pending.fence.is_empty() => WaitReason::WaitFence(pending.fence.clone()),
             Route::At(master) => WaitReason::AtMaster(*master),
@@ -327,7 +329,7 @@ impl Engine {
                 Some(placement) => (placement.owner(tree.slot), false),
                 None => return,
             },
-            Route::Looking(true) | Route::Recovering(_) => return,
+            Route::Looking(true) | Route::Moving(_) | Route::Handing(_) | Route::Recovering(_) => return,
         };
         let deferred = if all { core::mem::take(&mut tree.deferred) } else { Vec::new() };
         let gave_back = !deferred.is_empty();
@@ -442,7 +444,12 @@ impl Engine {
         let to = match &tree.route {
             Route::At(master) if may => *master,
             Route::Here(_) if may => self.local,
-            Route::Looking(_) | Route::At(_) | Route::Here(_) | Route::Recovering(_) => {
+            Route::Looking(_)
+            | Route::At(_)
+            | Route::Here(_)
+            | Route::Moving(_)
+            | Route::Handing(_)
+            | Route::Recovering(_) => {
                 if let Item::Unlock(unlock) = &item {
                     self.leaving.insert(unlock.lock);
                 }
@@ -593,6 +600,7 @@ impl Engine {
                 }
             }
             Timer::Sweep => self.idle_due = true,
+            Timer::Move(ticket) => self.on_move_timer(ticket),
         }
     }
 

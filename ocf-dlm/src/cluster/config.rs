@@ -29,6 +29,13 @@ pub struct Config {
     /// Most claims that are on their way to a member in a recovery: what is said of other locks waits behind them. At least
     /// 1. Default 1024, about 90 KB.
     pub claims_ahead_max: usize,
+    /// For how long a member uses a tree more than twice as much as its master does until it masters it; after each move of
+    /// that tree twice as long, 64 times at most. Zero: trees stay where they are. Default 1 s.
+    pub move_after: Duration,
+    /// Least uses (requests and conversions) in that time, or it is not worth it. Default 100.
+    pub move_uses_min: u32,
+    /// How long a move may wait for members to answer; then the tree stays. Their requests wait meanwhile. Default 100 ms.
+    pub move_patience: Duration,
 }
 
 impl Default for Config {
@@ -43,6 +50,9 @@ impl Default for Config {
             held_bytes_max: 64 << 20,
             turn_max: 128,
             claims_ahead_max: 1024,
+            move_after: Duration::from_secs(1),
+            move_uses_min: 100,
+            move_patience: Duration::from_millis(100),
         }
     }
 }
@@ -71,6 +81,9 @@ impl Config {
             if value == 0 {
                 errors.push(field, value, "no recovery would go on", "at least 1");
             }
+        }
+        if self.move_uses_min == 0 {
+            errors.push("move_uses_min", self.move_uses_min, "any use would move a tree", "at least 1");
         }
         errors.into_result()
     }

@@ -24,6 +24,11 @@ impl Hash for Engine {
             slots,
             entries,
             waiting_lookups,
+            moving_lookups,
+            moving,
+            handing,
+            to_move,
+            to_hand,
             trees,
             mastering,
             holders,
@@ -59,6 +64,7 @@ impl Hash for Engine {
         (slots, entries, waiting_lookups, trees, mastering, holders, locks, waiting, lookups).hash(state);
         (searched, haunted, unsettled, leaving, idle, idle_due, stopping, proofs).hash(state);
         (orphans, range_owners, orders, next_ticket).hash(state);
+        (moving_lookups, moving, handing, to_move, to_hand).hash(state);
         (next_lock, next_order, timers, recovery, loopback, batches, held, outputs.len()).hash(state);
     }
 }

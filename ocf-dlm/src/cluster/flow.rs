@@ -133,6 +133,8 @@ impl Engine {
             self.stats.stale += 1;
             if let Item::Own { tree, floor, .. } = item {
                 self.on_late_own(tree, floor);
+            } else if let Item::Take(moved) = item {
+                self.on_late_take(from, moved);
             }
             return;
         }
@@ -158,6 +160,11 @@ impl Engine {
             Item::Order(order) => self.on_order(from, order),
             Item::Report { ticket, outcome } => self.on_report(ticket, outcome),
             Item::NewOwner(owner) => self.on_new_owner(from, &owner),
+            Item::Move { tree, ticket, to } => self.on_move(from, &tree, ticket, to),
+            Item::Moved { tree, ticket, ready } => self.on_moved(from, &tree, ticket, ready),
+            Item::Take(moved) => self.on_take(from, moved),
+            Item::Mastering { tree, ticket, taken } => self.on_mastering(from, &tree, ticket, taken),
+            Item::Stay { tree, .. } => self.on_stay(from, &tree),
         }
     }
 
@@ -176,6 +183,10 @@ impl Engine {
                 | Item::Taken { .. }
                 | Item::Order(_)
                 | Item::Report { .. }
+                | Item::Move { .. }
+                | Item::Moved { .. }
+                | Item::Take(_)
+                | Item::Stay { .. }
         )
     }
 }

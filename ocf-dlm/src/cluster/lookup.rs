@@ -32,6 +32,8 @@ pub(crate) struct Entry {
     pub(crate) suspects: BTreeSet<NodeInstance>,
     /// The view to which it was brought up last.
     pub(crate) epoch: u64,
+    /// It moves from its master to another: who looks for it waits.
+    pub(crate) moving: bool,
 }
 
 impl Engine {
@@ -59,6 +61,10 @@ impl Engine {
             return;
         }
         let entry = self.entry(&request.key.tree);
+        if entry.moving {
+            self.moving_lookups.push_back((origin, request));
+            return;
+        }
         match entry.master {
             Some(master) if master != origin => {
                 if master == self.local {
@@ -106,6 +112,7 @@ impl Engine {
         let entry = self.entry(&tree);
         entry.master = Some(from);
         entry.suspects.clear();
+        self.thaw_entry(&tree);
     }
 
     /// The entry of a tree, brought up to the newest view; a new one if there is none.
@@ -164,10 +171,10 @@ impl Engine {
         use super::tree::Route;
         let route = self.trees.get(&request.key.tree).map(|tree| &tree.route);
         let hint = match route {
-            Some(Route::At(master)) if *master != origin => *master,
+            Some(Route::At(master) | Route::Moving(master)) if *master != origin => *master,
             _ => self.local,
         };
-        let looking = matches!(route, Some(Route::Looking(_)));
+        let looking = matches!(route, Some(Route::Looking(_) | Route::Moving(_)));
         if let (Some(keeper), false) = (keeper, looking) {
             // The directory believes that the tree is here. It may have missed that it was given up.
             let floor = FencingToken::default();

@@ -50,6 +50,7 @@ impl Engine {
         let (value_length, now) = (self.config.value_length, self.now);
         let full = self.holders.len() >= TREE_LOCKS_MAX;
         self.touch(&request.key.tree);
+        let Some(request) = self.defer_request(origin, keeper, request) else { return };
         if self.mastered(&request.key.tree).is_none() {
             self.refer(origin, keeper, &request);
             return;
@@ -58,6 +59,7 @@ impl Engine {
         let mut effects = Effects::new();
         let Request { key, op, client, transaction, mode, flags, ranges, .. } = request;
         let known = self.holders.get(&who).cloned();
+        self.note_use(&key.tree, origin);
         if let Some(tree) = self.trees.get_mut(&key.tree) {
             tree.idle_since = None;
         }
@@ -103,6 +105,9 @@ impl Engine {
         let who = Holder { node: from, lock: convert.lock };
         let ranges = convert.ranges.as_ref().map(|ranges| &ranges.set);
         let terms = Terms { op: convert.op, mode: convert.mode, flags: convert.flags, ranges };
+        if let Some(key) = self.holders.get(&who).cloned() {
+            self.note_use(&key.tree, from);
+        }
         self.at_queues(who, |queues, token, out| {
             let Some(last) = queues.last_op(who) else { return };
             if convert.op <= last {

@@ -1,5 +1,7 @@
 //! The queues of one resource at its master.
 
+mod moved;
+
 use super::range_queue::EntryRanges;
 use crate::range::RangeSet;
 use crate::wire::{Claim, NewOwner, RangeBlocker, Refusal, Value};

@@ -1,7 +1,7 @@
 //! What can be asked of an engine.
 
 use super::queue::{Holder, Queues};
-use super::tree::Route;
+use super::tree::{Route, Tree};
 use super::{Engine, Standing};
 use crate::wire::Key;
 use crate::{ClientId, FencingToken, Mode, ValueBlock};
@@ -40,6 +40,16 @@ pub struct Stats {
     pub claims: u64,
     /// Locks that were rebuilt here in recoveries.
     pub recovered: u64,
+    /// Trees that were sent to the member that uses them most.
+    pub moved_away: u64,
+    /// Trees that came here because this node uses them most.
+    pub moved_here: u64,
+    /// Moves that ended before the tree was sent: somebody was not ready, did not answer in time, or a view came.
+    pub moves_undone: u64,
+    /// Trees that were sent, and did not arrive before a view came: they stayed.
+    pub moves_returned: u64,
+    /// Trees that were sent to a node that was lost before it said that it had them: they were recovered.
+    pub moves_lost: u64,
 }
 
 /// Where a tree is mastered, as this node knows.
@@ -51,6 +61,8 @@ pub enum TreeState {
     At(NodeInstance),
     /// Here.
     Here,
+    /// It is on its way to the member that uses it most.
+    Moving,
     /// It is being recovered.
     Recovering,
 }
@@ -144,6 +156,7 @@ impl Engine {
                     Route::Looking(_) => TreeState::Looking,
                     Route::At(master) => TreeState::At(master),
                     Route::Here(_) => TreeState::Here,
+                    Route::Moving(_) | Route::Handing(_) => TreeState::Moving,
                     Route::Recovering(_) => TreeState::Recovering,
                 },
                 locks: tree.locks.len(),
@@ -241,6 +254,14 @@ impl Engine {
             .any(|(lock, name)| self.trees.get(name).is_none_or(|tree| tree.asked_by != Some(*lock)))
         {
             return Err("a lookup belongs to a tree that is looked for");
+        }
+        let moves = |tree: &Tree| tree.mastered().is_some_and(|mastered| mastered.moving.is_some());
+        if self.trees.values().filter(|tree| moves(tree)).count() != self.moving.len() {
+            return Err("trees that are to move are counted");
+        }
+        let handed = |tree: &&Tree| matches!(tree.route, Route::Handing(_));
+        if self.trees.values().filter(handed).count() != self.handing.len() {
+            return Err("trees on their way are counted");
         }
         if !self.loopback.is_empty() && self.standing == Standing::Active {
             return Err("nothing is left to be said to oneself");

@@ -1,5 +1,6 @@
 //! A tree of resources as one node knows it.
 
+use super::place::{Activity, Handing, Moving};
 use super::queue::Queues;
 use crate::directory::Slot;
 use crate::range::{Range, RangeKind, RangeSet};
@@ -17,6 +18,10 @@ pub(crate) enum Route {
     At(NodeInstance),
     /// This node masters it.
     Here(Box<Mastered>),
+    /// That node masters it and has it move: nothing is said of it until the next master, or that one, speaks.
+    Moving(NodeInstance),
+    /// It was mastered here, and was sent to its next master.
+    Handing(Box<Handing>),
     /// Its master is gone: this node's locks were told to the new one, which will say when it serves.
     Recovering(NodeInstance),
 }
@@ -28,11 +33,27 @@ pub(crate) struct Mastered {
     pub(crate) token: FencingToken,
     /// Departed instances that may have locks here which nobody knows of.
     pub(crate) suspects: BTreeSet<NodeInstance>,
+    /// Who used it of late.
+    pub(crate) activity: Activity,
+    /// It is to move.
+    pub(crate) moving: Option<Box<Moving>>,
+    /// How often it has moved.
+    pub(crate) moves: u8,
+    /// It came from another master, or was to go to one: the directory may have missed where it is when a view came.
+    pub(crate) relocated: bool,
 }
 
 impl Mastered {
-    pub(crate) const fn new(token: FencingToken, suspects: BTreeSet<NodeInstance>) -> Self {
-        Self { resources: Resources { root: None, below: BTreeMap::new() }, token, suspects }
+    pub(crate) fn new(token: FencingToken, suspects: BTreeSet<NodeInstance>) -> Self {
+        Self {
+            resources: Resources { root: None, below: BTreeMap::new() },
+            token,
+            suspects,
+            activity: Activity::default(),
+            moving: None,
+            moves: 0,
+            relocated: false,
+        }
     }
 }
 
@@ -148,23 +169,33 @@ impl Tree {
             && self.deferred.is_empty()
             && match &self.route {
                 // The suspects of a tree are known to its master alone.
-                Route::Here(mastered) => mastered.resources.is_empty() && mastered.suspects.is_empty(),
+                Route::Here(mastered) => {
+                    mastered.resources.is_empty() && mastered.suspects.is_empty() && mastered.moving.is_none()
+                }
                 Route::At(_) => true,
-                Route::Looking(_) | Route::Recovering(_) => false,
+                Route::Looking(_) | Route::Moving(_) | Route::Handing(_) | Route::Recovering(_) => false,
             }
     }
 
     pub(crate) const fn mastered(&self) -> Option<&Mastered> {
         match &self.route {
             Route::Here(mastered) => Some(mastered),
-            Route::Looking(_) | Route::At(_) | Route::Recovering(_) => None,
+            Route::Looking(_)
+            | Route::At(_)
+            | Route::Moving(_)
+            | Route::Handing(_)
+            | Route::Recovering(_) => None,
         }
     }
 
     pub(crate) const fn mastered_mut(&mut self) -> Option<&mut Mastered> {
         match &mut self.route {
             Route::Here(mastered) => Some(mastered),
-            Route::Looking(_) | Route::At(_) | Route::Recovering(_) => None,
+            Route::Looking(_)
+            | Route::At(_)
+            | Route::Moving(_)
+            | Route::Handing(_)
+            | Route::Recovering(_) => None,
         }
     }
 }

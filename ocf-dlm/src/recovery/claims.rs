@@ -67,7 +67,8 @@ impl Engine {
         let Some(entry) = self.entries.get(name).filter(|entry| entry.epoch != self.epoch) else { return };
         let number = slot_number(Slot::of(name));
         let own = self.slots.get(&number).is_some_and(|slot| slot.since <= entry.epoch);
-        let orphan = entry.master.is_none_or(|master| self.is_lost(master, entry.epoch));
+        // Where a tree is that was moving is not known: its master says so.
+        let orphan = entry.moving || entry.master.is_none_or(|master| self.is_lost(master, entry.epoch));
         let mut suspects = entry.suspects.clone();
         if orphan {
             // Also of a tree that was an orphan before: who is gone now may not have come to claim its locks.
@@ -77,7 +78,7 @@ impl Engine {
             let epoch = self.epoch;
             if let Some(entry) = self.entries.get_mut(name) {
                 let master = entry.master.filter(|_| !orphan);
-                *entry = Entry { master, suspects, epoch };
+                *entry = Entry { master, suspects, epoch, moving: false };
             }
             return;
         }
@@ -132,12 +133,19 @@ impl Engine {
 
     /// Makes up for what views since `since` changed for a tree; claims it, or the locks of this node in it, from whoever
     /// keeps or masters it now.
-    pub(super) fn bring_up(&mut self, name: &Name, place: u32, since: u64) {
+    pub(crate) fn bring_up(&mut self, name: &Name, place: u32, since: u64) {
+        let mut waiting = self.lose_handed(name);
+        waiting.extend(self.interrupt_move(name));
+        self.bring_up_route(name, place, since);
+        self.decide(waiting);
+    }
+
+    fn bring_up_route(&mut self, name: &Name, place: u32, since: u64) {
         let Some(tree) = self.trees.at(place).map(|(_, tree)| tree) else { return };
         let Some(keeper) = self.keeper(tree.slot) else { return };
         match &tree.route {
-            Route::Here(_) => {
-                if self.recovery.has_moved(tree.slot) {
+            Route::Here(mastered) => {
+                if self.recovery.has_moved(tree.slot) || mastered.relocated {
                     self.claim(keeper, Item::ClaimTree { tree: Name::clone(name) });
                 }
                 self.exorcise(name, since);
@@ -157,7 +165,9 @@ impl Engine {
                 }
             }
             Route::At(master) if !self.is_lost(*master, since) => {}
-            Route::At(_) | Route::Recovering(_) => {
+            // Its barrier waits for the word of the next master.
+            Route::Handing(_) => {}
+            Route::At(_) | Route::Moving(_) | Route::Recovering(_) => {
                 if tree.locks.is_empty() && tree.deferred.is_empty() {
                     self.trees.remove(name);
                     return;

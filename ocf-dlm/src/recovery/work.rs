@@ -5,7 +5,7 @@
 //! by is brought up first ([`Engine::touch`]). PROTOCOL.md, section 9.
 
 use super::Stage;
-use crate::cluster::{Engine, Output, Route};
+use crate::cluster::{Engine, Output, Route, sabotaged};
 use crate::wire::{Name, Phase};
 use pils::NodeInstance;
 
@@ -36,6 +36,10 @@ pub(crate) enum Task {
     Flush(u32),
     /// The entry at this place may not be needed any more.
     Clean(u32),
+    /// A tree that is ready is sent to its next master.
+    Hand,
+    /// A tree begins to move to who uses it most.
+    Move,
     /// Trees are given up that were idle for long.
     Sweep,
 }
@@ -59,10 +63,13 @@ impl Engine {
                     return Some(Task::Tree(trees));
                 }
             }
-            Stage::Sweep { .. } => return Some(Task::Claimed),
+            Stage::Sweep { .. } if self.handing.is_empty() || sabotaged!(self, MoveUnsettled) => {
+                return Some(Task::Claimed);
+            }
             Stage::Rebuild(at) if at < recovery.claims.end() => return Some(Task::Rebuild(at)),
             Stage::Rebuild(_) => return Some(Task::Rebuilt),
-            Stage::Nothing | Stage::Claimed | Stage::Rebuilt => {}
+            // Whether a tree that was sent away has arrived is to be known first.
+            Stage::Sweep { .. } | Stage::Nothing | Stage::Claimed | Stage::Rebuilt => {}
         }
         if !recovery.to_grant.is_empty() {
             return Some(Task::Grant);
@@ -81,6 +88,12 @@ impl Engine {
         }
         if let Some(place) = self.unsettled.first() {
             return Some(Task::Flush(*place));
+        }
+        if !self.to_hand.is_empty() {
+            return Some(Task::Hand);
+        }
+        if recovery.is_over() && !self.to_move.is_empty() {
+            return Some(Task::Move);
         }
         match recovery.clean {
             Some(at) if at < self.entries.end() => Some(Task::Clean(at)),
@@ -164,6 +177,8 @@ impl Engine {
                 self.recovery.clean = Some(place + 1);
                 self.clean_entry_at(place);
             }
+            Task::Hand => self.hand_next(),
+            Task::Move => self.move_next(),
             Task::Sweep => self.sweep(),
         }
         1

@@ -108,7 +108,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    const fn raw(self) -> u8 {
+    pub(super) const fn raw(self) -> u8 {
         match self {
             Self::NotQueued => 1,
             Self::Deadlock => 2,
@@ -117,7 +117,7 @@ impl Refusal {
         }
     }
 
-    fn parse(r: &mut Reader<'_>) -> Result<Self, ParseError> {
+    pub(super) fn parse(r: &mut Reader<'_>) -> Result<Self, ParseError> {
         let at = r.clone();
         Ok(match r.u8("refusal")? {
             1 => Self::NotQueued,

@@ -87,7 +87,7 @@ pub(super) fn take_name(r: &mut Reader<'_>) -> Result<Name, ParseError> {
     if name.is_empty() { Err(r.error("tree", Malformed::OutOfRange)) } else { Ok(name) }
 }
 
-fn take_path(r: &mut Reader<'_>) -> Result<Name, ParseError> {
+pub(super) fn take_path(r: &mut Reader<'_>) -> Result<Name, ParseError> {
     let length = r.length("name", TREE_MAX)?;
     Ok(Arc::from(r.take("name", length)?))
 }

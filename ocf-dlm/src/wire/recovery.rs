@@ -92,9 +92,9 @@ impl Claim {
 }
 
 impl ClaimedLock {
-    const SIZE_MIN: usize = 8 + 4 + 4 + 8 + 4 + 1 + 1 + 1 + 1;
+    pub(super) const SIZE_MIN: usize = 8 + 4 + 4 + 8 + 4 + 1 + 1 + 1 + 1;
 
-    fn emit(&self, out: &mut Vec<u8>) {
+    pub(super) fn emit(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.lock.to_be_bytes());
         out.extend_from_slice(&self.op.to_be_bytes());
         out.extend_from_slice(&self.client.raw().to_be_bytes());
@@ -111,7 +111,7 @@ impl ClaimedLock {
         }
     }
 
-    fn parse(r: &mut Reader<'_>) -> Result<Self, ParseError> {
+    pub(super) fn parse(r: &mut Reader<'_>) -> Result<Self, ParseError> {
         let at = r.clone();
         let lock = Self {
             lock: r.u64("lock")?,

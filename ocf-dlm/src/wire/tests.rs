@@ -11,7 +11,55 @@ fn instance(node: u32) -> NodeInstance {
 fn all_samples(n: u64, small: u32, name: &[u8]) -> Vec<Item> {
     let mut all = samples(n, small, name);
     all.extend(order_samples(n, small, name));
+    all.extend(move_samples(n, small, name));
     all
+}
+
+fn move_samples(n: u64, small: u32, name: &[u8]) -> Vec<Item> {
+    let tree = || Key::root(b"space", name).tree;
+    let mode = Mode::ALL[small as usize % Mode::ALL.len()];
+    let lock = ClaimedLock {
+        lock: n,
+        op: small,
+        client: ClientId::new(small),
+        transaction: n,
+        flags: Flags::NOTIFY,
+        held: Some(mode),
+        asked: small.is_multiple_of(2).then_some(Mode::Ex),
+        place: Some(i64::from(small) - 5),
+        age_ms: n >> 2,
+        ranges: small.is_multiple_of(3).then(|| Box::new((ranges(n), ranges(n ^ 1)))),
+    };
+    let refused = [None, Some(Refusal::NotQueued), Some(Refusal::Deadlock)][small as usize % 3];
+    let moved = MovedLock {
+        node: instance(small),
+        lock,
+        notified: small.to_be_bytes()[3] % 64,
+        demoted: true,
+        refused,
+    };
+    let resource = MovedResource {
+        path: Key::root(b"space", name).child(b"below").path,
+        value: Value { block: ValueBlock::new(b"value"), sequence: n >> 2 },
+        value_invalid: small.is_multiple_of(2),
+        places: (i64::from(small), -3),
+        locks: vec![moved; small as usize % 4],
+    };
+    let moved = MovedTree {
+        tree: tree(),
+        ticket: n,
+        token: FencingToken { epoch: n >> 2, sequence: 7 },
+        moves: small.to_be_bytes()[3],
+        waiting: vec![instance(1), instance(2)],
+        resources: vec![resource; 2],
+    };
+    vec![
+        Item::Move { tree: tree(), ticket: n, to: instance(small) },
+        Item::Moved { tree: tree(), ticket: n, ready: small.is_multiple_of(2) },
+        Item::Take(moved),
+        Item::Mastering { tree: tree(), ticket: n, taken: small.is_multiple_of(2) },
+        Item::Stay { tree: tree(), ticket: n },
+    ]
 }
 
 fn order_samples(n: u64, small: u32, name: &[u8]) -> Vec<Item> {

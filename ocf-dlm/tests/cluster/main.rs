@@ -43,7 +43,7 @@ fn run_in(seeds: impl Iterator<Item = u64>, world: impl Fn(u64) -> World) -> Cov
 }
 
 /// What must have happened in every long run, or the seeds prove nothing about it.
-const NAMED_CASES: [&str; 18] = [
+const NAMED_CASES: [&str; 20] = [
     "crash of a master",
     "crash of a directory keeper",
     "crash of a requester",
@@ -62,6 +62,8 @@ const NAMED_CASES: [&str; 18] = [
     "obituary",
     "deadlock",
     "victim",
+    "tree moved",
+    "move undone",
 ];
 
 fn check_cases(coverage: &Coverage) {

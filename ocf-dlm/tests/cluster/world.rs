@@ -98,6 +98,9 @@ impl World {
             batch_bytes: if rng.chance(0.5) { 256 } else { 8 << 10 },
             turn_max: if rng.chance(0.6) { rng.between(1, 4) as usize } else { 512 },
             claims_ahead_max: if rng.chance(0.5) { rng.between(1, 3) as usize } else { 4096 },
+            move_after: Duration::from_micros(if rng.chance(0.75) { rng.between(200, 4000) } else { 0 }),
+            move_uses_min: rng.between(1, 3) as u32,
+            move_patience: Duration::from_micros(rng.between(300, 5000)),
             ..Config::default()
         };
         let mut world = Self {
@@ -373,6 +376,10 @@ impl World {
                 ("deadlock", stats.deadlocks),
                 ("victim", stats.victims),
                 ("unknown lock", stats.unknown_locks),
+                ("tree moved", stats.moved_here),
+                ("move undone", stats.moves_undone),
+                ("move came back", stats.moves_returned),
+                ("next master lost", stats.moves_lost),
             ] {
                 *self.coverage.entry(what).or_default() += n;
             }

@@ -77,6 +77,31 @@ fn kept_alive() -> Plan {
     Plan { scripts, faults: crash(A), ..two_writers() }
 }
 
+/// A masters the tree and has it move to B, which writes, while C, which keeps it in the directory, reads.
+fn moved() -> Plan {
+    let scripts = vec![
+        script(0, vec![Do::Ask(0, Nl), Do::Move(0, 1), Do::Unlock(0)]),
+        script(1, vec![Do::Ask(0, Ex), Do::Unlock(0)]),
+    ];
+    Plan { scripts, ..two_writers() }
+}
+
+/// The tree moves while a request waits.
+fn both_write() -> Plan {
+    let scripts = vec![
+        script(0, vec![Do::Ask(0, Ex), Do::Move(0, 1), Do::Unlock(0)]),
+        script(1, vec![Do::Ask(0, Ex), Do::Unlock(0)]),
+    ];
+    Plan { scripts, ..two_writers() }
+}
+
+/// The same, and somebody gives back what he holds meanwhile.
+fn moved_and_given_back() -> Plan {
+    let mut plan = moved();
+    plan.scripts[1].steps = vec![Do::Ask(0, Ex), Do::Unlock(0), Do::Ask(0, Pr), Do::Unlock(1)];
+    plan
+}
+
 /// Those that take a second or so, with the least number of states by which something happened at all.
 fn small_plans() -> Vec<(&'static str, u64, Plan)> {
     let used_again = vec![
@@ -90,6 +115,9 @@ fn small_plans() -> Vec<(&'static str, u64, Plan)> {
         ("the keeper dies", 5000, Plan { faults: crash(C), ..two_writers() }),
         ("nobody asks any more", 100, impatient()),
         ("conversions", 50, Plan { scripts: conversions(), ..two_writers() }),
+        ("a tree moves", 300, moved_and_given_back()),
+        ("a tree moves with who waits", 300, both_write()),
+        ("a tree moves, and who is to master it dies", 2000, Plan { faults: crash(B), ..moved() }),
         ("idle trees are given up", 500, Plan { scripts: used_again, faults: sweeps, ..two_writers() }),
     ]
 }
@@ -116,6 +144,16 @@ fn large_plans() -> Vec<(&'static str, u64, Plan)> {
             Plan { keepers: vec![(2, 0), (0, 1)], scripts: two_names, faults: crash(C), ..two_writers() },
         ),
         (
+            "a tree moves, and anybody dies",
+            10_000,
+            Plan { faults: crash(A | B | C), ..moved_and_given_back() },
+        ),
+        (
+            "a tree moves, and does not in time",
+            5_000,
+            Plan { faults: Faults { timers: 1, ..crash(A | C) }, ..moved() },
+        ),
+        (
             "a step of one turn at a time",
             20_000,
             Plan { turn_max: Some(1), faults: crash(A), ..two_writers() },
@@ -139,6 +177,8 @@ fn huge_plans() -> Vec<(&'static str, u64, Plan)> {
         ("a node comes back", 0, Plan { faults: restart(A), ..two_writers() }),
         ("a node comes back and locks", 0, Plan { scripts: again, faults: restart(A), ..two_writers() }),
         ("a node is cut off and rejoins", 0, Plan { faults: cut, ..two_writers() }),
+        ("a tree moves, and a node is cut off", 0, Plan { faults: cut, ..moved_and_given_back() }),
+        ("a tree moves, and a node comes back", 0, Plan { faults: skips, ..moved() }),
         ("views are skipped", 0, Plan { scripts: tries.clone(), faults: skips, ..two_writers() }),
         ("tries, and a node is cut off", 0, Plan { scripts: tries, faults: cut, ..two_writers() }),
     ]
@@ -216,6 +256,20 @@ fn bugs_of_directory_and_recovery_are_found_by_the_shortest_way() {
         let (broken, way) = found(bug, plan);
         assert_eq!(broken, promise, "{bug:?}");
         assert!(way.contains("dies") && way.lines().count() <= longest, "{bug:?}:\n{way}");
+    }
+}
+
+#[test]
+fn bugs_of_moves_are_found() {
+    let dies = |may_crash| Plan { faults: crash(may_crash), ..moved_and_given_back() };
+    for (bug, plan, promise) in [
+        (Sabotage::MoveUndrained, moved_and_given_back(), "masters know what is held"),
+        (Sabotage::MoveOwnOnly, moved(), "masters know what is held"),
+        (Sabotage::MoveUnlisted, moved(), "the directory names the master"),
+        (Sabotage::MoveUnsettled, dies(C), "an engine's invariants"),
+    ] {
+        let (broken, way) = found(bug, plan);
+        assert_eq!(broken, promise, "{bug:?}:\n{way}");
     }
 }
 

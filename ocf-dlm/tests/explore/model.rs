@@ -34,6 +34,8 @@ pub(crate) enum Do {
     Drop(usize),
     /// Stops what is under way with lock `.0`.
     Cancel(usize),
+    /// Has the resource's tree move to that node, if it is mastered here.
+    Move(usize, u8),
 }
 
 /// An application.
@@ -159,6 +161,10 @@ impl State {
         self.fates[usize::from(x)]
     }
 
+    fn lives(&self, x: u8) -> bool {
+        !matches!(self.fate(x), Fate::Dead | Fate::DeadProven)
+    }
+
     fn all(&self) -> impl Iterator<Item = u8> + use<> {
         0..self.nodes.len() as u8
     }
@@ -195,6 +201,8 @@ impl Model {
             // Longer than all timers together: no deadlock is searched for.
             deadlock_delay: Duration::from_secs(3600),
             turn_max: plan.turn_max.unwrap_or(1 << 20),
+            // Trees move when an application has them move.
+            move_after: Duration::ZERO,
             ..Config::default()
         };
         let slots = keys.iter().map(|key| Slot::of(&key.tree)).collect();
@@ -303,7 +311,7 @@ impl Model {
             match step {
                 Do::Ask(..) | Do::Try(..) => rests(&0) && rests(&1),
                 Do::Convert(lock, _) | Do::Unlock(lock) => rests(lock),
-                Do::Drop(_) | Do::Cancel(_) => true,
+                Do::Drop(_) | Do::Cancel(_) | Do::Move(..) => true,
             }
         };
         (0..self.plan.scripts.len()).filter(ready).map(|client| Act::Step(client as u8))
@@ -333,8 +341,10 @@ impl Model {
                 next.told[usize::from(x)] = at as u8 + 1;
                 let view = Rc::clone(&next.views[at]);
                 self.tell(&mut next, x, &Word::View(Rc::clone(&view)))?;
-                let stays = |from: u8| view.members.iter().any(|member| member.instance == instance(from));
-                next.wires.retain(|(from, to), _| *to != x || stays(*from));
+                // What the dead have sent is not heard any more; who is to join in a later view may have spoken already.
+                let in_it = |from: u8| view.members.iter().any(|member| member.instance == instance(from));
+                let dead: Vec<u8> = next.all().filter(|from| !next.lives(*from) && !in_it(*from)).collect();
+                next.wires.retain(|(from, to), _| *to != x || !dead.contains(from));
             }
             Act::Crash(x) => crash(&mut next, x),
             Act::Cut(x) => {
@@ -423,6 +433,11 @@ impl Model {
                 }
                 state.book.unlocked(id, value);
                 Ok(())
+            }
+            Do::Move(key, to) => {
+                let word = Word::Move(self.keys[key].clone(), instance(to));
+                let done = self.carry_out(state, x, &word);
+                self.follow(state, x, &done)
             }
             Do::Cancel(lock) => {
                 let Some((id, _)) = seen(lock).filter(|(_, seen)| seen.asked.is_some()) else {

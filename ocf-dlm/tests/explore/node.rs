@@ -79,6 +79,7 @@ pub(crate) enum Word {
     Convert(u64, Mode, Flags, u64),
     Unlock(u64, u64),
     Cancel(u64),
+    Move(Key, NodeInstance),
 }
 
 impl Hash for Word {
@@ -93,6 +94,7 @@ impl Hash for Word {
             Self::Convert(lock, mode, flags, value) => (lock, mode, flags, value).hash(state),
             Self::Unlock(lock, value) => (lock, value).hash(state),
             Self::Cancel(lock) => lock.hash(state),
+            Self::Move(key, to) => (key, to).hash(state),
         }
     }
 }
@@ -208,6 +210,7 @@ impl Nodes {
                 lock = engine.unlock(clock, *id, flags, value(number)).ok().map(|()| *id);
             }
             Word::Cancel(id) => lock = engine.cancel(clock, *id).ok().map(|()| *id),
+            Word::Move(key, to) => lock = engine.move_tree(clock, key, *to).then_some(0),
         }
         let (mut outputs, mut sent) = (Vec::new(), Vec::new());
         loop {

@@ -87,6 +87,17 @@ fn say_item(item: &Item) -> String {
         Item::Barrier(b) => {
             format!("BARRIER {:?}, unproven {}, proven {}", b.phase, names(&b.unproven), names(&b.proven))
         }
+        Item::Move { to, .. } => format!("MOVE to {}", name_of(*to)),
+        Item::Moved { ready, .. } => if *ready { "MOVED" } else { "MOVED, not ready" }.into(),
+        Item::Take(moved) => {
+            let locks = moved.resources.iter().flat_map(|r| &r.locks);
+            let locks =
+                locks.map(|l| format!("{} of {} holds {:?}", l.lock.lock, name_of(l.node), l.lock.held));
+            format!("TAKE [{}]", locks.collect::<Vec<_>>().join(", "))
+        }
+        Item::Mastering { taken, .. } => if *taken { "MASTERING" } else { "MASTERING not" }.into(),
+        Item::Stay { .. } => "STAY".into(),
+        Item::Master { .. } => "MASTER".into(),
         Item::Proven { instance, .. } => format!("PROVEN {}", name_of(*instance)),
         other => format!("{other:?}"),
     }

@@ -22,7 +22,7 @@ pub(super) fn view(
         let keeps = match tree.state {
             TreeState::Here => true,
             TreeState::At(master) => stays(master) && tree.locks > 0,
-            TreeState::Looking | TreeState::Recovering => false,
+            TreeState::Looking | TreeState::Moving | TreeState::Recovering => false,
         };
         if !keeps {
             continue;
