@@ -6,8 +6,8 @@ use ocf_resource::driver::{AgentHost, OcfClass, RustClass, Stateful};
 use ocf_resource::executor::RunId;
 use ocf_resource::testing::check_agent;
 use ocf_resource::{
-    Action, AgentClass, AgentError, AgentName, Agents, OcfCode, Operation, OperationResult, Outcome,
-    Promotion, ResourceAgent, Score, Severity,
+    Action, AgentClass, AgentError, AgentName, Agents, Metadata, OcfCode, Operation, OperationResult,
+    Outcome, Promotion, ResourceAgent, Score, Severity,
 };
 use pils::field::Fields;
 use pils::process::Runner;
@@ -303,6 +303,13 @@ fn the_stateful_agents_of_the_distribution_say_which_copy_to_promote() {
     std::fs::remove_dir_all(&place).unwrap();
 }
 
+fn description(agent: &dyn ResourceAgent) -> Metadata {
+    let (say, said) = mpsc::channel();
+    let tell = move |answer: Result<Metadata, AgentError>| say.send(answer).unwrap();
+    let _canceller = agent.metadata(Duration::from_secs(30), Box::new(tell));
+    said.recv_timeout(Duration::from_secs(60)).unwrap().unwrap()
+}
+
 /// What they say where their hardware, or what they steer, is missing: nothing runs, and nothing is worth another attempt here.
 #[test]
 #[ignore = "needs the resource agents of the distribution, and root"]
@@ -315,10 +322,7 @@ fn agents_for_hardware_that_is_not_here_describe_themselves_and_refuse() {
     ] {
         let full = format!("ocf:heartbeat:{name}");
         let agent = class.find(&full.parse().unwrap()).unwrap();
-        let (say, said) = mpsc::channel();
-        let tell = move |answer: Result<ocf_resource::Metadata, AgentError>| say.send(answer).unwrap();
-        let _canceller = agent.metadata(Duration::from_secs(30), Box::new(tell));
-        let metadata = said.recv_timeout(Duration::from_secs(60)).unwrap().unwrap();
+        let metadata = description(&*agent);
         let parameters: BTreeMap<String, String> =
             given.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         metadata.check_parameters(&parameters).unwrap();
@@ -332,6 +336,67 @@ fn agents_for_hardware_that_is_not_here_describe_themselves_and_refuse() {
         let refuses = seen.severity() == Severity::Hard;
         assert!(refuses || seen == Outcome::Failed { code: OcfCode::NotRunning }, "{name}: {seen:?}");
     }
+}
+
+/// Without the module of the kernel: nothing of it runs here, and the score that says which copy to promote is withdrawn.
+#[test]
+#[ignore = "needs drbd-utils of the distribution, and root"]
+fn the_agent_of_drbd_describes_itself_refuses_without_its_module_and_withdraws_its_score() {
+    let name = "ocf:linbit:drbd";
+    let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("drbd-{}", std::process::id()));
+    let class = OcfClass::new(Runner::new(4).unwrap()).with_promotion(&place).unwrap();
+    let agent = class.find(&name.parse().unwrap()).unwrap();
+    let metadata = description(&*agent);
+    assert!(["promote", "demote", "notify"].iter().all(|action| metadata.supports(action)), "{metadata:?}");
+    let given = BTreeMap::from([("drbd_resource".to_owned(), "r0".to_owned())]);
+    metadata.check_parameters(&given).unwrap();
+    metadata.check_parameters(&BTreeMap::new()).unwrap_err();
+    let parameters = Arc::new(given);
+    let result = |action| {
+        let mut asked = Operation { parameters: Arc::clone(&parameters), ..with_roles(name, action) };
+        for (key, value) in [("notify", "true"), ("clone_max", "2"), ("clone_node_max", "1")] {
+            Arc::make_mut(&mut asked.meta).insert(key.to_owned(), value.to_owned());
+        }
+        run(&*agent, &asked)
+    };
+    for action in [Action::ValidateAll, Action::Monitor, Action::Start] {
+        let refused = result(action);
+        assert_eq!(refused.outcome, Outcome::Failed { code: OcfCode::NotInstalled }, "{action}: {refused:?}");
+        assert_eq!(refused.reason.as_deref(), Some("DRBD kernel (module) not available?"), "{action}");
+        assert_eq!(refused.outcome.severity(), Severity::Hard, "no other attempt here is worth it");
+    }
+    let stopped = result(Action::Stop);
+    assert_eq!((stopped.outcome, stopped.promotion), (Outcome::Ok, Some(Promotion::Withdrawn)));
+    std::fs::remove_dir_all(&place).unwrap();
+}
+
+/// With a virtual server in its file, whether the kernel here knows of such or not.
+#[test]
+#[ignore = "needs ldirectord of the distribution, and root"]
+fn the_daemon_of_ldirectord_is_started_watched_and_stopped_through_its_agent() {
+    let name = "ocf:heartbeat:ldirectord";
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("ld-{}.cf", std::process::id()));
+    let servers = "checktimeout = 3\ncheckinterval = 1\nautoreload = no\nvirtual = 192.0.2.1:80\n\
+        \x20   real = 192.0.2.10:80 gate\n    service = http\n    scheduler = wlc\n    protocol = tcp\n";
+    let agent = OcfClass::new(Runner::new(4).unwrap()).find(&name.parse().unwrap()).unwrap();
+    let parameters = BTreeMap::from([("configfile".to_owned(), file.display().to_string())]);
+    description(&*agent).check_parameters(&parameters).unwrap();
+    let template = Operation { parameters: Arc::new(parameters), ..operation(name, Action::ValidateAll) };
+    let wrong = Operation { action: Action::Start, ..template.clone() };
+    std::fs::write(&file, "virtual = nowhere\n").unwrap();
+    assert_ne!(run(&*agent, &wrong).outcome, Outcome::Ok, "a file that is wrong is refused");
+    std::fs::write(&file, servers).unwrap();
+    assert_eq!(run(&*agent, &template).outcome, Outcome::Ok);
+    let says = |action| run(&*agent, &Operation { action, ..template.clone() }).outcome;
+    let stopped = Outcome::Failed { code: OcfCode::NotRunning };
+    assert_eq!((says(Action::Stop), says(Action::Monitor)), (Outcome::Ok, stopped.clone()));
+    assert_eq!((says(Action::Start), says(Action::Monitor)), (Outcome::Ok, Outcome::Ok));
+    assert_eq!((says(Action::Start), says(Action::Monitor)), (Outcome::Ok, Outcome::Ok));
+    assert_eq!(says(Action::Stop), Outcome::Ok);
+    // Its stop says so once the daemon was told, which is before the daemon is gone.
+    let gone = (0..100).any(|_| says(Action::Monitor) == stopped);
+    std::fs::remove_file(&file).unwrap();
+    assert!(gone, "the daemon goes on");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 const DESCRIPTION: &str = r#"<?xml version="1.0"?><resource-agent name="agent" version="1"><version>1.1</version>
@@ -144,48 +145,75 @@ const REAL: &[(&str, &[(&str, &str)])] = &[
     ("heartbeat/iface-vlan", &[("vlan_interface", "none0"), ("vlan_id", "7")]),
 ];
 
+/// What came of one agent.
+enum Compared {
+    Agree {
+        passed: bool,
+    },
+    /// Only `ocf-tester` has something to say: deviation T1.
+    Undeclared,
+    Differ(String),
+}
+
+/// Has `ocf-tester` and ours try an agent. None if it is not installed.
+fn compare(name: &str, parameters: &[(&str, &str)], folder: &Path) -> Option<Compared> {
+    let path = PathBuf::from("/usr/lib/ocf/resource.d").join(name);
+    if !path.exists() {
+        return None;
+    }
+    let parameters: BTreeMap<String, String> = parameters
+        .iter()
+        .map(|(n, v)| ((*n).to_owned(), v.replace("DIR", folder.to_str().unwrap())))
+        .collect();
+    let mut theirs = Command::new("timeout");
+    theirs.args(["60", "ocf-tester", "-q", "-n", "test"]);
+    for (n, v) in &parameters {
+        theirs.args(["-o", &format!("{n}={v}")]);
+    }
+    let tag = format!("{}.{}", std::process::id(), name.replace('/', "."));
+    let theirs = theirs.env("OCF_RUN_TAG", &tag).arg(&path).output().unwrap();
+    // It does not look for what agents leave behind.
+    ocf_resource::driver::sweep(&tag);
+    let class = OcfClass::new(Runner::new(2).unwrap());
+    let ours = Tester { parameters, ..Tester::new(class, &path) }.run().unwrap();
+    if ours.passed == theirs.status.success() {
+        return Some(Compared::Agree { passed: ours.passed });
+    }
+    if ours.passed && only_misses_the_declaration(&theirs) {
+        return Some(Compared::Undeclared);
+    }
+    let said = [&theirs.stdout[..], &theirs.stderr[..]].concat();
+    let said = String::from_utf8_lossy(&said);
+    Some(Compared::Differ(format!("{name}: ocf-tester {}\n{said}\n{ours}", theirs.status)))
+}
+
+/// Agents that are tried at the same time: they wait more than they work.
+const SIDE_BY_SIDE: usize = 6;
+
 #[test]
 #[ignore = "needs the resource agents of the distribution, and root; tries each agent twice"]
 fn over_the_agents_of_the_distribution_the_verdict_is_that_of_ocf_tester() {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("t-real-{}", std::process::id()));
     std::fs::create_dir_all(folder.join("mnt")).unwrap();
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mine = || REAL.get(next.fetch_add(1, Ordering::Relaxed));
+        let compared = std::iter::from_fn(mine).filter_map(|(name, given)| compare(name, given, &folder));
+        compared.collect::<Vec<_>>()
+    };
+    let found = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..SIDE_BY_SIDE).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect::<Vec<_>>()
+    });
+    std::fs::remove_dir_all(&folder).unwrap_or_default();
     let (mut agreed, mut differ, mut passed, mut undeclared) = (0, Vec::new(), 0, 0);
-    for (name, parameters) in REAL {
-        let path = PathBuf::from("/usr/lib/ocf/resource.d").join(name);
-        if !path.exists() {
-            continue;
-        }
-        let parameters: BTreeMap<String, String> = parameters
-            .iter()
-            .map(|(n, v)| ((*n).to_owned(), v.replace("DIR", folder.to_str().unwrap())))
-            .collect();
-        let mut theirs = Command::new("timeout");
-        theirs.args(["60", "ocf-tester", "-q", "-n", "test"]);
-        for (n, v) in &parameters {
-            theirs.args(["-o", &format!("{n}={v}")]);
-        }
-        let tag = format!("{}.{}", std::process::id(), name.replace('/', "."));
-        let theirs = theirs.env("OCF_RUN_TAG", &tag).arg(&path).output().unwrap();
-        // It does not look for what agents leave behind.
-        ocf_resource::driver::sweep(&tag);
-        let class = OcfClass::new(Runner::new(2).unwrap());
-        let tester = Tester { parameters, ..Tester::new(class, &path) };
-        let ours = tester.run().unwrap();
-        passed += usize::from(ours.passed);
-        if ours.passed == theirs.status.success() {
-            agreed += 1;
-        } else if ours.passed && only_misses_the_declaration(&theirs) {
-            undeclared += 1;
-        } else {
-            let said = String::from_utf8_lossy(&theirs.stdout).into_owned();
-            differ.push(format!(
-                "{name}: ocf-tester {}\n{said}{}\n{ours}",
-                theirs.status,
-                String::from_utf8_lossy(&theirs.stderr)
-            ));
+    for compared in found {
+        match compared {
+            Compared::Agree { passed: whole } => (agreed, passed) = (agreed + 1, passed + usize::from(whole)),
+            Compared::Undeclared => (undeclared, passed) = (undeclared + 1, passed + 1),
+            Compared::Differ(what) => differ.push(what),
         }
     }
-    std::fs::remove_dir_all(&folder).unwrap_or_default();
     assert!(differ.is_empty(), "{}", differ.join("\n\n"));
     assert!(agreed >= 20 && passed >= 10, "{agreed} agree, {passed} pass, {undeclared} are undeclared");
 }
