@@ -61,7 +61,9 @@ fn the_same_seed_gives_the_same_run_byte_for_byte() {
 #[test]
 fn a_fence_device_that_lies_is_noticed() {
     let canary = Options { canary: true, ..short() };
-    let caught = (0..200).map(|seed| cluster::run(seed, &canary).verdict).find(|v| *v != Verdict::Passed);
-    let Some(Verdict::Correctness(violation)) = caught else { panic!("{caught:?}") };
+    // What is not confirmed to be off may also keep locks waiting for ever: no promise is broken by that.
+    let verdicts = (0..200).map(|seed| cluster::run(seed, &canary).verdict);
+    let caught = verdicts.into_iter().find(|verdict| matches!(verdict, Verdict::Correctness(_)));
+    let Some(Verdict::Correctness(violation)) = caught else { panic!("nobody notices") };
     assert!(["X2 X3 fencing is true", "R1 X1 runs once"].contains(&violation.checker), "{violation}");
 }

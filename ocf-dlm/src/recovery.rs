@@ -225,6 +225,7 @@ impl Engine {
                 let everybody = self.members.keys().all(|m| self.recovery.claimed.contains(m));
                 if everybody && matches!(self.recovery.stage, Stage::Claimed) {
                     self.recovery.stage = Stage::Rebuild(0);
+                    self.informed = true;
                 }
             }
             // What was claimed from it is noticed tree by tree.
@@ -374,6 +375,7 @@ impl Engine {
         self.leaving.clear();
         self.stopping.clear();
         self.recovery = Recovery::new(self.seed);
+        self.informed = false;
         for lock in self.tell_lost() {
             self.forget_lock(lock);
         }

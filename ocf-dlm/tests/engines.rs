@@ -884,3 +884,29 @@ fn an_order_whose_view_ends_is_reported_without_an_outcome() {
     assert_eq!(reported, [&(0, instance(1), Output::Reported { ticket, outcome: None })]);
     assert_eq!(three.engines[&instance(1)].snapshot().orders, 0);
 }
+
+/// Whose locks may still be held is known to those who were there; a quorum of others must not go on without them.
+#[test]
+fn a_joiner_is_not_informed_until_all_members_of_a_view_have_told_it() {
+    let mut three = Three::new();
+    assert!(three.engines.values().all(Engine::is_informed), "nobody was there before them");
+    three.lose_the_third();
+    let joiner = Engine::new(Config::default(), instance(4)).unwrap();
+    three.engines.insert(instance(4), joiner);
+    let members = [(1, 1), (2, 1), (4, 3)];
+    let third = view(3, &members, &[1, 2]);
+    three.hear(instance(4), Input::View(&third));
+    three.hear(instance(1), Input::View(&third));
+    three.settle();
+    assert!(!three.engines[&instance(4)].is_informed(), "the second has said nothing yet");
+    assert!(three.engines[&instance(1)].is_informed(), "it was informed before");
+    // Nor in a view after that, without the one that is silent.
+    three.engines.remove(&instance(2));
+    three.hear(instance(4), Input::View(&view(4, &[(1, 1), (4, 3)], &[1, 2, 4])));
+    assert!(!three.engines[&instance(4)].is_informed());
+    three.hear(instance(1), Input::View(&view(4, &[(1, 1), (4, 3)], &[1, 2, 4])));
+    three.settle();
+    assert!(three.engines[&instance(4)].is_informed());
+    three.hear(instance(4), Input::NonPrimary);
+    assert!(!three.engines[&instance(4)].is_informed(), "it has forgotten");
+}

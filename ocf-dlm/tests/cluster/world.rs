@@ -74,6 +74,8 @@ pub(crate) struct World {
     /// Left the primary by themselves, and the others have not noticed.
     gave_up: BTreeSet<NodeInstance>,
     calm: bool,
+    /// How often no majority that knows was there.
+    forgetful: u32,
     only_on_notice: bool,
     asking: bool,
     value: u64,
@@ -123,6 +125,7 @@ impl World {
             unproven: BTreeSet::new(),
             gave_up: BTreeSet::new(),
             calm: false,
+            forgetful: 0,
             asking: true,
             value: 0,
             config,
@@ -204,6 +207,46 @@ impl World {
         self.view.members.iter().any(|m| m.instance == x)
     }
 
+    /// Whether these may form the next view; true: all of them join it anew.
+    fn may_form(&mut self, reachable: &[NodeInstance]) -> Option<bool> {
+        let are_a_majority = |who: &dyn Fn(&&NodeInstance) -> bool| {
+            let here = reachable.iter().filter(|x| self.is_in(**x)).filter(who).count();
+            here * 2 > self.view.members.len()
+        };
+        if !(are_a_majority(&|_| true) || self.view.members.is_empty()) || reachable.is_empty() {
+            return None;
+        }
+        // Who was never told of those that left does not count. If that lasts, all begin anew, and whoever may be alive is fenced.
+        let informed = are_a_majority(&|x| self.nodes[*x].engine.is_informed());
+        let anew = !informed && !self.view.members.is_empty();
+        if anew {
+            self.forgetful += 1;
+            if self.forgetful < 4 {
+                self.count("a majority does not know");
+                self.schedule(Duration::from_millis(1), What::Form);
+                return None;
+            }
+            self.count("all begin anew");
+            for x in reachable.iter().copied().filter(|x| self.is_in(*x)).collect::<Vec<_>>() {
+                self.step_out(x);
+            }
+        }
+        self.forgetful = 0;
+        Some(anew)
+    }
+
+    /// The members of the last view, and who else may be alive if nobody else knows of them.
+    fn who_was_here(&self, anew: bool) -> Vec<Weighted> {
+        let mut previous: Vec<Weighted> =
+            self.view.members.iter().map(|m| Weighted { instance: m.instance, weight: m.weight }).collect();
+        if anew {
+            let known = |x: &&NodeInstance| previous.iter().all(|m| m.instance != **x);
+            let more: Vec<NodeInstance> = self.unproven.iter().filter(known).copied().collect();
+            previous.extend(more.into_iter().map(|instance| Weighted { instance, weight: 1 }));
+        }
+        previous
+    }
+
     /// Membership agrees on a view of everybody who can be reached, if that is a majority of the last one.
     fn form_view(&mut self) {
         let reachable: Vec<NodeInstance> = self
@@ -212,10 +255,7 @@ impl World {
             .filter(|(x, n)| !n.paused && !self.cut.contains(&x.node))
             .map(|(x, _)| *x)
             .collect();
-        let majority = reachable.iter().filter(|x| self.is_in(**x)).count() * 2 > self.view.members.len();
-        if !(majority || self.view.members.is_empty()) || reachable.is_empty() {
-            return;
-        }
+        let Some(anew) = self.may_form(&reachable) else { return };
         let number = self.view.number + 1;
         let joined = |x: NodeInstance| {
             let stays = |m: &&ViewMember| m.instance == x && !self.gave_up.contains(&x);
@@ -234,8 +274,7 @@ impl World {
         }
         let recovering = self.is_recovering();
         self.gave_up.retain(|x| !reachable.contains(x));
-        let previous: Vec<Weighted> =
-            self.view.members.iter().map(|m| Weighted { instance: m.instance, weight: m.weight }).collect();
+        let previous = self.who_was_here(anew);
         let gone: Vec<NodeInstance> =
             previous.iter().map(|m| m.instance).filter(|x| !reachable.contains(x)).collect();
         self.view = ClusterView { number, members, previous };
@@ -280,14 +319,20 @@ impl World {
         self.view.number > 1 && self.view.members.iter().any(|m| unfinished(&m.instance))
     }
 
-    /// A member leaves the primary by itself, as one does whose lease was not confirmed for long. It is alive, and the
-    /// others hear of it by the view in which it joins anew.
-    fn give_up(&mut self, x: NodeInstance) {
-        self.queue.retain(|_, what| !matches!(what, What::Word(to, _) if *to == x));
+    fn step_out(&mut self, x: NodeInstance) {
+        // A proof stays one.
+        let of_views = |word: &Word| !matches!(word, Word::Proven(..));
+        self.queue.retain(|_, what| !matches!(what, What::Word(to, word) if *to == x && of_views(word)));
         self.hear(x, Word::Suspended);
         self.hear(x, Word::NonPrimary);
         self.nodes.get_mut(&x).unwrap().outside = true;
         self.gave_up.insert(x);
+    }
+
+    /// A member leaves the primary by itself, as one does whose lease was not confirmed for long. It is alive, and the
+    /// others hear of it by the view in which it joins anew.
+    fn give_up(&mut self, x: NodeInstance) {
+        self.step_out(x);
         self.count("gave up");
         if self.rng.chance(0.5) {
             self.form_view();
@@ -550,8 +595,10 @@ impl World {
                 Output::FenceWanted(x) => {
                     self.count("fence wanted");
                     // It was proven before: whoever asks is told again.
-                    if !self.unproven.contains(&x) && !self.is_in(x) && !self.nodes.contains_key(&x) {
-                        self.tell_late(at, x, Proof::Fenced, Duration::from_micros(500));
+                    if !self.unproven.contains(&x) && !self.is_in(x) {
+                        let alive = self.nodes.contains_key(&x);
+                        let proof = if alive { Proof::LeaseExpired } else { Proof::Fenced };
+                        self.tell_late(at, x, proof, Duration::from_micros(500));
                     }
                 }
                 Output::Recovered { .. } => self.count("recovered view"),
@@ -1002,6 +1049,10 @@ impl World {
             missed.into_iter().partition(|w| matches!(w, Word::Suspended | Word::NonPrimary));
         for word in first.into_iter().chain(later) {
             self.hear(x, word);
+        }
+        // It was to be left out, and the others could not do without.
+        if self.nodes[&x].suspended && !self.nodes[&x].outside && !self.nodes[&x].dormant {
+            self.tell(x, Word::Resumed, Duration::ZERO);
         }
         self.form_view();
     }
