@@ -185,8 +185,6 @@ pub struct Stack {
     calls: Calls,
     residents: services::Residents,
     locks: Option<Box<ocf_dlm::cluster::Engine>>,
-    /// The view as of which groups have all that there is to remember, until membership is told.
-    synced: Option<ocf_membership::ViewNumber>,
     /// Whose fencing was requested because locks wait for it.
     lock_fences: BTreeSet<NodeInstance>,
     /// A view came: the fencing that locks wait for is to be asked for anew.
@@ -241,7 +239,6 @@ impl Stack {
             calls: Calls::new(config.calls),
             residents: services::Residents::default(),
             locks,
-            synced: None,
             lock_fences: BTreeSet::new(),
             lock_fences_due: false,
             even_split,

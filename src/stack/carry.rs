@@ -62,24 +62,12 @@ impl Stack {
             }
             self.drain_calls();
             busy |= self.settle_locks(now);
-            busy |= self.settle_memory(now);
             // What waits is carried out first: a stream of messages passes in pieces that the cache holds.
             if !busy || self.outputs.len() >= most {
                 return;
             }
         }
         panic!("the layers of {} do not come to rest", self.local);
-    }
-
-    /// Tells membership that this node remembers, once groups and locks do: a quorum of those who do not know would go on
-    /// without what they never heard, as whose locks may still be held.
-    fn settle_memory(&mut self, now: Instant) -> bool {
-        if !self.locks.as_ref().is_none_or(|locks| locks.is_informed()) {
-            return false;
-        }
-        let Some(view) = self.synced.take() else { return false };
-        self.consensus.handle(now, ocf_membership::Input::Synced(view));
-        true
     }
 
     /// Tells every layer what membership says now. A lease that ends in the same moment in which a layer would act takes effect
@@ -224,7 +212,7 @@ impl Stack {
             From::Flushed(ballot) => {
                 self.consensus.handle(now, ocf_membership::Input::Flushed { ballot });
             }
-            From::Synced(view) => self.synced = Some(view),
+            From::Synced(view) => self.consensus.handle(now, ocf_membership::Input::Synced(view)),
             From::Event(event) => self.ordered(now, event),
             other => tracing::debug!(?other, "output of groups without a taker"),
         }

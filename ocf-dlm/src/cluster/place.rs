@@ -277,11 +277,12 @@ impl Engine {
         Some(*moving)
     }
 
-    /// Decides what waited for the end of a move. What the directory forwarded in an earlier view is asked for anew.
+    /// Decides what waited for the end of a move. What the directory forwarded in an earlier view is asked for anew. In this one
+    /// it is told nothing of it: it would take the tree for given up, and give it to the next who asks.
     pub(crate) fn decide(&mut self, requests: Vec<Waiting>) {
         for (origin, keeper, epoch, request) in requests {
             if keeper.is_none() || epoch == self.epoch {
-                self.on_request(origin, keeper, request);
+                self.on_request(origin, None, request);
             }
         }
     }

@@ -104,7 +104,8 @@ fn check_all_flags(seeds: impl Iterator<Item = u64>) {
 
 #[test]
 fn no_seed_breaks_a_promise_when_conversions_have_all_flags() {
-    check_all_flags(0..12);
+    // The last one: a request that the directory forwarded waited at a master whose tree moved.
+    check_all_flags((0..12).chain([67_274_243]));
 }
 
 #[test]
