@@ -4,6 +4,7 @@ mod backend;
 mod manager;
 mod orders;
 mod program;
+mod ranges;
 mod slot;
 pub(crate) mod wire;
 
@@ -11,6 +12,7 @@ pub(crate) use backend::{Asked, Backend, Place};
 pub(crate) use orders::LockOrder;
 pub use orders::LockOrderError;
 pub use program::LockClient;
+pub(crate) use ranges::{Bytes, Object, Opened};
 pub(crate) use slot::{Listener, News, Slot};
 
 use core::fmt;

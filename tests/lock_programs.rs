@@ -12,7 +12,10 @@ use ocf::{ApiConfig, Cluster, LockClient, LockGuard, LockUsers, Locks};
 use ocf_comm::local::{Address, Client, ClientError};
 use ocf_comm::rpc::Body;
 use ocf_dlm::cluster::WaitReason;
-use ocf_dlm::{FencingToken, LockError, LockManager as _, Mode, RequestError, Wait};
+use ocf_dlm::range::{Range, RangeKind};
+use ocf_dlm::{
+    FencingToken, LockError, LockManager as _, LockOwner as _, Mode, ObjectRanges, RequestError, Wait,
+};
 use pils::Value;
 use rustix::net::{Shutdown, shutdown};
 use rustix::process::{
@@ -134,6 +137,7 @@ fn a_program_beside_a_node() {
     println!("> connected");
     let locks = client.locks();
     let mut held: Option<LockGuard> = None;
+    let mut object: Option<Box<dyn ObjectRanges>> = None;
     for order in std::io::stdin().lines() {
         let said = match order.expect("text").as_str() {
             "lock" => match locks.lock("space", "name", Mode::Ex, WAIT) {
@@ -147,6 +151,13 @@ fn a_program_beside_a_node() {
             "check" => {
                 held.as_ref().map_or_else(|| "none".to_owned(), |held| format!("{:?}", held.check().is_ok()))
             }
+            "lock a range" => {
+                let ranges = locks.ranges("space", b"file").expect("it is asked for once");
+                let done = ranges.lock_range(bytes(10, 19), RangeKind::Exclusive, WAIT);
+                object = Some(ranges);
+                format!("{done:?}")
+            }
+            "check the range" => format!("{:?}", object.as_ref().map(|object| object.held_ranges())),
             "cut" => {
                 cut_connections();
                 "cut".to_owned()
@@ -301,6 +312,49 @@ fn who_only_lost_its_connection_refuses_and_keeps_its_lock_until_it_ends() {
     holder.signal(Signal::KILL);
     let next = locks.lock("space", "name", Mode::Ex, WAIT).expect("the program has ended");
     assert!(next.token().expect("held") > before);
+}
+
+fn bytes(first: u64, last: u64) -> Range {
+    Range::new(first, last).expect("not empty")
+}
+
+#[test]
+fn the_bytes_of_a_program_that_is_killed_are_free_at_once() {
+    let _cluster = cluster("bytes", 1);
+    let mut holder = Program::start(&address("bytes", 1));
+    assert_eq!(holder.ask("lock a range"), "Ok(())");
+    let locks = connect("bytes", 1).locks();
+    let ranges = locks.ranges("space", b"file").expect("it is asked for once");
+    let lock = |wait| ranges.lock_range(bytes(0, 99), RangeKind::Shared, wait);
+    assert_eq!(lock(Wait::No), Err(LockError::WouldBlock));
+    let found = ranges.test_range(bytes(0, 99), RangeKind::Shared);
+    assert_eq!(found, Ok(Some((bytes(10, 19), RangeKind::Exclusive))));
+    thread::scope(|scope| {
+        let waiter = scope.spawn(|| lock(WAIT));
+        thread::sleep(MOMENT);
+        assert!(!waiter.is_finished(), "the program lives");
+        holder.signal(Signal::KILL);
+        assert_eq!(waiter.join().expect("it ends"), Ok(()));
+    });
+}
+
+#[test]
+fn who_only_lost_its_connection_keeps_its_bytes_until_it_ends_and_may_not_rely_on_them() {
+    let cluster = cluster("cut-bytes", 1);
+    let mut holder = Program::start(&address("cut-bytes", 1));
+    assert_eq!(holder.ask("lock a range"), "Ok(())");
+    assert_eq!(holder.ask("cut"), "cut");
+    holder.ask("await the end");
+    assert_eq!(holder.ask("check the range"), "Some(Err(Lost))");
+    let locks = cluster.node(0).and_then(ocf::Node::locks).expect("the node has locks");
+    let ranges = locks.ranges("space", b"file").expect("it is asked for once");
+    let late = ranges.lock_range(Range::WHOLE, RangeKind::Shared, Wait::For(MOMENT));
+    assert_eq!(late, Err(LockError::TimedOut), "the program may be writing");
+    holder.signal(Signal::KILL);
+    assert_eq!(ranges.lock_range(Range::WHOLE, RangeKind::Shared, WAIT), Ok(()));
+    cluster.node(0).expect("it runs").kill();
+    assert_eq!(ranges.held_ranges(), Err(LockError::Lost));
+    assert_eq!(ranges.lock_range(Range::WHOLE, RangeKind::Shared, Wait::No), Err(LockError::Lost));
 }
 
 /// Asks as a program does that speaks for itself.

@@ -8,12 +8,15 @@ use crate::identity::FencingToken;
 use crate::lockspace::{Clock, Lockspace, OpenError};
 use crate::manager::{HeldLock, LockManager, LockOwner, LockRequest, check_names};
 use crate::mode::{Mode, Transfer};
+use crate::object::{ObjectRanges, SpaceRanges};
 use crate::pending::Pending;
+use crate::range::RangeOwner;
 use crate::status::RequestError;
 use crate::value::ValueBlock;
 use core::fmt;
 use core::future::Future;
 use core::pin::Pin;
+use core::sync::atomic::{AtomicU64, Ordering};
 use core::task::{Context, Poll};
 use core::time::Duration;
 use parking_lot::{Condvar, Mutex};
@@ -29,13 +32,16 @@ struct Spaces {
     seed: u64,
     clock: Arc<dyn Clock>,
     open: Mutex<BTreeMap<String, Lockspace>>,
+    ranges: Mutex<BTreeMap<String, Arc<SpaceRanges>>>,
+    owners: AtomicU64,
 }
 
 impl LocalLocks {
     /// None yet. `seed`: of hash tables, a secret of the process; `clock`: for waits with an end.
     #[must_use]
     pub fn new(seed: u64, clock: Arc<dyn Clock>) -> Self {
-        Self(Arc::new(Spaces { seed, clock, open: Mutex::new(BTreeMap::new()) }))
+        let (open, ranges, owners) = (Mutex::default(), Mutex::default(), AtomicU64::new(0));
+        Self(Arc::new(Spaces { seed, clock, open, ranges, owners }))
     }
 
     /// The lockspace of that name, made if it is not there.
@@ -82,7 +88,8 @@ impl fmt::Debug for LocalLocks {
 /// Lockspaces that are not open are opened with the configuration that is the default.
 impl LockManager for LocalLocks {
     fn owner(&self) -> Result<Box<dyn LockOwner>, LockError> {
-        Ok(Box::new(Owner { locks: self.clone(), clients: Mutex::default() }))
+        let ranges_as = RangeOwner(self.0.owners.fetch_add(1, Ordering::Relaxed));
+        Ok(Box::new(Owner { locks: self.clone(), clients: Mutex::default(), ranges_as }))
     }
 }
 
@@ -91,6 +98,7 @@ impl LockManager for LocalLocks {
 struct Owner {
     locks: LocalLocks,
     clients: Mutex<BTreeMap<String, Client>>,
+    ranges_as: RangeOwner,
 }
 
 impl Owner {
@@ -124,6 +132,13 @@ impl LockOwner for Owner {
         let ask = Ask { flags: Flags::VALBLK, wait, ..Ask::default() };
         let pending = self.client(space)?.lock_later(name, mode, &ask).map_err(gone)?;
         Ok(Box::new(Requested(pending)))
+    }
+
+    /// Ranges know nothing of [`Lockspace::set_primary`], and are searched for deadlocks apart from locks, each lockspace by itself.
+    fn ranges(&self, space: &str, name: &[u8]) -> Result<Box<dyn ObjectRanges>, LockError> {
+        check_names(space, name)?;
+        let of_space = Arc::clone(self.locks.0.ranges.lock().entry(space.to_owned()).or_default());
+        Ok(Box::new(of_space.open(self.ranges_as, name)?))
     }
 }
 

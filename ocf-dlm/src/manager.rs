@@ -3,6 +3,7 @@
 use crate::client::{LockError, Wait};
 use crate::identity::FencingToken;
 use crate::mode::Mode;
+use crate::object::ObjectRanges;
 use crate::shard::NumberOp;
 use crate::status::RequestError;
 use crate::value::ValueBlock;
@@ -75,6 +76,14 @@ pub trait LockOwner: Debug + Send + Sync {
     fn lock(&self, space: &str, name: &[u8], mode: Mode, wait: Wait) -> Result<Box<dyn HeldLock>, LockError> {
         self.request(space, name, mode, wait)?.wait()
     }
+
+    /// The object `name` of the lockspace `space`, whose bytes are locked as `fcntl` does it. It has nothing to do with a resource of the
+    /// same name. What this owner waits for here and elsewhere counts together in deadlock searches.
+    ///
+    /// # Errors
+    /// [`LockError::Refused`] for a name that cannot be one, and with [`RequestError::Busy`] while this owner has the object
+    /// already: share that one. [`LockError::Lost`] if the lock manager has ended.
+    fn ranges(&self, space: &str, name: &[u8]) -> Result<Box<dyn ObjectRanges>, LockError>;
 
     /// An atomic operation on the value block of the resource as a number, under a lock for that time: in PR to read, in PW to
     /// change, so that who reads sees every change whose call has returned. An invalid block counts as zero. The number is

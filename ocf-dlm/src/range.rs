@@ -252,6 +252,14 @@ impl RangeLocks {
         Ok(())
     }
 
+    /// Gives up all that an owner has of an object. It never splits a range, so there is room for it.
+    pub fn give_up(&mut self, owner: RangeOwner, object: &[u8]) {
+        if let Some(found) = self.objects.get_mut(object) {
+            found.held.retain(|held| held.owner != owner);
+            self.settle(object);
+        }
+    }
+
     /// Ends a wait. False if it does not wait: then it was granted.
     pub fn cancel(&mut self, wait: RangeWait) -> bool {
         let Some(object) = self.waits.remove(&wait) else { return false };

@@ -7,6 +7,8 @@
 //! ```
 #![expect(clippy::expect_used, reason = "a test says by a panic what is broken")]
 
+mod ranges;
+
 use crate::client::{LockError, Wait};
 use crate::manager::{HeldLock, LockManager, LockOwner, LockRequest};
 use crate::mode::Mode;
@@ -56,6 +58,7 @@ pub fn check(managers: &[&dyn LockManager]) {
     parts_are_locked_below_the_whole(a, b);
     a_request_is_awaited(a, b);
     a_deadlock_across_resources_ends(a, b);
+    ranges::check(a, b);
 }
 
 fn modes_exclude_each_other(a: &dyn LockOwner, b: &dyn LockOwner) {

@@ -1,9 +1,10 @@
 //! The seam between guards and who locks for them.
 
-use super::{LockOrder, LockOrderError, Slot};
+use super::{Bytes, LockOrder, LockOrderError, Object, Slot};
 use core::fmt::Debug;
 use core::time::Duration;
-use ocf_dlm::cluster::{Snapshot, WaitReason};
+use ocf_dlm::cluster::{RangeStep, Snapshot, WaitReason};
+use ocf_dlm::range::{Range, RangeKind};
 use ocf_dlm::wire::{Key, Outcome};
 use ocf_dlm::{ClientId, Flags, LockError, Mode, ValueBlock, Wait};
 use std::sync::Arc;
@@ -66,6 +67,30 @@ pub(crate) trait Backend: Debug + Send + Sync {
 
     /// Gives the lock back, held or not, or takes back the request.
     fn forget(&self, lock: u64);
+
+    /// The owner has the object from now on. Refused while it has it already. Returns what it is called here.
+    fn open_object(&self, object: &Object) -> Result<u64, LockError>;
+
+    /// Gives up what the owner has of an object, which must have nothing under way; it may open it again.
+    fn close_object(&self, object: &Object);
+
+    /// Asks for bytes and does not wait. What comes of it is told to `slot`, unless they are held already, or this refuses it.
+    fn lock_range(
+        &self,
+        object: &Object,
+        bytes: Bytes,
+        wait: Wait,
+        slot: &Arc<Slot>,
+    ) -> Result<RangeStep, LockError>;
+
+    /// Gives up bytes.
+    fn unlock_range(&self, object: &Object, range: Range) -> Result<(), LockError>;
+
+    /// Asks what is in the way of such a lock and does not wait: the slot, which is of this question alone, is told.
+    fn test_range(&self, object: &Object, bytes: Bytes, slot: &Arc<Slot>) -> Result<(), LockError>;
+
+    /// What is certainly held at some time during the call; `None` if that is in doubt.
+    fn held_ranges(&self, object: &Object) -> Option<Vec<(Range, RangeKind)>>;
 
     /// Why each operation waits.
     fn waits(&self) -> Vec<(u64, WaitReason)>;

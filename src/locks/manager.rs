@@ -1,13 +1,14 @@
 //! The locks of a cluster as a program sees them that runs in one process as well.
 
+use super::ranges::Ranges;
 use super::{LockGuard, Locks, LostLock, PendingLock, Place};
 use core::future::Future;
 use core::pin::Pin;
 use core::task::{Context, Poll};
 use core::time::Duration;
 use ocf_dlm::{
-    FencingToken, HeldLock, LockError, LockManager, LockOwner, LockRequest, Mode, ValueBlock, Wait,
-    check_names,
+    FencingToken, HeldLock, LockError, LockManager, LockOwner, LockRequest, Mode, ObjectRanges, ValueBlock,
+    Wait, check_names,
 };
 use std::sync::Arc;
 
@@ -29,6 +30,11 @@ impl LockOwner for Locks {
     ) -> Result<Box<dyn LockRequest>, LockError> {
         check_names(space, name)?;
         Ok(Box::new(Requested(self.ask(Place::Root { space, name }, mode, wait)?)))
+    }
+
+    fn ranges(&self, space: &str, name: &[u8]) -> Result<Box<dyn ObjectRanges>, LockError> {
+        check_names(space, name)?;
+        Ok(Box::new(Ranges::open(Arc::clone(&self.backend), self.client, (space, name))?))
     }
 }
 

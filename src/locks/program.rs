@@ -1,13 +1,16 @@
 //! Locks for a program beside a node: it connects to the node of its machine, which locks for it.
 
-use super::wire::{self, Convert, Lock, Reason, Release, SERVICE, Told};
-use super::{Asked, Backend, Listener as _, Locks, News, Place, Slot};
+use super::wire::{
+    self, Convert, HeldRanges, Lock, LockRange, Reason, Release, SERVICE, Told, UnlockRange, Unlocked,
+};
+use super::{Asked, Backend, Bytes, Listener as _, Locks, News, Object, Opened, Place, Slot};
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use core::time::Duration;
 use ocf_comm::local::{Address, CallFailure, Client, ClientError, ClientEvent, RequestId};
 use ocf_comm::rpc::{Body, Fault};
-use ocf_dlm::cluster::{Snapshot, WaitReason};
+use ocf_dlm::cluster::{RangeStep, Snapshot, WaitReason};
+use ocf_dlm::range::{Range, RangeKind};
 use ocf_dlm::{
     ClientId, Flags, LockError, LockManager, LockOwner, Mode, RequestError, ValueBlock, Wait, check_names,
 };
@@ -71,6 +74,7 @@ impl LockClient {
             done: AtomicBool::new(false),
             tags: AtomicU64::new(1),
             owners: AtomicU32::new(0),
+            objects: Opened::default(),
             process: std::process::id(),
         });
         let reader = Arc::clone(&connection);
@@ -147,6 +151,7 @@ struct Connection {
     done: AtomicBool,
     tags: AtomicU64,
     owners: AtomicU32,
+    objects: Opened,
     /// The process that connected.
     process: u32,
 }
@@ -392,6 +397,33 @@ impl Connection {
     }
 }
 
+impl Connection {
+    /// Asks for bytes, or about them; the slot is told by that tag.
+    fn ask_range(
+        &self,
+        (object, tag): (&Object, u64),
+        bytes: Bytes,
+        (wait, test): (Wait, bool),
+        slot: &Arc<Slot>,
+    ) -> Result<(), LockError> {
+        {
+            let mut heard = self.heard.lock();
+            if heard.ended.is_some() || self.process != std::process::id() {
+                return Err(LockError::Lost);
+            }
+            heard.slots.insert(tag, Arc::clone(slot));
+        }
+        let (object, range, at_once) = (wire_object(object), bytes.into(), wait == Wait::No);
+        let ask = LockRange { tag, object, range, wait: wait.into(), at_once, test };
+        self.tell("lock_range", &ask).map_err(|error| refused(&error))
+    }
+}
+
+fn wire_object(object: &Object) -> wire::Object {
+    let (owner, space) = (object.owner.raw(), object.space.clone());
+    wire::Object { owner, space, name: wire::bytes(&object.name) }
+}
+
 /// Why nothing was said to the node.
 const fn refused(error: &ClientError) -> LockError {
     if let ClientError::Full(_) = error {
@@ -447,6 +479,56 @@ impl Backend for Beside {
 
     fn forget(&self, lock: u64) {
         self.0.give_back(lock);
+    }
+
+    fn open_object(&self, object: &Object) -> Result<u64, LockError> {
+        if !self.0.is_alive() {
+            return Err(LockError::Lost);
+        }
+        self.0.objects.open(object).map(|()| self.0.tags.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn close_object(&self, object: &Object) {
+        if let Err(error) = self.unlock_range(object, Range::WHOLE) {
+            tracing::debug!(%error, "bytes are perhaps not given up before the program ends");
+        }
+        self.0.heard.lock().slots.remove(&object.number);
+        self.0.objects.close(object);
+    }
+
+    fn lock_range(
+        &self,
+        object: &Object,
+        bytes: Bytes,
+        wait: Wait,
+        slot: &Arc<Slot>,
+    ) -> Result<RangeStep, LockError> {
+        // The node says so, too, if nothing was to be asked for.
+        self.0.ask_range((object, object.number), bytes, (wait, false), slot).map(|()| RangeStep::Asked(0))
+    }
+
+    fn unlock_range(&self, object: &Object, range: Range) -> Result<(), LockError> {
+        let range = Bytes { range, kind: RangeKind::Shared }.into();
+        let unlock = UnlockRange { object: wire_object(object), range };
+        let Unlocked(refused) = self.0.call("unlock_range", &unlock).ok_or(LockError::Lost)?;
+        match refused {
+            None => Ok(()),
+            Some(why) => Err(why.error().unwrap_or(LockError::Lost)),
+        }
+    }
+
+    fn test_range(&self, object: &Object, bytes: Bytes, slot: &Arc<Slot>) -> Result<(), LockError> {
+        let tag = self.0.tags.fetch_add(1, Ordering::Relaxed);
+        let asked = self.0.ask_range((object, tag), bytes, (Wait::No, true), slot);
+        asked.inspect_err(|_| drop(self.0.heard.lock().slots.remove(&tag)))
+    }
+
+    fn held_ranges(&self, object: &Object) -> Option<Vec<(Range, RangeKind)>> {
+        let began = Instant::now();
+        let held: Option<HeldRanges> = self.0.call("held_ranges", &wire_object(object))?;
+        let HeldRanges { left, ranges } = held?;
+        let bytes = ranges.iter().map(|range| range.bytes().map(|bytes| (bytes.range, bytes.kind)));
+        bytes.collect::<Option<_>>().filter(|_| began.elapsed() < Duration::from_nanos(left))
     }
 
     fn waits(&self) -> Vec<(u64, WaitReason)> {

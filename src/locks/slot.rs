@@ -4,6 +4,7 @@ use core::fmt;
 use core::task::{Context, Poll, Waker};
 use core::time::Duration;
 use ocf_dlm::cluster::Completed;
+use ocf_dlm::range::{Range, RangeKind};
 use ocf_dlm::{LockError, Mode};
 use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;
@@ -18,6 +19,8 @@ pub(crate) enum News {
     Refused(LockError),
     /// Another wants it.
     Wanted(Mode),
+    /// What is in the way of a range that was asked about: nothing more will be heard of the question.
+    Tested(Option<(Range, RangeKind)>),
     /// It is gone.
     Lost,
 }
@@ -27,7 +30,7 @@ impl News {
     pub(crate) const fn is_last(&self) -> bool {
         match self {
             Self::Completed(completed) => completed.held.is_none(),
-            Self::Lost => true,
+            Self::Tested(_) | Self::Lost => true,
             Self::Refused(_) | Self::Wanted(_) => false,
         }
     }
@@ -51,6 +54,7 @@ struct Told {
     /// How the operation under way ended.
     completed: Option<Result<Completed, LockError>>,
     wanted: Option<Mode>,
+    tested: Option<Option<(Range, RangeKind)>>,
     lost: bool,
     /// Who awaits the end of the operation under way.
     waker: Option<Waker>,
@@ -72,6 +76,7 @@ impl Listener for Slot {
             News::Completed(completed) => told.completed = Some(Ok(completed)),
             News::Refused(why) => told.completed = Some(Err(why)),
             News::Wanted(mode) => told.wanted = Some(mode),
+            News::Tested(found) => told.tested = Some(found),
             News::Lost => told.lost = true,
         }
         let (waker, on_news) = (told.waker.take(), told.on_news.clone());
@@ -122,6 +127,23 @@ impl Slot {
         }
         told.waker = Some(context.waker().clone());
         Poll::Pending
+    }
+
+    /// Waits for the answer to a question about a range.
+    pub(super) fn tested(&self) -> Result<Option<(Range, RangeKind)>, LockError> {
+        let mut told = self.told.lock();
+        loop {
+            if let Some(found) = told.tested.take() {
+                return Ok(found);
+            }
+            // A question is completed only if nobody can answer it any more.
+            match told.completed.take() {
+                Some(Err(refused)) => return Err(refused),
+                Some(Ok(_)) => return Err(LockError::Lost),
+                None if told.lost => return Err(LockError::Lost),
+                None => self.news.wait(&mut told),
+            }
+        }
     }
 
     /// How the operation under way ended; `None` if it has not in time.

@@ -9,7 +9,8 @@ use ocf_dlm::{
 use pils::{NodeInstance, Value};
 use serde::{Deserialize, Serialize};
 
-use super::News;
+use super::{Bytes, News};
+use ocf_dlm::range::{Range, RangeKind};
 
 /// The service's name.
 pub(crate) const SERVICE: &str = "locks";
@@ -48,6 +49,69 @@ pub(crate) struct Release {
     pub(crate) value: Option<Value>,
 }
 
+/// An object whose bytes are locked.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Object {
+    pub(crate) owner: u32,
+    pub(crate) space: String,
+    pub(crate) name: Value,
+}
+
+/// Bytes `first` to `last`, and how. They are strings, as numbers of the local interface have a sign.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct WireRange {
+    first: String,
+    last: String,
+    exclusive: bool,
+}
+
+impl From<Bytes> for WireRange {
+    fn from(Bytes { range, kind }: Bytes) -> Self {
+        let (first, last) = (range.first().to_string(), range.last().to_string());
+        Self { first, last, exclusive: kind == RangeKind::Exclusive }
+    }
+}
+
+impl WireRange {
+    /// `None` if it has no meaning.
+    pub(crate) fn bytes(&self) -> Option<Bytes> {
+        let range = Range::new(self.first.parse().ok()?, self.last.parse().ok()?).ok()?;
+        Some(Bytes { range, kind: if self.exclusive { RangeKind::Exclusive } else { RangeKind::Shared } })
+    }
+}
+
+/// Asks for bytes; no answer, but [`Told`] follows.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct LockRange {
+    /// What the program calls its use of the object, or this question: not a lock.
+    pub(crate) tag: u64,
+    pub(crate) object: Object,
+    pub(crate) range: WireRange,
+    pub(crate) wait: Patience,
+    /// Not to wait for others.
+    pub(crate) at_once: bool,
+    /// Only to be told what is in the way.
+    pub(crate) test: bool,
+}
+
+/// Gives up bytes. The answer: [`Unlocked`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct UnlockRange {
+    pub(crate) object: Object,
+    pub(crate) range: WireRange,
+}
+
+/// What giving up bytes has come to.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Unlocked(pub(crate) Option<Refusal>);
+
+/// What is certainly held of an object: for how many nanoseconds, and which bytes.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct HeldRanges {
+    pub(crate) left: u64,
+    pub(crate) ranges: Vec<WireRange>,
+}
+
 /// How long to wait, in nanoseconds; `None`: as long as it takes. Not to wait at all is a flag.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Patience(Option<u64>);
@@ -82,6 +146,8 @@ pub(crate) enum What {
     Refused { why: Refusal, lock: bool },
     /// Another wants it.
     Wanted { mode: u8 },
+    /// What is in the way of bytes that were asked about.
+    Tested { blocker: Option<WireRange> },
     /// It is gone.
     Lost,
 }
@@ -127,13 +193,14 @@ pub(crate) const HAS_SENTINEL: &str = "this node has a sentinel, whose word for 
 const RULES: [&str; 3] = [NOT_LISTED, NOT_WATCHED, HAS_SENTINEL];
 
 /// Names of limits that are known by more than their name.
-const LIMITS: [&str; 6] = [
+const LIMITS: [&str; 7] = [
     "locks_max",
     "TREE_MAX",
     "PROGRAM_LOCKS_MAX",
     "PROGRAM_CONNECTIONS_MAX",
     "LOCKS_PER_RESOURCE_MAX",
     "held_bytes_max",
+    "RANGES_PER_OWNER_MAX",
 ];
 
 const STATUSES: [Status; 7] = [
@@ -172,6 +239,10 @@ impl What {
             },
             News::Refused(why) => Self::Refused { why: Refusal::of(why), lock: false },
             News::Wanted(mode) => Self::Wanted { mode: mode.raw() },
+            News::Tested(found) => {
+                let blocker = found.map(|(range, kind)| Bytes { range, kind }.into());
+                Self::Tested { blocker }
+            }
             News::Lost => Self::Lost,
         }
     }
@@ -193,13 +264,18 @@ impl What {
             }),
             Self::Refused { why, .. } => News::Refused(why.error()?),
             Self::Wanted { mode: wanted } => News::Wanted(mode(wanted)?),
+            Self::Tested { blocker: None } => News::Tested(None),
+            Self::Tested { blocker: Some(found) } => {
+                let Bytes { range, kind } = found.bytes()?;
+                News::Tested(Some((range, kind)))
+            }
             Self::Lost => News::Lost,
         })
     }
 }
 
 impl Refusal {
-    fn of(why: &LockError) -> Self {
+    pub(crate) fn of(why: &LockError) -> Self {
         let LockError::Refused(why) = why else { return Self::NotPrimary };
         match why {
             RequestError::Name(NameError(length)) => Self::Name(*length as u64),
@@ -220,7 +296,7 @@ impl Refusal {
         }
     }
 
-    fn error(self) -> Option<LockError> {
+    pub(crate) fn error(self) -> Option<LockError> {
         let length = |length: u64| usize::try_from(length).unwrap_or(usize::MAX);
         Some(LockError::Refused(match self {
             Self::Name(bytes) => RequestError::Name(NameError(length(bytes))),
@@ -312,6 +388,12 @@ mod tests {
             assert!(matches!(there_and_back(&News::Wanted(mode)), Some(News::Wanted(back)) if back == mode));
         }
         assert!(matches!(there_and_back(&News::Lost), Some(News::Lost)));
+        for found in
+            [None, Some((Range::WHOLE, RangeKind::Shared)), Some((Range::WHOLE, RangeKind::Exclusive))]
+        {
+            let back = there_and_back(&News::Tested(found));
+            assert!(matches!(back, Some(News::Tested(back)) if back == found));
+        }
     }
 
     #[test]

@@ -1,17 +1,22 @@
 //! Locks for programs beside the node: they come over the local interface, and the kernel says who they are and when they end.
 
 use super::host::NodeHost;
-use super::locks::deadline;
+use super::locks::{deadline, range_ask};
 use crate::config::LockUsers;
-use crate::locks::wire::{self, Convert, Lock, Reason, Release, Told, What};
-use crate::locks::{Listener, News};
+use crate::locks::wire::{
+    self, Convert, HeldRanges, Lock, LockRange, Reason, Release, Told, UnlockRange, Unlocked, What,
+};
+use crate::locks::{Bytes, Listener, News};
 use crate::stack::Stack;
 use ocf_comm::driver::Handle;
 use ocf_comm::local::{ClientInfo, EventSink, Process, Service, no_method};
 use ocf_comm::rpc::{Access, Body, Builder, Caller, Dispatcher, Fault, Method, Responder};
-use ocf_dlm::cluster::Ask;
+use ocf_dlm::cluster::{Ask, Completed, RangeStep};
+use ocf_dlm::range::RangeSet;
 use ocf_dlm::wire::{Key, Value};
-use ocf_dlm::{ClientId, Flags, LockError, Mode, RequestError, check_names};
+use ocf_dlm::{
+    ClientId, FencingToken, Flags, LockError, Mode, Remarks, RequestError, Status, Wait, check_names,
+};
 use parking_lot::Mutex;
 use pils::Instant;
 use serde::Serialize;
@@ -67,6 +72,8 @@ struct Program {
 struct State {
     /// By the program's own number.
     locks: BTreeMap<u64, Entry>,
+    /// Owners of the locks by which the program has bytes of objects, by lock of this node.
+    ranges: BTreeMap<u64, u32>,
     /// The program's owners as this node's clients, and how many locks each has.
     owners: BTreeMap<u32, (ClientId, usize)>,
     /// Its connection ended.
@@ -83,6 +90,8 @@ struct Entry {
 struct Notices {
     program: Arc<Program>,
     tag: u64,
+    /// The lock of this node, if it is on bytes of an object.
+    bytes: Option<u64>,
 }
 
 impl fmt::Debug for LockService {
@@ -98,12 +107,27 @@ impl State {
 
     fn forget(&mut self, tag: u64) {
         let Some(entry) = self.locks.remove(&tag) else { return };
-        if let Some((_, locks)) = self.owners.get_mut(&entry.owner) {
+        self.forget_owner(entry.owner);
+    }
+
+    fn forget_range(&mut self, lock: u64) {
+        let Some(owner) = self.ranges.remove(&lock) else { return };
+        self.forget_owner(owner);
+    }
+
+    /// The owner has one lock less.
+    fn forget_owner(&mut self, owner: u32) {
+        if let Some((_, locks)) = self.owners.get_mut(&owner) {
             *locks -= 1;
             if *locks == 0 {
-                self.owners.remove(&entry.owner);
+                self.owners.remove(&owner);
             }
         }
+    }
+
+    /// How many locks there are, held or asked for.
+    fn count(&self) -> usize {
+        self.locks.len() + self.ranges.len()
     }
 }
 
@@ -135,7 +159,10 @@ impl Listener for Notices {
         let gone = {
             let mut state = self.program.state.lock();
             if news.is_last() {
-                state.forget(self.tag);
+                match self.bytes {
+                    None => state.forget(self.tag),
+                    Some(lock) => state.forget_range(lock),
+                }
             }
             state.gone
         };
@@ -169,7 +196,7 @@ impl LockService {
                 uid: credentials.uid,
                 gid: credentials.gid,
                 connected: !state.gone,
-                locks: state.locks.len(),
+                locks: state.count(),
             }
         };
         programs.iter().map(status).filter(|program| program.locks > 0).collect()
@@ -200,7 +227,7 @@ impl LockService {
         let pid = info.credentials.pid;
         let left_behind = |program: &&Arc<Program>| {
             let state = program.state.lock();
-            program.pid() == pid && state.gone && !state.locks.is_empty()
+            program.pid() == pid && state.gone && state.count() > 0
         };
         let programs = self.programs.lock();
         let full = programs.values().filter(left_behind).count() >= PROGRAM_CONNECTIONS_MAX;
@@ -251,7 +278,7 @@ impl LockService {
             if state.locks.contains_key(&tag) {
                 return Err((RequestError::Busy, true));
             }
-            if state.locks.len() >= PROGRAM_LOCKS_MAX {
+            if state.count() >= PROGRAM_LOCKS_MAX {
                 return Err(no(RequestError::Limit("PROGRAM_LOCKS_MAX")));
             }
             let (key, parent) = match above {
@@ -269,7 +296,7 @@ impl LockService {
             state.locks.insert(tag, Entry { lock, key, owner });
             state.owners.entry(owner).or_insert((client, 0)).1 += 1;
             // Before the outputs of this call are carried out.
-            host.locks().add(lock, Arc::new(Notices { program: Arc::clone(program), tag }));
+            host.locks().add(lock, Arc::new(Notices { program: Arc::clone(program), tag, bytes: None }));
             Ok(())
         });
         asked.unwrap_or_else(|_stopped| Err(no(RequestError::NotPrimary)))
@@ -321,6 +348,97 @@ impl LockService {
         Some(u64::try_from(left.as_nanos()).unwrap_or(u64::MAX).min(i64::MAX.unsigned_abs()))
     }
 
+    /// Asks for bytes, or about them; how it ends is told.
+    fn lock_range(&self, program: &Arc<Program>, ask: &LockRange) {
+        let tag = ask.tag;
+        match self.ask_range(program, ask) {
+            Ok(RangeStep::Asked(_)) => {}
+            Ok(RangeStep::Held) => program.say(tag, What::of(&News::Completed(held_already(ask)))),
+            // The program may have had bytes before: the tag stays.
+            Err(refused) => program.refuse(tag, refused, true),
+        }
+    }
+
+    fn ask_range(&self, program: &Arc<Program>, ask: &LockRange) -> Result<RangeStep, RequestError> {
+        let key = self.object(program, &ask.object)?;
+        let bytes = ask.range.bytes().ok_or(RANGE_WITHOUT_MEANING)?;
+        let (owner, wait) = (ask.object.owner, if ask.at_once { Wait::No } else { ask.wait.into() });
+        let asked = self.handle.call(|stack, host, now| {
+            let mut state = program.state.lock();
+            let known = state.owners.get(&owner).map(|(client, _)| *client);
+            let client = known.unwrap_or_else(|| ClientId::new(host.locks().new_client()));
+            if stack.range_owner(client, &key).is_none() && state.count() >= PROGRAM_LOCKS_MAX {
+                return Err(RequestError::Limit("PROGRAM_LOCKS_MAX"));
+            }
+            let range = range_ask((client, &key), bytes, now, wait);
+            let step = match ask.test {
+                true => RangeStep::Asked(stack.test_range(now, range)?),
+                false => stack.lock_range(now, range)?,
+            };
+            if let RangeStep::Asked(lock) = step {
+                if !ask.test && state.ranges.insert(lock, owner).is_none() {
+                    state.owners.entry(owner).or_insert((client, 0)).1 += 1;
+                }
+                // Before the outputs of this call are carried out.
+                let notices = Notices { program: Arc::clone(program), tag: ask.tag, bytes: Some(lock) };
+                host.locks().add(lock, Arc::new(notices));
+            }
+            Ok(step)
+        });
+        asked.unwrap_or(Err(RequestError::NotPrimary))
+    }
+
+    /// The object, if the program may lock in its lockspace.
+    fn object(&self, program: &Program, object: &wire::Object) -> Result<Key, RequestError> {
+        let name: Vec<u8> = object.name.clone().try_into().unwrap_or_default();
+        check_names(&object.space, &name)?;
+        if let Some(barred) = program.barred {
+            return Err(barred);
+        }
+        if !self.may_lock(&program.info, &object.space) {
+            return Err(RequestError::NotAllowed(wire::NOT_LISTED));
+        }
+        Ok(Key::object(object.space.as_bytes(), &name))
+    }
+
+    /// Gives up bytes.
+    fn unlock_range(&self, program: &Program, unlock: &UnlockRange) -> Result<(), RequestError> {
+        let key = self.object(program, &unlock.object)?;
+        let Bytes { range, .. } = unlock.range.bytes().ok_or(RANGE_WITHOUT_MEANING)?;
+        let done = self.handle.call(|stack, host, now| {
+            let mut state = program.state.lock();
+            let known = state.owners.get(&unlock.object.owner).map(|(client, _)| *client);
+            let Some(client) = known else { return Ok(()) };
+            let Some(lock) = stack.range_owner(client, &key) else { return Ok(()) };
+            stack.unlock_range(now, client, &key, range)?;
+            if stack.range_owner(client, &key).is_none() {
+                host.locks().remove(lock);
+                state.forget_range(lock);
+            }
+            Ok(())
+        });
+        done.unwrap_or(Err(RequestError::NotPrimary))
+    }
+
+    /// What is certainly held of an object, and for how long if nothing is heard from other nodes.
+    fn held_ranges(&self, program: &Program, object: &wire::Object) -> Option<HeldRanges> {
+        if self.handle.stopped().is_some() {
+            return None;
+        }
+        let key = self.object(program, object).ok()?;
+        let known = program.state.lock().owners.get(&object.owner).map(|(client, _)| *client);
+        let Some(client) = known else {
+            return Some(HeldRanges { left: i64::MAX.unsigned_abs(), ranges: Vec::new() });
+        };
+        let clock = self.handle.clock();
+        // The time is read when it is this call's turn.
+        let look = self.handle.inspect(|stack, _, _| stack.ranges_held(clock.now(), client, &key));
+        let (left, held) = look.ok().flatten()?;
+        let left = u64::try_from(left.as_nanos()).unwrap_or(u64::MAX).min(i64::MAX.unsigned_abs());
+        let range = |(range, kind): &_| Bytes { range: *range, kind: *kind }.into();
+        Some(HeldRanges { left, ranges: held.as_slice().iter().map(range).collect() })
+    }
+
     fn waits(&self, program: &Program) -> Vec<(u64, Reason)> {
         let locks: Vec<(u64, u64)> =
             program.state.lock().locks.iter().map(|(tag, entry)| (*tag, entry.lock)).collect();
@@ -350,6 +468,17 @@ impl LockService {
                 host.locks().remove(lock);
                 state.forget(tag);
             }
+            let all: Vec<u64> = state.ranges.keys().copied().collect();
+            for lock in all {
+                if stack.lock_state(lock).is_some_and(|known| known.held.is_some()) {
+                    if stack.cancel_lock(now, lock).is_ok() {
+                        tracing::debug!(lock, "a wait for more bytes is taken back");
+                    }
+                } else if stack.unlock(now, lock, Flags::FORCEUNLOCK, None).is_ok() {
+                    host.locks().remove(lock);
+                    state.forget_range(lock);
+                }
+            }
         });
         if done.is_err() {
             tracing::debug!("the node has stopped");
@@ -362,6 +491,9 @@ impl LockService {
             let mut state = program.state.lock();
             for entry in core::mem::take(&mut state.locks).into_values() {
                 host.locks().remove(entry.lock);
+            }
+            for lock in core::mem::take(&mut state.ranges).into_keys() {
+                host.locks().remove(lock);
             }
             let owners = core::mem::take(&mut state.owners);
             owners.into_values().map(|(client, _)| stack.end_lock_client(now, client)).sum::<usize>()
@@ -393,6 +525,14 @@ impl Service for LockService {
             "convert" => {
                 body.read().map(|convert| self.convert(&program, convert)).and_then(|()| Body::of(&()))
             }
+            "lock_range" => {
+                body.read().map(|ask| self.lock_range(&program, &ask)).and_then(|()| Body::of(&()))
+            }
+            "unlock_range" => body.read().and_then(|unlock| {
+                let done = self.unlock_range(&program, &unlock);
+                Body::of(&Unlocked(done.err().map(|why| wire::Refusal::of(&why.into()))))
+            }),
+            "held_ranges" => body.read().and_then(|object| Body::of(&self.held_ranges(&program, &object))),
             "release" => body.read().and_then(|release| Body::of(&self.release(&program, release))),
             "check" => body.read().and_then(|tag| Body::of(&self.held_for(&program, tag))),
             "waits" => Body::of(&self.waits(&program)),
@@ -408,7 +548,7 @@ impl Service for LockService {
             return self.ended(client);
         }
         self.take_back_requests(&program);
-        let left = program.state.lock().locks.len();
+        let left = program.state.lock().count();
         if left == 0 {
             self.programs.lock().remove(&client);
             return;
@@ -431,6 +571,23 @@ impl Service for LockService {
         if let Some(program) = program {
             self.release_all(&program);
         }
+    }
+}
+
+/// The program says bytes that no program of this version says.
+const RANGE_WITHOUT_MEANING: RequestError =
+    RequestError::NotAllowed("a range is two numbers, the first not above the last");
+
+/// How an operation ends that asks for bytes of which nothing is missing.
+fn held_already(ask: &LockRange) -> Completed {
+    Completed {
+        lock: ask.tag,
+        client: ClientId::new(0),
+        status: Status::Granted,
+        held: ask.range.bytes().map(|bytes| RangeSet::of(bytes.range, bytes.kind).mode()),
+        token: FencingToken::default(),
+        remarks: Remarks::default(),
+        value: None,
     }
 }
 

@@ -1,10 +1,13 @@
 //! The locks of a node: who is told what, and how guards reach the stack.
 
 use super::Node;
-use crate::locks::{Asked, Backend, Listener, LockOrder, LockOrderError, Locks, News, Slot};
+use crate::locks::{
+    Asked, Backend, Bytes, Listener, LockOrder, LockOrderError, Locks, News, Object, Opened, Slot,
+};
 use core::time::Duration;
-use ocf_dlm::cluster::{Ask, Output, Snapshot, WaitReason};
-use ocf_dlm::wire::{Outcome, Value};
+use ocf_dlm::cluster::{Ask, Output, RangeAsk, RangeStep, Snapshot, WaitReason};
+use ocf_dlm::range::{Range, RangeKind};
+use ocf_dlm::wire::{Key, Outcome, Value};
 use ocf_dlm::{ClientId, Flags, LockError, Mode, RequestError, ValueBlock, Wait};
 use parking_lot::Mutex;
 use pils::Instant;
@@ -23,6 +26,8 @@ pub(super) struct Table {
     groups: Mutex<BTreeMap<String, u32>>,
     /// Who waits for the report of an order, by ticket.
     orders: Mutex<BTreeMap<u64, mpsc::Sender<Option<Outcome>>>>,
+    /// Which owner has which object in use.
+    objects: Opened,
 }
 
 impl fmt::Debug for Table {
@@ -60,6 +65,9 @@ impl Table {
             Output::Completed(completed) => (completed.lock, News::Completed(completed)),
             Output::Blocking { lock, wanted, .. } => (lock, News::Wanted(wanted)),
             Output::Lost { lock, .. } | Output::Revoked { lock, .. } => (lock, News::Lost),
+            Output::Tested { lock, blocker, .. } => {
+                (lock, News::Tested(blocker.map(|blocker| (blocker.range, blocker.kind))))
+            }
             Output::Reported { ticket, outcome } => {
                 let waits = self.orders.lock().remove(&ticket);
                 // Who gave up waiting does not hear of it.
@@ -201,6 +209,70 @@ impl Backend for Here {
         }
     }
 
+    fn open_object(&self, object: &Object) -> Result<u64, LockError> {
+        let opened = self.0.inner.handle.inspect(|_, host, _| host.locks().objects.open(object));
+        // It is known by its owner and key.
+        opened.map_err(|_stopped| LockError::Lost)?.map(|()| 0)
+    }
+
+    fn close_object(&self, object: &Object) {
+        if let Err(error) = self.unlock_range(object, Range::WHOLE) {
+            tracing::debug!(%error, "it was gone already");
+        }
+        let closed = self.0.inner.handle.inspect(|_, host, _| host.locks().objects.close(object));
+        tracing::trace!(runs = closed.is_ok(), "an object is closed");
+    }
+
+    fn lock_range(
+        &self,
+        object: &Object,
+        bytes: Bytes,
+        wait: Wait,
+        slot: &Arc<Slot>,
+    ) -> Result<RangeStep, LockError> {
+        let done = self.0.inner.handle.call(|stack, host, now| {
+            let ask = range_ask((object.owner, &object.key), bytes, now, wait);
+            let step = stack.lock_range(now, ask)?;
+            if let RangeStep::Asked(lock) = step {
+                // Before the outputs of this call are carried out.
+                host.locks().add(lock, Arc::<Slot>::clone(slot));
+            }
+            Ok(step)
+        });
+        begun(done)
+    }
+
+    fn unlock_range(&self, object: &Object, range: Range) -> Result<(), LockError> {
+        let done = self.0.inner.handle.call(|stack, host, now| {
+            let lock = stack.range_owner(object.owner, &object.key);
+            stack.unlock_range(now, object.owner, &object.key, range)?;
+            let left = stack.range_owner(object.owner, &object.key);
+            if let Some(lock) = lock.filter(|_| left.is_none()) {
+                host.locks().remove(lock);
+            }
+            Ok(())
+        });
+        begun(done)
+    }
+
+    fn test_range(&self, object: &Object, bytes: Bytes, slot: &Arc<Slot>) -> Result<(), LockError> {
+        let done = self.0.inner.handle.call(|stack, host, now| {
+            let ask = range_ask((object.owner, &object.key), bytes, now, Wait::No);
+            let question = stack.test_range(now, ask)?;
+            host.locks().add(question, Arc::<Slot>::clone(slot));
+            Ok(())
+        });
+        begun(done)
+    }
+
+    fn held_ranges(&self, object: &Object) -> Option<Vec<(Range, RangeKind)>> {
+        let handle = &self.0.inner.handle;
+        // The time is read when it is this call's turn.
+        let look = handle.inspect(|stack, _, _| stack.ranges_held(self.0.now(), object.owner, &object.key));
+        let (_lease, held) = look.ok()??;
+        Some(held.as_slice().to_vec())
+    }
+
     fn waits(&self) -> Vec<(u64, WaitReason)> {
         let look = self.0.inner.handle.inspect(|stack, host, _| {
             let locks: Vec<u64> = host.locks().listeners.lock().keys().copied().collect();
@@ -250,6 +322,22 @@ impl Backend for Here {
         });
         ended.unwrap_or(0)
     }
+}
+
+/// What a call of the node for ranges has come to.
+fn begun<T, S>(done: Result<Result<T, RequestError>, S>) -> Result<T, LockError> {
+    match done {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(RequestError::NoSuchLock | RequestError::NotPrimary)) | Err(_) => Err(LockError::Lost),
+        Ok(Err(refused)) => Err(refused.into()),
+    }
+}
+
+/// A range as the engine is asked for it.
+pub(super) fn range_ask((client, key): (ClientId, &Key), bytes: Bytes, now: Instant, wait: Wait) -> RangeAsk {
+    let Bytes { range, kind } = bytes;
+    let flags = if wait == Wait::No { Flags::NOQUEUE } else { Flags::NONE };
+    RangeAsk { client, key: key.clone(), range, kind, flags, deadline: deadline(now, wait) }
 }
 
 /// Until when an operation may wait that begins now.

@@ -4,10 +4,12 @@ use super::{Output, Stack};
 use core::time::Duration;
 use ocf_comm::{Channel, Lane};
 use ocf_dlm::cluster::{
-    Ask, ClusterView, Engine, Input, LockState, OrderError, Output as From, Snapshot, ViewMember, WaitReason,
+    Ask, ClusterView, Engine, Input, LockState, OrderError, Output as From, RangeAsk, RangeStep, Snapshot,
+    ViewMember, WaitReason,
 };
 use ocf_dlm::directory::Weighted;
-use ocf_dlm::wire::{Proof, Value};
+use ocf_dlm::range::{Range, RangeSet};
+use ocf_dlm::wire::{Key, Proof, Value};
 use ocf_dlm::{ClientId, Flags, Mode, RequestError};
 use ocf_membership::View;
 use ocf_stonith::{Cause, FenceRequest, Withdrawal};
@@ -55,6 +57,62 @@ impl Stack {
             return Err(RequestError::NotPrimary);
         }
         self.engine(now)?.convert(now, lock, (mode, flags, value), deadline)
+    }
+
+    /// Asks for bytes of an object. See [`Engine::lock_range`]; how it ends is an [`Output::Lock`].
+    ///
+    /// # Errors
+    /// As [`Stack::lock`].
+    pub fn lock_range(&mut self, now: Instant, ask: RangeAsk) -> Result<RangeStep, RequestError> {
+        if ask.flags.has(Flags::NOQUEUE) && !self.consensus.is_active(now) {
+            return Err(RequestError::NotPrimary);
+        }
+        self.engine(now)?.lock_range(now, ask)
+    }
+
+    /// Gives up bytes of an object. See [`Engine::unlock_range`].
+    ///
+    /// # Errors
+    /// See [`RequestError`]; nothing changed.
+    pub fn unlock_range(
+        &mut self,
+        now: Instant,
+        client: ClientId,
+        key: &Key,
+        range: Range,
+    ) -> Result<(), RequestError> {
+        self.engine(now)?.unlock_range(now, client, key, range)
+    }
+
+    /// Asks what is in the way of bytes of an object. See [`Engine::test_range`].
+    ///
+    /// # Errors
+    /// As [`Stack::lock`].
+    pub fn test_range(&mut self, now: Instant, ask: RangeAsk) -> Result<u64, RequestError> {
+        if !self.consensus.is_active(now) {
+            return Err(RequestError::NotPrimary);
+        }
+        self.engine(now)?.test_range(now, ask)
+    }
+
+    /// The lock by which a client has bytes of an object, or asks for its first.
+    #[must_use]
+    pub fn range_owner(&self, client: ClientId, key: &Key) -> Option<u64> {
+        self.locks.as_ref()?.range_owner(client, key)
+    }
+
+    /// The bytes of an object that a client may rely on at `now`, and for how long if nothing more is heard of other nodes.
+    /// `None` if it may not rely on any that it had.
+    #[must_use]
+    pub fn ranges_held(&self, now: Instant, client: ClientId, key: &Key) -> Option<(Duration, RangeSet)> {
+        let lease = self.consensus.lease_until()?.since(now);
+        let Some(lock) = self.range_owner(client, key) else { return Some((lease, RangeSet::default())) };
+        let engine = self.locks.as_ref()?;
+        let set = engine.lock_ranges(lock)?.clone();
+        if set.is_empty() {
+            return Some((lease, set));
+        }
+        self.lock_held_for(now, lock).map(|left| (left, set))
     }
 
     /// Gives a lock back. See [`Engine::unlock`].
