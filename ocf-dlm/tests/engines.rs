@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use ocf_dlm::cluster::{
     Ask, ClusterView, Completed, Config, Engine, Holder, Input, OrderError, Output, Sabotage, TreeState,
-    ViewMember,
+    ViewMember, WaitReason,
 };
 use ocf_dlm::directory::{Placement, Slot, Weighted};
 use ocf_dlm::wire::{
@@ -909,4 +909,32 @@ fn a_joiner_is_not_informed_until_all_members_of_a_view_have_told_it() {
     assert!(three.engines[&instance(4)].is_informed());
     three.hear(instance(4), Input::NonPrimary);
     assert!(!three.engines[&instance(4)].is_informed(), "it has forgotten");
+}
+
+#[test]
+fn a_wait_says_what_it_is_for_from_the_question_who_masters_to_the_proof_that_the_holder_is_dead() {
+    let mut three = Three::new();
+    let key = kept_by(1);
+    let (master, _) = three.lock(2, &key, Mode::Nl);
+    let (held, _) = three.lock(3, &key, Mode::Ex);
+    let reason = |three: &Three, node, lock| three.engines[&instance(node)].wait_reason(lock);
+    assert_eq!((reason(&three, 2, master), reason(&three, 3, held)), (None, None), "nothing waits");
+    let here = three.ask(2, &key, Mode::Pr);
+    let away = three.ask(1, &key, Mode::Pr);
+    assert_eq!(reason(&three, 1, away), Some(WaitReason::Lookup), "the keeper passed it on to the master");
+    three.settle();
+    let holder = Holder { node: instance(3), lock: held };
+    assert_eq!(reason(&three, 2, here), Some(WaitReason::BlockedBy(vec![holder])));
+    assert_eq!(reason(&three, 1, away), Some(WaitReason::AtMaster(instance(2))));
+    let unknown = three.ask(2, &all_kept_by(1).nth(1).unwrap(), Mode::Ex);
+    assert_eq!(reason(&three, 2, unknown), Some(WaitReason::Lookup), "the keeper has not answered");
+    three.settle();
+    assert_eq!(reason(&three, 2, unknown), None, "it is granted");
+    three.engines.remove(&instance(3));
+    three.install(&view(2, &[(1, 1), (2, 1)], &[1, 2, 3]));
+    assert_eq!(reason(&three, 2, here), Some(WaitReason::WaitFence(vec![instance(3)])));
+    three.hear(instance(1), Input::Dormant);
+    assert_eq!(reason(&three, 1, away), None, "a node outside the primary has given up what it asked for");
+    three.hear(instance(2), Input::Suspended);
+    assert_eq!(reason(&three, 2, here), Some(WaitReason::WaitQuorum));
 }
