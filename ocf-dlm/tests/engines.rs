@@ -9,6 +9,7 @@ use ocf_dlm::cluster::{
     Ask, ClusterView, Completed, Config, Engine, Holder, Input, OrderError, Output, Sabotage, TreeState,
     ViewMember, WaitReason,
 };
+use ocf_dlm::deadlock::VictimPolicy;
 use ocf_dlm::directory::{Placement, Slot, Weighted};
 use ocf_dlm::wire::{
     Answer, Batch, Item, Key, Message, OrderRefusal, Outcome, Proof, ReleaseGuard, ResourceReport, Value,
@@ -16,6 +17,7 @@ use ocf_dlm::wire::{
 use ocf_dlm::{ClientId, Flags, Mode, Status, ValueBlock};
 use pils::{Incarnation, Instant, Layer, NodeId, NodeInstance};
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 fn instance(node: u32) -> NodeInstance {
@@ -937,4 +939,77 @@ fn a_wait_says_what_it_is_for_from_the_question_who_masters_to_the_proof_that_th
     assert_eq!(reason(&three, 1, away), None, "a node outside the primary has given up what it asked for");
     three.hear(instance(2), Input::Suspended);
     assert_eq!(reason(&three, 2, here), Some(WaitReason::WaitQuorum));
+}
+
+/// Denies the operation of that node.
+#[derive(Debug)]
+struct OfNode(u32);
+
+impl VictimPolicy for OfNode {
+    fn choose(&self, cycle: &[ocf_dlm::wire::Hop]) -> usize {
+        cycle.iter().position(|hop| hop.home == instance(self.0)).unwrap_or(0)
+    }
+}
+
+impl Three {
+    /// Asks as that client, for a transaction if one is given.
+    fn ask_as(&mut self, node: u32, (client, transaction): (u32, Option<u64>), key: &Key) -> u64 {
+        let client = ClientId::new(client);
+        let (key, mode, flags) = (key.clone(), Mode::Ex, Flags::NONE);
+        let ask = Ask { client, key, parent: None, mode, flags, transaction, deadline: None };
+        let lock = self.engines.get_mut(&instance(node)).unwrap().lock(Instant::ZERO, ask).unwrap();
+        self.drain(instance(node), 0);
+        self.settle();
+        lock
+    }
+
+    /// Every node looks for deadlocks.
+    fn search(&mut self) {
+        for node in 1..=3 {
+            let engine = self.engines.get_mut(&instance(node)).unwrap();
+            engine.handle_timeout(Instant::ZERO + 2 * Config::default().deadlock_delay);
+            self.drain(instance(node), 0);
+            self.settle();
+        }
+    }
+}
+
+#[test]
+fn the_victim_of_a_deadlock_between_nodes_is_whom_the_policy_names() {
+    for victim in [1, 2] {
+        let mut three = Three::new();
+        let engine = |node| {
+            let engine = Engine::new(Config::default(), instance(node)).unwrap();
+            (instance(node), engine.with_victims(Arc::new(OfNode(victim))))
+        };
+        three.engines = (1..=3).map(engine).collect();
+        three.install(&view(1, &[(1, 1), (2, 1), (3, 1)], &[]));
+        let (x, y) = (kept_by(3), kept_by(1));
+        three.ask_as(1, (1, None), &x);
+        three.ask_as(2, (1, None), &y);
+        let waits = [three.ask_as(1, (1, None), &y), three.ask_as(2, (1, None), &x)];
+        three.search();
+        let ends = [three.ended(1, waits[0]), three.ended(2, waits[1])];
+        let expected = [1, 2].map(|node| (node == victim).then_some(Status::Deadlock));
+        assert_eq!(ends, expected, "the victim is to be of node {victim}");
+    }
+}
+
+#[test]
+fn clients_that_lock_for_one_transaction_wait_as_one_in_searches_between_nodes() {
+    for transaction in [None, Some(7)] {
+        let mut three = Three::new();
+        let (x, y) = (kept_by(3), kept_by(1));
+        three.ask_as(1, (1, transaction), &x);
+        three.ask_as(2, (1, None), &y);
+        // Another client than the one that holds `x`.
+        let here = three.ask_as(1, (2, transaction), &y);
+        let away = three.ask_as(2, (1, None), &x);
+        three.search();
+        let ends = [three.ended(1, here), three.ended(2, away)];
+        let denied = ends.iter().filter(|end| **end == Some(Status::Deadlock)).count();
+        let expected = usize::from(transaction.is_some());
+        assert_eq!(denied, expected, "{transaction:?}: {ends:?}");
+        assert_eq!(ends.iter().flatten().count(), expected, "the other goes on waiting: {ends:?}");
+    }
 }
