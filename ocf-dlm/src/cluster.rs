@@ -14,6 +14,7 @@ mod config;
 mod digest;
 mod event;
 mod flow;
+mod keep;
 mod lookup;
 mod master;
 mod orders;
@@ -29,6 +30,7 @@ mod tree;
 pub use client::LockState;
 pub use config::Config;
 pub use event::{Ask, ClusterView, Completed, Input, Output, ViewMember, WaitReason};
+pub use keep::KEPT_USES;
 pub use orders::{ORDERS_MAX, OrderError};
 pub use place::MOVED_MAX;
 pub use queue::Holder;
@@ -43,6 +45,7 @@ use crate::wire::{Batch, Item, Key, Name, Proof, Request};
 use bytes::Bytes;
 pub(crate) use client::Stop;
 use client::Timer;
+use keep::KeptLocks;
 pub(crate) use lookup::{Entry, SlotState, slot_number};
 use own::ClientLock;
 use pils::{Instant, Layer, NodeInstance};
@@ -105,12 +108,18 @@ pub enum Sabotage {
     MoveUnlisted,
     /// Goes on in a view without knowing whether a tree that was sent away has arrived.
     MoveUnsettled,
+    /// Takes tokens for a kept grant that did not go with it.
+    KeepMoreTokens,
+    /// Gives a kept grant back without what was written under it.
+    ForgetUnwritten,
+    /// Gives a kept grant to a client while the lease is in doubt.
+    ReuseInDoubt,
 }
 
 #[cfg(feature = "testing")]
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 28] = [
         Self::ReleaseWithoutProof,
         Self::ForgetSuspects,
         Self::SkipBarrier,
@@ -136,6 +145,9 @@ impl Sabotage {
         Self::MoveOwnOnly,
         Self::MoveUnlisted,
         Self::MoveUnsettled,
+        Self::KeepMoreTokens,
+        Self::ForgetUnwritten,
+        Self::ReuseInDoubt,
     ];
 }
 
@@ -203,6 +215,8 @@ pub struct Engine {
     pub(crate) proofs: Vec<(NodeInstance, Proof, u64)>,
     /// Locks of this node that outlived their client.
     pub(crate) orphans: BTreeSet<u64>,
+    /// Locks of this node that nobody here has.
+    pub(crate) kept: KeptLocks,
     /// Trees that are to move from here, by ticket.
     pub(crate) moving: BTreeMap<u64, Name>,
     /// Trees that were sent to their next master, which has not answered, by ticket.
@@ -286,6 +300,7 @@ impl Engine {
             stopping: BTreeSet::new(),
             proofs: Vec::new(),
             orphans: BTreeSet::new(),
+            kept: KeptLocks::default(),
             orders: BTreeSet::new(),
             next_ticket: 0,
             next_lock: 1,

@@ -115,6 +115,7 @@ impl Engine {
             .blockers(who)
             .into_iter()
             .filter(|entry| entry.who.lock != 0 && !entry.flags.has(Flags::NODLCKBLK))
+            .filter(|entry| !entry.may_be_unused())
             .map(|entry| (entry.who.node, entry.transaction))
             .filter(|edge| *edge != (last.home, last.transaction))
             .collect();

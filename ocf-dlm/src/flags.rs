@@ -56,6 +56,8 @@ flags! {
     NODOMAIN = 0x400_0000;
     /// The lock belongs to its client although the client is in a group.
     OWNED = 0x800_0000;
+    /// Between nodes, not for clients: the node may keep the grant when its client has let go.
+    KEEP = 0x1000_0000;
 }
 
 impl Flags {

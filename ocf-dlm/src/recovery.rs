@@ -342,6 +342,10 @@ impl Engine {
         locks.sort_unstable();
         for lock in locks.into_iter().rev() {
             let Some(known) = self.locks.get(&lock) else { continue };
+            if known.keep.unused {
+                lost.push(lock);
+                continue;
+            }
             let client = known.client;
             let told = if known.held.is_some() {
                 Output::Lost { lock, client }

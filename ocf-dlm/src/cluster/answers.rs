@@ -2,6 +2,7 @@
 
 use super::client::Timer;
 use super::event::{Completed, Output};
+use super::keep::{KEPT_USES, Keep};
 use super::tree::Route;
 use super::{Engine, sabotaged};
 use crate::wire::{Answer, Item, Key, Name, Refusal, Unlock, Value};
@@ -41,8 +42,7 @@ impl Engine {
         let Some(known) = self.locks.get(&lock) else { return };
         if let Answer::Blocking { wanted, .. } = answer {
             if known.held.is_some() {
-                let client = known.client;
-                self.outputs.push_back(Output::Blocking { lock, client, wanted });
+                self.on_wanted(lock, wanted);
             }
             return;
         }
@@ -149,6 +149,8 @@ impl Engine {
         // A master that rebuilt the queue knows nothing of it.
         grant.remarks.demoted |= pending.demoted;
         let transfer = Mode::transfer(known.held, grant.mode);
+        let uses = if known.held.is_none() && pending.flags.has(Flags::KEEP) { KEPT_USES } else { 0 };
+        known.keep = Keep { uses, ..Keep::default() };
         known.flags = pending.flags;
         known.since = now;
         known.held = Some(grant.mode);
@@ -175,7 +177,7 @@ impl Engine {
             held: known.held,
             token: grant.token,
             remarks: grant.remarks,
-            value: grant.value,
+            value: grant.value.filter(|_| pending.flags.has(Flags::VALBLK)),
         };
         let name = Name::clone(&known.key.tree);
         self.outputs.push_back(Output::Completed(completed));
@@ -189,6 +191,10 @@ impl Engine {
         let demoted = demoted && !sabotaged!(self, ForgetDemotions);
         let Some(known) = self.locks.get_mut(&lock) else { return };
         let Some(pending) = known.pending.as_mut() else { return };
+        if pending.flags.has(Flags::NOQUEUE) {
+            // It is not decided: a kept grant is asked for. Another master has to decide it as new.
+            return;
+        }
         pending.place = Some(place);
         pending.fence = fence;
         if pending.search.is_none() {

@@ -1,6 +1,7 @@
 //! Requests of local clients, and what this node knows of its own locks.
 
 use super::event::{Ask, Completed, Output, WaitReason};
+use super::keep::Keep;
 use super::orphan::KEPT;
 use super::own::{ClientLock, OwnRanges, Pending};
 use super::tree::{Route, Tree};
@@ -19,6 +20,8 @@ pub(crate) enum Timer {
     Search(u64, u32),
     /// Trees that were not used lately are given up.
     Sweep,
+    /// What is kept for long is given back.
+    Kept,
     /// Move `.0` has waited as long as it may.
     Move(u64),
 }
@@ -62,12 +65,20 @@ impl Engine {
     /// As [`Engine::lock`]. `ranges`: of these bytes only.
     pub(super) fn new_lock(
         &mut self,
-        ask: Ask,
+        mut ask: Ask,
         ranges: Option<(OwnRanges, RangeSet)>,
     ) -> Result<u64, RequestError> {
         check_flags(ask.mode, ask.flags)?;
+        ask.flags = ask.flags.without(Flags::KEEP);
         if ask.flags.has(Flags::ORPHAN) {
             return self.adopt(&ask);
+        }
+        if let Some(lock) = self.reuse(&ask, ranges.is_some()) {
+            return Ok(lock);
+        }
+        ask.flags = self.flags_to_keep(&ask, ranges.is_some());
+        if self.locks.len() >= self.config.locks_max {
+            self.give_back_first();
         }
         if self.locks.len() >= self.config.locks_max {
             return Err(RequestError::Limit("locks_max"));
@@ -77,7 +88,8 @@ impl Engine {
         }
         if let Some(parent) = ask.parent {
             let orphan = self.orphans.contains(&parent);
-            let parent = self.locks.get_mut(&parent).ok_or(RequestError::NoSuchLock)?;
+            let parent = self.locks.get_mut(&parent).filter(|parent| !parent.keep.unused);
+            let parent = parent.ok_or(RequestError::NoSuchLock)?;
             if orphan || parent.client != ask.client || parent.key.tree != ask.key.tree {
                 return Err(RequestError::NotOwner);
             }
@@ -111,6 +123,7 @@ impl Engine {
             op: 0,
             since: self.now,
             pending: None,
+            keep: Keep::default(),
             ranges: None,
         };
         self.locks.insert(lock, client);
@@ -148,7 +161,9 @@ impl Engine {
         deadline: Option<Instant>,
     ) -> Result<(), RequestError> {
         let name = self.touch_lock(lock).ok_or(RequestError::NoSuchLock)?;
-        let known = self.locks.get_mut(&lock).ok_or(RequestError::NoSuchLock)?;
+        self.owner_converts(lock);
+        let known = self.locks.get_mut(&lock).filter(|known| !known.keep.unused);
+        let known = known.ok_or(RequestError::NoSuchLock)?;
         if known.ranges.is_some() {
             return Err(RequestError::NotOwner);
         }
@@ -165,6 +180,7 @@ impl Engine {
         // Whether it wants to be told, and is to last, is settled by its first request.
         let flags = flags.without(KEPT) | known.flags.only(KEPT);
         let value = value.map(|v| Value { sequence: known.value.map_or(0, |old| old.sequence + 1), ..v });
+        let (flags, value) = known.with_unwritten(flags, value);
         if !Self::needs_no_answer(held, mode, flags) {
             self.begin(lock, (mode, flags, value), deadline);
             self.flush_tree(&name);
@@ -173,6 +189,7 @@ impl Engine {
         // A conversion down needs nobody: it is done here, and the master is told.
         known.op += 1;
         known.held = Some(mode);
+        known.keep = Keep::default();
         (known.flags, known.since) = (flags, self.now);
         if Mode::transfer(Some(held), mode) == Transfer::Write {
             if flags.has(Flags::IVVALBLK) {
@@ -206,7 +223,7 @@ impl Engine {
         value: Option<Value>,
     ) -> Result<(), RequestError> {
         self.now = now;
-        let known = self.locks.get(&lock).ok_or(RequestError::NoSuchLock)?;
+        let known = self.in_use(lock).ok_or(RequestError::NoSuchLock)?;
         if known.pending.is_some() && !flags.has(Flags::FORCEUNLOCK) {
             return Err(RequestError::Busy);
         }
@@ -219,7 +236,9 @@ impl Engine {
             self.outputs.push_back(Output::Completed(completed));
         }
         let flags = flags.without(Flags::FORCEUNLOCK);
-        self.release(lock, flags, value);
+        if !self.keep(lock, flags, value) {
+            self.release(lock, flags, value);
+        }
         self.settle();
         Ok(())
     }
@@ -230,7 +249,7 @@ impl Engine {
     /// See [`RequestError`]; nothing changed.
     pub fn cancel(&mut self, now: Instant, lock: u64) -> Result<(), RequestError> {
         self.now = now;
-        let known = self.locks.get(&lock).ok_or(RequestError::NoSuchLock)?;
+        let known = self.in_use(lock).ok_or(RequestError::NoSuchLock)?;
         if known.pending.as_ref().is_none_or(|p| p.stop.is_some()) {
             return Err(RequestError::Busy);
         }
@@ -242,7 +261,7 @@ impl Engine {
     /// What a lock holds and asks for; `None` if there is no such lock.
     #[must_use]
     pub fn lock_state(&self, lock: u64) -> Option<LockState> {
-        let known = self.locks.get(&lock)?;
+        let known = self.in_use(lock)?;
         Some(LockState {
             held: known.held,
             asked: known.pending.as_ref().map(|p| p.mode),
@@ -473,6 +492,12 @@ impl Engine {
         let unknown = known.held.is_none() && known.pending.as_ref().is_none_or(|p| !p.known);
         if !unknown {
             let value = value.map(|v| Value { sequence: known.value.map_or(0, |old| old.sequence + 1), ..v });
+            let kept = if sabotaged!(self, ForgetUnwritten) {
+                (flags, value)
+            } else {
+                known.with_unwritten(flags, value)
+            };
+            let (flags, value) = kept;
             // The master may have granted more than the client was told: what it writes goes by what it knew.
             let writes = known.held.is_some_and(Mode::is_writer);
             let flags = if writes { flags } else { flags.without(Flags::VALBLK | Flags::IVVALBLK) };
@@ -484,6 +509,7 @@ impl Engine {
 
     /// Takes a lock out of every table.
     pub(crate) fn forget_lock(&mut self, lock: u64) -> Option<ClientLock> {
+        self.no_longer_kept(lock);
         let known = self.locks.remove(&lock)?;
         self.orphans.remove(&lock);
         self.forget_owner(lock, &known);
@@ -600,6 +626,7 @@ impl Engine {
                 }
             }
             Timer::Sweep => self.idle_due = true,
+            Timer::Kept => self.on_kept_timer(),
             Timer::Move(ticket) => self.on_move_timer(ticket),
         }
     }

@@ -36,6 +36,13 @@ pub struct Config {
     pub move_uses_min: u32,
     /// How long a move may wait for members to answer; then the tree stays. Their requests wait meanwhile. Default 100 ms.
     pub move_patience: Duration,
+    /// Most grants, of trees mastered elsewhere, that this node keeps when its last client lets go: the next one that asks for the
+    /// same has it without a message. One more, and the one kept for longest is given back. Who wants it on another node waits for
+    /// one message more. Zero: none is kept. Default 0, because trees go where they are used (`move_after`), and then locks cost no
+    /// message either; worth it where many nodes read the same, or a tree has users with names of their own on several nodes.
+    pub kept_max: usize,
+    /// How long a grant is kept that nobody asks for. Default 10 s.
+    pub kept_for: Duration,
 }
 
 impl Default for Config {
@@ -53,6 +60,8 @@ impl Default for Config {
             move_after: Duration::from_secs(1),
             move_uses_min: 100,
             move_patience: Duration::from_millis(100),
+            kept_max: 0,
+            kept_for: Duration::from_secs(10),
         }
     }
 }

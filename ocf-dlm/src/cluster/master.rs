@@ -65,8 +65,8 @@ impl Engine {
         }
         let Some(mastered) = self.mastered(&key.tree) else { return };
         if let Some(key) = known {
-            let token = mastered.token;
-            if let Some(queues) = mastered.resources.get(&key.path) {
+            let Mastered { resources, token, .. } = mastered;
+            if let Some(queues) = resources.get(&key.path) {
                 queues.answer_again(who, op, token, &mut effects);
             }
             self.carry(&key, effects);
@@ -111,7 +111,7 @@ impl Engine {
         self.at_queues(who, |queues, token, out| {
             let Some(last) = queues.last_op(who) else { return };
             if convert.op <= last {
-                queues.answer_again(who, convert.op, *token, out);
+                queues.answer_again(who, convert.op, token, out);
                 return;
             }
             queues.convert(who, (terms, convert.value.as_ref()), token, out);

@@ -208,6 +208,10 @@ impl Engine {
         let Some(known) = self.locks.get(&lock).filter(|known| known.key == *key) else {
             return no_such_lock();
         };
+        if known.keep.unused {
+            self.give_back(lock);
+            return Outcome::Released(1);
+        }
         if guard.is_some() {
             return Outcome::Released(self.revoke(lock));
         }

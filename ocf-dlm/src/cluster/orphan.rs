@@ -7,7 +7,7 @@ use crate::{ClientId, Flags, Mode, RequestError, Status};
 use pils::Instant;
 
 /// What stays with a lock through its conversions.
-pub(super) const KEPT: Flags = Flags::NOTIFY.with(Flags::PERSISTENT);
+pub(super) const KEPT: Flags = Flags::NOTIFY.with(Flags::PERSISTENT).with(Flags::KEEP);
 
 impl Engine {
     /// A client is gone: its locks are released, children first; a value block that it could write is invalid. Those that
@@ -15,6 +15,7 @@ impl Engine {
     /// locks there were. O(locks of this node), in one piece.
     pub fn end_client(&mut self, now: Instant, client: ClientId) -> usize {
         self.now = now;
+        self.give_back_of(client);
         let theirs = self.locks.iter().filter(|(_, known)| known.client == client);
         let theirs = theirs.filter(|(lock, _)| !self.orphans.contains(*lock));
         let mut mine: Vec<(usize, u64)> = theirs.map(|(lock, l)| (l.key.path.len(), *lock)).collect();

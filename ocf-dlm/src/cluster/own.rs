@@ -2,6 +2,7 @@
 
 use super::client::Stop;
 use super::event::Completed;
+use super::keep::Keep;
 use crate::range::RangeSet;
 use crate::wire::{AskedRanges, ClaimedLock, Key, Value};
 use crate::{ClientId, FencingToken, Flags, Mode, Remarks, Status};
@@ -60,6 +61,7 @@ pub(crate) struct ClientLock {
     /// Since when it is held as it is.
     pub(crate) since: Instant,
     pub(crate) pending: Option<Pending>,
+    pub(crate) keep: Keep,
     /// `None`: it is on the whole resource.
     pub(crate) ranges: Option<Box<OwnRanges>>,
 }

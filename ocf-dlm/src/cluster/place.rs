@@ -267,6 +267,8 @@ impl Engine {
     fn undo_move(&mut self, name: &Name) -> Option<Moving> {
         let moving = self.end_move(name)?;
         self.stats.moves_undone += 1;
+        // All of it may have been given back meanwhile.
+        self.tidy(&Key { tree: Name::clone(name), path: Name::from([]) });
         Some(moving)
     }
 

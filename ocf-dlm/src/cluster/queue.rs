@@ -1,5 +1,6 @@
 //! The queues of one resource at its master.
 
+mod kept;
 mod moved;
 
 use super::range_queue::EntryRanges;
@@ -78,7 +79,9 @@ impl Entry {
     fn tell(&mut self, asked: Mode, out: &mut Effects) {
         let differs = |told: Mode| matches!((told, asked), (Mode::Cw, Mode::Pr) | (Mode::Pr, Mode::Cw));
         let mut told = Mode::ALL.into_iter().filter(|mode| self.notified & (1 << mode.raw()) != 0);
-        if self.flags.has(Flags::NOTIFY) && !told.any(|told| told >= asked && !differs(told)) {
+        if self.flags.has_any(Flags::NOTIFY | Flags::KEEP)
+            && !told.any(|told| told >= asked && !differs(told))
+        {
             self.notified |= 1 << asked.raw();
             out.push((self.who, Effect::Blocking { wanted: asked }));
         }
@@ -187,7 +190,7 @@ impl Queues {
             self.pass(token, out);
             return;
         }
-        if terms.flags.has(Flags::NOQUEUE) {
+        if terms.flags.has(Flags::NOQUEUE) && !self.may_become_free(&entry, i64::MAX) {
             out.push((who, Effect::Refused { op: terms.op, why: Refusal::NotQueued, held: None }));
             if terms.flags.has(Flags::NOQUEUEBAST) {
                 self.notify((terms.mode, terms.ranges), who, true, out);
@@ -241,7 +244,7 @@ impl Queues {
             self.pass(token, out);
             return;
         }
-        if terms.flags.has(Flags::NOQUEUE) {
+        if terms.flags.has(Flags::NOQUEUE) && !self.may_become_free(&self.granted[at], i64::MAX) {
             self.refuse(at, Refusal::NotQueued, out);
             if terms.flags.has(Flags::NOQUEUEBAST) {
                 self.notify((terms.mode, terms.ranges), who, true, out);
@@ -328,7 +331,12 @@ impl Queues {
             return;
         }
         (entry.client, entry.transaction) = (owner.client, owner.transaction);
-        (entry.flags, entry.notified) = (owner.flags, 0);
+        if owner.flags.has(Flags::KEEP) {
+            // It was asked, and is in use.
+            entry.flags = entry.flags.without(Flags::KEEP);
+        } else {
+            (entry.flags, entry.notified) = (owner.flags, 0);
+        }
         self.pass(token, out);
     }
 
@@ -366,13 +374,18 @@ impl Queues {
             let wrote = |e: &Entry| e.who.node == node && e.held.is_some_and(Mode::is_writer);
             self.value_invalid |= invalidate && self.granted.iter().any(wrote);
             self.granted.retain(|e| e.who.node != node);
+        } else {
+            // It answers nobody.
+            for entry in self.granted.iter_mut().filter(|e| e.who.node == node) {
+                entry.flags = entry.flags.without(Flags::KEEP);
+            }
         }
         self.notify_anew();
         self.pass(token, out);
     }
 
     /// Says again what became of operation `op`, and what was notified since.
-    pub(crate) fn answer_again(&self, who: Holder, op: u32, token: FencingToken, out: &mut Effects) {
+    pub(crate) fn answer_again(&self, who: Holder, op: u32, token: &mut FencingToken, out: &mut Effects) {
         let Some(entry) = self.find(who) else { return };
         if entry.op != op {
             return;
@@ -385,7 +398,13 @@ impl Queues {
             (Some(why), held) => out.push((who, Effect::Refused { op, why, held })),
             (None, Some(mode)) => {
                 let remarks = Remarks { value_invalid: self.value_invalid, ..Remarks::default() };
-                let value = entry.flags.has(Flags::VALBLK).then(|| self.value());
+                let value = entry.flags.has_any(Flags::VALBLK | Flags::KEEP).then(|| self.value());
+                // What went with the grant may have gone to others by now.
+                let token = if mode.is_writer() && entry.flags.has(Flags::KEEP) {
+                    take_tokens(token, entry.flags)
+                } else {
+                    *token
+                };
                 out.push((who, Effect::Granted { op, mode, token, remarks, value }));
             }
             (None, None) => {}
@@ -526,6 +545,14 @@ impl Queues {
 
     /// Grants what can be granted, and notifies who is in the way of the rest.
     pub(crate) fn pass(&mut self, token: &mut FencingToken, out: &mut Effects) {
+        self.pass_all(token, out);
+        while self.refuse_one(out) {
+            self.pass_all(token, out);
+        }
+        self.tell_in_the_way(out);
+    }
+
+    fn pass_all(&mut self, token: &mut FencingToken, out: &mut Effects) {
         self.pass_converting(token, out);
         for who in self.waiting.iter().map(|e| e.who).collect::<Vec<_>>() {
             let Some(at) = self.waiting.iter().position(|e| e.who == who) else { continue };
@@ -537,6 +564,9 @@ impl Queues {
                 self.granted.push(entry);
             }
         }
+    }
+
+    fn tell_in_the_way(&mut self, out: &mut Effects) {
         let Self { granted, converting, waiting, .. } = self;
         for entry in granted {
             let waits = converting.iter().chain(&*waiting);
@@ -594,13 +624,15 @@ impl Queues {
         let alone = !beside && entry.held != Some(Mode::Cw);
         let writes = mode.is_writer() || (mode == Mode::Cw && alone);
         // A writer that is converted down goes on as the writer it was.
+        let mut issued = *token;
         if writes && !(entry.held.is_some_and(Mode::is_writer) && entry.goes_down(mode)) {
-            token.sequence += 1;
+            issued = take_tokens(token, entry.flags);
         }
         entry.take_ranges();
-        let value = (transfer == Transfer::Read && entry.flags.has(Flags::VALBLK)).then(|| self.value());
+        let wanted = entry.flags.has_any(Flags::VALBLK | Flags::KEEP);
+        let value = (transfer == Transfer::Read && wanted).then(|| self.value());
         let remarks = Remarks { demoted: entry.demoted, value_invalid: self.value_invalid, alternative };
-        let effect = Effect::Granted { op: entry.op, mode, token: *token, remarks, value };
+        let effect = Effect::Granted { op: entry.op, mode, token: issued, remarks, value };
         out.push((entry.who, effect));
         (entry.held, entry.asked, entry.notified, entry.demoted) = (Some(mode), None, 0, false);
         entry.since = self.now;
@@ -661,6 +693,16 @@ impl Queues {
         }
         None
     }
+}
+
+/// The token of a grant to a writer. Those that it may use before it asks again are nobody else's.
+const fn take_tokens(token: &mut FencingToken, flags: Flags) -> FencingToken {
+    token.sequence += 1;
+    let issued = *token;
+    if flags.has(Flags::KEEP) {
+        token.sequence += super::KEPT_USES;
+    }
+    issued
 }
 
 /// A time as queues note it.

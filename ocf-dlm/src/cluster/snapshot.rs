@@ -1,5 +1,6 @@
 //! What can be asked of an engine.
 
+use super::own::ClientLock;
 use super::queue::{Holder, Queues};
 use super::tree::{Route, Tree};
 use super::{Engine, Standing};
@@ -50,6 +51,12 @@ pub struct Stats {
     pub moves_returned: u64,
     /// Trees that were sent to a node that was lost before it said that it had them: they were recovered.
     pub moves_lost: u64,
+    /// Grants that were kept when their client let go.
+    pub kept: u64,
+    /// Requests that a kept grant answered, without a message.
+    pub reused: u64,
+    /// Kept grants that were given back.
+    pub given_back: u64,
 }
 
 /// Where a tree is mastered, as this node knows.
@@ -114,6 +121,8 @@ pub struct Snapshot {
     pub waiting: usize,
     /// Those that outlived their client.
     pub orphans: usize,
+    /// Those that nobody here has, kept for who asks next.
+    pub kept: usize,
     /// Orders given here that are not answered yet.
     pub orders: usize,
     /// Trees that this node knows.
@@ -138,6 +147,7 @@ impl Engine {
             locks: self.locks.len(),
             waiting: self.waiting.len(),
             orphans: self.orphans.len(),
+            kept: self.kept.len(),
             orders: self.orders.len(),
             trees: self.trees.len(),
             mastered: self.mastering,
@@ -202,7 +212,8 @@ impl Engine {
 
     /// Every lock of this node: its id, its client, its resource.
     pub fn local_locks(&self) -> impl Iterator<Item = (u64, ClientId, &Key)> + '_ {
-        self.locks.iter().map(|(lock, known)| (*lock, known.client, &known.key))
+        let used = self.locks.iter().filter(|(_, known)| !known.keep.unused);
+        used.map(|(lock, known)| (*lock, known.client, &known.key))
     }
 
     /// Checks what must hold between calls; for tests and simulators. O(everything).
@@ -241,6 +252,17 @@ impl Engine {
         }
         if self.trees.values().filter(|tree| tree.mastered().is_some()).count() != self.mastering {
             return Err("trees mastered here are counted");
+        }
+        let keeps = |(lock, known): (&u64, &ClientLock)| {
+            self.trees
+                .get(&known.key.tree)
+                .is_some_and(|tree| (tree.kept == Some(*lock)) == known.keep.unused)
+                || !known.keep.unused
+        };
+        let unused = self.locks.values().filter(|known| known.keep.unused).count();
+        let kept = self.trees.values().filter(|tree| tree.kept.is_some()).count();
+        if !self.locks.iter().all(keeps) || kept != unused || self.kept.len() != unused {
+            return Err("a tree knows what is kept of it");
         }
         let leaves = self.trees.values().flat_map(|tree| &tree.deferred).filter_map(|item| {
             if let crate::wire::Item::Unlock(unlock) = item { Some(unlock.lock) } else { None }

@@ -136,6 +136,8 @@ pub(crate) struct Tree {
     pub(crate) epoch: u64,
     /// Locks of this node in the tree.
     pub(crate) locks: BTreeSet<u64>,
+    /// The one of them on its root that nobody has.
+    pub(crate) kept: Option<u64>,
     /// Those with an operation that no master knows of, by the order in which it was asked for.
     pub(crate) unsent: BTreeMap<u64, u64>,
     /// What needs no answer and could not be sent yet, in order.
@@ -155,6 +157,7 @@ impl Tree {
             route: Route::Looking(false),
             epoch,
             locks: BTreeSet::new(),
+            kept: None,
             unsent: BTreeMap::new(),
             deferred: Vec::new(),
             asked_by: None,

@@ -87,6 +87,8 @@ pub(crate) struct World {
     operated: bool,
     /// Most applications lock byte ranges.
     ranged: bool,
+    /// Nodes keep grants, and applications often ask again for what they had.
+    kept: bool,
     trace: bool,
 }
 
@@ -133,6 +135,7 @@ impl World {
             all_flags: false,
             operated: false,
             ranged: false,
+            kept: false,
             trace: std::env::var_os("DLM_TRACE").is_some(),
         };
         for node in 0..size {
@@ -159,6 +162,25 @@ impl World {
     /// The same world, but most applications lock byte ranges.
     pub(crate) fn with_ranges(mut self) -> Self {
         self.ranged = true;
+        self
+    }
+
+    /// The same world, but nodes keep grants.
+    pub(crate) fn with_kept(mut self) -> Self {
+        self.kept = true;
+        self.only_on_notice = false;
+        if self.rng.chance(0.5) {
+            self.config.move_after = Duration::ZERO;
+        }
+        self.config.kept_max = self.rng.between(1, 4) as usize;
+        self.config.idle_after = Duration::from_millis(self.rng.between(4, 40));
+        self.config.kept_for = Duration::from_micros(self.rng.between(300, 12_000));
+        for (instance, node) in &mut self.nodes {
+            node.engine = Engine::new(self.config.clone(), *instance).unwrap();
+            if let Some(bug) = self.sabotage {
+                node.engine.sabotage(bug);
+            }
+        }
         self
     }
 
@@ -408,7 +430,9 @@ impl World {
         self.run_until(Instant::from_millis(millis + 600))?;
         self.checkers.settled(&self.nodes, self.view.number)?;
         self.release_all();
-        self.run_until(Instant::from_millis(millis + 700))?;
+        // What is kept, and then its tree, is given up in time.
+        let last = if self.kept { 900 } else { 700 };
+        self.run_until(Instant::from_millis(millis + last))?;
         self.checkers.empty(&self.nodes)?;
         let mut digest = self.now.as_nanos();
         for node in self.nodes.values() {
@@ -425,6 +449,9 @@ impl World {
                 ("move undone", stats.moves_undone),
                 ("move came back", stats.moves_returned),
                 ("next master lost", stats.moves_lost),
+                ("kept", stats.kept),
+                ("used again", stats.reused),
+                ("given back", stats.given_back),
             ] {
                 *self.coverage.entry(what).or_default() += n;
             }
@@ -536,8 +563,12 @@ impl World {
                 let joiner = joined_now(&view, to)
                     || view.members.iter().any(|m| m.instance == to && m.joined > node.engine.epoch());
                 let settled = node.engine.snapshot().recovered;
+                let keeps = node.engine.snapshot().kept > 0;
                 let epoch = node.engine.epoch();
                 node.engine.handle(self.now, Input::View(&view));
+                if keeps {
+                    *self.coverage.entry("view with a kept grant").or_default() += 1;
+                }
                 if !joiner && settled {
                     let stays =
                         |x: NodeInstance| view.members.iter().any(|m| m.instance == x && m.joined <= epoch);
@@ -793,7 +824,13 @@ impl World {
 
     fn ask(&mut self, at: NodeInstance, mine: &[(u64, Key)]) {
         let roots = [b"a".as_slice(), b"b", b"c", b"d"];
-        let root = Key::root(b"ls", self.rng.pick(&roots).unwrap());
+        let mut root = Key::root(b"ls", self.rng.pick(&roots).unwrap());
+        if self.kept && self.rng.chance(0.9) {
+            // Most have a name of their own, which others use at times.
+            let other = self.rng.below(u64::from(self.size)) as u32;
+            let of = if self.rng.chance(0.8) { at.node.raw() } else { other };
+            root = Key::root(b"ls", &of.to_be_bytes());
+        }
         let client = ClientId::new(self.rng.below(3) as u32);
         let mut key = root.clone();
         let mut parent = None;
@@ -808,7 +845,10 @@ impl World {
                 key = root.child(b"x");
             }
         }
-        let mode = *self.rng.pick(&Mode::ALL).unwrap();
+        let mut mode = *self.rng.pick(&Mode::ALL).unwrap();
+        if self.kept && self.rng.chance(0.7) {
+            mode = if self.rng.chance(0.6) { Mode::Ex } else { Mode::Pr };
+        }
         let mut flags = Flags::NOTIFY | Flags::VALBLK;
         for (flag, p) in
             [(Flags::NOQUEUE, 0.1), (Flags::NOORDER, 0.05), (Flags::HEADQUE, 0.05), (Flags::ALTPR, 0.05)]
@@ -822,7 +862,11 @@ impl World {
         }
         let deadline = self.rng.chance(0.1).then(|| self.now + Duration::from_millis(4));
         let ask = Ask { client, key: key.clone(), parent, mode, flags, transaction: None, deadline };
+        let before = node.engine.snapshot();
         if let Ok(lock) = node.engine.lock(self.now, ask) {
+            if node.engine.snapshot().stats.reused > before.stats.reused && !before.recovered {
+                *self.coverage.entry("used again during a recovery").or_default() += 1;
+            }
             self.checkers.asked((at, lock), client, key, (mode, flags));
             self.checkers.placed((at, lock), parent);
         }
@@ -1019,12 +1063,22 @@ impl World {
             }
             _ => {
                 if let Some(x) = some.filter(|x| awake(self, x)) {
-                    self.hear(x, Word::Suspended);
-                    self.count("suspended");
+                    self.doubt(x);
                     self.tell(x, Word::Resumed, Duration::from_millis(1));
                 }
             }
         }
+    }
+
+    /// The lease of a node is in doubt, and its applications ask for several things at once.
+    fn doubt(&mut self, x: NodeInstance) {
+        self.hear(x, Word::Suspended);
+        self.count("suspended");
+        for _ in 0..if self.kept { 6 } else { 0 } {
+            let mine = self.checkers.locks_of(x);
+            self.ask(x, &mine);
+        }
+        self.drain(x);
     }
 
     /// True if a majority of the view is left without `x`.
@@ -1084,6 +1138,7 @@ impl World {
             ("crash of a directory keeper", foreign),
             ("crash of a requester", snapshot.waiting > 0),
             ("crash during a recovery", recovering),
+            ("crash with a kept grant", snapshot.kept > 0),
         ] {
             if yes {
                 self.count(what);

@@ -29,6 +29,8 @@ pub(super) fn settled(book: &Book, nodes: &BTreeMap<NodeInstance, Node>) -> Resu
             return Err(Violation { rule: "D8", what });
         }
     }
+    // What is kept belongs to nobody.
+    granted.retain(|(x, lock), _| nodes.get(x).is_none_or(|node| !node.engine.is_kept(*lock)));
     match granted.first_key_value() {
         None => Ok(()),
         Some(left) => {
