@@ -102,7 +102,7 @@ pub enum NodeEvent {
         /// What the operator gave as reason; empty otherwise.
         reason: String,
     },
-    /// Other votes count, from the view on that came last.
+    /// Other votes, or other nodes, count, from the view on that came last.
     VotesChanged {
         /// The view that brought them.
         revision: u64,
@@ -111,7 +111,15 @@ pub enum NodeEvent {
         /// How many of them a primary needs.
         quorum: u32,
     },
-    /// Votes that this node was told to change to did not come about in 30 s.
+    /// This node was a member, and an agreed view removed it from the set of nodes: it joins nothing until it is added again. End its
+    /// program.
+    Removed {
+        /// The view that brought the set that it was told of.
+        revision: u64,
+        /// The nodes of that set with their votes.
+        nodes: Vec<NodeVotes>,
+    },
+    /// Votes, or a set of nodes, that this node was told to change to did not come about in 30 s.
     VotesNotChanged {
         /// What was asked for.
         votes: Vec<NodeVotes>,

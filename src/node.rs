@@ -31,10 +31,10 @@ use host::NodeHost;
 use ocf_comm::driver::{Handle, Running, Stopped};
 use ocf_comm::{ClusterKey, KeyError, KeyId, KeyStatus, Lane};
 use ocf_groups::{Guarantee, JoinError, LeaveError, MemberId, OfferError, Position};
-use ocf_membership::{NodeVotes, OverrideError, View, VotesError};
+use ocf_membership::{NodeVotes, OverrideError, Removal, View, VotesError};
 use parking_lot::Mutex;
 use pils::topic::Bus;
-use pils::{ConfigErrors, Instant, NodeInstance};
+use pils::{ConfigErrors, Instant, NodeId, NodeInstance};
 use queue::EventQueue;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -383,6 +383,24 @@ impl Node {
     /// [`VotesError`] if the present members would be no quorum, or what else is wrong; nothing has changed then.
     pub fn set_votes(&self, votes: &[NodeVotes]) -> Result<(), RequestError<VotesError>> {
         self.request(|stack, now| stack.set_votes(now, votes))
+    }
+
+    /// Removes a node that has ended from the set of nodes while the cluster runs, agreed with and without it: it never counts again, and
+    /// every member's record outlives the list of its configuration. An event on every member says when.
+    ///
+    /// # Errors
+    /// [`VotesError`] if it could still act, nothing shows that it has ended, or what else is wrong; nothing has changed then.
+    pub fn remove_node(&self, node: NodeId, why: Removal) -> Result<(), RequestError<VotesError>> {
+        self.request(move |stack, now| stack.remove_node(now, node, why))
+    }
+
+    /// Adds a node that was removed to the set again, with its votes. Only one that this node's configuration lists: others have no
+    /// address here. With 0 votes, and [`Node::set_votes`] once it is a member, the cluster loses no tolerance meanwhile.
+    ///
+    /// # Errors
+    /// [`VotesError`] if the present members would be no quorum with it, or what else is wrong; nothing has changed then.
+    pub fn add_node(&self, node: NodeVotes) -> Result<(), RequestError<VotesError>> {
+        self.request(move |stack, now| stack.add_node(now, node))
     }
 
     /// Has an operator decide the next even split of this node, which must not be in a primary that acts. He answers for it that

@@ -3,10 +3,13 @@
 mod accept;
 mod ballot;
 mod decide;
+mod nodes;
 mod renew;
 mod status;
 mod tie;
 mod votes;
+
+pub use nodes::Removal;
 
 use crate::lease::Lease;
 use crate::quorum::VoteConfig;
@@ -71,6 +74,8 @@ pub struct Consensus {
     armed: Option<Instant>,
     // What is known of others.
     up: BTreeSet<NodeInstance>,
+    /// Who can be talked to and is not in the set of nodes.
+    strangers: BTreeSet<NodeInstance>,
     down: BTreeMap<NodeInstance, DownReason>,
     statuses: BTreeMap<NodeInstance, Status>,
     /// The last word of peers that fell silent: valid again if they come back.
@@ -111,6 +116,10 @@ pub struct Consensus {
     overridden: Option<String>,
     /// Votes that this node would change to.
     wanted: Option<votes::Wanted>,
+    /// It was in a view once, in this life or an earlier one.
+    was_member: bool,
+    /// The layers above were told that this node is not in the set any more.
+    removed: bool,
     /// How many hosts outside the cluster this node reaches, of how many.
     reach: (u32, u32),
     /// The desired members may have changed.
@@ -169,6 +178,12 @@ pub enum Sabotage {
     NoTieBreak,
     /// Adopt a proposal with other votes though it has no quorum of those before.
     NoFormerVotes,
+    /// Carry out an order that was given for an older set of nodes.
+    NoBaseRevision,
+    /// Remove a node from the set while it is a member.
+    RemovesMembers,
+    /// Let nodes into a view that are not in the set.
+    LetsStrangersIn,
 }
 
 /// A value copy of what a node knows about its membership, for operators and for the layers above.
@@ -228,14 +243,13 @@ impl Consensus {
         }
         let durable = config.durability == Durability::Durable;
         let record = record.filter(|_| durable).map(|bytes| Record::open(bytes, local.node)).transpose()?;
-        let voteless = match &record {
-            _ if rules.wait_for_all => true,
-            Some(record) => record.voteless,
-            None => !durable || config.blank_record == BlankRecord::WaitForAll,
-        };
+        let voteless = starts_voteless(&config, rules, record.as_ref());
         let promised = record.as_ref().map_or(Ballot::NONE, |r| r.ballot);
         let changed = record.as_ref().filter(|r| r.votes.revision > configured.revision);
-        let votes = changed.map_or_else(|| configured.clone(), |r| r.votes.whole());
+        let votes = changed.map_or_else(
+            || configured.clone(),
+            |r| VoteConfig { before: r.votes.before.clone(), ..r.votes.whole() },
+        );
         let mut consensus = Self {
             config,
             configured,
@@ -250,6 +264,7 @@ impl Consensus {
             stats: Stats::default(),
             armed: None,
             up: BTreeSet::new(),
+            strangers: BTreeSet::new(),
             down: BTreeMap::new(),
             statuses: BTreeMap::new(),
             parked: BTreeMap::new(),
@@ -264,6 +279,7 @@ impl Consensus {
             state_sent: None,
             pending: None,
             accepted: None,
+            was_member: record.is_some(),
             record,
             chosen: None,
             installed: None,
@@ -278,6 +294,7 @@ impl Consensus {
             last: None,
             overridden: None,
             wanted: None,
+            removed: false,
             reach: (0, 0),
             dirty: true,
             #[cfg(feature = "testing")]
@@ -398,6 +415,7 @@ impl Consensus {
         }
         assert!(!self.up.contains(&self.local), "a node is not its own peer");
         assert!(self.statuses.keys().all(|p| self.up.contains(p)), "only peers that are up have a status");
+        assert!(self.up.is_disjoint(&self.strangers), "a stranger is no peer");
         assert!(self.down.len() <= DOWN_MAX, "the ends of instances are bounded");
     }
 
@@ -426,7 +444,7 @@ impl Consensus {
     fn send(&mut self, to: NodeInstance, message: &Message) {
         if to == self.local {
             self.loopback.push_back(message.clone());
-        } else if self.up.contains(&to) {
+        } else if self.up.contains(&to) || self.strangers.contains(&to) {
             let output = Output::Send { to, lane: Lane::Urgent, message: message.emit() };
             self.outputs.push_back(output);
         }
@@ -453,6 +471,9 @@ impl Consensus {
                 | (Some(Sabotage::NoLeaseExpiry), Bug::LeaseExpiry)
                 | (Some(Sabotage::NoTieBreak), Bug::Tie)
                 | (Some(Sabotage::NoFormerVotes), Bug::FormerVotes)
+                | (Some(Sabotage::NoBaseRevision), Bug::BaseRevision)
+                | (Some(Sabotage::RemovesMembers), Bug::RemovesMembers)
+                | (Some(Sabotage::LetsStrangersIn), Bug::LetsStrangersIn)
         );
         #[cfg(not(feature = "testing"))]
         {
@@ -477,11 +498,17 @@ impl Consensus {
 
     fn on_bytes(&mut self, now: Instant, from: NodeInstance, bytes: &[u8]) {
         self.stats.messages = self.stats.messages.wrapping_add(1);
-        if !self.up.contains(&from) {
+        let stranger = self.strangers.contains(&from);
+        if !stranger && !self.up.contains(&from) {
             self.drop_message(from, DropReason::UnknownNode);
             return;
         }
         match Message::parse(bytes) {
+            // It will not say it again if it is added.
+            Ok(Message::Status(status)) if stranger => {
+                self.parked.insert(from, status);
+            }
+            Ok(_) if stranger => self.drop_message(from, DropReason::UnknownNode),
             Ok(message) => self.on_message(now, from, message),
             Err(error) => {
                 tracing::debug!(node = %self.local, %from, %error, "malformed membership message");
@@ -539,6 +566,9 @@ enum Bug {
     LeaseExpiry,
     Tie,
     FormerVotes,
+    BaseRevision,
+    RemovesMembers,
+    LetsStrangersIn,
 }
 
 impl Layer for Consensus {
@@ -580,6 +610,13 @@ impl Layer for Consensus {
     fn poll_timeout(&self) -> Option<Instant> {
         self.timers.next()
     }
+}
+
+/// Whether the voice of a node that has this record counts at its start.
+fn starts_voteless(config: &Config, rules: Rules, record: Option<&Record>) -> bool {
+    let volatile = config.durability == Durability::Volatile;
+    let blank = || volatile || config.blank_record == BlankRecord::WaitForAll;
+    rules.wait_for_all || record.map_or_else(blank, |r| r.voteless)
 }
 
 /// The bytes of an upper layer that was not asked for any.

@@ -47,8 +47,8 @@ pub enum RecordError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum VotesError {
-    /// The nodes are not those that are configured.
-    #[error("name all nodes that are configured and no others: one without votes has 0")]
+    /// The nodes are not those of the set.
+    #[error("name all nodes that are in the set and no others: one without votes has 0")]
     OtherNodes,
     /// A configuration with these votes would be refused.
     #[error("with these votes: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
@@ -62,6 +62,26 @@ pub enum VotesError {
     /// An order that this node was given before is still under way.
     #[error("another change of votes is under way: wait for its event")]
     Busy,
+    /// The node to add is in the set.
+    #[error("{0} is in the set of nodes already")]
+    Listed(NodeId),
+    /// The node to remove is not in the set.
+    #[error("{0} is not in the set of nodes")]
+    NotListed(NodeId),
+    /// The node to remove is a member, or can be talked to: it could act.
+    #[error("{0} is a member or can be talked to: have it leave first, or fence it")]
+    StillMember(NodeId),
+    /// Nothing shows that the node to remove has ended.
+    #[error("nothing shows that {0} has ended: fence it, or confirm that it is off")]
+    NotEnded(NodeId),
+    /// The policy counts other votes than those that were given, so they cannot be told apart from one node to the next.
+    #[error(
+        "policy {policy} weighs votes, so the set of nodes changes by restarts with another configuration only"
+    )]
+    Weighed {
+        /// The policy's name.
+        policy: String,
+    },
     /// The members of this view would have no quorum of these votes.
     #[error("the present members would have no quorum of these votes: give them more, or wait for others")]
     NoQuorum,

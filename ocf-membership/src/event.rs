@@ -133,10 +133,13 @@ pub enum Event {
     Suspended,
     /// The lease is confirmed again in the same view.
     Resumed,
-    /// Other votes are in force from the view on that was installed last: by [`Consensus::set_votes`], by
+    /// Other votes, or other nodes, are in force from the view on that was installed last: by [`Consensus::set_votes`],
+    /// [`Consensus::add_node`], [`Consensus::remove_node`], by
     /// [`Config::last_man_standing`], or because this node was away when they were changed.
     ///
     /// [`Consensus::set_votes`]: crate::Consensus::set_votes
+    /// [`Consensus::add_node`]: crate::Consensus::add_node
+    /// [`Consensus::remove_node`]: crate::Consensus::remove_node
     /// [`Config::last_man_standing`]: crate::Config::last_man_standing
     VotesChanged {
         /// The view that brought them.
@@ -146,11 +149,19 @@ pub enum Event {
         /// How many of them a primary needs.
         quorum: u32,
     },
-    /// What this node was told by [`Consensus::set_votes`](crate::Consensus::set_votes) did not come about in 30 s. It may still, if a
+    /// What this node was told by [`Consensus::set_votes`](crate::Consensus::set_votes), to add or to remove a node did not come about in 30 s. It may still, if a
     /// ballot for it is under way; the votes in force are in the snapshot.
     VotesNotChanged {
         /// What was asked for.
         votes: Vec<NodeVotes>,
+    },
+    /// This node was a member, and is not in the set of nodes any more: an agreed view removed it. It joins nothing until it is added
+    /// again; its program should end. Nothing it holds counts.
+    Removed {
+        /// The revision of the set that this node was told of.
+        revision: u64,
+        /// The nodes of that set, sorted.
+        nodes: Vec<NodeVotes>,
     },
     /// This node's half of an even split may go on; a view follows unless somebody goes down meanwhile.
     TieWon {

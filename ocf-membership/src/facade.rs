@@ -258,7 +258,8 @@ impl Callbacks {
             | Event::TieWon { .. }
             | Event::Merged { .. }
             | Event::VotesChanged { .. }
-            | Event::VotesNotChanged { .. } => {}
+            | Event::VotesNotChanged { .. }
+            | Event::Removed { .. } => {}
         }
     }
 
@@ -473,7 +474,8 @@ impl Subscriber {
             | Event::TieWon { .. }
             | Event::Merged { .. }
             | Event::VotesChanged { .. }
-            | Event::VotesNotChanged { .. } => {}
+            | Event::VotesNotChanged { .. }
+            | Event::Removed { .. } => {}
         }
     }
 

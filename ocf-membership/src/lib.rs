@@ -35,7 +35,7 @@ mod wire;
 pub use config::{BlankRecord, Config, ConfigError, Durability, NODES_MAX};
 #[cfg(feature = "testing")]
 pub use consensus::Sabotage;
-pub use consensus::{Consensus, Snapshot};
+pub use consensus::{Consensus, Removal, Snapshot};
 pub use criterion::{Coordinator, Criterion, Mesh, Star, StaticList, criterion_by_name};
 pub use error::{NewError, OverrideError, RecordError, VotesError};
 pub use event::{Event, Input, Output, PersistToken};

@@ -107,6 +107,16 @@ impl VoteConfig {
         (a.nodes, a.quorum) == (b.nodes, b.quorum)
     }
 
+    /// True if `node` is in the set.
+    pub(crate) fn lists(&self, node: NodeId) -> bool {
+        self.nodes.iter().any(|n| n.node == node)
+    }
+
+    /// True if `nodes` (sorted) are the set.
+    pub(crate) fn same_nodes(&self, nodes: &[NodeVotes]) -> bool {
+        self.nodes.iter().map(|n| n.node).eq(nodes.iter().map(|n| n.node))
+    }
+
     /// Votes of `node`; zero if it is not configured.
     pub(crate) fn votes(&self, node: NodeId) -> u32 {
         self.nodes.iter().find(|n| n.node == node).map_or(0, |n| n.votes)

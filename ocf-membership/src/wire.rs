@@ -40,8 +40,8 @@ pub(crate) struct Status {
     pub(crate) known: Option<Known>,
     /// Who is up for it, itself included; sorted.
     pub(crate) row: Vec<NodeInstance>,
-    /// The votes that it would have changed to, before a policy weighs them.
-    pub(crate) wanted: Option<Vec<NodeVotes>>,
+    /// The votes that it would have changed to, before a policy weighs them, and the revision of those to change.
+    pub(crate) wanted: Option<(u64, Vec<NodeVotes>)>,
     /// The votes it knows to be in force, if those are not from a file.
     pub(crate) votes: Option<VoteConfig>,
 }
@@ -189,7 +189,8 @@ impl Status {
             known.put(out);
         }
         put_instances(out, &self.row);
-        if let Some(wanted) = &self.wanted {
+        if let Some((base, wanted)) = &self.wanted {
+            out.put_u64(*base);
             put_node_votes(out, wanted);
         }
         if let Some(votes) = &self.votes {
@@ -208,7 +209,7 @@ impl Status {
             active: if flags & Self::ACTIVE != 0 { Some(number(r)?) } else { None },
             known: if flags & Self::KNOWN != 0 { Some(Known::read(r)?) } else { None },
             row: instances(r, "row")?,
-            wanted: if flags & Self::WANTED != 0 { Some(node_votes(r)?) } else { None },
+            wanted: if flags & Self::WANTED != 0 { Some((r.u64("base")?, node_votes(r)?)) } else { None },
             votes: if flags & Self::VOTES != 0 { Some(vote_config(r)?) } else { None },
         })
     }

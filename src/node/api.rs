@@ -261,11 +261,15 @@ fn sides(event: &NodeEvent) -> Option<(&'static str, Draft)> {
 
 /// What happens to the votes of the cluster.
 fn votes(event: &NodeEvent) -> Option<(&'static str, Draft)> {
+    let view = |revision: u64| i64::try_from(revision).unwrap_or(i64::MAX);
+    if let NodeEvent::Removed { revision, .. } = event {
+        return Some((QUORUM, Draft::new().property("kind", "removed").property("view", view(*revision))));
+    }
     let NodeEvent::VotesChanged { revision, quorum, .. } = event else {
         return Some((QUORUM, Draft::new().property("kind", "votes_not_changed")));
     };
     let draft = Draft::new().property("kind", "votes_changed");
-    let draft = draft.property("view", i64::try_from(*revision).unwrap_or(i64::MAX));
+    let draft = draft.property("view", view(*revision));
     Some((QUORUM, draft.property("quorum", i64::from(*quorum))))
 }
 
@@ -315,7 +319,9 @@ fn draft(event: &NodeEvent) -> Option<(&'static str, Draft)> {
         }
         NodeEvent::NonPrimary(why) => (QUORUM, new("non_primary").property("why", format!("{why:?}"))),
         NodeEvent::Merged { .. } | NodeEvent::TieAsked(_) | NodeEvent::TieWon { .. } => return sides(event),
-        NodeEvent::VotesChanged { .. } | NodeEvent::VotesNotChanged { .. } => return votes(event),
+        NodeEvent::VotesChanged { .. } | NodeEvent::VotesNotChanged { .. } | NodeEvent::Removed { .. } => {
+            return votes(event);
+        }
         NodeEvent::Suspended => (QUORUM, new("suspended")),
         NodeEvent::Resumed => (QUORUM, new("resumed")),
         NodeEvent::Group(ocf_groups::Event::View(view)) => {

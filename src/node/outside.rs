@@ -167,6 +167,10 @@ fn context(event: &NodeEvent) -> Option<Value> {
             "event": "votes-changed", "view": revision, "votes": by_node(votes), "quorum": quorum,
             "text": format!("{quorum} votes are needed from view {revision} on"),
         }),
+        NodeEvent::Removed { revision, nodes } => json!({
+            "event": "removed", "view": revision, "votes": by_node(nodes),
+            "text": format!("view {revision} removed this node from the set of nodes"),
+        }),
         NodeEvent::VotesNotChanged { votes } => json!({
             "event": "votes-not-changed", "votes": by_node(votes), "text": "votes could not be changed in time",
         }),

@@ -192,6 +192,9 @@ impl Stack {
             From::Event(Event::VotesChanged { revision, votes, quorum }) => {
                 self.emit(NodeEvent::VotesChanged { revision, votes, quorum });
             }
+            From::Event(Event::Removed { revision, nodes }) => {
+                self.emit(NodeEvent::Removed { revision, nodes });
+            }
             From::Event(Event::VotesNotChanged { votes }) => self.emit(NodeEvent::VotesNotChanged { votes }),
             other => tracing::debug!(?other, "output of membership without a taker"),
         }

@@ -274,6 +274,7 @@ impl Consensus {
             self.leave_primary(now);
         }
         if !joins && !continues {
+            self.take_votes(now);
             return;
         }
         let mut lease = self.next_lease.take().filter(|l| l.value == view.ballot);
@@ -290,6 +291,7 @@ impl Consensus {
         self.stats.views_installed = self.stats.views_installed.wrapping_add(1);
         self.awaiting = None;
         let merged = self.last.replace(view.number).filter(|_| self.reported.is_some());
+        self.was_member = true;
         self.reported = None;
         self.forgetting = None;
         self.timers.stop(Timer::Report);

@@ -199,9 +199,13 @@ impl Consensus {
             former.extend(state.chosen.iter().flat_map(|(v, _)| v.members.iter().map(|m| m.instance)));
             former.extend(state.record.iter().flat_map(|r| r.view.members.iter().map(|m| m.instance)));
         }
+        let agreed = states.values().flat_map(|(s, _)| {
+            s.chosen.iter().map(|(_, votes)| votes).chain(s.record.iter().map(|r| &r.votes))
+        });
         // An earlier life of a candidate may have confirmed leases that nobody here knows of, until its end.
         let unknown = former.iter().any(|i| !view.contains(*i) && !dead.contains(i));
-        if unknown || !self.votes.all_present(candidates) {
+        let all = agreed.chain([&self.votes]).all(|votes| votes.all_present(candidates));
+        if unknown || !all {
             for (state, arrived) in states.values() {
                 end = end.max(since(*arrived, state.life));
             }
@@ -232,8 +236,9 @@ impl Consensus {
         tie: bool,
     ) -> (Proposal, VoteConfig) {
         let Some(round) = &self.round else { unreachable!("only a running ballot proposes") };
-        let next =
-            former.filter(|_| !tie).and_then(|_| self.next_votes(&demands.in_force, &round.candidates));
+        let next = former
+            .filter(|_| !tie)
+            .and_then(|f| self.next_votes(&demands.in_force, &round.candidates, &f.members));
         let mut votes = match next {
             Some(votes) => votes,
             None if tie => halved(&demands.in_force),
@@ -254,7 +259,9 @@ impl Consensus {
         };
         let mut members: Vec<Member> = Vec::new();
         let mut upper: Vec<(NodeInstance, Bytes)> = Vec::new();
-        for instance in &round.candidates {
+        // One that does not know yet that it was removed takes part, and is no member.
+        let listed = |i: &&NodeInstance| votes.lists(i.node) || self.is_sabotaged(Bug::LetsStrangersIn);
+        for instance in round.candidates.iter().filter(listed) {
             let joined = match continuing(*instance) {
                 Some(member) => {
                     upper.push((*instance, states[instance].0.upper.clone()));

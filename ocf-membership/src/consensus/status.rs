@@ -25,8 +25,13 @@ pub(super) struct Hold {
 
 impl Consensus {
     pub(super) fn on_up(&mut self, now: Instant, peer: NodeInstance) {
-        if peer.node == self.local.node || self.votes.nodes.iter().all(|n| n.node != peer.node) {
+        if peer.node == self.local.node {
             self.drop_message(peer, DropReason::UnknownNode);
+            return;
+        }
+        self.give_up_removing(peer.node);
+        if !self.is_peer(peer.node) {
+            self.on_stranger(peer);
             return;
         }
         // One life of a node at a time.
@@ -48,6 +53,7 @@ impl Consensus {
     }
 
     pub(super) fn on_down(&mut self, now: Instant, peer: NodeInstance, reason: DownReason) {
+        self.strangers.remove(&peer);
         let was_up = self.up.remove(&peer);
         let status = self.statuses.remove(&peer);
         if let Some(status) = status.filter(|_| !reason.is_final()) {
@@ -64,7 +70,7 @@ impl Consensus {
         } else {
             reason
         };
-        if self.votes.nodes.iter().any(|n| n.node == peer.node) {
+        if self.is_peer(peer.node) {
             self.down.insert(peer, reason);
         }
         while self.down.len() > DOWN_MAX {
@@ -83,10 +89,8 @@ impl Consensus {
     pub(super) fn on_status(&mut self, now: Instant, from: NodeInstance, status: Status) {
         let changed = self.statuses.get(&from) != Some(&status);
         let known = status.known.clone();
-        if let Some(votes) = &status.votes {
-            self.hear_votes(votes);
-        }
-        self.statuses.insert(from, status);
+        self.statuses.insert(from, status.clone());
+        self.hear_votes(now, &status);
         self.dirty |= changed;
         if let Some(known) = known {
             self.learn(now, &known);
@@ -114,7 +118,7 @@ impl Consensus {
         sorted(self.up.iter().copied().chain([self.local]).collect())
     }
 
-    fn status(&self) -> Status {
+    pub(super) fn status(&self) -> Status {
         let known = |(view, _): &(View, _)| Known {
             number: view.number,
             value: view.ballot,
@@ -137,7 +141,7 @@ impl Consensus {
         if self.announced.as_ref() == Some(&status) {
             return;
         }
-        let peers: Vec<NodeInstance> = self.up.iter().copied().collect();
+        let peers: Vec<NodeInstance> = self.up.iter().chain(&self.strangers).copied().collect();
         for peer in peers {
             self.send(peer, &Message::Status(status.clone()));
         }
@@ -170,7 +174,7 @@ impl Consensus {
         let admitted = |p: &NodeInstance| self.config.criterion.admits(p.node);
         let direct = self.up.iter().copied().filter(fit).chain([self.local]).filter(admitted);
         let mut vertices = sorted(direct.collect());
-        let configured = |p: &NodeInstance| self.votes.nodes.iter().any(|n| n.node == p.node) && admitted(p);
+        let configured = |p: &NodeInstance| self.is_peer(p.node) && admitted(p);
         let ended = |p: &NodeInstance| self.down.get(p).is_some_and(|reason| reason.is_final());
         let seen: Vec<NodeInstance> = vertices
             .iter()
@@ -289,7 +293,8 @@ impl Consensus {
     pub(super) fn candidates(&self) -> Option<Vec<NodeInstance>> {
         let desired = self.desired();
         let follows = self.config.criterion.head().is_some_and(|head| head != self.local.node);
-        let me = desired.contains(&self.local) && self.unfit_until.is_none() && !follows;
+        let listed = self.is_peer(self.local.node);
+        let me = listed && desired.contains(&self.local) && self.unfit_until.is_none() && !follows;
         (me && self.standing_of(&desired) > Standing::Short).then_some(desired)
     }
 
@@ -316,7 +321,8 @@ impl Consensus {
         let joins = candidates.iter().any(|p| !in_primary(*p));
         // One who was told to be outside comes back by another view, even if it is of the same members.
         let unfinished = self.is_unfinished() || self.is_dormant();
-        let changes = || self.view().is_some() && self.next_votes(&self.votes, &candidates).is_some();
+        let changes =
+            || self.view().is_some() && self.next_votes(&self.votes, &candidates, members).is_some();
         if !departs && !joins && !unfinished && !changes() {
             return None;
         }
@@ -326,7 +332,8 @@ impl Consensus {
             // Nobody else may.
             order = vec![self.local];
         } else if order.is_empty() {
-            order.clone_from(&candidates);
+            // Who was removed may not know it, and may know it, and wait.
+            order.extend(candidates.iter().copied().filter(|p| self.votes.lists(p.node)));
         }
         self.config.coordinator.sort(&mut order, |p| p.node);
         // Those outside a living primary wait to be asked.

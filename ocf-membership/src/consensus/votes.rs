@@ -1,10 +1,11 @@
 //! Votes that change while the cluster runs: by order, or because nodes have been away for long.
 
-use super::{Consensus, Timer};
+use super::nodes::Change;
+use super::{Bug, Consensus, Timer};
 use crate::quorum::{VoteConfig, total_votes};
-use crate::{Config, Durability, Event, NodeVotes, Standing, VotesError};
+use crate::{Config, Durability, Event, Member, NodeVotes, Standing, VotesError};
 use core::time::Duration;
-use pils::{Instant, NodeInstance};
+use pils::{Instant, NodeId, NodeInstance};
 
 /// Of votes whose view has no number yet.
 pub(super) const NEXT_REVISION: u64 = u64::MAX;
@@ -14,6 +15,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A change of votes that this node asks for.
 #[derive(Clone, Debug)]
 pub(super) struct Wanted {
+    change: Change,
+    /// The revision of what it changes: it is carried out on that only.
+    base: u64,
+    /// What it makes of that.
     nodes: Vec<NodeVotes>,
     until: Instant,
     /// Told of if it fails: somebody ordered it.
@@ -47,18 +52,26 @@ impl Consensus {
     /// Changes the votes of nodes, once, while the cluster runs: the next view brings them, to all members at once, and
     /// [`Event::VotesChanged`] tells it; [`Event::VotesNotChanged`] if they could not be changed within 30 s. They outlive
     /// restarts, and count more than the nodes' configurations until one of those says a higher
-    /// [`Config::votes_revision`]. `nodes` are all configured nodes, in any order; one with no votes is a member that never decides,
-    /// so nodes may be listed from the start and given votes later.
+    /// [`Config::votes_revision`]. `nodes` are all nodes of the set, in any order; one with no votes is a member that never decides.
     ///
     /// # Errors
     /// See [`VotesError`]; nothing has changed then.
     pub fn set_votes(&mut self, now: Instant, nodes: &[NodeVotes]) -> Result<(), VotesError> {
         let mut nodes = nodes.to_vec();
         nodes.sort_unstable();
-        let same_nodes = nodes.iter().map(|n| n.node).eq(self.configured.nodes.iter().map(|n| n.node));
-        if !same_nodes {
+        if !self.votes.same_nodes(&nodes) {
             return Err(VotesError::OtherNodes);
         }
+        self.order(now, Change::Votes, nodes)
+    }
+
+    /// Takes an order that makes `nodes` of what is in force, if it could be carried out now.
+    pub(super) fn order(
+        &mut self,
+        now: Instant,
+        change: Change,
+        nodes: Vec<NodeVotes>,
+    ) -> Result<(), VotesError> {
         let asked = Config { nodes: nodes.clone(), ..self.config.clone() };
         asked.check().map_err(VotesError::Config)?;
         if self.config.durability == Durability::Volatile {
@@ -78,7 +91,8 @@ impl Consensus {
             return Err(VotesError::NoQuorum);
         }
         if !votes.counts_like(&self.votes) {
-            self.wanted = Some(Wanted { nodes, until: now + PATIENCE, ordered: true });
+            let base = self.votes.revision;
+            self.wanted = Some(Wanted { change, base, nodes, until: now + PATIENCE, ordered: true });
             self.timers.set(Timer::Votes, now + PATIENCE);
             self.dirty = true;
         }
@@ -87,22 +101,25 @@ impl Consensus {
     }
 
     /// What this node asks its peers to change to.
-    pub(super) fn wanted_votes(&self) -> Option<Vec<NodeVotes>> {
-        self.wanted.as_ref().map(|w| w.nodes.clone())
+    pub(super) fn wanted_votes(&self) -> Option<(u64, Vec<NodeVotes>)> {
+        self.wanted.as_ref().map(|w| (w.base, w.nodes.clone()))
     }
 
-    /// The votes that somebody among `candidates` wants instead of `in_force`, if they would be a quorum of those too.
+    /// The votes that somebody among `candidates` wants instead of `in_force`, if they would be a quorum of those too, and nobody
+    /// of them or of the last primary's `members` is left out.
     pub(super) fn next_votes(
         &self,
         in_force: &VoteConfig,
         candidates: &[NodeInstance],
+        members: &[Member],
     ) -> Option<VoteConfig> {
-        let own = self.wanted.as_ref().map(|w| &w.nodes);
+        let own = self.wanted.as_ref().map(|w| (w.base, &w.nodes));
         let others = candidates.iter().filter_map(|c| self.statuses.get(c)?.wanted.as_ref());
-        own.into_iter().chain(others).find_map(|nodes| {
-            let ours = self.configured.nodes.iter().map(|n| n.node);
+        let others = others.map(|(base, nodes)| (*base, nodes));
+        let current = |base: u64| base == in_force.revision || self.is_sabotaged(Bug::BaseRevision);
+        own.into_iter().chain(others).filter(|(base, _)| current(*base)).find_map(|(_, nodes)| {
             let votes = VoteConfig::of(&*self.config.policy, nodes, NEXT_REVISION)
-                .filter(|_| nodes.iter().map(|n| n.node).eq(ours))
+                .filter(|votes| self.leaves_nobody(votes, candidates, members))
                 .filter(|votes| !votes.counts_like(in_force))?;
             (self.standing_in(&votes, candidates) == Standing::Quorum).then_some(votes)
         })
@@ -115,26 +132,52 @@ impl Consensus {
         if votes != self.votes {
             let news = votes.revision != self.votes.revision;
             self.votes = votes;
+            self.sort_peers(now);
             if news {
                 let VoteConfig { revision, nodes, quorum, .. } = self.votes.clone();
                 self.event(Event::VotesChanged { revision, votes: nodes, quorum });
             }
         }
-        let policy = &*self.config.policy;
-        self.wanted.take_if(|wanted| {
-            VoteConfig::of(policy, &wanted.nodes, NEXT_REVISION).is_none_or(|v| v.counts_like(&self.votes))
-        });
+        self.renew_order();
         self.rest_votes(now);
     }
 
-    /// Learns from a peer which votes are in force, so that this node does not take a few for enough, nor wait for too many.
-    /// What is agreed rests on what views say, not on this. Votes of a number that this node knows to be agreed without them were
-    /// refuted.
-    pub(super) fn hear_votes(&mut self, votes: &VoteConfig) {
-        let agreed = self.chosen.as_ref().map_or(0, |(view, _)| view.number.0);
-        if votes.revision > agreed.max(self.votes.revision).max(self.configured.revision) {
-            self.votes = votes.whole();
-            self.dirty = true;
+    /// What this node wants, for the votes in force now; nothing if they are that already, or it makes no sense any more.
+    fn renew_order(&mut self) {
+        let Some(mut wanted) = self.wanted.take() else { return };
+        let done = match wanted.change {
+            Change::Votes => VoteConfig::of(&*self.config.policy, &wanted.nodes, NEXT_REVISION)
+                .is_none_or(|v| v.counts_like(&self.votes)),
+            Change::Add(node) => self.votes.lists(node.node),
+            Change::Remove(node) => !self.votes.lists(node),
+        };
+        if done {
+            return;
+        }
+        if self.is_sabotaged(Bug::BaseRevision) {
+            self.wanted = Some(wanted);
+            return;
+        }
+        match wanted.change.applied(&self.votes, &wanted.nodes) {
+            Some(nodes) => {
+                (wanted.base, wanted.nodes) = (self.votes.revision, nodes);
+                self.wanted = Some(wanted);
+            }
+            None => self.order_failed(wanted),
+        }
+    }
+
+    /// A node that was to be removed is back.
+    pub(super) fn give_up_removing(&mut self, node: NodeId) {
+        if let Some(wanted) = self.wanted.take_if(|w| w.change == Change::Remove(node)) {
+            self.order_failed(wanted);
+        }
+    }
+
+    fn order_failed(&mut self, old: Wanted) {
+        self.dirty = true;
+        if old.ordered {
+            self.event(Event::VotesNotChanged { votes: old.nodes });
         }
     }
 
@@ -149,10 +192,7 @@ impl Consensus {
 
     pub(super) fn on_votes_timer(&mut self, now: Instant) {
         if let Some(old) = self.wanted.take_if(|w| w.until <= now) {
-            self.dirty = true;
-            if old.ordered {
-                self.event(Event::VotesNotChanged { votes: old.nodes });
-            }
+            self.order_failed(old);
         } else if self.wanted.is_none() && self.is_active(now) {
             self.count_the_present(now);
         }
@@ -163,15 +203,20 @@ impl Consensus {
     fn count_the_present(&mut self, now: Instant) {
         let Some(view) = self.view() else { return };
         let here = |n: &NodeVotes| view.members.iter().any(|m| m.instance.node == n.node);
-        let nodes = self.config.sorted_nodes().into_iter();
-        let nodes: Vec<_> =
-            nodes.map(|n| NodeVotes { votes: if here(&n) { n.votes } else { 0 }, ..n }).collect();
+        let configured = |n: &NodeVotes| self.config.nodes.iter().find(|c| c.node == n.node).copied();
+        // One that was added later keeps the votes it was given.
+        let nodes = self.votes.nodes.iter().map(|n| match configured(n) {
+            Some(n) => NodeVotes { votes: if here(&n) { n.votes } else { 0 }, ..n },
+            None => *n,
+        });
+        let nodes: Vec<NodeVotes> = nodes.collect();
         let members: Vec<NodeInstance> = view.members.iter().map(|m| m.instance).collect();
         let votes = VoteConfig::of(&*self.config.policy, &nodes, NEXT_REVISION);
         let better =
             |v: &VoteConfig| !v.counts_like(&self.votes) && self.standing_in(v, &members) == Standing::Quorum;
         if votes.as_ref().is_some_and(better) {
-            self.wanted = Some(Wanted { nodes, until: now + PATIENCE, ordered: false });
+            let (change, base) = (Change::Votes, self.votes.revision);
+            self.wanted = Some(Wanted { change, base, nodes, until: now + PATIENCE, ordered: false });
             self.dirty = true;
         }
     }

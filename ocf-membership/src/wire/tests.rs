@@ -72,7 +72,7 @@ fn samples(size: u32, text: &[u8]) -> Vec<Message> {
         active: None,
         known: Some(known.clone()),
         row: candidates.clone(),
-        wanted: Some(nodes),
+        wanted: Some((4, nodes)),
         votes: Some(votes.clone()),
     };
     vec![

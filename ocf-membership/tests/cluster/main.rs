@@ -2,6 +2,7 @@
 
 mod behaviour;
 mod criteria;
+mod nodes;
 mod policies;
 mod simulation;
 mod table;

@@ -8,12 +8,17 @@
 //! | M4 members of a fresh view see each other when they accept it | mutual connection |
 //! | Q1 active periods of primaries that exclude each other never overlap | lease, in the time of the world |
 //! | Q2 each primary remembers the one before | memory rule |
+//! | S1 one set of nodes and votes per view | agreement on the set |
+//! | S2 a set differs from the one before by one node at most | an order is carried out on what it was given for |
+//! | S3 members are in the set of their view | who was removed never counts |
+//! | S4 nobody leaves the set who was a member of the view before | a removal needs an end |
+//! | S5 a node is told that it was removed only if a view did it | agreement on the set |
 //! | Q4 nobody acts for longer than a lease without a quorum | lease |
 
 #![expect(unreachable_pub, reason = "a module of a test program has no outside")]
 
 use super::{DETECTION, MS, World};
-use ocf_membership::{Proposal, View, ViewNumber};
+use ocf_membership::{NodeVotes, Proposal, View, ViewNumber};
 use pils::{NodeId, NodeInstance};
 use std::collections::BTreeMap;
 
@@ -22,6 +27,10 @@ pub struct Checks {
     pub violation: Option<String>,
     pub views: BTreeMap<ViewNumber, View>,
     last: BTreeMap<NodeId, ViewNumber>,
+    /// What each view counts by.
+    sets: BTreeMap<ViewNumber, Vec<NodeVotes>>,
+    /// Who was told that a set counts without it.
+    pub told: Vec<(NodeInstance, Vec<NodeVotes>)>,
     lives: BTreeMap<NodeInstance, ViewNumber>,
     pub flushes: u64,
     /// Views that the tie-breaker was told of.
@@ -82,6 +91,37 @@ impl Checks {
             self.fail(format!("{local} continues into {} without the view before", view.number));
         }
         self.lives.insert(local, view.number);
+    }
+
+    /// What `view` counts by, as `local` has it.
+    pub fn counted(&mut self, local: NodeInstance, view: &View, set: &[NodeVotes]) {
+        let number = view.number;
+        let listed = |set: &[NodeVotes], node: NodeId| set.iter().any(|n| n.node == node);
+        if self.sets.get(&number).is_some_and(|other| other != set) {
+            self.fail(format!("S1: {number} counts by {:?} and, at {local}, by {set:?}", self.sets[&number]));
+        }
+        if let Some(former) = number.0.checked_sub(1).and_then(|n| self.sets.get(&ViewNumber(n))) {
+            let new = set.iter().filter(|n| !listed(former, n.node)).count();
+            let gone = former.iter().filter(|n| !listed(set, n.node)).count();
+            if new + gone > 1 {
+                self.fail(format!("S2: {former:?} is followed by {set:?} in {number}"));
+            }
+        }
+        if let Some(m) = view.members.iter().find(|m| !listed(set, m.instance.node)) {
+            self.fail(format!("S3: {} is in {number} and not in {set:?}", m.instance));
+        }
+        if let Some(m) = view.previous.iter().find(|m| !listed(set, m.instance.node)) {
+            self.fail(format!("S4: {} was a member, and {number} counts by {set:?}", m.instance));
+        }
+        self.sets.insert(number, set.to_vec());
+    }
+
+    /// Whoever was told that it was removed was told of a set that some view counted by, when or after it was agreed.
+    pub fn removals_were_agreed(&mut self) {
+        let unknown = |told: &&(NodeInstance, Vec<NodeVotes>)| self.sets.values().all(|set| *set != told.1);
+        if let Some((local, set)) = self.told.iter().find(unknown).cloned() {
+            self.fail(format!("S5: {local} was told that {set:?} counts, which was never agreed"));
+        }
     }
 
     fn remembers(&mut self, view: &View) {

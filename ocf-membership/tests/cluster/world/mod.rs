@@ -9,8 +9,8 @@ use core::time::Duration;
 use ocf_comm::DownReason;
 use ocf_membership::{
     Ballot, BlankRecord, Claim, Config, Consensus, Durability, EvenSplit, Event, Evidence, GrantRegister,
-    Input, NodeVotes, Output, OutsidePolicy, PersistToken, Sabotage, Verdict, ViewNumber, VotesError,
-    policy_by_name,
+    Input, NodeVotes, Output, OutsidePolicy, PersistToken, Removal, Sabotage, Verdict, ViewNumber,
+    VotesError, policy_by_name,
 };
 use pils::{Incarnation, Instant, Layer, NodeId, NodeInstance, Rng};
 use std::cmp::Reverse;
@@ -51,6 +51,8 @@ pub struct Plan {
     pub breaker: Breaker,
     /// After how long those who are away lose their votes, if they do.
     pub last_man: Option<u64>,
+    /// Nodes of the end of the list that are not in the set at first.
+    pub spares: usize,
 }
 
 /// How what decides even splits behaves.
@@ -71,6 +73,8 @@ pub enum Fault {
     CutBreaker,
     /// A node is told to change the votes.
     Votes,
+    /// A node is told to add one, or to remove one that leaves.
+    Nodes,
     Crash,
     LastGasp,
     Leave,
@@ -114,7 +118,23 @@ impl Plan {
             unsettled: 0,
             breaker: Breaker::Sound,
             last_man: None,
+            spares: 0,
         }
+    }
+
+    /// A plan of the same seed in which the set of nodes changes.
+    pub fn with_nodes(rng: &mut Rng) -> Self {
+        let mut plan = Self::with_votes(rng);
+        plan.nodes = *rng.pick(&[3, 4, 5, 5]).expect("a list");
+        // A set that began with one node would be as lost as its disk.
+        plan.spares = (*rng.pick(&[0, 1, 1, 2]).expect("a list")).min(plan.nodes - 2);
+        plan.last_man = None;
+        plan.faults.insert(Fault::Nodes);
+        plan.faults.remove(&Fault::Votes);
+        if rng.chance(0.3) {
+            plan.faults.insert(Fault::Votes);
+        }
+        plan
     }
 
     /// A plan of the same seed in which votes change.
@@ -187,6 +207,8 @@ enum Action {
     Resume(usize, u32),
     Start(usize),
     Fault,
+    /// A node is told to remove another.
+    Remove(usize, usize),
     /// A claim arrives where it is decided.
     Claim(NodeInstance, Claim),
 }
@@ -236,6 +258,8 @@ pub struct World {
     /// How often nodes were told of other votes, and of votes that were not changed.
     pub votes_changed: u64,
     pub votes_not_changed: u64,
+    /// Who was told that it is removed.
+    pub removed: Vec<NodeInstance>,
     /// Messages of a dead sender to this receiver are lost from here on.
     lost: BTreeSet<(NodeInstance, NodeInstance)>,
     healing: bool,
@@ -256,7 +280,7 @@ impl World {
             tie_delay: Duration::from_millis(1_000),
             policy: policy_by_name(&plan.policy).expect("a policy"),
             last_man_standing: plan.last_man.map(Duration::from_nanos),
-            ..Config::new((1..=plan.nodes).map(|n| NodeVotes::new(id(n - 1), 1)))
+            ..Config::new((1..=plan.nodes - plan.spares).map(|n| NodeVotes::new(id(n - 1), 1)))
         };
         let nodes = (0..plan.nodes)
             .map(|i| Node {
@@ -296,6 +320,7 @@ impl World {
             refused: 0,
             votes_changed: 0,
             votes_not_changed: 0,
+            removed: Vec::new(),
             lost: BTreeSet::new(),
             healing: false,
             checks: Checks::default(),
@@ -323,7 +348,8 @@ impl World {
             }
             outcome = self.settle();
         }
-        outcome
+        self.checks.removals_were_agreed();
+        outcome.and_then(|()| self.checks.violation.clone().map_or(Ok(()), Err))
     }
 
     /// Waits for one view of all nodes, and looks whether it lasts.
@@ -410,6 +436,9 @@ impl World {
             }
             Action::Start(i) => self.start(i),
             Action::Fault => self.fault(),
+            Action::Remove(i, x) => {
+                drop(self.remove_node(i, x));
+            }
             Action::Claim(by, claim) => self.judge(by, &claim),
         }
     }
@@ -540,7 +569,12 @@ impl World {
         node.alone_since = None;
         let (local, disk, seed) = (node.local, node.disk.clone(), self.rng.next_u64());
         let now = self.local_time(i);
-        let core = Consensus::new(now, self.config.clone(), local, disk.as_deref(), Rng::new(seed));
+        let mut config = self.config.clone();
+        // The file of one that is new lists the others and itself.
+        if config.nodes.iter().all(|n| n.node != local.node) {
+            config.nodes.push(NodeVotes::new(local.node, 1));
+        }
+        let core = Consensus::new(now, config, local, disk.as_deref(), Rng::new(seed));
         let mut core = core.expect("a record that was written can be read");
         if let Some(bug) = self.plan.sabotage {
             core.sabotage(bug);
@@ -642,7 +676,8 @@ impl World {
             Some(Fault::Leave) => self.end(i, Some(DownReason::Left)),
             Some(Fault::LoseDisk) => {
                 // At most one disk at a time is empty, else nobody remembers.
-                let others = self.nodes.iter().enumerate().filter(|(k, _)| *k != i);
+                let listed = self.listed();
+                let others = self.nodes.iter().enumerate().filter(|(k, _)| *k != i && listed.contains(k));
                 if others.clone().all(|(_, n)| n.core.as_ref().is_some_and(|c| c.view().is_some())) {
                     self.end(i, None);
                     self.nodes[i].disk = None;
@@ -661,12 +696,15 @@ impl World {
                 self.cut_link(i, j);
             }
             Some(Fault::Votes) => {
-                let votes = (0..self.nodes.len())
+                let votes = self
+                    .listed()
+                    .into_iter()
                     .map(|n| NodeVotes::new(id(n), *self.rng.pick(&[0, 1, 2, 3]).expect("a list")));
                 let votes: Vec<NodeVotes> = votes.collect();
                 // Refused often: only a member of the primary may.
                 drop(self.set_votes(i, &votes));
             }
+            Some(Fault::Nodes) => self.change_nodes(i, j),
             Some(Fault::CutBreaker) => {
                 self.cut_breaker.insert(i);
             }
@@ -684,13 +722,59 @@ impl World {
         self.at(self.now + next, Action::Fault);
     }
 
+    /// Has node `i` add `x`, or remove it after it left.
+    fn change_nodes(&mut self, i: usize, x: usize) {
+        let orders = self.rng.between(1, 3);
+        for n in 0..orders {
+            let by = (i + usize::try_from(n).expect("few")) % self.nodes.len();
+            let of = (x + usize::try_from(n).expect("few")) % self.nodes.len();
+            if self.listed().contains(&of) {
+                if n == 0 {
+                    self.stop(of, Some(DownReason::Left));
+                    let (back, order) = (self.rng.between(200, 3_000), self.rng.between(50, 800));
+                    self.at(self.now + back * MS, Action::Start(of));
+                    self.at(self.now + order * MS, Action::Remove(by, of));
+                }
+            } else {
+                let votes = *self.rng.pick(&[0, 1, 1, 2]).expect("a list");
+                drop(self.add_node(by, NodeVotes::new(id(of), votes)));
+            }
+        }
+    }
+
+    /// The nodes of the newest set that one in a primary knows of.
+    pub fn listed(&self) -> Vec<usize> {
+        let cores = self.nodes.iter().filter_map(|n| n.core.as_ref()).filter(|c| c.view().is_some());
+        let newest = cores.map(Consensus::snapshot).max_by_key(|s| s.view.as_ref().map(|v| v.number));
+        let nodes = newest.map_or_else(|| self.config.nodes.clone(), |s| s.votes);
+        nodes.iter().map(|n| usize::try_from(n.node.raw() - 1).expect("few")).collect()
+    }
+
     pub fn set_votes(&mut self, i: usize, votes: &[NodeVotes]) -> Result<(), VotesError> {
+        self.order(i, |core, now| core.set_votes(now, votes))
+    }
+
+    pub fn add_node(&mut self, i: usize, node: NodeVotes) -> Result<(), VotesError> {
+        self.order(i, |core, now| core.add_node(now, node))
+    }
+
+    /// Its end is proven: by what `i` heard, or because it does not run.
+    pub fn remove_node(&mut self, i: usize, x: usize) -> Result<(), VotesError> {
+        let why = if self.nodes[x].core.is_some() { Removal::Ended } else { Removal::Confirmed };
+        self.order(i, |core, now| core.remove_node(now, id(x), why))
+    }
+
+    fn order(
+        &mut self,
+        i: usize,
+        order: impl FnOnce(&mut Consensus, Instant) -> Result<(), VotesError>,
+    ) -> Result<(), VotesError> {
         let now = self.local_time(i);
         let node = &mut self.nodes[i];
         let Some(core) = node.core.as_mut().filter(|_| !node.paused) else {
             return Err(VotesError::NotPrimary);
         };
-        let outcome = core.set_votes(now, votes);
+        let outcome = order(core, now);
         core.check_invariants();
         self.drain(i);
         self.check();
@@ -715,12 +799,14 @@ impl World {
         }
     }
 
-    /// True if all nodes are active in one view that has them all.
+    /// True if all nodes of the set are active in one view that has them all, and no others are active.
     pub fn is_whole(&self) -> bool {
-        let views: Vec<_> = self.nodes.iter().map(|n| n.core.as_ref().and_then(|c| c.view())).collect();
-        views.iter().all(|v| v.is_some_and(|v| v.members.len() == self.nodes.len()))
+        let listed = self.listed();
+        let view = |i: &usize| self.nodes[*i].core.as_ref().and_then(|c| c.view());
+        let views: Vec<_> = listed.iter().map(view).collect();
+        views.iter().all(|v| v.is_some_and(|v| v.members.len() == listed.len()))
             && views.windows(2).all(|pair| pair[0] == pair[1])
-            && self.nodes.iter().all(|n| n.active.is_some())
+            && self.nodes.iter().enumerate().all(|(i, n)| n.active.is_some() == listed.contains(&i))
     }
 
     pub fn describe(&self) -> String {
@@ -730,8 +816,8 @@ impl World {
                 let members: Vec<NodeInstance> =
                     s.view.iter().flat_map(|v| v.members.iter().map(|m| m.instance)).collect();
                 format!(
-                    "\n  {} {} newest {} members {members:?} suspended {} vote {} synced {} reachable {:?} desired {:?} promised {}",
-                    n.local, s.state, s.newest, s.suspended, s.has_vote, s.synced, s.reachable, s.desired, s.promised
+                    "\n  {} {} newest {} set {:?} members {members:?} suspended {} vote {} synced {} reachable {:?} desired {:?} promised {}",
+                    n.local, s.state, s.newest, s.votes, s.suspended, s.has_vote, s.synced, s.reachable, s.desired, s.promised
                 )
             }
             None => format!("\n  {} stopped", n.local),
@@ -870,12 +956,18 @@ impl World {
                     && self.nodes.iter().all(|n| n.active.is_none());
                 self.nodes[i].active = Some(number);
                 self.checks.installed(local, &view, amnesia);
+                let set = self.nodes[i].core.as_ref().map(|c| c.snapshot().votes).unwrap_or_default();
+                self.checks.counted(local, &view, &set);
                 let joiner = view.joiners().any(|m| m.instance == local);
                 let donors = view.joiners().count() < view.members.len();
                 let wait = if joiner && donors { self.delay(50 * MS) } else { 0 };
                 self.at(self.now + wait, Action::Give(local, Owned::Synced(number)));
             }
             Event::VotesChanged { .. } => self.votes_changed += 1,
+            Event::Removed { nodes, .. } => {
+                self.checks.told.push((local, nodes));
+                self.removed.push(local);
+            }
             Event::VotesNotChanged { .. } => self.votes_not_changed += 1,
             Event::Merged { ours, primary, kept } => self.merges.push((id(i), ours, primary, kept)),
             Event::TieWon { evidence, reason, .. } => {

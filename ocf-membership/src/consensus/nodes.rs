@@ -1,0 +1,167 @@
+//! The set of nodes changes while the cluster runs: by the change that votes have, one node at a time.
+
+use super::{Bug, Consensus};
+use crate::quorum::VoteConfig;
+use crate::wire::{Message, Status};
+use crate::{Event, Member, NODES_MAX, NodeVotes, VotesError};
+use ocf_comm::DownReason;
+use pils::{Instant, NodeId, NodeInstance};
+
+/// What shows that a node which is removed does nothing any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Removal {
+    /// This node heard how it ended, and of each life that it remembers: it left, or declared its death, or an obituary did. Else
+    /// refused ([`VotesError::NotEnded`]).
+    Ended,
+    /// Whoever orders it answers for it: the node was fenced and that is confirmed, or it is known to be off.
+    Confirmed,
+}
+
+/// What an order makes of the votes in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// Others, for the same nodes.
+    Votes,
+    Add(NodeVotes),
+    Remove(NodeId),
+}
+
+impl Change {
+    /// The nodes after it, if `in_force` is before it and votes are to be `asked`; `None` if it makes no sense any more.
+    pub(super) fn applied(self, in_force: &VoteConfig, asked: &[NodeVotes]) -> Option<Vec<NodeVotes>> {
+        let mut nodes = in_force.nodes.clone();
+        match self {
+            Self::Votes => return in_force.same_nodes(asked).then(|| asked.to_vec()),
+            Self::Add(node) => nodes.push(node),
+            Self::Remove(node) => nodes.retain(|n| n.node != node),
+        }
+        nodes.sort_unstable();
+        Some(nodes)
+    }
+}
+
+impl Consensus {
+    /// Adds a node to the set that [`Config::nodes`](crate::Config::nodes) began, while the cluster runs: from the next view on it
+    /// may be talked to and may join. Agreed, durable and told of like [`Consensus::set_votes`]; one order at a time per node, orders
+    /// of several nodes are carried out one after the other. With 0 votes it decides nothing until it is given some. Its own
+    /// configuration lists the others and itself.
+    ///
+    /// # Errors
+    /// See [`VotesError`]; nothing has changed then.
+    pub fn add_node(&mut self, now: Instant, node: NodeVotes) -> Result<(), VotesError> {
+        if self.votes.lists(node.node) {
+            return Err(VotesError::Listed(node.node));
+        }
+        self.change_nodes(now, Change::Add(node))
+    }
+
+    /// Removes a node that is in no view from the set, while the cluster runs. Agreed by quorums with and without it, so it can never count
+    /// again: with its old record and configuration it finds nobody who talks to it, and is told [`Event::Removed`]. If it comes
+    /// back before that is agreed, the order is given up ([`Event::VotesNotChanged`]).
+    ///
+    /// A node that is to be replaced is removed, and added under another id, or under its own with an empty disk.
+    ///
+    /// # Errors
+    /// [`VotesError::StillMember`], [`VotesError::NotEnded`], and others; nothing has changed then.
+    pub fn remove_node(&mut self, now: Instant, node: NodeId, why: Removal) -> Result<(), VotesError> {
+        if !self.votes.lists(node) {
+            return Err(VotesError::NotListed(node));
+        }
+        let member = self.view().is_some_and(|v| v.members.iter().any(|m| m.instance.node == node));
+        let acts = member || node == self.local.node || self.up.iter().any(|p| p.node == node);
+        if acts && !self.is_sabotaged(Bug::RemovesMembers) {
+            return Err(VotesError::StillMember(node));
+        }
+        let mut ends = self.down.iter().filter(|(i, _)| i.node == node).map(|(_, reason)| *reason).peekable();
+        let ended = ends.peek().is_some() && ends.all(DownReason::is_proof_of_death);
+        if why == Removal::Ended && !ended {
+            return Err(VotesError::NotEnded(node));
+        }
+        self.change_nodes(now, Change::Remove(node))
+    }
+
+    fn change_nodes(&mut self, now: Instant, change: Change) -> Result<(), VotesError> {
+        if self.config.policy.weigh(&self.config.sorted_nodes()) != self.config.sorted_nodes() {
+            return Err(VotesError::Weighed { policy: self.config.policy.name() });
+        }
+        let nodes = change.applied(&self.votes, &[]).unwrap_or_default();
+        self.order(now, change, nodes)
+    }
+
+    /// True if `members`, and whoever takes part in the ballot, are all in the set that `votes` lists: nobody leaves it who may act.
+    pub(super) fn leaves_nobody(
+        &self,
+        votes: &VoteConfig,
+        candidates: &[NodeInstance],
+        members: &[Member],
+    ) -> bool {
+        let members = members.iter().map(|m| m.instance);
+        let mut acting = candidates.iter().copied().chain(members);
+        self.is_sabotaged(Bug::RemovesMembers) || acting.all(|i| votes.lists(i.node))
+    }
+
+    /// True if this node takes part in agreements with `node`: it is in the set, or was before a change that may not be agreed.
+    pub(super) fn is_peer(&self, node: NodeId) -> bool {
+        let before = self.votes.before.as_ref();
+        self.votes.lists(node)
+            || before.is_some_and(|b| b.lists(node))
+            || self.is_sabotaged(Bug::LetsStrangersIn)
+    }
+
+    /// A peer can be talked to that is not in the set: it may be added, or does not know that it was removed.
+    pub(super) fn on_stranger(&mut self, peer: NodeInstance) {
+        self.strangers.retain(|p| p.node != peer.node);
+        if self.strangers.len() < NODES_MAX {
+            self.strangers.insert(peer);
+            let status = self.status();
+            self.send(peer, &Message::Status(status));
+        }
+    }
+
+    /// The set has changed: who was a stranger may be a peer now, and the other way round.
+    pub(super) fn sort_peers(&mut self, now: Instant) {
+        let listed = |p: &NodeInstance| self.is_peer(p.node);
+        let out: Vec<NodeInstance> = self.up.iter().copied().filter(|p| !listed(p)).collect();
+        let new: Vec<NodeInstance> = self.strangers.iter().copied().filter(listed).collect();
+        for peer in out {
+            self.up.remove(&peer);
+            if let Some(status) = self.statuses.remove(&peer) {
+                self.parked.insert(peer, status);
+            }
+            self.on_stranger(peer);
+            self.on_candidate_down(now, peer);
+        }
+        for peer in new {
+            self.strangers.remove(&peer);
+            self.on_up(now, peer);
+        }
+        self.dirty = true;
+    }
+
+    /// Learns from a peer which votes are in force, so that this node does not take a few for enough, nor wait for too many, nor
+    /// for nodes that were removed. What is agreed rests on what views say, not on this. Votes of a number that this node knows to be
+    /// agreed without them were refuted; and who knows a view agreed that this node does not knows which were, too.
+    pub(super) fn hear_votes(&mut self, now: Instant, status: &Status) {
+        let agreed = self.chosen.as_ref().map_or(0, |(view, _)| view.number.0);
+        let known = status.known.as_ref().map_or(0, |k| k.number.0);
+        let theirs = self.in_force(status.votes.as_ref());
+        let from_view = theirs.revision > self.configured.revision;
+        let certain = known > agreed && (!from_view || theirs.revision <= known);
+        let newer = from_view && theirs.revision > agreed.max(self.votes.revision);
+        let before = status.votes.as_ref().filter(|_| !certain).and_then(|v| v.before.clone());
+        let wider = agreed < theirs.revision && theirs == self.votes && before.is_some();
+        if newer || wider || certain && known >= self.votes.revision && theirs != self.votes {
+            // Until it is certain, nodes that were in the set before are needed, and may start ballots.
+            self.votes = VoteConfig { before, ..theirs.clone() };
+            self.sort_peers(now);
+        }
+        if self.votes.lists(self.local.node) {
+            self.removed = false;
+        } else if certain && theirs == self.votes && self.was_member && !self.removed {
+            self.removed = true;
+            let VoteConfig { revision, nodes, .. } = self.votes.clone();
+            self.event(Event::Removed { revision, nodes });
+        }
+    }
+}
