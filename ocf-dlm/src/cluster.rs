@@ -14,6 +14,7 @@ mod config;
 mod digest;
 mod event;
 mod flow;
+mod idle;
 mod keep;
 mod lookup;
 mod master;

@@ -5,7 +5,7 @@ mod moved;
 
 use super::range_queue::EntryRanges;
 use crate::range::RangeSet;
-use crate::wire::{Claim, NewOwner, RangeBlocker, Refusal, Value};
+use crate::wire::{NewOwner, RangeBlocker, Refusal, Value};
 use crate::{ClientId, FencingToken, Flags, Mode, Remarks, Transfer, ValueBlock};
 use pils::{Instant, NodeInstance};
 
@@ -452,57 +452,6 @@ impl Queues {
 
     pub(crate) const fn invalidate_value(&mut self) {
         self.value_invalid = true;
-    }
-
-    /// Takes over claims of all nodes: granted, then converting, then waiting in their old order. Nothing is granted.
-    pub(crate) fn restore(&mut self, claims: &[(NodeInstance, Claim)]) {
-        let mut all: Vec<Entry> = Vec::new();
-        for (node, claim) in claims {
-            all.extend(claim.locks.iter().map(|lock| Entry {
-                who: Holder { node: *node, lock: lock.lock },
-                client: lock.client,
-                transaction: lock.transaction,
-                flags: lock.flags,
-                held: lock.held,
-                asked: lock.asked,
-                op: lock.op,
-                place: lock.place.unwrap_or(i64::MAX),
-                since: self.now.saturating_sub(i64::try_from(lock.age_ms).unwrap_or(i64::MAX)),
-                notified: 0,
-                demoted: false,
-                refused: None,
-                ranges:
-                    lock.ranges.as_deref().map(|(held, asked)| {
-                        Box::new(EntryRanges { held: held.clone(), asked: asked.clone() })
-                    }),
-            }));
-        }
-        all.sort_by_key(|e| (e.place, e.who));
-        for mut entry in all {
-            self.first_place = self.first_place.min(entry.place);
-            if entry.place == i64::MAX {
-                entry.place = self.next_place;
-            }
-            self.next_place = self.next_place.max(entry.place.saturating_add(1));
-            match (entry.held, entry.asked) {
-                (_, None) => self.granted.push(entry),
-                (Some(_), Some(_)) => self.converting.push(entry),
-                (None, Some(_)) => self.waiting.push(entry),
-            }
-        }
-        self.restore_value(claims);
-    }
-
-    /// A lock above CR that was given the value block keeps it; otherwise the newest copy is kept, marked as not valid.
-    fn restore_value(&mut self, claims: &[(NodeInstance, Claim)]) {
-        let certain = claims.iter().find(|(_, c)| c.value_certain && c.value.is_some());
-        let newest = claims.iter().filter_map(|(_, c)| c.value).max_by_key(|v| v.sequence);
-        let chosen = certain.and_then(|(_, c)| c.value).or(newest);
-        if let Some(value) = chosen {
-            self.value = value.block.resized(self.value.as_bytes().len());
-            self.value_sequence = value.sequence;
-        }
-        self.value_invalid = certain.is_none_or(|(_, c)| c.value_invalid);
     }
 
     /// Puts in place of every lock that a departed node may have had the strongest one that the others allow.
