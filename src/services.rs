@@ -37,7 +37,7 @@ use std::sync::Arc;
 ///     .collect::<Result<Vec<_>, _>>()?;
 /// assert!(votes.iter().all(|service| service.wait_ready(patience)));
 ///
-/// let options = vec!["yes".into(), "no".into()];
+/// let options = ["yes", "no"];
 /// let ballot = Ballot::new("Shall we?", options, Rule::MajorityOfVoters);
 /// let opened = votes[0].ask(|voting, now| voting.open(now, ballot))?;
 /// let Some(Outcome::Applied(reply)) = opened.wait(patience)? else { panic!("three nodes are here") };
