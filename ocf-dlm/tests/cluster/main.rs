@@ -317,7 +317,8 @@ fn found_in_ranges(bug: Sabotage) -> Option<(u64, &'static str)> {
         let world = World::new(seed, Some(bug)).with_ranges();
         world.run(FAULTS_MS).err().map(|v| (seed, v.rule))
     };
-    (0..BUG_SEEDS).find_map(broken)
+    // Each needs holders of several ranges when their master is lost, which not every run has.
+    (0..BUG_SEEDS * 5).find_map(broken)
 }
 
 #[test]
