@@ -219,3 +219,27 @@ fn a_tree_with_more_locks_than_one_message_takes_stays() {
     assert_eq!(net.master(&key()), Some(1));
     assert!(!net.with(2, |engine, now| engine.move_tree(now, &key(), instance(1))), "it is not there");
 }
+
+/// A message that is too large for its circuit would never arrive, and the tree with it.
+#[test]
+fn a_tree_with_longer_names_than_one_message_takes_stays() {
+    let mut net = Net::new();
+    let whole = net.lock(1, &key(), Mode::Nl);
+    for number in 0..100_u8 {
+        let mut name = [7; 4000];
+        name[0] = number;
+        let ask = Ask {
+            client: ClientId::new(1),
+            key: key().child(&name),
+            parent: Some(whole),
+            mode: Mode::Nl,
+            flags: Flags::NONE,
+            transaction: None,
+            deadline: None,
+        };
+        net.with(1, |engine, now| engine.lock(now, ask)).unwrap();
+    }
+    assert!(net.with(1, |engine, now| engine.move_tree(now, &key(), instance(2))));
+    assert_eq!(net.master(&key()), Some(1));
+    assert_eq!(net.engines[&instance(1)].snapshot().stats.moved_away, 0);
+}

@@ -11,8 +11,11 @@ use pils::{Instant, NodeInstance};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// Most locks and ranges of a tree that moves: it is one item of a message, and waits until that has arrived.
+/// Most locks and ranges of a tree that moves, and each 64 bytes of the names below its root count as one: it is one item of a message,
+/// and waits until that has arrived.
 pub const MOVED_MAX: usize = 4096;
+/// What a lock takes in that message, about.
+const BYTES_OF_A_LOCK: usize = 64;
 /// Each move doubles the time until the next one of the same tree, so often at most.
 const DOUBLINGS_MAX: u8 = 6;
 
@@ -449,12 +452,16 @@ impl Mastered {
     fn who_would_wait(&self) -> Option<BTreeSet<NodeInstance>> {
         let mut nodes = BTreeSet::new();
         let mut weight = 0;
-        for entry in self.resources.iter().flat_map(|(_, queues)| queues.entries()) {
-            weight += 1 + entry.ranges.as_ref().map_or(0, |ranges| ranges.held.len() + ranges.asked.len());
-            if entry.who.lock == 0 || weight > MOVED_MAX {
-                return None;
+        for (path, queues) in self.resources.iter() {
+            weight += path.len() / BYTES_OF_A_LOCK;
+            for entry in queues.entries() {
+                weight +=
+                    1 + entry.ranges.as_ref().map_or(0, |ranges| ranges.held.len() + ranges.asked.len());
+                if entry.who.lock == 0 || weight > MOVED_MAX {
+                    return None;
+                }
+                nodes.insert(entry.who.node);
             }
-            nodes.insert(entry.who.node);
         }
         Some(nodes)
     }
