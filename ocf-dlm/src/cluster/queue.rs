@@ -625,13 +625,15 @@ impl Queues {
         }
     }
 
+    /// Places come from other nodes, too: whatever they say, this does not overflow.
     fn new_place(&mut self, flags: Flags) -> i64 {
         if flags.has(Flags::HEADQUE) {
-            self.first_place -= 1;
+            self.first_place = self.first_place.saturating_sub(1);
             return self.first_place;
         }
-        self.next_place += 1;
-        self.next_place - 1
+        let place = self.next_place;
+        self.next_place = place.saturating_add(1);
+        place
     }
 
     fn take(&mut self, who: Holder) -> Option<Entry> {
