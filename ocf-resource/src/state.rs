@@ -185,6 +185,16 @@ impl Spot {
         matches!(self.presence, Presence::Running(_)) && self.pending.is_none()
     }
 
+    /// Has it looked at anew. A stop that failed stays one: it may be what the node is fenced for. An end of a move stays one:
+    /// a look there says nothing of what is still to arrive.
+    fn look_anew(&mut self) {
+        let keeps =
+            matches!(self.presence, Presence::StopFailed { .. } | Presence::Handed | Presence::Incoming);
+        if !keeps {
+            (self.presence, self.peer) = (Presence::Unknown, None);
+        }
+    }
+
     /// Runs, and need not be stopped to run with the parameters that it is to have. It may be taking them.
     pub(crate) fn is_well(&self) -> bool {
         matches!(self.presence, Presence::Running(_))
@@ -490,16 +500,13 @@ impl State {
 }
 
 impl Node {
-    /// Everything here has to be looked at anew. A stop that failed stays one: it may be what the node is fenced for.
+    /// Everything here has to be looked at anew, where a look says what is there.
     fn forget_operations(&mut self) {
         for spot in self.spots.values_mut() {
             spot.pending = None;
             spot.notices.clear();
-            spot.peer = None;
             spot.promotion = None;
-            if !matches!(spot.presence, Presence::StopFailed { .. }) {
-                spot.presence = Presence::Unknown;
-            }
+            spot.look_anew();
         }
     }
 

@@ -1078,6 +1078,44 @@ fn the_end_of_maintenance_does_not_forget_what_is_on_its_way_to_another_node() {
 }
 
 #[test]
+fn an_end_of_a_move_that_was_outside_and_goes_on_still_expects_what_is_on_its_way() {
+    let mut t = live(|_| ());
+    let all = [instance(1), instance(2), instance(3)];
+    t.command(2, Command::Standby(NodeId::new(1)));
+    assert_eq!(t.asked(), ["n1 migrate_to ip"]);
+    t.input(2, Input::NonPrimary);
+    t.answer(2, "ip", Action::Stop, Outcome::Ok);
+    t.view(&all, &[], &[]);
+    assert_eq!(t.asked(), ["n1 migrate_to ip"], "a look at n2 says nothing of what is to arrive there");
+    t.answer(1, "ip", Action::MigrateTo, Outcome::TimedOut);
+    assert_eq!(t.asked(), ["n1 stop ip", "n2 stop ip"], "both are stopped before it is started");
+    assert_eq!(t.obey(), ["n1 stop ip", "n2 stop ip", "n2 start ip"]);
+}
+
+#[test]
+fn what_may_still_be_handed_over_is_not_stopped_too_early_where_it_goes_to() {
+    // Its source was outside and goes on: a look at it says when its agent is done.
+    let mut t = live(|_| ());
+    t.command(2, Command::Standby(NodeId::new(1)));
+    t.input(1, Input::NonPrimary);
+    t.view(&[instance(1), instance(2), instance(3)], &[], &[]);
+    let early = t.asked().iter().any(|asked| asked.starts_with("n2"));
+    assert!(!early, "{:?}", t.asked());
+    t.answer(1, "ip", Action::Monitor, failed(OcfCode::NotRunning));
+    assert!(t.asked().contains(&"n2 stop ip".to_owned()), "{:?}", t.asked());
+    t.answer(2, "ip", Action::Stop, Outcome::Ok);
+    assert!(t.asked().contains(&"n2 start ip".to_owned()), "{:?}", t.asked());
+
+    // Its source is lost: only its fencing ends what its agent does.
+    let mut t = live(|_| ());
+    t.command(2, Command::Standby(NodeId::new(1)));
+    t.without(1);
+    assert_eq!(t.asked(), [""; 0]);
+    t.input(2, Input::Fenced { target: instance(1), outcome: FenceOutcome::Confirmed, detail: "off" });
+    assert_eq!(t.obey(), ["n2 stop ip", "n2 start ip"]);
+}
+
+#[test]
 fn an_agent_that_cannot_move_it_without_a_stop_has_it_stopped_and_started_and_no_failure_counts() {
     let mut t = live(|_| ());
     t.command(2, Command::Standby(NodeId::new(1)));

@@ -6,7 +6,7 @@
 
 use super::Scene;
 use crate::Action;
-use crate::state::{Presence, Spot};
+use crate::state::{Node, Presence, Spot};
 use pils::NodeInstance;
 
 /// What one end of a move has to do.
@@ -38,9 +38,12 @@ impl Scene<'_> {
     /// What an end of a move has to do, with nothing going on there.
     pub(super) fn plan_live(&self, here: NodeInstance, spot: &Spot, target: Option<NodeInstance>) -> Live {
         let Some(peer) = spot.peer else { return Live::Ends };
-        let node = self.state.nodes.get(&peer).filter(|n| n.member && !n.dead);
-        let Some(other) = node.and_then(|n| self.spots(n).next()).map(|(_, s)| s) else { return Live::Ends };
-        if other.peer != Some(here) {
+        let Some(node) = self.state.nodes.get(&peer).filter(|n| !n.dead) else { return Live::Ends };
+        let Some((_, other)) = self.spots(node).next() else { return Live::Ends };
+        if spot.presence == Presence::Incoming && may_hand_over(node, other) {
+            return Live::Waits;
+        }
+        if !node.member || other.peer != Some(here) {
             return Live::Ends;
         }
         let pending = other.pending.map(|(_, action)| action);
@@ -57,4 +60,11 @@ impl Scene<'_> {
             _ => Live::Ends,
         }
     }
+}
+
+/// True if nothing tells whether its agent there is still handing over: a stop at the other end would come too early. It is told
+/// by a look at it, which comes after, or by the fencing of the node.
+const fn may_hand_over(node: &Node, there: &Spot) -> bool {
+    matches!(there.presence, Presence::Unknown)
+        || (!node.member && matches!(there.presence, Presence::Running(_)))
 }

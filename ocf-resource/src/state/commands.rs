@@ -120,13 +120,8 @@ impl State {
             config.groups.iter().filter(over).flat_map(|g| &g.resources).map(|r| r.name.as_str()).collect();
         for node in self.nodes.values_mut().filter(|n| n.member) {
             for (_, spot) in node.spots.iter_mut().filter(|(name, _)| resources.contains(&***name)) {
-                // An end of a move stays one: a look there says nothing of what is still to arrive.
-                let keeps = matches!(
-                    spot.presence,
-                    Presence::StopFailed { .. } | Presence::Handed | Presence::Incoming
-                );
-                if spot.pending.is_none() && !keeps {
-                    spot.presence = Presence::Unknown;
+                if spot.pending.is_none() {
+                    spot.look_anew();
                 }
             }
         }

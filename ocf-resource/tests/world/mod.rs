@@ -840,7 +840,8 @@ impl World {
         let hang = self.chance(self.faults.hangs);
         let broken = action == Action::Start && resource.starts_with("broken");
         let fail = self.chance(fails) || broken;
-        let took = self.jitter(5, 150);
+        // A move takes long enough for views and fencing to come in between.
+        let took = self.jitter(5, if action == Action::MigrateTo { 1_200 } else { 150 });
         let told = parameters.clone();
         let effect = Due::Effect { at: who, resource: Arc::clone(&resource), action, to, parameters: told };
         let said = self.scores.get(&(who.node, Arc::clone(&resource))).copied();
