@@ -1,6 +1,7 @@
 //! Distributed locks for the threads of a program: calls that wait, calls that are awaited, and guards.
 
 mod backend;
+mod conversion;
 mod manager;
 mod orders;
 mod program;
@@ -9,6 +10,7 @@ mod slot;
 pub(crate) mod wire;
 
 pub(crate) use backend::{Asked, Backend, Place};
+pub use conversion::PendingConversion;
 pub(crate) use orders::LockOrder;
 pub use orders::LockOrderError;
 pub use program::LockClient;
@@ -334,20 +336,34 @@ impl LockGuard {
         value: Option<ValueBlock>,
         wait: Wait,
     ) -> Result<(), LockError> {
+        self.begin_conversion(mode, value, wait)?;
+        let written = self.written(mode, value);
+        self.finish(None)?;
+        self.value = written.or(self.value);
+        Ok(())
+    }
+
+    /// As [`LockGuard::convert_within`], but does not wait: the conversion is awaited on any executor, or waited for later. The guard
+    /// comes back with the end of it: nobody has it meanwhile, so nobody takes the lock to be in a mode that it is not in.
+    pub fn convert_later(self, mode: Mode, value: Option<ValueBlock>, wait: Wait) -> PendingConversion {
+        let refused = self.begin_conversion(mode, value, wait).err();
+        PendingConversion { written: self.written(mode, value), guard: Some(self), refused }
+    }
+
+    fn begin_conversion(&self, mode: Mode, value: Option<ValueBlock>, wait: Wait) -> Result<(), LockError> {
         let mut flags = if value.is_some() || !self.mode.is_down(mode) { Flags::VALBLK } else { Flags::NONE };
         if wait == Wait::No {
             flags |= Flags::NOQUEUE;
         }
-        let writes = Mode::transfer(Some(self.mode), mode) == Transfer::Write;
         if self.slot.is_lost() {
             return Err(LockError::Lost);
         }
-        self.locks.backend.convert(self.lock, (mode, flags, value), wait)?;
-        self.finish(None)?;
-        if writes && value.is_some() {
-            self.value = value;
-        }
-        Ok(())
+        self.locks.backend.convert(self.lock, (mode, flags, value), wait)
+    }
+
+    /// The value block as a conversion that is granted leaves it, if it writes.
+    fn written(&self, mode: Mode, value: Option<ValueBlock>) -> Option<ValueBlock> {
+        value.filter(|_| Mode::transfer(Some(self.mode), mode) == Transfer::Write)
     }
 
     /// Waits for the end of the operation under way.
@@ -357,7 +373,11 @@ impl LockGuard {
     }
 
     fn complete(&mut self, completed: &Completed) -> Result<(), LockError> {
-        self.mode = completed.held.unwrap_or(self.mode);
+        match completed.held {
+            Some(mode) => self.mode = mode,
+            // It is gone, and its guard with it.
+            None => self.released = true,
+        }
         self.token = completed.token;
         match completed.status {
             Status::Granted => {

@@ -6,13 +6,12 @@ use crate::identity::{ClientId, LockId, NodeSlot, Owner};
 use crate::inbox::Notice;
 use crate::lockspace::{Lockspace, Member};
 use crate::mode::Mode;
-use crate::pending::{Pending, Slot};
+use crate::pending::{Awaited, Pending, Slot};
 use crate::request::{Answer, Completion, Request, Terms};
 use crate::status::{RequestError, Status};
 use crate::value::ValueBlock;
 use core::time::Duration;
 use parking_lot::Mutex;
-use pils::Instant;
 use std::sync::{Arc, mpsc};
 
 /// An owner of locks. Clones are the same owner; when the last one is dropped, its locks are released.
@@ -69,7 +68,7 @@ impl LockError {
 pub struct Ask<'a> {
     /// Flags beside those that the call sets.
     pub flags: Flags,
-    /// A lock of the same client, to be above it.
+    /// A lock of the same client, to be above it. Not for conversions.
     pub parent: Option<LockId>,
     /// Do not wait at all, or no longer than this.
     pub wait: Wait,
@@ -148,16 +147,12 @@ impl Client {
         ask: &Ask<'_>,
     ) -> Result<LockGuard, LockError> {
         let lease = self.0.space.lease();
-        let (answer, slot, deadline) = self.ask(name.as_ref(), mode, ask)?;
-        match (answer, slot) {
-            (Answer::Done(completion), _) => self.guard(&completion, lease),
-            (Answer::Pending(_), None) => Err(LockError::Lost),
-            (Answer::Pending(lock), Some(slot)) => {
-                let completion = slot.wait(&self.0, lock, deadline);
-                self.0.member.inbox.unroute(lock);
-                self.guard(&completion, lease)
-            }
+        let awaited = self.ask(name.as_ref(), mode, ask)?.ok_or(LockError::Lost)?;
+        let completion = awaited.wait(&self.0);
+        if awaited.has_waited() {
+            self.0.member.inbox.unroute(completion.lock);
         }
+        self.guard(&completion, lease)
     }
 
     /// Asks for a lock and does not wait: the answer is taken from what is returned, by waiting, by looking, or as a future.
@@ -172,8 +167,8 @@ impl Client {
         ask: &Ask<'_>,
     ) -> Result<Pending, LockError> {
         let lease = self.0.space.lease();
-        let (answer, slot, deadline) = self.ask(name.as_ref(), mode, ask)?;
-        Ok(Pending::new(self.clone(), answer, slot, (lease, deadline)))
+        let awaited = self.ask(name.as_ref(), mode, ask)?;
+        Ok(Pending::new(self.clone(), awaited, lease))
     }
 
     /// Asks for a lock; `then` is called with it, once: by this call if it need not wait, else by the thread that makes way
@@ -233,7 +228,7 @@ impl Client {
         Ok(receiver)
     }
 
-    fn terms<'a>(&self, mode: Mode, ask: &Ask<'a>) -> Terms<'a> {
+    pub(crate) fn terms<'a>(&self, mode: Mode, ask: &Ask<'a>) -> Terms<'a> {
         let mut terms = Terms::new(mode).flags(ask.flags.with(Flags::SYNCSTS));
         terms.transaction = ask.transaction;
         terms.value = ask.value;
@@ -244,15 +239,14 @@ impl Client {
         }
     }
 
-    /// The answer; if it waits, where the completion will be, and until when.
-    fn ask(&self, name: &[u8], mode: Mode, ask: &Ask<'_>) -> Result<Asked, LockError> {
+    fn ask(&self, name: &[u8], mode: Mode, ask: &Ask<'_>) -> Result<Option<Awaited>, LockError> {
         let terms = self.terms(mode, ask);
         let request = Request { owner: Owner::local(self.0.id, 0), parent: ask.parent, name, terms };
         let mut slot = None;
         let answer = self.0.space.request(&request, |lock| {
             self.0.member.inbox.route(lock, slot.insert(Slot::new()).sink(None));
         })?;
-        Ok((answer, slot, terms.deadline))
+        Ok(Awaited::new(answer, slot, terms.deadline))
     }
 
     /// The guard of a granted lock.
@@ -377,9 +371,6 @@ impl Client {
         if ours { Ok(()) } else { Err(RequestError::NotOwner) }
     }
 }
-
-/// The answer to a request, where its completion will be, its deadline.
-type Asked = (Answer, Option<Slot>, Option<Instant>);
 
 impl Handle {
     /// Releases a lock that nobody has a handle of any more. If it is gone already, or has sublocks, it is left to the end

@@ -1,11 +1,15 @@
 //! A held lock.
 
-use crate::client::{Client, LockError, Wait};
+mod conversion;
+
+pub use conversion::{Converted, PendingConversion};
+
+use crate::client::{Ask, Client, LockError, Wait};
 use crate::flags::{Flags, Remarks};
 use crate::identity::{FencingToken, LockId};
 use crate::mode::{Mode, Transfer};
-use crate::pending::{Slot, Watch};
-use crate::request::{Answer, Completion, Terms};
+use crate::pending::{Awaited, Slot, Watch};
+use crate::request::Completion;
 use crate::value::ValueBlock;
 use core::time::Duration;
 use std::sync::Arc;
@@ -154,25 +158,37 @@ impl LockGuard {
         value: Option<&ValueBlock>,
         wait: Wait,
     ) -> Result<(), LockError> {
-        self.check()?;
+        let awaited = self.begin(mode, &Ask { flags, wait, value, ..Ask::default() })?;
+        let completion = awaited.wait(&self.client.0);
+        self.conclude(&completion, awaited.has_waited())
+    }
+
+    /// Asks for another mode. The end is there, or will be in a slot.
+    fn begin(&self, mode: Mode, ask: &Ask<'_>) -> Result<Awaited, LockError> {
+        self.check_conversion(ask)?;
         let handle = &self.client.0;
-        let deadline = if let Wait::For(wait) = wait { Some(handle.space.after(wait)) } else { None };
-        let waits = if wait == Wait::No { Flags::NOQUEUE } else { Flags::NONE };
-        let terms = Terms { mode, flags: flags | Flags::SYNCSTS | waits, value, deadline, transaction: None };
+        let terms = self.client.terms(mode, ask);
         let mut slot = None;
         let answer = handle.space.convert(self.id, &terms, |lock| {
-            let new = slot.insert(Slot::new());
-            handle.member.inbox.route(lock, new.sink(self.watch.clone()));
+            handle.member.inbox.route(lock, slot.insert(Slot::new()).sink(self.watch.clone()));
         })?;
-        let completion = match (answer, slot) {
-            (Answer::Done(completion), _) => completion,
-            (Answer::Pending(_), None) => return Err(LockError::Lost),
-            (Answer::Pending(lock), Some(slot)) => {
-                let completion = slot.wait(handle, lock, deadline);
-                self.route_watch();
-                completion
-            }
-        };
+        Awaited::new(answer, slot, terms.deadline).ok_or(LockError::Lost)
+    }
+
+    fn check_conversion(&self, ask: &Ask<'_>) -> Result<(), LockError> {
+        self.check()?;
+        if ask.parent.is_some() {
+            let rule = "a lock that is converted stays below the one that it is below";
+            return Err(crate::RequestError::Flags { flags: ask.flags, rule }.into());
+        }
+        Ok(())
+    }
+
+    /// Takes the end of a conversion, after which the notices of a lock that `waited` go where they went before.
+    fn conclude(&mut self, completion: &Completion, waited: bool) -> Result<(), LockError> {
+        if waited {
+            self.route_watch();
+        }
         if let Some(held) = completion.held {
             self.mode = held;
         }
@@ -186,6 +202,12 @@ impl LockGuard {
                 Ok(())
             }
         }
+    }
+
+    /// Ends a conversion that waits.
+    fn cancel_conversion(&self) {
+        let (id, space) = (self.id, &self.client.0.space);
+        space.change(id.shard(), |shard| shard.cancel(id).is_ok());
     }
 
     /// Calls `watch` with the wanted mode when the lock is in the way of another request, also of one that waits already.
@@ -230,12 +252,13 @@ impl LockGuard {
         self.check()?;
         let flags = if value.is_some() { Flags::VALBLK } else { Flags::NONE };
         self.released = true;
-        self.unwatch();
         let (id, space) = (self.id, &self.client.0.space);
         let done = space.change(id.shard(), |shard| shard.release(id, flags, value));
+        self.unwatch();
         Ok(done.ok_or(crate::RequestError::NoSuchLock)??)
     }
 
+    /// After the release: a notice that finds no sink lies among the client's.
     fn unwatch(&self) {
         if self.watch.is_some() {
             self.client.0.member.inbox.unroute(self.id);
@@ -246,8 +269,8 @@ impl LockGuard {
 impl Drop for LockGuard {
     fn drop(&mut self) {
         if !self.released {
-            self.unwatch();
             self.client.0.forget(self.id, Flags::NONE);
+            self.unwatch();
         }
     }
 }

@@ -66,12 +66,14 @@ pub use client::{Ask, Client, LockError, Wait};
 pub use config::{Config, ConversionOrder};
 pub use domain::{Collecting, Collection, RecoveryDomain};
 pub use flags::{Flags, Remarks};
-pub use guard::{LockGuard, LostLock};
+pub use guard::{Converted, LockGuard, LostLock, PendingConversion};
 pub use identity::{ClientId, FencingToken, LockId, NodeSlot, Owner};
 pub use inbox::Notice;
 pub use local::LocalLocks;
 pub use lockspace::{Clock, Lockspace, OpenError, Outbox};
-pub use manager::{HeldLock, LockManager, LockOwner, LockRequest, SPACE_NAME_MAX, check_names};
+pub use manager::{
+    ConvertedLock, HeldLock, LockConversion, LockManager, LockOwner, LockRequest, SPACE_NAME_MAX, check_names,
+};
 pub use mode::{Mode, Transfer};
 pub use name::{NAME_MAX, NameError, ResourceName, hash};
 pub use object::{ObjectRanges, take_turn};

@@ -3,10 +3,12 @@
 use crate::client::{Ask, Client, LockError, Wait};
 use crate::config::Config;
 use crate::flags::Flags;
-use crate::guard::LockGuard;
+use crate::guard::{Converted, LockGuard, PendingConversion};
 use crate::identity::FencingToken;
 use crate::lockspace::{Clock, Lockspace, OpenError};
-use crate::manager::{HeldLock, LockManager, LockOwner, LockRequest, check_names};
+use crate::manager::{
+    ConvertedLock, HeldLock, LockConversion, LockManager, LockOwner, LockRequest, check_names,
+};
 use crate::mode::{Mode, Transfer};
 use crate::object::{ObjectRanges, SpaceRanges};
 use crate::pending::Pending;
@@ -15,6 +17,7 @@ use crate::status::RequestError;
 use crate::value::ValueBlock;
 use core::fmt;
 use core::future::Future;
+use core::marker::PhantomData;
 use core::pin::Pin;
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::task::{Context, Poll};
@@ -185,6 +188,71 @@ struct Held {
     news: Arc<News>,
 }
 
+/// What a conversion does with the value block.
+#[derive(Clone, Copy, Debug)]
+struct Change {
+    transfer: Transfer,
+    written: Option<ValueBlock>,
+}
+
+impl Change {
+    const fn of(held: Mode, asked: Mode, written: Option<ValueBlock>) -> Self {
+        Self { transfer: Mode::transfer(Some(held), asked), written }
+    }
+
+    fn ask(&self, wait: Wait) -> Ask<'_> {
+        let valued = self.transfer == Transfer::Read || self.written.is_some();
+        let flags = if valued { Flags::VALBLK } else { Flags::NONE };
+        Ask { flags, value: self.written.as_ref(), wait, ..Ask::default() }
+    }
+}
+
+/// A conversion under way, and what its lock had beside the guard.
+#[derive(Debug)]
+struct Converting<'a> {
+    conversion: PendingConversion,
+    rest: Beside,
+    /// The borrow of the lock above, which [`HeldLock::lock_below`] keeps in the type alone.
+    _above: PhantomData<&'a ()>,
+}
+
+#[derive(Debug)]
+struct Beside {
+    change: Change,
+    value: Option<ValueBlock>,
+    news: Arc<News>,
+}
+
+impl Beside {
+    fn join<'a>(&self, (guard, end): Converted) -> ConvertedLock<'a> {
+        let mut held = Held { guard, value: self.value, news: Arc::clone(&self.news) };
+        if end.is_ok() {
+            held.changed(&self.change);
+        }
+        (Box::new(held), end.map_err(gone))
+    }
+}
+
+impl<'a> LockConversion<'a> for Converting<'a> {
+    fn cancel(&mut self) {
+        self.conversion.cancel();
+    }
+
+    fn wait(self: Box<Self>) -> ConvertedLock<'a> {
+        let Self { conversion, rest, .. } = *self;
+        rest.join(conversion.wait())
+    }
+}
+
+impl<'a> Future for Converting<'a> {
+    type Output = ConvertedLock<'a>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Poll::Ready(end) = Pin::new(&mut self.conversion).poll(context) else { return Poll::Pending };
+        Poll::Ready(self.rest.join(end))
+    }
+}
+
 impl Held {
     fn new(mut guard: LockGuard) -> Result<Self, LockError> {
         let news = Arc::<News>::default();
@@ -192,6 +260,16 @@ impl Held {
         guard.on_blocking(move |wanted| told.tell(wanted)).map_err(gone)?;
         let value = guard.value().copied().filter(|_| !guard.remarks().value_invalid);
         Ok(Self { guard, value, news })
+    }
+
+    /// After a conversion that was granted.
+    fn changed(&mut self, change: &Change) {
+        match change.transfer {
+            Transfer::Read if self.guard.remarks().value_invalid => self.value = None,
+            Transfer::Read => self.value = self.guard.value().copied(),
+            Transfer::Write => self.value = change.written.or(self.value),
+            Transfer::Nothing => {}
+        }
     }
 }
 
@@ -237,21 +315,33 @@ impl HeldLock for Held {
     }
 
     fn convert(&mut self, mode: Mode, value: Option<ValueBlock>, wait: Wait) -> Result<(), LockError> {
-        let transfer = Mode::transfer(Some(self.guard.mode()), mode);
-        let valued = transfer == Transfer::Read || value.is_some();
-        let flags = if valued { Flags::VALBLK } else { Flags::NONE };
-        self.guard.convert_with(mode, flags, value.as_ref(), wait).map_err(gone)?;
-        match transfer {
-            Transfer::Read if self.guard.remarks().value_invalid => self.value = None,
-            Transfer::Read => self.value = self.guard.value().copied(),
-            Transfer::Write => self.value = value.or(self.value),
-            Transfer::Nothing => {}
-        }
+        let change = Change::of(self.guard.mode(), mode, value);
+        let ask = change.ask(wait);
+        self.guard.convert_with(mode, ask.flags, ask.value, wait).map_err(gone)?;
+        self.changed(&change);
         Ok(())
+    }
+
+    fn convert_later<'a>(
+        self: Box<Self>,
+        mode: Mode,
+        value: Option<ValueBlock>,
+        wait: Wait,
+    ) -> Box<dyn LockConversion<'a> + 'a> {
+        let change = Change::of(self.guard.mode(), mode, value);
+        let Self { guard, value, news } = *self;
+        let conversion = guard.convert_later(mode, &change.ask(wait));
+        Box::new(Converting { conversion, rest: Beside { change, value, news }, _above: PhantomData })
     }
 
     fn release(self: Box<Self>, value: Option<ValueBlock>) -> Result<(), LockError> {
         self.guard.release(value.as_ref()).map_err(gone)
+    }
+}
+
+impl fmt::Debug for News {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "News({:?})", *self.wanted.lock())
     }
 }
 

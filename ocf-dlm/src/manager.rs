@@ -159,11 +159,37 @@ pub trait HeldLock: Debug + Send {
     /// As [`LockOwner::lock`]; [`LockError::Deadlock`] if two holders want what the other has.
     fn convert(&mut self, mode: Mode, value: Option<ValueBlock>, wait: Wait) -> Result<(), LockError>;
 
+    /// As [`HeldLock::convert`], but does not wait. The lock comes back with the end of it, however that is: nobody has it
+    /// meanwhile, so nobody takes it to be in a mode that it is not in.
+    fn convert_later<'a>(
+        self: Box<Self>,
+        mode: Mode,
+        value: Option<ValueBlock>,
+        wait: Wait,
+    ) -> Box<dyn LockConversion<'a> + 'a>
+    where
+        Self: 'a;
+
     /// Gives the lock back, writing the value block if it is held in PW or EX.
     ///
     /// # Errors
     /// [`LockError::Lost`] if it was lost: nothing is written then.
     fn release(self: Box<Self>, value: Option<ValueBlock>) -> Result<(), LockError>;
+}
+
+/// A lock that comes back from a conversion, and how that ended. An error: the lock is in the mode that it had, and after
+/// [`LockError::Lost`] perhaps another's.
+pub type ConvertedLock<'a> = (Box<dyn HeldLock + 'a>, Result<(), LockError>);
+
+/// A conversion under way, with its lock. It is a future for any executor; awaited, its end in time is that of a
+/// [`LockRequest`]. Dropping it cancels it, and releases the lock as any that is dropped.
+pub trait LockConversion<'a>: Future<Output = ConvertedLock<'a>> + Debug + Send + Unpin {
+    /// Has it end, if it waits: as [`LockError::Cancelled`], or as granted if that came first. Waits for nothing: the lock
+    /// comes back as before.
+    fn cancel(&mut self);
+
+    /// Waits for the end on this thread.
+    fn wait(self: Box<Self>) -> ConvertedLock<'a>;
 }
 
 /// Says that a lockspace and a resource in it may be called so, for those who implement [`LockOwner`].

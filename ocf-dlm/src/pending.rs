@@ -80,7 +80,7 @@ impl Slot {
     }
 
     /// Waits for the completion of `lock`; at `deadline`, sees to it that the wait ends.
-    pub(crate) fn wait(&self, handle: &Handle, lock: LockId, deadline: Option<Instant>) -> Completion {
+    fn wait(&self, handle: &Handle, lock: LockId, deadline: Option<Instant>) -> Completion {
         let mut vigil = Vigil::new(deadline);
         let (taken, arrived) = &*self.0;
         loop {
@@ -138,18 +138,10 @@ impl Vigil {
     }
 }
 
-/// A request under way: wait for it, look at it, or await it on any executor.
-///
-/// Dropped before it was taken, the request is cancelled, or the lock released. A deadline needs someone who calls
-/// [`Lockspace::handle_timeout`](crate::Lockspace::handle_timeout) or waits: an executor's own time-out does as well, and so does the
-/// module `tokio` (feature `tokio`).
-#[must_use = "a request that is dropped is cancelled"]
-pub struct Pending {
-    client: Client,
-    /// `None` once it was taken.
-    state: Option<Under>,
+/// An operation under way, or its end, for whoever has the right to it.
+pub(crate) struct Awaited {
+    under: Under,
     vigil: Vigil,
-    lease: u64,
 }
 
 enum Under {
@@ -157,56 +149,48 @@ enum Under {
     Waits(LockId, Slot),
 }
 
-impl Pending {
-    pub(crate) fn new(
-        client: Client,
-        answer: Answer,
-        slot: Option<Slot>,
-        (lease, deadline): (u64, Option<Instant>),
-    ) -> Self {
-        let state = match (answer, slot) {
-            (Answer::Done(completion), _) => Some(Under::Done(completion)),
-            (Answer::Pending(lock), Some(slot)) => Some(Under::Waits(lock, slot)),
-            (Answer::Pending(_), None) => None,
+impl Awaited {
+    /// `None` if it waits, and not in a slot.
+    pub(crate) fn new(answer: Answer, slot: Option<Slot>, deadline: Option<Instant>) -> Option<Self> {
+        let under = match (answer, slot) {
+            (Answer::Done(completion), _) => Under::Done(completion),
+            (Answer::Pending(lock), Some(slot)) => Under::Waits(lock, slot),
+            (Answer::Pending(_), None) => return None,
         };
-        Self { client, state, vigil: Vigil::new(deadline), lease }
+        Some(Self { under, vigil: Vigil::new(deadline) })
     }
 
-    /// The lock, for queries. `None` once it was taken.
-    #[must_use]
-    pub fn lock(&self) -> Option<LockId> {
-        match self.state.as_ref()? {
-            Under::Done(completion) => Some(completion.lock),
-            Under::Waits(lock, _) => Some(*lock),
+    pub(crate) const fn lock(&self) -> LockId {
+        match &self.under {
+            Under::Done(completion) => completion.lock,
+            Under::Waits(lock, _) => *lock,
         }
     }
 
-    /// Takes the outcome if there is one.
-    pub fn try_take(&mut self) -> Option<Result<LockGuard, LockError>> {
-        let completion = match self.state.as_ref()? {
-            Under::Done(completion) => *completion,
-            Under::Waits(_, slot) => slot.take()?,
-        };
-        Some(self.finish(&completion))
+    /// True if it had to wait, so that its end went, or goes, into a slot.
+    pub(crate) const fn has_waited(&self) -> bool {
+        matches!(self.under, Under::Waits(..))
     }
 
-    /// Waits for the outcome.
-    ///
-    /// # Errors
-    /// As [`Client::lock`]; [`LockError::Cancelled`] if it was taken before.
-    pub fn wait(mut self) -> Result<LockGuard, LockError> {
-        let completion = match self.state.as_ref().ok_or(LockError::Cancelled)? {
-            Under::Done(completion) => *completion,
-            Under::Waits(lock, slot) => slot.wait(&self.client.0, *lock, self.vigil.deadline),
-        };
-        self.finish(&completion)
+    fn try_take(&self) -> Option<Completion> {
+        match &self.under {
+            Under::Done(completion) => Some(*completion),
+            Under::Waits(_, slot) => slot.take(),
+        }
     }
 
-    /// Waits for the outcome no longer than `wait`; the request goes on if it is not over. `None`: it is not.
-    pub fn wait_for(&mut self, wait: Duration) -> Option<Result<LockGuard, LockError>> {
-        let space = &self.client.0.space;
+    /// Waits for the end.
+    pub(crate) fn wait(&self, handle: &Handle) -> Completion {
+        match &self.under {
+            Under::Done(completion) => *completion,
+            Under::Waits(lock, slot) => slot.wait(handle, *lock, self.vigil.deadline),
+        }
+    }
+
+    /// Waits for the end no longer than `wait`.
+    pub(crate) fn wait_for(&self, space: &Lockspace, wait: Duration) -> Option<Completion> {
         let end = space.after(wait);
-        if let Some(Under::Waits(_, slot)) = &self.state {
+        if let Under::Waits(_, slot) = &self.under {
             let (taken, arrived) = &*slot.0;
             let mut locked = taken.lock();
             while locked.completion.is_none() {
@@ -220,25 +204,76 @@ impl Pending {
         self.try_take()
     }
 
-    /// For how long who awaits it has nothing else to do: at most until [`Pending::see_to_it`] is due. `None`: it is over.
+    /// The end, or a promise to wake.
+    pub(crate) fn poll(&self, context: &Context<'_>) -> Poll<Completion> {
+        match &self.under {
+            Under::Done(completion) => Poll::Ready(*completion),
+            Under::Waits(_, slot) => slot.poll(context),
+        }
+    }
+
+    /// For how long who awaits it has nothing else to do: at most until [`Awaited::see_to_it`] is due. `None`: it did not wait.
     #[cfg(feature = "tokio")]
-    pub(crate) fn rest(&mut self) -> Option<Duration> {
-        let Some(Under::Waits(..)) = self.state else { return None };
-        Some(self.vigil.rest(&self.client.0.space).unwrap_or_default())
+    pub(crate) fn rest(&mut self, space: &Lockspace) -> Option<Duration> {
+        self.has_waited().then(|| self.vigil.rest(space).unwrap_or_default())
     }
 
     /// Ends the wait if it is time, or looks for deadlocks.
     #[cfg(feature = "tokio")]
-    pub(crate) fn see_to_it(&mut self) {
-        if let Some(lock) = self.lock()
-            && self.vigil.rest(&self.client.0.space).is_none()
-        {
-            self.vigil.act(&self.client.0.space, lock);
+    pub(crate) fn see_to_it(&mut self, space: &Lockspace) {
+        if self.vigil.rest(space).is_none() {
+            self.vigil.act(space, self.lock());
         }
+    }
+}
+
+/// A request under way: wait for it, look at it, or await it on any executor.
+///
+/// Dropped before it was taken, the request is cancelled, or the lock released. A deadline needs someone who calls
+/// [`Lockspace::handle_timeout`](crate::Lockspace::handle_timeout) or waits: an executor's own time-out does as well, and so does the
+/// module `tokio` (feature `tokio`).
+#[must_use = "a request that is dropped is cancelled"]
+pub struct Pending {
+    client: Client,
+    /// `None` once it was taken.
+    awaited: Option<Awaited>,
+    lease: u64,
+}
+
+impl Pending {
+    pub(crate) const fn new(client: Client, awaited: Option<Awaited>, lease: u64) -> Self {
+        Self { client, awaited, lease }
+    }
+
+    /// The lock, for queries. `None` once it was taken.
+    #[must_use]
+    pub fn lock(&self) -> Option<LockId> {
+        self.awaited.as_ref().map(Awaited::lock)
+    }
+
+    /// Takes the outcome if there is one.
+    pub fn try_take(&mut self) -> Option<Result<LockGuard, LockError>> {
+        let completion = self.awaited.as_ref()?.try_take()?;
+        Some(self.finish(&completion))
+    }
+
+    /// Waits for the outcome.
+    ///
+    /// # Errors
+    /// As [`Client::lock`]; [`LockError::Cancelled`] if it was taken before.
+    pub fn wait(mut self) -> Result<LockGuard, LockError> {
+        let completion = self.awaited.as_ref().ok_or(LockError::Cancelled)?.wait(&self.client.0);
+        self.finish(&completion)
+    }
+
+    /// Waits for the outcome no longer than `wait`; the request goes on if it is not over. `None`: it is not.
+    pub fn wait_for(&mut self, wait: Duration) -> Option<Result<LockGuard, LockError>> {
+        let completion = self.awaited.as_ref()?.wait_for(&self.client.0.space, wait)?;
+        Some(self.finish(&completion))
     }
 
     fn finish(&mut self, completion: &Completion) -> Result<LockGuard, LockError> {
-        self.state = None;
+        self.awaited = None;
         self.client.0.member.inbox.unroute(completion.lock);
         self.client.guard(completion, self.lease)
     }
@@ -248,24 +283,31 @@ impl Future for Pending {
     type Output = Result<LockGuard, LockError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let completion = match &self.state {
-            None => return Poll::Ready(Err(LockError::Cancelled)),
-            Some(Under::Done(completion)) => *completion,
-            Some(Under::Waits(_, slot)) => match slot.poll(context) {
-                Poll::Ready(completion) => completion,
-                Poll::Pending => return Poll::Pending,
-            },
-        };
+        let Some(awaited) = &self.awaited else { return Poll::Ready(Err(LockError::Cancelled)) };
+        let Poll::Ready(completion) = awaited.poll(context) else { return Poll::Pending };
         Poll::Ready(self.finish(&completion))
+    }
+}
+
+#[cfg(feature = "tokio")]
+impl crate::tokio::Attended for Pending {
+    fn rest(&mut self) -> Option<Duration> {
+        self.awaited.as_mut()?.rest(&self.client.0.space)
+    }
+
+    fn see_to_it(&mut self) {
+        if let Some(awaited) = &mut self.awaited {
+            awaited.see_to_it(&self.client.0.space);
+        }
     }
 }
 
 impl Drop for Pending {
     fn drop(&mut self) {
         let Some(lock) = self.lock() else { return };
-        // No sink: what comes of it is nobody's business any more.
-        self.client.0.member.inbox.unroute(lock);
+        // The slot takes the end of it, and nobody looks: without a sink it would lie among the client's notices.
         self.client.0.forget(lock, Flags::FORCEUNLOCK);
+        self.client.0.member.inbox.unroute(lock);
     }
 }
 

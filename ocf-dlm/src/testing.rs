@@ -7,16 +7,17 @@
 //! ```
 #![expect(clippy::expect_used, reason = "a test says by a panic what is broken")]
 
+mod conversions;
 mod ranges;
 
 use crate::client::{LockError, Wait};
-use crate::manager::{HeldLock, LockManager, LockOwner, LockRequest};
+use crate::manager::{HeldLock, LockManager, LockOwner};
 use crate::mode::Mode;
 use crate::name::{NAME_MAX, NameError};
 use crate::shard::NumberOp;
 use crate::status::RequestError;
 use crate::value::ValueBlock;
-use core::future::Future as _;
+use core::future::Future;
 use core::pin::Pin;
 use core::task::{Context, Poll};
 use core::time::Duration;
@@ -58,6 +59,7 @@ pub fn check(managers: &[&dyn LockManager]) {
     parts_are_locked_below_the_whole(a, b);
     a_request_is_awaited(a, b);
     a_deadlock_across_resources_ends(a, b);
+    conversions::check(a, b);
     ranges::check(a, b);
 }
 
@@ -276,14 +278,14 @@ impl Wake for Bell {
     }
 }
 
-fn block_on(mut request: Box<dyn LockRequest>) -> Result<Box<dyn HeldLock>, LockError> {
+fn block_on<F: Future + Unpin>(mut future: F) -> F::Output {
     let bell = Arc::<Bell>::default();
     let waker = Arc::clone(&bell).into();
     loop {
-        if let Poll::Ready(end) = Pin::new(&mut request).poll(&mut Context::from_waker(&waker)) {
+        if let Poll::Ready(end) = Pin::new(&mut future).poll(&mut Context::from_waker(&waker)) {
             return end;
         }
-        assert!(bell.wait(), "a request that ended wakes its task");
+        assert!(bell.wait(), "what ended wakes its task");
     }
 }
 

@@ -23,9 +23,11 @@
 //! ```
 
 use crate::client::{Ask, Client, LockError};
-use crate::guard::LockGuard;
+use crate::guard::{Converted, LockGuard, PendingConversion};
 use crate::mode::Mode;
 use crate::pending::Pending;
+use core::future::Future;
+use core::time::Duration;
 
 /// Locks the resource `name` in `mode` as `ask` says.
 ///
@@ -50,12 +52,42 @@ pub async fn lock(
 ///
 /// # Panics
 /// Outside a runtime with time.
-pub async fn wait(mut request: Pending) -> Result<LockGuard, LockError> {
-    while let Some(rest) = request.rest() {
-        match tokio::time::timeout(rest, &mut request).await {
-            Ok(outcome) => return outcome,
-            Err(_nothing_yet) => request.see_to_it(),
+pub async fn wait(request: Pending) -> Result<LockGuard, LockError> {
+    attend(request).await
+}
+
+/// Converts a lock as `ask` says. The guard comes back however it ends. A task that gives up meanwhile drops it, and so releases the
+/// lock: whoever wants to keep that sets [`Ask::wait`], or cancels what [`LockGuard::convert_later`] gives.
+///
+/// # Panics
+/// Outside a runtime with time.
+pub async fn convert(guard: LockGuard, mode: Mode, ask: &Ask<'_>) -> Converted {
+    wait_conversion(guard.convert_later(mode, ask)).await
+}
+
+/// Awaits a conversion that was begun before.
+///
+/// # Panics
+/// Outside a runtime with time.
+pub async fn wait_conversion(conversion: PendingConversion) -> Converted {
+    attend(conversion).await
+}
+
+/// An operation that somebody must see to while it waits.
+pub(crate) trait Attended: Future + Unpin {
+    /// For how long there is nothing to do; `None`: it is over.
+    fn rest(&mut self) -> Option<Duration>;
+
+    /// Ends the wait if it is time, or looks for deadlocks.
+    fn see_to_it(&mut self);
+}
+
+async fn attend<A: Attended>(mut operation: A) -> A::Output {
+    while let Some(rest) = operation.rest() {
+        match tokio::time::timeout(rest, &mut operation).await {
+            Ok(end) => return end,
+            Err(_nothing_yet) => operation.see_to_it(),
         }
     }
-    request.await
+    operation.await
 }

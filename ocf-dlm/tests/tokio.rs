@@ -99,6 +99,28 @@ fn an_awaited_request_ends_in_time_and_leaves_the_queue() {
 }
 
 #[test]
+fn a_conversion_is_awaited_ends_in_time_and_gives_its_guard_back() {
+    let space = space(Config::default());
+    let (a, b) = (space.client().expect("room"), space.client().expect("room"));
+    runtime().block_on(async {
+        let mine = ocf_dlm::tokio::lock(&a, "x", Mode::Pr, &Ask::default()).await.expect("free");
+        let theirs = ocf_dlm::tokio::lock(&b, "x", Mode::Pr, &Ask::default()).await.expect("PR beside PR");
+        let limit = within(Duration::from_millis(20));
+        let (mine, end) = ocf_dlm::tokio::convert(mine, Mode::Ex, &limit).await;
+        assert_eq!((mine.mode(), end), (Mode::Pr, Err(LockError::TimedOut)));
+        let mut conversion = mine.convert_later(Mode::Ex, &Ask::default());
+        // A task that looks at something else meanwhile keeps it.
+        let early = tokio::time::timeout(Duration::from_millis(1), &mut conversion).await;
+        assert!(early.is_err());
+        drop(theirs);
+        let (mine, end) = ocf_dlm::tokio::wait_conversion(conversion).await;
+        assert_eq!((mine.mode(), end), (Mode::Ex, Ok(())));
+        drop(mine);
+    });
+    is_free(&b, "x");
+}
+
+#[test]
 fn a_deadlock_between_tasks_ends_though_nobody_waits_in_a_call() {
     let space = space(Config { deadlock_after: Duration::from_millis(20), ..Config::default() });
     let client = || space.client().expect("room");

@@ -59,6 +59,9 @@ pub(crate) trait Backend: Debug + Send + Sync {
     fn convert(&self, lock: u64, how: (Mode, Flags, Option<ValueBlock>), wait: Wait)
     -> Result<(), LockError>;
 
+    /// Has the operation under way end, and does not wait: the slot is told how it ended, if there was one.
+    fn cancel(&self, lock: u64);
+
     /// True if the lock is certainly held at some time during the call.
     fn is_held(&self, lock: u64) -> bool;
 

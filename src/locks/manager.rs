@@ -1,14 +1,15 @@
 //! The locks of a cluster as a program sees them that runs in one process as well.
 
 use super::ranges::Ranges;
-use super::{LockGuard, Locks, LostLock, PendingLock, Place};
+use super::{LockGuard, Locks, LostLock, PendingConversion, PendingLock, Place};
 use core::future::Future;
+use core::marker::PhantomData;
 use core::pin::Pin;
 use core::task::{Context, Poll};
 use core::time::Duration;
 use ocf_dlm::{
-    FencingToken, HeldLock, LockError, LockManager, LockOwner, LockRequest, Mode, ObjectRanges, ValueBlock,
-    Wait, check_names,
+    ConvertedLock, FencingToken, HeldLock, LockConversion, LockError, LockManager, LockOwner, LockRequest, Mode,
+    ObjectRanges, ValueBlock, Wait, check_names,
 };
 use std::sync::Arc;
 
@@ -56,6 +57,33 @@ impl Future for Requested {
     }
 }
 
+#[derive(Debug)]
+struct Converting<'a> {
+    conversion: PendingConversion,
+    /// The borrow of the lock above, which [`HeldLock::lock_below`] keeps in the type alone.
+    _above: PhantomData<&'a ()>,
+}
+
+impl<'a> LockConversion<'a> for Converting<'a> {
+    fn cancel(&mut self) {
+        self.conversion.cancel();
+    }
+
+    fn wait(self: Box<Self>) -> ConvertedLock<'a> {
+        let (guard, end) = self.conversion.wait();
+        (Box::new(guard), end)
+    }
+}
+
+impl<'a> Future for Converting<'a> {
+    type Output = ConvertedLock<'a>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let ended = Pin::new(&mut self.conversion).poll(context);
+        ended.map(|(guard, end)| -> ConvertedLock<'a> { (Box::new(guard), end) })
+    }
+}
+
 impl From<LostLock> for LockError {
     fn from(_: LostLock) -> Self {
         Self::Lost
@@ -100,6 +128,15 @@ impl HeldLock for LockGuard {
 
     fn convert(&mut self, mode: Mode, value: Option<ValueBlock>, wait: Wait) -> Result<(), LockError> {
         self.convert_within(mode, value, wait)
+    }
+
+    fn convert_later<'a>(
+        self: Box<Self>,
+        mode: Mode,
+        value: Option<ValueBlock>,
+        wait: Wait,
+    ) -> Box<dyn LockConversion<'a> + 'a> {
+        Box::new(Converting { conversion: Self::convert_later(*self, mode, value, wait), _above: PhantomData })
     }
 
     fn release(self: Box<Self>, value: Option<ValueBlock>) -> Result<(), LockError> {

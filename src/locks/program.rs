@@ -161,9 +161,18 @@ struct Heard {
     slots: BTreeMap<u64, Arc<Slot>>,
     /// Calls whose answer somebody waits for.
     calls: BTreeMap<RequestId, Arc<Answer>>,
-    /// Locks that are to be given back, as soon as there is room to say so.
-    unsaid: Vec<u64>,
+    /// What is to be said as soon as there is room, in this order.
+    unsaid: Vec<Unsaid>,
     ended: Option<ClientError>,
+}
+
+/// Something of a lock that must be said sooner or later.
+#[derive(Clone, Copy, Debug)]
+enum Unsaid {
+    /// It is given back.
+    Release(u64),
+    /// Its operation is to end.
+    Cancel(u64),
 }
 
 #[derive(Default)]
@@ -257,6 +266,10 @@ impl Connection {
         };
         let slot = {
             let mut heard = self.heard.lock();
+            if !heard.unsaid.is_empty() {
+                // Said later, it would end the next operation instead.
+                heard.unsaid.retain(|what| !matches!(what, Unsaid::Cancel(lock) if *lock == tag));
+            }
             let gone = news.is_last() || matches!(news, News::Refused(_)) && !stays;
             if gone { heard.slots.remove(&tag) } else { heard.slots.get(&tag).cloned() }
         };
@@ -345,20 +358,33 @@ impl Connection {
             return;
         }
         self.heard.lock().slots.remove(&lock);
-        if let Err(ClientError::Full(_)) = self.tell("release", &Release { tag: lock, value: None }) {
-            self.heard.lock().unsaid.push(lock);
+        self.say_sometime(Unsaid::Release(lock));
+    }
+
+    /// Says it now, or as soon as there is room.
+    fn say_sometime(&self, what: Unsaid) {
+        let full = !self.heard.lock().unsaid.is_empty();
+        if full || matches!(self.say(what), Err(ClientError::Full(_))) {
+            self.heard.lock().unsaid.push(what);
             self.ring();
+        }
+    }
+
+    fn say(&self, what: Unsaid) -> Result<(), ClientError> {
+        match what {
+            Unsaid::Release(tag) => self.tell("release", &Release { tag, value: None }),
+            Unsaid::Cancel(tag) => self.tell("cancel", &tag),
         }
     }
 
     fn say_the_unsaid(&self) {
         let unsaid = core::mem::take(&mut self.heard.lock().unsaid);
         let mut left = unsaid.into_iter();
-        while let Some(lock) = left.next() {
-            if self.tell("release", &Release { tag: lock, value: None }).is_err() {
+        while let Some(what) = left.next() {
+            if self.say(what).is_err() {
                 let mut heard = self.heard.lock();
-                heard.unsaid.push(lock);
-                heard.unsaid.extend(left);
+                let since: Vec<Unsaid> = core::mem::take(&mut heard.unsaid);
+                heard.unsaid = core::iter::once(what).chain(left).chain(since).collect();
                 return;
             }
         }
@@ -456,6 +482,12 @@ impl Backend for Beside {
         let (mode, flags, wait) = (mode.raw(), flags.bits(), wait.into());
         let convert = Convert { tag: lock, mode, flags, value, wait };
         self.0.tell("convert", &convert).map_err(|error| refused(&error))
+    }
+
+    fn cancel(&self, lock: u64) {
+        if self.0.is_alive() {
+            self.0.say_sometime(Unsaid::Cancel(lock));
+        }
     }
 
     fn is_held(&self, lock: u64) -> bool {

@@ -317,6 +317,17 @@ impl LockService {
         }
     }
 
+    /// Has the operation of a lock end that waits; how it ends is told.
+    fn cancel(&self, program: &Program, tag: u64) {
+        let done = self.handle.call(|stack, _, now| {
+            let lock = program.state.lock().lock(tag)?;
+            stack.cancel_lock(now, lock)
+        });
+        if !matches!(done, Ok(Ok(()))) {
+            tracing::trace!(tag, "nothing waits any more");
+        }
+    }
+
     /// True if it was certainly held, and `value` is written.
     fn release(&self, program: &Program, Release { tag, value }: Release) -> bool {
         let value = wire::block(value).map(|block| Value { block, sequence: 0 });
@@ -525,6 +536,7 @@ impl Service for LockService {
             "convert" => {
                 body.read().map(|convert| self.convert(&program, convert)).and_then(|()| Body::of(&()))
             }
+            "cancel" => body.read().map(|tag| self.cancel(&program, tag)).and_then(|()| Body::of(&())),
             "lock_range" => {
                 body.read().map(|ask| self.lock_range(&program, &ask)).and_then(|()| Body::of(&()))
             }

@@ -178,6 +178,13 @@ impl Backend for Here {
         }
     }
 
+    fn cancel(&self, lock: u64) {
+        let done = self.0.inner.handle.call(|stack, _, now| stack.cancel_lock(now, lock));
+        if !matches!(done, Ok(Ok(()))) {
+            tracing::trace!(lock, "nothing waits any more");
+        }
+    }
+
     fn is_held(&self, lock: u64) -> bool {
         let handle = &self.0.inner.handle;
         if handle.stopped().is_some() {
