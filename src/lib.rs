@@ -37,7 +37,9 @@ pub use config::{
     ProtectionName, TieBreakerEntry,
 };
 pub use event::{NodeEvent, Numbered};
-pub use locks::{LockClient, LockGuard, LockOrderError, Locks, LostLock, PendingConversion, PendingLock, SubLock};
+pub use locks::{
+    LockClient, LockGuard, LockOrderError, Locks, LostLock, PendingConversion, PendingLock, SubLock,
+};
 pub use node::{
     ApiError, Application, Here, Node, NodeBuilder, PendingCall, ReloadError, RequestError, StartError,
 };

@@ -3,14 +3,14 @@
 //! Method: one process, the public interface; then threads that begin, await, cancel and drop conversions at random, each grant
 //! held against what all others say that they hold.
 #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
-#![expect(clippy::disallowed_methods, reason = "threads that share locks are what is tested")]
 
 use ocf_dlm::{
     Ask, Client, Config, Flags, LocalLocks, LockError, LockGuard, Lockspace, Mode, RequestError, ValueBlock,
     Wait,
 };
+use parking_lot::Mutex;
 use pils::Rng;
-use std::sync::{Mutex, mpsc};
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -144,7 +144,7 @@ type Said = Mutex<Vec<(usize, u64, Mode)>>;
 
 /// Says what a lock is held in from now on, which must go with what all others say. `None`: nothing.
 fn say(said: &Said, (name, who): (usize, u64), mode: Option<Mode>) {
-    let mut said = said.lock().unwrap();
+    let mut said = said.lock();
     said.retain(|(_, other, _)| *other != who);
     let Some(mode) = mode else { return };
     let wrong = said.iter().find(|(at, _, other)| *at == name && !other.is_compatible(mode));

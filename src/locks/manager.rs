@@ -8,8 +8,8 @@ use core::pin::Pin;
 use core::task::{Context, Poll};
 use core::time::Duration;
 use ocf_dlm::{
-    ConvertedLock, FencingToken, HeldLock, LockConversion, LockError, LockManager, LockOwner, LockRequest, Mode,
-    ObjectRanges, ValueBlock, Wait, check_names,
+    ConvertedLock, FencingToken, HeldLock, LockConversion, LockError, LockManager, LockOwner, LockRequest,
+    Mode, ObjectRanges, ValueBlock, Wait, check_names,
 };
 use std::sync::Arc;
 
@@ -136,7 +136,10 @@ impl HeldLock for LockGuard {
         value: Option<ValueBlock>,
         wait: Wait,
     ) -> Box<dyn LockConversion<'a> + 'a> {
-        Box::new(Converting { conversion: Self::convert_later(*self, mode, value, wait), _above: PhantomData })
+        Box::new(Converting {
+            conversion: Self::convert_later(*self, mode, value, wait),
+            _above: PhantomData,
+        })
     }
 
     fn release(self: Box<Self>, value: Option<ValueBlock>) -> Result<(), LockError> {

@@ -119,7 +119,8 @@ impl PendingConversion {
     #[must_use = "a guard that is dropped releases its lock"]
     pub fn wait(mut self) -> Converted {
         let guard = self.guard.take().expect("the end of a conversion is taken once");
-        let end = self.begun.as_ref().map(|awaited| awaited.wait(&guard.client.0)).map_err(|refused| *refused);
+        let end =
+            self.begun.as_ref().map(|awaited| awaited.wait(&guard.client.0)).map_err(|refused| *refused);
         self.finish(guard, end)
     }
 
