@@ -243,3 +243,21 @@ fn a_tree_with_longer_names_than_one_message_takes_stays() {
     assert_eq!(net.master(&key()), Some(1));
     assert_eq!(net.engines[&instance(1)].snapshot().stats.moved_away, 0);
 }
+
+#[test]
+fn a_tree_that_was_to_be_given_up_while_it_moved_is_given_up_later() {
+    let mut net = Net::new();
+    let (idle_after, patience) = (Config::default().idle_after, Config::default().move_patience);
+    let lock = net.lock(1, &key(), Mode::Nl);
+    net.unlock(1, lock, 0);
+    net.wait(idle_after.checked_sub(patience / 2).unwrap());
+    net.deaf = Some(instance(2));
+    assert!(net.with(1, |engine, now| engine.move_tree(now, &key(), instance(2))));
+    net.wait(patience / 2);
+    assert_eq!(net.master(&key()), Some(1), "it is to move: it is not idle");
+    net.deaf = None;
+    net.wait(patience);
+    assert_eq!(net.engines[&instance(1)].snapshot().stats.moves_undone, 1);
+    net.wait(idle_after);
+    assert_eq!(net.master(&key()), None);
+}

@@ -37,7 +37,11 @@ impl Engine {
         self.idle.pop_front();
         let Some(tree) = self.trees.at_mut(place).filter(|tree| tree.idle_noted) else { return };
         tree.idle_noted = false;
-        let Some(since) = tree.idle_since.filter(|_| tree.is_idle()) else { return };
+        if !tree.is_idle() {
+            // It moves, or is used: it is noted anew when it has nothing again.
+            tree.idle_since = None;
+        }
+        let Some(since) = tree.idle_since else { return };
         if !over && since + self.config.idle_after > now {
             // It was used meanwhile.
             tree.idle_noted = true;

@@ -423,6 +423,7 @@ impl Engine {
         }
         self.bring_up(name, place, since);
         self.flush_tree(name);
+        self.tidy(&root(name));
     }
 
     /// A view ends the move of a tree that is mastered here. Who waited for it.

@@ -987,14 +987,28 @@ impl World {
     fn release_all(&mut self) {
         let living: Vec<NodeInstance> = self.nodes.keys().copied().collect();
         for at in living {
-            let mut mine = self.checkers.locks_of(at);
-            mine.sort_by_key(|(lock, key)| Reverse((key.path.len(), *lock)));
-            for (lock, _) in mine {
-                self.unlock(at, lock, Flags::FORCEUNLOCK);
-            }
-            if self.operated && self.nodes.get_mut(&at).unwrap().engine.purge(self.now, at, None).is_ok() {
+            self.release_all_of(at);
+            // What was adopted above an orphan goes after it, and an orphan after what was adopted below it.
+            while self.operated && self.locks_in_use(at) > 0 {
+                let left = self.locks_in_use(at);
+                self.nodes.get_mut(&at).unwrap().engine.purge(self.now, at, None).unwrap();
                 self.drain(at);
+                self.release_all_of(at);
+                assert!(self.locks_in_use(at) < left, "what is left has no owner");
             }
+        }
+    }
+
+    fn locks_in_use(&self, at: NodeInstance) -> usize {
+        let snapshot = self.nodes[&at].engine.snapshot();
+        snapshot.locks - snapshot.kept
+    }
+
+    fn release_all_of(&mut self, at: NodeInstance) {
+        let mut mine = self.checkers.locks_of(at);
+        mine.sort_by_key(|(lock, key)| Reverse((key.path.len(), *lock)));
+        for (lock, _) in mine {
+            self.unlock(at, lock, Flags::FORCEUNLOCK);
         }
     }
 
