@@ -187,6 +187,8 @@ pub struct Stack {
     locks: Option<Box<ocf_dlm::cluster::Engine>>,
     /// Whose fencing was requested because locks wait for it.
     lock_fences: BTreeSet<NodeInstance>,
+    /// Who left and may still hold locks, as membership was last told.
+    lock_unproven: Vec<NodeInstance>,
     /// A view came: the fencing that locks wait for is to be asked for anew.
     lock_fences_due: bool,
     even_split: EvenSplit,
@@ -226,7 +228,8 @@ impl Stack {
         let locks = config.locks.map(engine).transpose().map_err(StackError::Locks)?;
         let endpoint = Endpoint::new(now, config.comm, local, secrets)?;
         let even_split = config.membership.policy.rules().even_split;
-        let consensus = Consensus::new(now, config.membership, local, record.as_deref(), rng.fork())?;
+        let membership = ocf_membership::Config { names_unproven: locks.is_some(), ..config.membership };
+        let consensus = Consensus::new(now, membership, local, record.as_deref(), rng.fork())?;
         let mut groups = Groups::new(config.groups, local);
         groups.join(now, MANAGER_GROUP, 0).expect("a fresh core has no members");
         Ok(Self {
@@ -240,6 +243,7 @@ impl Stack {
             residents: services::Residents::default(),
             locks,
             lock_fences: BTreeSet::new(),
+            lock_unproven: Vec::new(),
             lock_fences_due: false,
             even_split,
             duel: None,

@@ -327,6 +327,7 @@ fn view(number: u64, members: impl Iterator<Item = NodeInstance>, previous: &[No
         number,
         members: members.map(|instance| ViewMember { instance, weight: 1, joined: 1 }).collect(),
         previous: previous.iter().map(|instance| Weighted { instance: *instance, weight: 1 }).collect(),
+        unproven: Vec::new(),
     }
 }
 

@@ -176,8 +176,6 @@ pub struct Engine {
     pub(crate) placement: Option<Placement>,
     /// Gone, and not proven dead; with the view that said so.
     pub(crate) departed: BTreeMap<NodeInstance, u64>,
-    /// All members of a view have told this one who is gone, since it joined.
-    pub(crate) informed: bool,
     /// Proven to act no more, newest last; true: for good, because it is dead.
     pub(crate) proven: VecDeque<(NodeInstance, bool)>,
     pub(crate) slots: BTreeMap<u16, SlotState>,
@@ -275,7 +273,6 @@ impl Engine {
             members: BTreeMap::new(),
             placement: None,
             departed: BTreeMap::new(),
-            informed: false,
             proven: VecDeque::new(),
             slots: BTreeMap::new(),
             entries: Table::new(seed),
@@ -339,12 +336,10 @@ impl Engine {
         self.departed.contains_key(&instance)
     }
 
-    /// True if this node knows of everybody who left and is not proven dead: since it joined, all members of a view have told it.
-    /// Until then it must not count towards the quorum of a next view: if those who know were gone, nobody would know whose locks
-    /// may still be held.
-    #[must_use]
-    pub const fn is_informed(&self) -> bool {
-        self.informed
+    /// Who left and is not proven to act no more, sorted: what the next view must say ([`ClusterView::unproven`]). What is said
+    /// here may have changed after each view and each message.
+    pub fn unproven(&self) -> impl Iterator<Item = NodeInstance> + '_ {
+        self.departed.keys().copied()
     }
 
     /// Number of the newest view; zero before the first.

@@ -139,6 +139,7 @@ impl Engine {
                 self.outputs.push_back(Output::FenceWanted(node));
             }
         }
+        view.unproven.iter().for_each(|node| self.suspect(*node));
         self.go_on();
     }
 
@@ -208,6 +209,14 @@ impl Engine {
         }
     }
 
+    /// Another says of an instance that it left, and may still act.
+    fn suspect(&mut self, node: NodeInstance) {
+        if !self.is_innocent(node) && !self.departed.contains_key(&node) {
+            self.departed.insert(node, self.epoch);
+            self.outputs.push_back(Output::FenceWanted(node));
+        }
+    }
+
     pub(crate) fn on_barrier(&mut self, from: NodeInstance, barrier: Barrier) {
         for node in barrier.proven {
             self.apply_proof(node, false);
@@ -215,17 +224,12 @@ impl Engine {
         match barrier.phase {
             Phase::Claimed => {
                 for node in barrier.unproven {
-                    let known = self.is_innocent(node) || self.departed.contains_key(&node);
-                    if !known {
-                        self.departed.insert(node, self.epoch);
-                        self.outputs.push_back(Output::FenceWanted(node));
-                    }
+                    self.suspect(node);
                 }
                 self.recovery.claimed.insert(from);
                 let everybody = self.members.keys().all(|m| self.recovery.claimed.contains(m));
                 if everybody && matches!(self.recovery.stage, Stage::Claimed) {
                     self.recovery.stage = Stage::Rebuild(0);
-                    self.informed = true;
                 }
             }
             // What was claimed from it is noticed tree by tree.
@@ -379,7 +383,6 @@ impl Engine {
         self.leaving.clear();
         self.stopping.clear();
         self.recovery = Recovery::new(self.seed);
-        self.informed = false;
         for lock in self.tell_lost() {
             self.forget_lock(lock);
         }

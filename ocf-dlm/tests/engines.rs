@@ -35,6 +35,7 @@ fn view(number: u64, members: &[(u32, u64)], previous: &[u32]) -> ClusterView {
         number,
         members: members.iter().map(member).collect(),
         previous: previous.iter().map(weighted).collect(),
+        unproven: Vec::new(),
     }
 }
 
@@ -888,30 +889,36 @@ fn an_order_whose_view_ends_is_reported_without_an_outcome() {
     assert_eq!(three.engines[&instance(1)].snapshot().orders, 0);
 }
 
-/// Whose locks may still be held is known to those who were there; a quorum of others must not go on without them.
+/// The third holds a lock, and leaves. The fourth joins; then all who saw the third go are gone, too, before they told it.
 #[test]
-fn a_joiner_is_not_informed_until_all_members_of_a_view_have_told_it() {
-    let mut three = Three::new();
-    assert!(three.engines.values().all(Engine::is_informed), "nobody was there before them");
-    three.lose_the_third();
-    let joiner = Engine::new(Config::default(), instance(4)).unwrap();
-    three.engines.insert(instance(4), joiner);
-    let members = [(1, 1), (2, 1), (4, 3)];
-    let third = view(3, &members, &[1, 2]);
-    three.hear(instance(4), Input::View(&third));
-    three.hear(instance(1), Input::View(&third));
-    three.settle();
-    assert!(!three.engines[&instance(4)].is_informed(), "the second has said nothing yet");
-    assert!(three.engines[&instance(1)].is_informed(), "it was informed before");
-    // Nor in a view after that, without the one that is silent.
-    three.engines.remove(&instance(2));
-    three.hear(instance(4), Input::View(&view(4, &[(1, 1), (4, 3)], &[1, 2, 4])));
-    assert!(!three.engines[&instance(4)].is_informed());
-    three.hear(instance(1), Input::View(&view(4, &[(1, 1), (4, 3)], &[1, 2, 4])));
-    three.settle();
-    assert!(three.engines[&instance(4)].is_informed());
-    three.hear(instance(4), Input::NonPrimary);
-    assert!(!three.engines[&instance(4)].is_informed(), "it has forgotten");
+fn who_joins_knows_by_the_view_who_may_still_hold_locks_whoever_dies_then() {
+    for told in [true, false] {
+        let mut three = Three::new();
+        let key = kept_by(1);
+        three.lock(3, &key, Mode::Ex);
+        three.engines.remove(&instance(3));
+        three.install(&view(2, &[(1, 1), (2, 1)], &[1, 2, 3]));
+        let named: Vec<NodeInstance> = three.engines[&instance(1)].unproven().collect();
+        assert_eq!(named, [instance(3)]);
+        let unproven = if told { named } else { Vec::new() };
+        three.engines.insert(instance(4), Engine::new(Config::default(), instance(4)).unwrap());
+        let joined = ClusterView { unproven, ..view(3, &[(1, 1), (2, 1), (4, 3)], &[1, 2]) };
+        three.hear(instance(4), Input::View(&joined));
+        three.engines.retain(|x, _| *x == instance(4));
+        three.network.clear();
+        let unproven = three.engines[&instance(4)].unproven().collect();
+        three.install(&ClusterView { unproven, ..view(4, &[(4, 3)], &[1, 2, 4]) });
+        let asked = three.ask(4, &key, Mode::Ex);
+        three.settle();
+        for seen in [1, 2] {
+            three.hear(instance(4), Input::Proven { instance: instance(seen), proof: Proof::Obituary });
+        }
+        three.settle();
+        assert_eq!(three.ended(4, asked), (!told).then_some(Status::Granted), "told: {told}");
+        three.hear(instance(4), Input::Proven { instance: instance(3), proof: Proof::Fenced });
+        three.settle();
+        assert_eq!(three.ended(4, asked), Some(Status::Granted));
+    }
 }
 
 #[test]

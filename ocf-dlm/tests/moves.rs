@@ -41,7 +41,7 @@ impl Net {
         };
         let members: Vec<ViewMember> =
             (1..=3).map(|node| ViewMember { instance: instance(node), weight: 1, joined: 1 }).collect();
-        let view = ClusterView { number: 1, members, previous: Vec::new() };
+        let view = ClusterView { number: 1, members, previous: Vec::new(), unproven: Vec::new() };
         for node in 1..=3 {
             net.with(node, |engine, now| engine.handle(now, Input::View(&view)));
         }

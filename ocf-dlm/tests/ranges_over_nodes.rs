@@ -55,7 +55,12 @@ impl Nodes {
         let config = Config { deadlock_delay: Duration::from_millis(10), ..Config::default() };
         let engine = |node| Engine::new(config.clone(), instance(node)).unwrap();
         let member = |node| ViewMember { instance: instance(node), weight: 1, joined: 1 };
-        let view = ClusterView { number: 1, members: (0..3).map(member).collect(), previous: Vec::new() };
+        let view = ClusterView {
+            number: 1,
+            members: (0..3).map(member).collect(),
+            previous: Vec::new(),
+            unproven: Vec::new(),
+        };
         let mut nodes = Self {
             engines: (0..3).map(engine).collect(),
             circuits: BTreeMap::new(),

@@ -37,7 +37,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     let number = ViewNumber(1);
     let members = ids.iter().map(|id| Member { instance: *id, joined: number, votes: 1 }).collect();
     let ballot = Round { round: 1, proposer: ids[0] };
-    let view = View { number, ballot, members, previous: Vec::new(), causes: Vec::new(), quorum: 2 };
+    let view = View {
+        number,
+        ballot,
+        members,
+        previous: Vec::new(),
+        causes: Vec::new(),
+        quorum: 2,
+        unproven: Vec::new(),
+    };
     for node in &mut nodes {
         node.core.handle(now, Input::Installed(&view));
         node.voting.join(now, &mut node.core)?;

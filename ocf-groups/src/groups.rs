@@ -42,6 +42,7 @@ mod turn;
 ///     previous: vec![],
 ///     causes: vec![],
 ///     quorum: 1,
+///     unproven: vec![],
 /// };
 /// let mut groups = Groups::new(Config::default(), me);
 /// groups.handle(Instant::ZERO, Input::Installed(&view));

@@ -37,6 +37,9 @@ pub struct Config {
     /// way, so that a cluster can shrink node by node to two. Needs nodes that remember their views, and a policy that counts votes as
     /// they are and stops both sides of an even split, such as [`Majority`]. Default: none.
     pub last_man_standing: Option<Duration>,
+    /// The layer above says who left and may not have ended ([`Input::Unproven`](crate::Input::Unproven)), and views name them. A lock
+    /// manager needs it. Default: no; then no view names anybody.
+    pub names_unproven: bool,
     /// How many votes a primary needs. Default: [`Majority`].
     pub policy: Arc<dyn QuorumPolicy>,
     /// Who must see whom to be in one view. Default: [`Mesh`], everybody everybody. Groups and locks need that.
@@ -93,6 +96,7 @@ impl Default for Config {
             nodes: Vec::new(),
             votes_revision: 0,
             last_man_standing: None,
+            names_unproven: false,
             policy: Arc::new(Majority),
             criterion: Arc::new(Mesh),
             coordinator: Coordinator::Senior,

@@ -7,6 +7,7 @@ mod nodes;
 mod renew;
 mod status;
 mod tie;
+mod unproven;
 mod votes;
 
 pub use nodes::Removal;
@@ -100,6 +101,8 @@ pub struct Consensus {
     installed: Option<Installed>,
     /// The lease of the accepted view, collected before it is installed.
     next_lease: Option<Lease>,
+    /// Who left and may not have ended: what the layer above said last, before that what the newest view says.
+    unproven: Vec<NodeInstance>,
     /// When this node last confirmed the lease of each instance.
     acks: BTreeMap<NodeInstance, Instant>,
     next_token: u64,
@@ -184,6 +187,8 @@ pub enum Sabotage {
     RemovesMembers,
     /// Let nodes into a view that are not in the set.
     LetsStrangersIn,
+    /// Propose views that do not say who left before and may not have ended.
+    ForgetsUnproven,
 }
 
 /// A value copy of what a node knows about its membership, for operators and for the layers above.
@@ -280,6 +285,7 @@ impl Consensus {
             pending: None,
             accepted: None,
             was_member: record.is_some(),
+            unproven: Vec::new(),
             record,
             chosen: None,
             installed: None,
@@ -474,6 +480,7 @@ impl Consensus {
                 | (Some(Sabotage::NoBaseRevision), Bug::BaseRevision)
                 | (Some(Sabotage::RemovesMembers), Bug::RemovesMembers)
                 | (Some(Sabotage::LetsStrangersIn), Bug::LetsStrangersIn)
+                | (Some(Sabotage::ForgetsUnproven), Bug::ForgetsUnproven)
         );
         #[cfg(not(feature = "testing"))]
         {
@@ -569,6 +576,7 @@ enum Bug {
     BaseRevision,
     RemovesMembers,
     LetsStrangersIn,
+    ForgetsUnproven,
 }
 
 impl Layer for Consensus {
@@ -586,6 +594,7 @@ impl Layer for Consensus {
             Input::Blocked { ballot, state } => self.on_blocked(now, ballot, state),
             Input::Flushed { ballot } => self.on_flushed(now, ballot),
             Input::Synced(number) => self.on_synced(number),
+            Input::Unproven(list) => self.unproven = sorted(list.to_vec()),
             Input::Tie { ballot, verdict } => self.on_verdict(now, ballot, verdict),
             Input::Reach { hosts, of } => {
                 self.dirty |= self.reach != (hosts, of);

@@ -41,6 +41,11 @@ pub enum Input<'a> {
     /// The layer above has the state of this view (at once for one who was there before, after state transfer for a
     /// joiner). Until then this node does not count as one that remembers.
     Synced(ViewNumber),
+    /// All whom the layer above knows to have left a primary and does not know to have ended; sorted. It replaces what was said
+    /// before. To be told after each [`Event::Installed`] (what its view names, and who left in it, included), and whenever it
+    /// changes. The next view names them ([`View::unproven`](crate::View::unproven)), so that who joins in it knows, too.
+    /// A layer that does not care never tells it.
+    Unproven(&'a [NodeInstance]),
     /// The answer to [`Output::AskTie`].
     Tie {
         /// [`Claim::ballot`].

@@ -118,7 +118,15 @@ pub struct View {
     pub causes: Vec<Cause>,
     /// Votes that are needed for a primary in the vote configuration of this view.
     pub quorum: u32,
+    /// Who left an **earlier** primary than [`previous`](Self::previous) and is not proven to have ended, as the layers above told
+    /// ([`Input::Unproven`](crate::Input::Unproven)) those who agreed on this view; sorted, none of them a member. At most
+    /// [`UNPROVEN_MAX`].
+    pub unproven: Vec<NodeInstance>,
 }
+
+/// The most instances that [`View::unproven`] names, with those who leave in that view. Beyond it no view is agreed until some of
+/// them are proven to have ended: nobody is forgotten.
+pub const UNPROVEN_MAX: usize = 1024;
 
 impl View {
     /// The most senior member: coordinator and sequencer.

@@ -224,9 +224,22 @@ impl Stack {
             number: view.number.0,
             members: view.members.iter().map(member).collect(),
             previous: view.previous.iter().map(previous).collect(),
+            unproven: view.unproven.clone(),
         };
         self.tell_locks(now, Input::View(&view));
         self.lock_fences_due = true;
+        // Membership knows of this view only what it says itself, and would go on with that.
+        self.lock_unproven = view.unproven;
+        self.name_unproven(now);
+    }
+
+    /// Tells membership who may still hold locks, if others than before: the next view names them, for those who join in it.
+    fn name_unproven(&mut self, now: Instant) {
+        let Some(locks) = &self.locks else { return };
+        if !locks.unproven().eq(self.lock_unproven.iter().copied()) {
+            self.lock_unproven = locks.unproven().collect();
+            self.consensus.handle(now, ocf_membership::Input::Unproven(&self.lock_unproven));
+        }
     }
 
     /// Takes back what was asked for those who are here again with nothing.
@@ -306,6 +319,7 @@ impl Stack {
                 }
             }
         }
+        self.name_unproven(now);
         busy
     }
 }

@@ -20,7 +20,6 @@ impl Hash for Engine {
             // Follows from the members.
             placement: _,
             departed,
-            informed,
             proven,
             slots,
             entries,
@@ -62,7 +61,7 @@ impl Hash for Engine {
             victims: _,
             sabotage: _,
         } = self;
-        (local, now, standing, epoch, members, departed, informed, proven).hash(state);
+        (local, now, standing, epoch, members, departed, proven).hash(state);
         (slots, entries, waiting_lookups, trees, mastering, holders, locks, waiting, lookups).hash(state);
         (searched, haunted, unsettled, leaving, idle, idle_due, stopping, proofs).hash(state);
         (orphans, kept, range_owners, orders, next_ticket).hash(state);

@@ -29,6 +29,10 @@ pub struct ClusterView {
     pub members: Vec<ViewMember>,
     /// Who was in the primary view before, and with which share; empty for the first view of a cluster.
     pub previous: Vec<Weighted>,
+    /// Who left an earlier primary and is not proven to act no more: all that the members of the one before name
+    /// ([`Engine::unproven`](super::Engine::unproven)) as they agree on this one. More does no harm but to be fenced. Were it
+    /// left out, those who join could go on without those who know, and grant what somebody still holds.
+    pub unproven: Vec<NodeInstance>,
 }
 
 /// What arrives at the engine.

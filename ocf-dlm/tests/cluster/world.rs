@@ -74,8 +74,6 @@ pub(crate) struct World {
     /// Left the primary by themselves, and the others have not noticed.
     gave_up: BTreeSet<NodeInstance>,
     calm: bool,
-    /// How often no majority that knows was there.
-    forgetful: u32,
     only_on_notice: bool,
     asking: bool,
     value: u64,
@@ -122,12 +120,11 @@ impl World {
             serial: 0,
             size,
             incarnations: 0,
-            view: ClusterView { number: 0, members: Vec::new(), previous: Vec::new() },
+            view: ClusterView { number: 0, members: Vec::new(), previous: Vec::new(), unproven: Vec::new() },
             cut: BTreeSet::new(),
             unproven: BTreeSet::new(),
             gave_up: BTreeSet::new(),
             calm: false,
-            forgetful: 0,
             asking: true,
             value: 0,
             config,
@@ -229,44 +226,21 @@ impl World {
         self.view.members.iter().any(|m| m.instance == x)
     }
 
-    /// Whether these may form the next view; true: all of them join it anew.
-    fn may_form(&mut self, reachable: &[NodeInstance]) -> Option<bool> {
-        let are_a_majority = |who: &dyn Fn(&&NodeInstance) -> bool| {
-            let here = reachable.iter().filter(|x| self.is_in(**x)).filter(who).count();
-            here * 2 > self.view.members.len()
-        };
-        if !(are_a_majority(&|_| true) || self.view.members.is_empty()) || reachable.is_empty() {
-            return None;
-        }
-        // Who was never told of those that left does not count. If that lasts, all begin anew, and whoever may be alive is fenced.
-        let informed = are_a_majority(&|x| self.nodes[*x].engine.is_informed());
-        let anew = !informed && !self.view.members.is_empty();
-        if anew {
-            self.forgetful += 1;
-            if self.forgetful < 4 {
-                self.count("a majority does not know");
-                self.schedule(Duration::from_millis(1), What::Form);
-                return None;
-            }
-            self.count("all begin anew");
-            for x in reachable.iter().copied().filter(|x| self.is_in(*x)).collect::<Vec<_>>() {
-                self.step_out(x);
-            }
-        }
-        self.forgetful = 0;
-        Some(anew)
+    /// Whether these may form the next view.
+    fn may_form(&self, reachable: &[NodeInstance]) -> bool {
+        let here = reachable.iter().filter(|x| self.is_in(**x)).count();
+        here * 2 > self.view.members.len() || (self.view.members.is_empty() && !reachable.is_empty())
     }
 
-    /// The members of the last view, and who else may be alive if nobody else knows of them.
-    fn who_was_here(&self, anew: bool) -> Vec<Weighted> {
-        let mut previous: Vec<Weighted> =
-            self.view.members.iter().map(|m| Weighted { instance: m.instance, weight: m.weight }).collect();
-        if anew {
-            let known = |x: &&NodeInstance| previous.iter().all(|m| m.instance != **x);
-            let more: Vec<NodeInstance> = self.unproven.iter().filter(known).copied().collect();
-            previous.extend(more.into_iter().map(|instance| Weighted { instance, weight: 1 }));
+    /// Who left before, as those who go on from the last view name them. Who was not told of that view yet would know what it says.
+    fn carried(&self, reachable: &[NodeInstance]) -> Vec<NodeInstance> {
+        let going_on = || reachable.iter().filter(|x| self.is_in(**x)).map(|x| &self.nodes[x].engine);
+        let mut named: BTreeSet<NodeInstance> = going_on().flat_map(Engine::unproven).collect();
+        if going_on().any(|engine| engine.epoch() < self.view.number) {
+            named.extend(&self.view.unproven);
+            named.extend(self.view.previous.iter().map(|m| m.instance).filter(|x| !self.is_in(*x)));
         }
-        previous
+        named.into_iter().filter(|x| !reachable.contains(x)).collect()
     }
 
     /// Membership agrees on a view of everybody who can be reached, if that is a majority of the last one.
@@ -277,7 +251,9 @@ impl World {
             .filter(|(x, n)| !n.paused && !self.cut.contains(&x.node))
             .map(|(x, _)| *x)
             .collect();
-        let Some(anew) = self.may_form(&reachable) else { return };
+        if !self.may_form(&reachable) {
+            return;
+        }
         let number = self.view.number + 1;
         let joined = |x: NodeInstance| {
             let stays = |m: &&ViewMember| m.instance == x && !self.gave_up.contains(&x);
@@ -296,10 +272,12 @@ impl World {
         }
         let recovering = self.is_recovering();
         self.gave_up.retain(|x| !reachable.contains(x));
-        let previous = self.who_was_here(anew);
+        let unproven = self.carried(&reachable);
+        let previous: Vec<Weighted> =
+            self.view.members.iter().map(|m| Weighted { instance: m.instance, weight: m.weight }).collect();
         let gone: Vec<NodeInstance> =
             previous.iter().map(|m| m.instance).filter(|x| !reachable.contains(x)).collect();
-        self.view = ClusterView { number, members, previous };
+        self.view = ClusterView { number, members, previous, unproven };
         // Who comes back as the same instance was outside, so its holders were told: nothing of it is left.
         for x in &reachable {
             if joined_now(&self.view, *x) {

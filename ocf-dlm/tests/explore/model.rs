@@ -215,7 +215,7 @@ impl Model {
         let all = usize::from(NODES * lives);
         let members =
             (0..NODES).map(|x| ViewMember { instance: instance(x), weight: 1, joined: 1 }).collect();
-        let view = ClusterView { number: 1, members, previous: Vec::new() };
+        let view = ClusterView { number: 1, members, previous: Vec::new(), unproven: Vec::new() };
         let mut state = State {
             nodes: (0..NODES).map(|x| Some(self.nodes.start(instance(x)))).collect(),
             wires: BTreeMap::new(),
@@ -567,8 +567,28 @@ fn form_view(state: &mut State, joins: Option<u8>) {
         member.map_or(number, |m| m.joined)
     };
     let members = state.members().map(|x| ViewMember { instance: instance(x), weight: 1, joined: joined(x) });
-    let view = ClusterView { number, members: members.collect(), previous };
+    let members: Vec<ViewMember> = members.collect();
+    let unproven = carried(state, &members);
+    let view = ClusterView { number, members, previous, unproven };
     Rc::make_mut(&mut state.views).push(Rc::new(view));
+}
+
+/// Who left before, as the members name them. Who was not told of the last view yet would know what it says.
+fn carried(state: &State, members: &[ViewMember]) -> Vec<NodeInstance> {
+    let is_in = |list: &[ViewMember], x: NodeInstance| list.iter().any(|m| m.instance == x);
+    let last = state.view();
+    let engines = || {
+        members
+            .iter()
+            .filter(|m| is_in(&last.members, m.instance))
+            .filter_map(|m| state.engine(number(m.instance)))
+    };
+    let mut named: BTreeSet<NodeInstance> = engines().flat_map(Engine::unproven).collect();
+    if engines().any(|engine| engine.epoch() < last.number) {
+        named.extend(&last.unproven);
+        named.extend(last.previous.iter().map(|m| m.instance).filter(|x| !is_in(&last.members, *x)));
+    }
+    named.into_iter().filter(|x| !is_in(members, *x)).collect()
 }
 
 /// A resource whose directory slot falls to these.

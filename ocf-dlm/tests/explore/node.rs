@@ -104,7 +104,7 @@ pub(crate) fn hash_view<H: Hasher>(view: &ClusterView, state: &mut H) {
     for member in &view.members {
         (member.instance, member.joined).hash(state);
     }
-    view.previous.hash(state);
+    (&view.previous, &view.unproven).hash(state);
 }
 
 /// An engine between two inputs. All its outputs were taken.

@@ -31,7 +31,7 @@ impl Alone {
         let config = Config { deadlock_delay: long, idle_after: long, ..Config::default() };
         let mut engine = Engine::new(config, instance).unwrap();
         let members = vec![ViewMember { instance, weight: 1, joined: 1 }];
-        let view = ClusterView { number: 1, members, previous: Vec::new() };
+        let view = ClusterView { number: 1, members, previous: Vec::new(), unproven: Vec::new() };
         engine.handle(Instant::ZERO, Input::View(&view));
         // What a view leaves to be done is done in turns.
         while engine.poll_timeout().is_some_and(|due| due <= Instant::ZERO) {

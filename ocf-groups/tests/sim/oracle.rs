@@ -257,7 +257,18 @@ impl Oracle {
             let stays = |i: &NodeInstance| members.iter().any(|m| m.instance == *i && m.joined < number);
             let states = states.iter().filter(|(i, _)| stays(i)).map(|(i, s)| (*i, s.clone())).collect();
             let quorum = oracle.quorum;
-            Proposal { view: View { number, ballot, members, previous, causes: Vec::new(), quorum }, states }
+            Proposal {
+                view: View {
+                    number,
+                    ballot,
+                    members,
+                    previous,
+                    causes: Vec::new(),
+                    quorum,
+                    unproven: Vec::new(),
+                },
+                states,
+            }
         });
         let to: Vec<NodeInstance> =
             candidates.iter().copied().filter(|i| proposal.view.contains(*i) && oracle.in_last(*i)).collect();

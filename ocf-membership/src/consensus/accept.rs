@@ -4,7 +4,7 @@ use super::{AcceptMessage, Consensus, Installed, Timer, no_state};
 use crate::lease::Lease;
 use crate::record::Record;
 use crate::wire::{Known, Message, StateReport, UPPER_STATE_MAX};
-use crate::{Ballot, DropReason, Durability, Event, Output, PersistToken, ViewNumber};
+use crate::{Ballot, DropReason, Durability, Event, Output, PersistToken, UNPROVEN_MAX, ViewNumber};
 use bytes::Bytes;
 use pils::{Instant, NodeInstance};
 
@@ -112,6 +112,8 @@ impl Consensus {
             accepted: accepted.filter(|a| a.proposal.view.number > chosen_number),
             record: self.record.clone().filter(|r| r.view.number > chosen_number),
             dead: dead.take(crate::NODES_MAX).collect(),
+            // One more than a view may name: then none is agreed.
+            unproven: self.unproven.iter().copied().take(UNPROVEN_MAX + 1).collect(),
             acks: self.ack_ages(now),
             upper,
         };
@@ -302,6 +304,7 @@ impl Consensus {
         if core::mem::take(&mut self.voteless) && self.config.durability == Durability::Durable {
             self.write_vote(&accepted.accept);
         }
+        self.unproven.clone_from(&view.unproven);
         self.event(Event::Installed(view.clone()));
         if let Some(ours) = merged {
             self.event(Event::Merged { ours, primary: primary.max(ours), kept: continues });

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Views that a forgotten quorum may have agreed on.
 const FORGOTTEN_VIEWS: u64 = 1 << 16;
 
-type States = BTreeMap<NodeInstance, (StateReport, Instant)>;
+pub(super) type States = BTreeMap<NodeInstance, (StateReport, Instant)>;
 
 /// A proposal that some candidate, or an earlier life of its node, accepted and that may have been agreed.
 #[derive(Clone, Debug)]
@@ -30,12 +30,12 @@ struct Entry {
 
 /// What the newest primary was, as far as the candidates know.
 #[derive(Clone, Debug)]
-struct Former {
-    number: ViewNumber,
-    members: Vec<Member>,
+pub(super) struct Former {
+    pub(super) number: ViewNumber,
+    pub(super) members: Vec<Member>,
     votes: VoteConfig,
     /// True if nobody here was in it: what its members had is lost.
-    only_recorded: bool,
+    pub(super) only_recorded: bool,
 }
 
 /// The votes that matter for a proposal.
@@ -93,7 +93,12 @@ impl Consensus {
             // Nobody goes on with what it has: it may be less than what a quorum had.
             former.iter_mut().for_each(|f| f.only_recorded = true);
         }
-        let (proposal, votes) = self.fresh(&states, former.first(), &demands, tie);
+        let Some(unproven) = self.unproven_of(&states, former.first()) else {
+            self.refuse_round(now, "too many left and are not proven to have ended: fence them");
+            return;
+        };
+        let (mut proposal, votes) = self.fresh(&states, former.first(), &demands, tie);
+        proposal.view.unproven = unproven;
         let members: Vec<Member> = former.iter().flat_map(|f| f.members.iter().copied()).collect();
         if tie && !self.ask_tie(now, &states, (agreed, proposal.view.number), &members) {
             return;
@@ -280,7 +285,7 @@ impl Consensus {
             causes.sort_by_key(|c| c.instance);
         }
         let (ballot, quorum) = (round.ballot, votes.quorum);
-        let view = View { number, ballot, members, previous, causes, quorum };
+        let view = View { number, ballot, members, previous, causes, quorum, unproven: Vec::new() };
         (Proposal { view, states: upper }, votes)
     }
 

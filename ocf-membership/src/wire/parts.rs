@@ -1,7 +1,8 @@
 use super::UPPER_STATE_MAX;
 use crate::quorum::VoteConfig;
 use crate::{
-    Ballot, Cause, ChangeReason, Evidence, Member, NODES_MAX, NodeVotes, Proposal, View, ViewNumber,
+    Ballot, Cause, ChangeReason, Evidence, Member, NODES_MAX, NodeVotes, Proposal, UNPROVEN_MAX, View,
+    ViewNumber,
 };
 use bytes::{BufMut, Bytes};
 use core::time::Duration;
@@ -13,6 +14,8 @@ use pils::wire::{Malformed, ParseError, Reader, Writer};
 const INSTANCES_MAX: usize = 2 * NODES_MAX;
 /// In the word of the quorum: the revision follows.
 const VOTES_REVISED: u32 = 1 << 31;
+/// In the word of the quorum of a view: who is unproven follows.
+const VIEW_UNPROVEN: u32 = 1 << 31;
 /// In the word of the quorum: what was in force before follows.
 const VOTES_BEFORE: u32 = 1 << 30;
 
@@ -42,7 +45,20 @@ pub(super) fn put_instances(out: &mut Vec<u8>, instances: &[NodeInstance]) {
 
 /// A list of instances, strictly ascending.
 pub(super) fn instances(r: &mut Reader<'_>, field: &'static str) -> Result<Vec<NodeInstance>, ParseError> {
-    let n = r.length(field, INSTANCES_MAX)?;
+    instances_up_to(r, field, INSTANCES_MAX)
+}
+
+/// Those who left and are not proven to have ended: one more than a view may name says that they are too many.
+pub(super) fn unproven(r: &mut Reader<'_>) -> Result<Vec<NodeInstance>, ParseError> {
+    instances_up_to(r, "unproven", UNPROVEN_MAX + 1)
+}
+
+fn instances_up_to(
+    r: &mut Reader<'_>,
+    field: &'static str,
+    most: usize,
+) -> Result<Vec<NodeInstance>, ParseError> {
+    let n = r.length(field, most)?;
     let mut list: Vec<NodeInstance> = Vec::with_capacity(n.min(r.remaining() / 20));
     for _ in 0..n {
         let instance = r.instance(field)?;
@@ -146,7 +162,10 @@ pub(crate) fn put_view(out: &mut Vec<u8>, view: &View) {
         out.put_instance(cause.instance);
         put_reason(out, cause.reason);
     }
-    out.put_u32(view.quorum);
+    out.put_u32(view.quorum | if view.unproven.is_empty() { 0 } else { VIEW_UNPROVEN });
+    if !view.unproven.is_empty() {
+        put_instances(out, &view.unproven);
+    }
 }
 
 pub(crate) fn view(r: &mut Reader<'_>) -> Result<View, ParseError> {
@@ -160,7 +179,9 @@ pub(crate) fn view(r: &mut Reader<'_>) -> Result<View, ParseError> {
     for _ in 0..n {
         causes.push(Cause { instance: r.instance("cause")?, reason: reason(r)? });
     }
-    Ok(View { number, ballot, members, previous, causes, quorum: r.u32("quorum")? })
+    let word = r.u32("quorum")?;
+    let unproven = if word & VIEW_UNPROVEN == 0 { Vec::new() } else { unproven(r)? };
+    Ok(View { number, ballot, members, previous, causes, quorum: word & !VIEW_UNPROVEN, unproven })
 }
 
 pub(super) fn put_proposal(out: &mut Vec<u8>, proposal: &Proposal) {

@@ -1,5 +1,5 @@
 use super::parts::{ballot, instances, micros, number, put_ballot, put_instances, put_number};
-use super::parts::{put_vote_config, upper_state, vote_config};
+use super::parts::{put_vote_config, unproven, upper_state, vote_config};
 use super::{Accept, put_view, view};
 use crate::quorum::VoteConfig;
 use crate::record::Record;
@@ -29,6 +29,8 @@ pub(crate) struct StateReport {
     pub(crate) acks: Vec<(NodeInstance, Duration)>,
     /// Instances that declared their own end; sorted.
     pub(crate) dead: Vec<NodeInstance>,
+    /// Who left and is not known to have ended; sorted.
+    pub(crate) unproven: Vec<NodeInstance>,
     pub(crate) upper: Bytes,
 }
 
@@ -44,7 +46,8 @@ impl StateReport {
                 | flag(self.active.is_some(), 4)
                 | flag(self.chosen.is_some(), 8)
                 | flag(self.accepted.is_some(), 16)
-                | flag(self.record.is_some(), 32),
+                | flag(self.record.is_some(), 32)
+                | flag(!self.unproven.is_empty(), 64),
         );
         out.put_varint(micros(self.life));
         if let Some(active) = self.active {
@@ -67,12 +70,15 @@ impl StateReport {
         }
         put_instances(out, &self.dead);
         out.put_prefixed(&self.upper);
+        if !self.unproven.is_empty() {
+            put_instances(out, &self.unproven);
+        }
     }
 
     pub(super) fn read(r: &mut Reader<'_>) -> Result<Self, ParseError> {
         let ballot = ballot(r)?;
         let flags = r.u8("flags")?;
-        if flags >= 64 {
+        if flags >= 128 {
             return Err(r.error("flags", Malformed::OutOfRange));
         }
         let life = Duration::from_micros(r.varint("life")?);
@@ -87,7 +93,21 @@ impl StateReport {
         }
         let dead = instances(r, "dead")?;
         let upper = upper_state(r)?;
+        let unproven = if flags & 64 != 0 { unproven(r)? } else { Vec::new() };
         let (has_vote, synced) = (flags & 1 != 0, flags & 2 != 0);
-        Ok(Self { ballot, has_vote, synced, life, active, chosen, accepted, record, acks, dead, upper })
+        Ok(Self {
+            ballot,
+            has_vote,
+            synced,
+            life,
+            active,
+            chosen,
+            accepted,
+            record,
+            acks,
+            dead,
+            unproven,
+            upper,
+        })
     }
 }

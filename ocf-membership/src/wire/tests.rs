@@ -28,6 +28,7 @@ fn sample_view(size: u32) -> View {
         previous: (2..=size).map(member).collect(),
         causes,
         quorum: size / 2 + 1,
+        unproven: (0..size % 3).map(|n| instance(40 + n)).collect(),
     }
 }
 
@@ -59,11 +60,12 @@ fn samples(size: u32, text: &[u8]) -> Vec<Message> {
         synced: false,
         life: Duration::from_micros(77),
         active: Some(view.number),
-        chosen: Some((view, votes.clone())),
+        chosen: Some((view.clone(), votes.clone())),
         accepted: Some(accept.clone()),
         record: Some(record),
         acks: vec![(instance(3), Duration::from_millis(5))],
         dead: vec![instance(2)],
+        unproven: view.unproven.clone(),
         upper: Bytes::copy_from_slice(text),
     };
     let status = Status {

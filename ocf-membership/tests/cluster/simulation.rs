@@ -41,6 +41,7 @@ struct Coverage {
     partly_connected: usize,
     no_answer: usize,
     flushes: u64,
+    naming: u64,
 }
 
 impl Coverage {
@@ -58,6 +59,7 @@ impl Coverage {
         self.partly_connected += causes().filter(|r| *r == ChangeReason::PartlyConnected).count();
         self.no_answer += causes().filter(|r| *r == ChangeReason::NoAnswer).count();
         self.flushes += world.checks.flushes;
+        self.naming += world.checks.naming;
     }
 
     fn is_complete(&self) -> bool {
@@ -68,6 +70,7 @@ impl Coverage {
             && self.partly_connected > 0
             && self.no_answer > 0
             && self.flushes > 0
+            && self.naming > 0
     }
 }
 
@@ -121,4 +124,9 @@ fn forgetting_the_memory_rule_is_caught() {
 #[test]
 fn acting_without_a_lease_is_caught() {
     is_caught(Sabotage::NoLeaseExpiry, "Q");
+}
+
+#[test]
+fn a_view_that_forgets_who_may_not_have_ended_is_caught() {
+    is_caught(Sabotage::ForgetsUnproven, "U1");
 }

@@ -12,6 +12,7 @@
 //! | S2 a set differs from the one before by one node at most | an order is carried out on what it was given for |
 //! | S3 members are in the set of their view | who was removed never counts |
 //! | S4 nobody leaves the set who was a member of the view before | a removal needs an end |
+//! | U1 a view names all who left a primary and may not have ended | whoever joins must know |
 //! | S5 a node is told that it was removed only if a view did it | agreement on the set |
 //! | Q4 nobody acts for longer than a lease without a quorum | lease |
 
@@ -20,7 +21,7 @@
 use super::{DETECTION, MS, World};
 use ocf_membership::{NodeVotes, Proposal, View, ViewNumber};
 use pils::{NodeId, NodeInstance};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Default)]
 pub struct Checks {
@@ -33,6 +34,10 @@ pub struct Checks {
     pub told: Vec<(NodeInstance, Vec<NodeVotes>)>,
     lives: BTreeMap<NodeInstance, ViewNumber>,
     pub flushes: u64,
+    /// Who is proven to have ended, or forgotten.
+    pub ended: BTreeSet<NodeInstance>,
+    /// How many views named somebody.
+    pub naming: u64,
     /// Views that the tie-breaker was told of.
     pub notes: u64,
 }
@@ -91,6 +96,29 @@ impl Checks {
             self.fail(format!("{local} continues into {} without the view before", view.number));
         }
         self.lives.insert(local, view.number);
+    }
+
+    /// Everybody who was in an earlier primary is in this one, or in the one before, or named, or has ended. Where nobody goes on,
+    /// what was known may be `forgotten`, for good.
+    pub fn names_all(&mut self, view: &View, forgotten: bool) {
+        if self.views.contains_key(&view.number) {
+            return;
+        }
+        let earlier = self.views.range(..view.number).flat_map(|(_, earlier)| &earlier.members);
+        let before = |x: NodeInstance| view.previous.iter().any(|m| m.instance == x);
+        let known = |x: NodeInstance| view.contains(x) || before(x) || view.unproven.contains(&x);
+        let missing: Vec<NodeInstance> = earlier.map(|m| m.instance).filter(|x| !known(*x)).collect();
+        if forgotten {
+            self.ended.extend(missing);
+            return;
+        }
+        self.naming += u64::from(!view.unproven.is_empty());
+        if let Some(x) = missing.iter().find(|x| !self.ended.contains(x)) {
+            self.fail(format!("U1: {x} was in a primary, and {} does not name it: {view:?}", view.number));
+        }
+        if let Some(x) = view.unproven.iter().find(|x| view.contains(**x)) {
+            self.fail(format!("U1: {} names its member {x}", view.number));
+        }
     }
 
     /// What `view` counts by, as `local` has it.

@@ -9,7 +9,7 @@ use core::time::Duration;
 use ocf_comm::DownReason;
 use ocf_membership::{
     Ballot, BlankRecord, Claim, Config, Consensus, Durability, EvenSplit, Event, Evidence, GrantRegister,
-    Input, NodeVotes, Output, OutsidePolicy, PersistToken, Removal, Sabotage, Verdict, ViewNumber,
+    Input, NodeVotes, Output, OutsidePolicy, PersistToken, Removal, Sabotage, Verdict, View, ViewNumber,
     VotesError, policy_by_name,
 };
 use pils::{Incarnation, Instant, Layer, NodeId, NodeInstance, Rng};
@@ -186,6 +186,7 @@ pub enum Owned {
     Flushed(Ballot),
     Synced(ViewNumber),
     Tie(Ballot, Verdict),
+    Unproven(Vec<NodeInstance>),
 }
 
 #[derive(Clone, Debug)]
@@ -211,6 +212,7 @@ enum Action {
     Remove(usize, usize),
     /// A claim arrives where it is decided.
     Claim(NodeInstance, Claim),
+    Prove(NodeInstance),
 }
 
 pub struct Node {
@@ -230,12 +232,39 @@ pub struct Node {
     heard: BTreeMap<usize, u64>,
     pub active: Option<ViewNumber>,
     pub alone_since: Option<u64>,
+    pub upper: Upper,
+}
+
+/// A layer above that has to know who left and may not have ended.
+#[derive(Default)]
+pub struct Upper {
+    members: BTreeSet<NodeInstance>,
+    pub unproven: BTreeSet<NodeInstance>,
+    ended: BTreeSet<NodeInstance>,
+}
+
+impl Upper {
+    fn enter(&mut self, view: &View) {
+        let ended = view.causes.iter().filter(|c| c.reason.is_proof_of_death()).map(|c| c.instance);
+        self.ended.extend(ended);
+        let were = view.previous.iter().map(|m| m.instance).chain(core::mem::take(&mut self.members));
+        self.unproven.extend(were.chain(view.unproven.iter().copied()));
+        self.members = view.members.iter().map(|m| m.instance).collect();
+        self.unproven.retain(|x| !self.members.contains(x) && !self.ended.contains(x));
+    }
+
+    fn learn(&mut self, ended: NodeInstance) {
+        self.ended.insert(ended);
+        self.unproven.remove(&ended);
+    }
 }
 
 pub struct World {
     pub now: u64,
     pub plan: Plan,
     pub rng: Rng,
+    /// Chance of proofs.
+    proofs: Rng,
     pub nodes: Vec<Node>,
     queue: BinaryHeap<Reverse<(u64, u64)>>,
     actions: BTreeMap<u64, Action>,
@@ -279,6 +308,7 @@ impl World {
             tie_timeout: Duration::from_millis(3_000),
             tie_delay: Duration::from_millis(1_000),
             policy: policy_by_name(&plan.policy).expect("a policy"),
+            names_unproven: true,
             last_man_standing: plan.last_man.map(Duration::from_nanos),
             ..Config::new((1..=plan.nodes - plan.spares).map(|n| NodeVotes::new(id(n - 1), 1)))
         };
@@ -298,11 +328,13 @@ impl World {
                 heard: BTreeMap::new(),
                 active: None,
                 alone_since: None,
+                upper: Upper::default(),
             })
             .collect();
         let mut world = Self {
             now: 0,
             plan,
+            proofs: Rng::new(rng.clone().next_u64()),
             rng,
             nodes,
             queue: BinaryHeap::new(),
@@ -440,6 +472,33 @@ impl World {
                 drop(self.remove_node(i, x));
             }
             Action::Claim(by, claim) => self.judge(by, &claim),
+            Action::Prove(x) => self.prove(x),
+        }
+    }
+
+    /// The layer above enters a view, and says who may not have ended; some of them are looked after.
+    fn enter(&mut self, i: usize, view: &View) {
+        self.nodes[i].upper.enter(view);
+        let list: Vec<NodeInstance> = self.nodes[i].upper.unproven.iter().copied().collect();
+        if let Some(x) = self.proofs.pick(&list).copied().filter(|_| self.proofs.chance(0.3)) {
+            let at = self.now + self.proofs.below(1_000 * MS);
+            self.at(at, Action::Prove(x));
+        }
+        self.call(i, Some(Owned::Unproven(list)));
+    }
+
+    /// It is proven that a life has ended, if it has. Not everybody hears of it.
+    fn prove(&mut self, x: NodeInstance) {
+        if self.nodes[index(x)].local == x && self.nodes[index(x)].core.is_some() {
+            return;
+        }
+        self.checks.ended.insert(x);
+        for i in 0..self.nodes.len() {
+            if self.nodes[i].core.is_some() && !self.nodes[i].paused && self.proofs.chance(0.7) {
+                self.nodes[i].upper.learn(x);
+                let list = self.nodes[i].upper.unproven.iter().copied().collect();
+                self.call(i, Some(Owned::Unproven(list)));
+            }
         }
     }
 
@@ -567,6 +626,7 @@ impl World {
         node.paused = false;
         node.active = None;
         node.alone_since = None;
+        node.upper = Upper::default();
         let (local, disk, seed) = (node.local, node.disk.clone(), self.rng.next_u64());
         let now = self.local_time(i);
         let mut config = self.config.clone();
@@ -589,6 +649,7 @@ impl World {
         if self.nodes[i].core.take().is_none() {
             return;
         }
+        self.checks.ended.extend(told.filter(|why| why.is_proof_of_death()).map(|_| local));
         self.nodes[i].active = None;
         self.nodes[i].armed = None;
         let peers: Vec<usize> = (0..self.nodes.len()).filter(|j| *j != i).collect();
@@ -863,6 +924,7 @@ impl World {
             }
             Some(Owned::Flushed(ballot)) => core.handle(now, Input::Flushed { ballot: *ballot }),
             Some(Owned::Synced(number)) => core.handle(now, Input::Synced(*number)),
+            Some(Owned::Unproven(list)) => core.handle(now, Input::Unproven(list)),
             Some(Owned::Tie(ballot, verdict)) => {
                 core.handle(now, Input::Tie { ballot: *ballot, verdict: *verdict });
             }
@@ -955,13 +1017,18 @@ impl World {
                 let amnesia = self.plan.durability == Durability::Volatile
                     && self.nodes.iter().all(|n| n.active.is_none());
                 self.nodes[i].active = Some(number);
+                // What nobody who goes on knows is forgotten.
+                let donors = view.joiners().count() < view.members.len();
+                let jumps =
+                    self.checks.views.keys().next_back().is_some_and(|last| number.0 > last.0 + 1_000);
+                self.checks.names_all(&view, jumps || !donors);
                 self.checks.installed(local, &view, amnesia);
                 let set = self.nodes[i].core.as_ref().map(|c| c.snapshot().votes).unwrap_or_default();
                 self.checks.counted(local, &view, &set);
                 let joiner = view.joiners().any(|m| m.instance == local);
-                let donors = view.joiners().count() < view.members.len();
                 let wait = if joiner && donors { self.delay(50 * MS) } else { 0 };
                 self.at(self.now + wait, Action::Give(local, Owned::Synced(number)));
+                self.enter(i, &view);
             }
             Event::VotesChanged { .. } => self.votes_changed += 1,
             Event::Removed { nodes, .. } => {
