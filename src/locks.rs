@@ -23,7 +23,7 @@ use core::ops::Deref;
 use core::pin::Pin;
 use core::task::{Context, Poll};
 use core::time::Duration;
-use ocf_dlm::cluster::{Completed, Snapshot, WaitReason};
+use ocf_dlm::cluster::{Completed, Snapshot, Waiting};
 use ocf_dlm::wire::Key;
 use ocf_dlm::{ClientId, FencingToken, Flags, LockError, Mode, NumberOp, Status, Transfer, ValueBlock, Wait};
 use std::sync::Arc;
@@ -151,10 +151,10 @@ impl Locks {
         self.backend.snapshot()
     }
 
-    /// What every operation of this node that waits for a lock waits for, by lock; for a program beside the node, every
-    /// operation of that program.
+    /// Every operation of this node that waits for a lock, the longest wait first: whose, for what, since when, and why as far as
+    /// this node knows without asking another. For a program beside the node, the operations of that program.
     #[must_use]
-    pub fn waits(&self) -> Vec<(u64, WaitReason)> {
+    pub fn waits(&self) -> Vec<Waiting> {
         self.backend.waits()
     }
 }

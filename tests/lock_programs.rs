@@ -11,7 +11,7 @@ mod command;
 use ocf::{ApiConfig, Cluster, LockClient, LockGuard, LockUsers, Locks};
 use ocf_comm::local::{Address, Client, ClientError};
 use ocf_comm::rpc::Body;
-use ocf_dlm::cluster::WaitReason;
+use ocf_dlm::cluster::{WaitReason, Waiting};
 use ocf_dlm::range::{Range, RangeKind};
 use ocf_dlm::{
     FencingToken, LockError, LockManager as _, LockOwner as _, Mode, ObjectRanges, RequestError, Wait,
@@ -451,11 +451,67 @@ fn a_program_hears_why_each_of_its_requests_waits() {
     let waiting = locks.lock_later("space", "name", Mode::Pr, WAIT).expect("it may be asked for");
     assert_eq!(held.wanted(PATIENCE), Some(Mode::Pr));
     let waits = locks.waits();
-    let [(_, WaitReason::BlockedBy(holders))] = waits.as_slice() else { panic!("{waits:?}") };
-    assert_eq!(holders.len(), 1);
+    let [Waiting { reason: WaitReason::BlockedBy(holders), held: None, asked: Mode::Pr, client, .. }] =
+        waits.as_slice()
+    else {
+        panic!("{waits:?}")
+    };
+    assert_eq!(*client, locks.owner());
+    assert_eq!(
+        holders.iter().map(|lock| (lock.held, lock.asked)).collect::<Vec<_>>(),
+        [(Some(Mode::Ex), None)]
+    );
     assert_eq!(one.locks().waits(), [], "others are not its business");
     drop(waiting);
     assert_eq!(locks.waits(), []);
+}
+
+#[test]
+fn a_program_asks_the_master_on_another_node_what_is_in_its_way() {
+    let _cluster = cluster("explain", 2);
+    let (near, far) = (connect("explain", 1), connect("explain", 2));
+    let held = near.locks().lock("space", "name", Mode::Ex, WAIT).expect("free");
+    let locks = far.locks();
+    let waiting = locks.lock_later("space", "name", Mode::Pr, WAIT).expect("it may be asked for");
+    assert_eq!(held.wanted(PATIENCE), Some(Mode::Pr));
+    let waits = locks.waits_explained(PATIENCE);
+    let [Waiting { reason: WaitReason::BlockedBy(locks_in_the_way), .. }] = waits.as_slice() else {
+        panic!("{waits:?}")
+    };
+    let [only] = locks_in_the_way.as_slice() else { panic!("{waits:?}") };
+    assert_eq!((Some(only.node), only.held, only.orphan), (near.node(), Some(Mode::Ex), false));
+    assert_eq!(near.locks().waits_explained(PATIENCE), [], "others are not its business");
+    // Bytes wait for those that are in their way.
+    let (mine, theirs) = (near.locks(), far.locks());
+    let object = mine.ranges("space", b"file").expect("it is asked for once");
+    object.lock_range(bytes(0, 9), RangeKind::Shared, WAIT).expect("free");
+    let waits = thread::scope(|scope| {
+        let waiter = scope.spawn(|| {
+            let object = theirs.ranges("space", b"file").expect("it is asked for once");
+            object.lock_range(bytes(5, 5), RangeKind::Exclusive, WAIT)
+        });
+        let until = Instant::now() + PATIENCE;
+        let waits = loop {
+            let waits = locks.waits_explained(PATIENCE);
+            let told = waits.iter().filter(|wait| matches!(wait.reason, WaitReason::BlockedBy(_)));
+            if told.count() == 2 || Instant::now() > until {
+                break waits;
+            }
+        };
+        object.unlock_range(Range::WHOLE).expect("held");
+        assert_eq!(waiter.join().expect("it ends"), Ok(()));
+        waits
+    });
+    let bytes: Vec<_> = waits.iter().filter(|wait| wait.client == theirs.owner()).collect();
+    let [Waiting { reason: WaitReason::BlockedBy(in_the_way), asked: Mode::Ex, .. }] = bytes.as_slice()
+    else {
+        panic!("{waits:?}")
+    };
+    assert_eq!(
+        in_the_way.iter().map(|lock| (Some(lock.node), lock.held)).collect::<Vec<_>>(),
+        [(near.node(), Some(Mode::Pr))]
+    );
+    drop((held, waiting));
 }
 
 #[test]

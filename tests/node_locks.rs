@@ -4,7 +4,7 @@
 //! Method: three nodes of one process over loopback.
 
 use ocf::{Cluster, LockOrderError, Locks, Node};
-use ocf_dlm::cluster::Holder;
+use ocf_dlm::cluster::{Holder, WaitReason, Waiting};
 use ocf_dlm::wire::{OrderRefusal, ReleaseGuard};
 use ocf_dlm::{LockError, LockManager, Mode, NumberOp, RequestError, ValueBlock, Wait};
 use std::future::Future;
@@ -167,6 +167,50 @@ fn an_operator_sees_who_has_a_lock_and_takes_it_away_with_a_guard_only() {
     reader.check().expect("the end of the old guard takes nothing away");
     let gone = release(ReleaseGuard::new("it hangs"));
     assert_eq!(gone, Err(LockOrderError::Refused(OrderRefusal::NoSuchLock)));
+}
+
+#[test]
+fn a_wait_says_who_holds_and_who_precedes_also_when_another_node_masters_the_lock() {
+    let cluster = three();
+    let locks = all(&cluster);
+    let instances: Vec<_> = cluster.running().map(Node::local).collect();
+    // The first that uses it is its master, and has nothing to do with what follows.
+    let master = locks[0].lock("space", "why", Mode::Nl, WAIT).expect("free");
+    let held = locks[1].lock("space", "why", Mode::Pr, WAIT).expect("NL is in nobody's way");
+    let ask = |at: usize, mode| locks[at].lock_later("space", "why", mode, Wait::Forever);
+    let writer = ask(2, Mode::Ex).expect("it may be asked for");
+    assert_eq!(held.wanted(PATIENCE), Some(Mode::Ex));
+    let reader = ask(2, Mode::Pr).expect("it may be asked for");
+    let seen = |waits: &[Waiting], asked| {
+        let wait = waits.iter().find(|wait| wait.asked == asked).expect("it waits").clone();
+        assert_eq!((wait.client, wait.held), (locks[2].owner(), None));
+        let WaitReason::BlockedBy(in_the_way) = wait.reason else { panic!("{wait:?}") };
+        let of = in_the_way.iter().map(|lock| (lock.node, lock.held, lock.asked)).collect::<Vec<_>>();
+        (of, in_the_way.iter().map(|lock| lock.client).collect::<Vec<_>>())
+    };
+    let known = locks[2].waits();
+    let elsewhere = [WaitReason::Lookup, WaitReason::AtMaster(instances[0])];
+    assert!(known.len() == 2 && known.iter().all(|wait| elsewhere.contains(&wait.reason)), "{known:?}");
+    let waits = locks[2].waits_explained(PATIENCE);
+    assert_eq!(waits.len(), 2, "{waits:?}");
+    assert!(waits[0].age >= waits[1].age, "the longest wait first");
+    let holder = (instances[1], Some(Mode::Pr), None);
+    assert_eq!(seen(&waits, Mode::Ex), (vec![holder], vec![locks[1].owner()]));
+    let ahead = (instances[2], None, Some(Mode::Ex));
+    assert_eq!(seen(&waits, Mode::Pr), (vec![ahead], vec![locks[2].owner()]));
+    // A conversion of the master's own is known there without asking.
+    let mut conversion = master.convert_later(Mode::Ex, None, Wait::Forever);
+    assert_eq!(held.wanted(Duration::from_millis(1)), None, "it knows");
+    let waits = locks[0].waits();
+    let [Waiting { held: Some(Mode::Nl), asked: Mode::Ex, reason: WaitReason::BlockedBy(in_the_way), .. }] =
+        waits.as_slice()
+    else {
+        panic!("{waits:?}")
+    };
+    assert_eq!((in_the_way[0].node, in_the_way[0].held), (instances[1], Some(Mode::Pr)));
+    conversion.cancel();
+    drop((conversion, writer, reader));
+    assert_eq!(locks[2].waits_explained(PATIENCE), []);
 }
 
 #[test]

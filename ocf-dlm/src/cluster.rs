@@ -27,10 +27,11 @@ mod range_queue;
 mod ranges;
 mod snapshot;
 mod tree;
+mod waits;
 
 pub use client::LockState;
 pub use config::Config;
-pub use event::{Ask, ClusterView, Completed, Input, Output, ViewMember, WaitReason};
+pub use event::{Ask, ClusterView, Completed, Input, Output, ViewMember, WaitReason, Waiting};
 pub use keep::KEPT_USES;
 pub use orders::{ORDERS_MAX, OrderError};
 pub use place::MOVED_MAX;

@@ -32,7 +32,7 @@ use pils::NodeInstance;
 use pils::wire::{ParseError, Reader, Writer as _};
 
 /// First byte of every message.
-pub const VERSION: u8 = 3;
+pub const VERSION: u8 = 4;
 /// Most items of one message that a parser accepts.
 pub const ITEMS_MAX: usize = 1 << 16;
 

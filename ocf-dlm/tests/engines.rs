@@ -10,7 +10,7 @@ mod kept;
 use bytes::Bytes;
 use ocf_dlm::cluster::{
     Ask, ClusterView, Completed, Config, Engine, Holder, Input, OrderError, Output, Sabotage, TreeState,
-    ViewMember, WaitReason,
+    ViewMember, WaitReason, Waiting,
 };
 use ocf_dlm::deadlock::VictimPolicy;
 use ocf_dlm::directory::{Placement, Slot, Weighted};
@@ -921,6 +921,12 @@ fn who_joins_knows_by_the_view_who_may_still_hold_locks_whoever_dies_then() {
     }
 }
 
+/// Node, lock, and what is held and asked for, of what is in the way.
+fn in_the_way(reason: Option<WaitReason>) -> Vec<(u32, u64, Option<Mode>, Option<Mode>)> {
+    let Some(WaitReason::BlockedBy(locks)) = reason else { panic!("{reason:?}") };
+    locks.iter().map(|lock| (lock.node.node.raw(), lock.lock, lock.held, lock.asked)).collect()
+}
+
 #[test]
 fn a_wait_says_what_it_is_for_from_the_question_who_masters_to_the_proof_that_the_holder_is_dead() {
     let mut three = Three::new();
@@ -933,9 +939,20 @@ fn a_wait_says_what_it_is_for_from_the_question_who_masters_to_the_proof_that_th
     let away = three.ask(1, &key, Mode::Pr);
     assert_eq!(reason(&three, 1, away), Some(WaitReason::Lookup), "the keeper passed it on to the master");
     three.settle();
-    let holder = Holder { node: instance(3), lock: held };
-    assert_eq!(reason(&three, 2, here), Some(WaitReason::BlockedBy(vec![holder])));
+    assert_eq!(in_the_way(reason(&three, 2, here)), [(3, held, Some(Mode::Ex), None)]);
     assert_eq!(reason(&three, 1, away), Some(WaitReason::AtMaster(instance(2))));
+    let later = Instant::ZERO + Duration::from_millis(1500);
+    let known = three.engines[&instance(1)].waits(later);
+    let [Waiting { lock, held: None, asked: Mode::Pr, age, .. }] = known.as_slice() else {
+        panic!("{known:?}")
+    };
+    assert_eq!((*lock, *age, &known[0].key), (away, later.since(Instant::ZERO), &key));
+    let answered = three.order(1, |engine| engine.explain(Instant::ZERO, away));
+    let Some(Some(Outcome::InTheWay { locks, more: 0 })) = answered else { panic!("{answered:?}") };
+    let told = in_the_way(WaitReason::of_blockers(locks));
+    assert_eq!(told, [(3, held, Some(Mode::Ex), None), (2, here, None, Some(Mode::Pr))]);
+    let nothing = three.engines.get_mut(&instance(3)).unwrap().explain(Instant::ZERO, held);
+    assert_eq!(nothing, Err(OrderError::NotWaiting));
     let unknown = three.ask(2, &all_kept_by(1).nth(1).unwrap(), Mode::Ex);
     assert_eq!(reason(&three, 2, unknown), Some(WaitReason::Lookup), "the keeper has not answered");
     three.settle();

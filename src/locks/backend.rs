@@ -3,7 +3,7 @@
 use super::{Bytes, LockOrder, LockOrderError, Object, Slot};
 use core::fmt::Debug;
 use core::time::Duration;
-use ocf_dlm::cluster::{RangeStep, Snapshot, WaitReason};
+use ocf_dlm::cluster::{RangeStep, Snapshot, Waiting};
 use ocf_dlm::range::{Range, RangeKind};
 use ocf_dlm::wire::{Key, Outcome};
 use ocf_dlm::{ClientId, Flags, LockError, Mode, ValueBlock, Wait};
@@ -95,8 +95,8 @@ pub(crate) trait Backend: Debug + Send + Sync {
     /// What is certainly held at some time during the call; `None` if that is in doubt.
     fn held_ranges(&self, object: &Object) -> Option<Vec<(Range, RangeKind)>>;
 
-    /// Why each operation waits.
-    fn waits(&self) -> Vec<(u64, WaitReason)>;
+    /// Each operation that waits, and why as far as the node knows.
+    fn waits(&self) -> Vec<Waiting>;
 
     /// In numbers.
     fn snapshot(&self) -> Option<Snapshot>;

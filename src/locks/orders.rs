@@ -2,7 +2,7 @@
 
 use super::{LockGuard, Locks, Place};
 use core::time::Duration;
-use ocf_dlm::cluster::{Holder, OrderError};
+use ocf_dlm::cluster::{Holder, OrderError, WaitReason, Waiting};
 use ocf_dlm::wire::{Key, OrderRefusal, OrphanLock, Outcome, ReleaseGuard, ResourceReport};
 use ocf_dlm::{ClientId, Flags, LockError, Mode, Wait};
 use pils::NodeInstance;
@@ -40,12 +40,13 @@ pub(crate) enum LockOrder {
     Release(Holder, Key, Option<ReleaseGuard>),
     Purge(NodeInstance, Option<ClientId>),
     Orphans(NodeInstance),
+    Why(u64),
 }
 
 impl LockOrder {
     /// True if nothing is different if it is carried out twice.
     const fn may_be_repeated(&self) -> bool {
-        matches!(self, Self::Look(_) | Self::Orphans(_))
+        matches!(self, Self::Look(_) | Self::Orphans(_) | Self::Why(_))
     }
 }
 
@@ -116,6 +117,26 @@ impl Locks {
         patience: Duration,
     ) -> Result<u32, LockOrderError> {
         self.released(&LockOrder::Purge(node, client), patience)
+    }
+
+    /// As [`Locks::waits`], and what is in the way of an operation also when another node masters the lock: node, lock, owner there,
+    /// what it holds or asks for, for how long. A question to that master for each such operation, one after the other;
+    /// what is not answered within `patience` stays as it was ([`WaitReason::AtMaster`], [`WaitReason::Lookup`]). What is granted meanwhile is left out.
+    #[must_use]
+    pub fn waits_explained(&self, patience: Duration) -> Vec<Waiting> {
+        let began = Instant::now();
+        let explained = |mut wait: Waiting| {
+            if matches!(wait.reason, WaitReason::AtMaster(_) | WaitReason::Lookup) {
+                let left = patience.saturating_sub(began.elapsed());
+                match self.order(&LockOrder::Why(wait.lock), left) {
+                    Ok(Outcome::InTheWay { locks, .. }) => wait.reason = WaitReason::of_blockers(locks)?,
+                    Err(LockOrderError::NotGiven(OrderError::NotWaiting)) => return None,
+                    other => tracing::debug!(?other, lock = wait.lock, "a wait is not explained"),
+                }
+            }
+            Some(wait)
+        };
+        self.waits().into_iter().filter_map(explained).collect()
     }
 
     fn released(&self, order: &LockOrder, patience: Duration) -> Result<u32, LockOrderError> {

@@ -1,16 +1,19 @@
 //! Locks for a program beside a node: it connects to the node of its machine, which locks for it.
 
 use super::wire::{
-    self, Convert, HeldRanges, Lock, LockRange, Reason, Release, SERVICE, Told, UnlockRange, Unlocked,
+    self, Convert, HeldRanges, Lock, LockRange, Release, SERVICE, Told, ToldWait, UnlockRange, Unlocked, Why,
 };
-use super::{Asked, Backend, Bytes, Listener as _, Locks, News, Object, Opened, Place, Slot};
+use super::{
+    Asked, Backend, Bytes, Listener as _, LockOrder, LockOrderError, Locks, News, Object, Opened, Place, Slot,
+};
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use core::time::Duration;
 use ocf_comm::local::{Address, CallFailure, Client, ClientError, ClientEvent, RequestId};
 use ocf_comm::rpc::{Body, Fault};
-use ocf_dlm::cluster::{RangeStep, Snapshot, WaitReason};
+use ocf_dlm::cluster::{RangeStep, Snapshot, Waiting};
 use ocf_dlm::range::{Range, RangeKind};
+use ocf_dlm::wire::Outcome;
 use ocf_dlm::{
     ClientId, Flags, LockError, LockManager, LockOwner, Mode, RequestError, ValueBlock, Wait, check_names,
 };
@@ -319,10 +322,18 @@ impl Connection {
         T: serde::Serialize,
         R: serde::de::DeserializeOwned,
     {
+        self.call_within(method, what, ANSWER)
+    }
+
+    fn call_within<T, R>(&self, method: &str, what: &T, patience: Duration) -> Option<R>
+    where
+        T: serde::Serialize,
+        R: serde::de::DeserializeOwned,
+    {
         if !self.is_alive() {
             return None;
         }
-        let until = Instant::now() + ANSWER;
+        let until = Instant::now().checked_add(patience)?;
         let answer = Arc::<Answer>::default();
         let body = Body::of(what).ok()?;
         let (request, wants_write) = {
@@ -563,9 +574,21 @@ impl Backend for Beside {
         bytes.collect::<Option<_>>().filter(|_| began.elapsed() < Duration::from_nanos(left))
     }
 
-    fn waits(&self) -> Vec<(u64, WaitReason)> {
-        let waits: Option<Vec<(u64, Reason)>> = self.0.call("waits", &());
-        waits.unwrap_or_default().into_iter().map(|(lock, reason)| (lock, reason.into())).collect()
+    fn waits(&self) -> Vec<Waiting> {
+        let waits: Option<Vec<ToldWait>> = self.0.call("waits", &());
+        waits.unwrap_or_default().into_iter().filter_map(ToldWait::waiting).collect()
+    }
+
+    fn order(&self, order: LockOrder, patience: Duration) -> Result<Outcome, LockOrderError> {
+        let LockOrder::Why(lock) = order else {
+            tracing::debug!(?order, "no orders are given from here");
+            return Err(LockOrderError::Stopped);
+        };
+        if !self.0.is_alive() {
+            return Err(LockOrderError::Stopped);
+        }
+        let answer: Option<Why> = self.0.call_within("why", &lock, patience);
+        answer.ok_or(LockOrderError::TimedOut)?.outcome()
     }
 
     fn snapshot(&self) -> Option<Snapshot> {

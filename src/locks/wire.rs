@@ -1,12 +1,16 @@
 //! What a program and the lock service of the node beside it say to each other, as values of the local interface.
 
+mod waits;
+
+pub(crate) use waits::{ToldWait, Why};
+
 use core::time::Duration;
-use ocf_dlm::cluster::{Completed, Holder, WaitReason};
+use ocf_dlm::cluster::Completed;
 use ocf_dlm::wire::Value as Versioned;
 use ocf_dlm::{
     ClientId, FencingToken, LockError, Mode, NameError, Remarks, RequestError, Status, ValueBlock, Wait,
 };
-use pils::{NodeInstance, Value};
+use pils::Value;
 use serde::{Deserialize, Serialize};
 
 use super::{Bytes, News};
@@ -169,17 +173,6 @@ pub(crate) enum Refusal {
     Flags,
 }
 
-/// Why an operation waits.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) enum Reason {
-    WaitQuorum,
-    Lookup,
-    Recovery,
-    WaitFence(Vec<NodeInstance>),
-    BlockedBy(Vec<(NodeInstance, u64)>),
-    AtMaster(NodeInstance),
-}
-
 /// Why a program may not lock.
 pub(crate) const NOT_LISTED: &str = "this user and group may not lock in that lockspace: the node's configuration says who may, in \
                                      [[api.locks]] (spaces, users, groups)";
@@ -321,36 +314,6 @@ impl Refusal {
             }
             Self::NoSuchLock | Self::NotPrimary => return Some(LockError::Lost),
         }))
-    }
-}
-
-impl From<WaitReason> for Reason {
-    fn from(reason: WaitReason) -> Self {
-        match reason {
-            WaitReason::WaitQuorum => Self::WaitQuorum,
-            WaitReason::Lookup => Self::Lookup,
-            WaitReason::Recovery => Self::Recovery,
-            WaitReason::WaitFence(who) => Self::WaitFence(who),
-            WaitReason::BlockedBy(who) => {
-                Self::BlockedBy(who.into_iter().map(|who| (who.node, who.lock)).collect())
-            }
-            WaitReason::AtMaster(node) => Self::AtMaster(node),
-        }
-    }
-}
-
-impl From<Reason> for WaitReason {
-    fn from(reason: Reason) -> Self {
-        match reason {
-            Reason::WaitQuorum => Self::WaitQuorum,
-            Reason::Lookup => Self::Lookup,
-            Reason::Recovery => Self::Recovery,
-            Reason::WaitFence(who) => Self::WaitFence(who),
-            Reason::BlockedBy(who) => {
-                Self::BlockedBy(who.into_iter().map(|(node, lock)| Holder { node, lock }).collect())
-            }
-            Reason::AtMaster(node) => Self::AtMaster(node),
-        }
     }
 }
 

@@ -4,14 +4,14 @@ use super::host::NodeHost;
 use super::locks::{deadline, range_ask};
 use crate::config::LockUsers;
 use crate::locks::wire::{
-    self, Convert, HeldRanges, Lock, LockRange, Reason, Release, Told, UnlockRange, Unlocked, What,
+    self, Convert, HeldRanges, Lock, LockRange, Release, Told, ToldWait, UnlockRange, Unlocked, What, Why,
 };
 use crate::locks::{Bytes, Listener, News};
 use crate::stack::Stack;
 use ocf_comm::driver::Handle;
 use ocf_comm::local::{ClientInfo, EventSink, Process, Service, no_method};
 use ocf_comm::rpc::{Access, Body, Builder, Caller, Dispatcher, Fault, Method, Responder};
-use ocf_dlm::cluster::{Ask, Completed, RangeStep};
+use ocf_dlm::cluster::{Ask, Completed, RangeStep, Waiting};
 use ocf_dlm::range::RangeSet;
 use ocf_dlm::wire::{Key, Value};
 use ocf_dlm::{
@@ -30,6 +30,8 @@ const PROGRAM_LOCKS_MAX: usize = 16_384;
 const PROGRAM_NOTICES_MAX: usize = 3 << 20;
 /// Connections of one process that ended and whose locks are kept because it lives. With so many it gets no more locks.
 const PROGRAM_CONNECTIONS_MAX: usize = 8;
+/// Questions of one program about what its operations wait for that are not answered yet.
+const PROGRAM_QUESTIONS_MAX: usize = 16;
 
 /// What programs may ask for beside the mode.
 const ALLOWED: Flags = Flags::NOTIFY.with(Flags::VALBLK).with(Flags::NOQUEUE);
@@ -72,18 +74,46 @@ struct Program {
 struct State {
     /// By the program's own number.
     locks: BTreeMap<u64, Entry>,
-    /// Owners of the locks by which the program has bytes of objects, by lock of this node.
-    ranges: BTreeMap<u64, u32>,
+    /// The locks by which the program has bytes of objects, by lock of this node.
+    ranges: BTreeMap<u64, OfObject>,
     /// The program's owners as this node's clients, and how many locks each has.
     owners: BTreeMap<u32, (ClientId, usize)>,
     /// Its connection ended.
     gone: bool,
+    /// Questions about its waits that are not answered yet.
+    questions: usize,
+}
+
+struct OfObject {
+    /// What the program calls its use of the object.
+    tag: u64,
+    owner: u32,
 }
 
 struct Entry {
     lock: u64,
     key: Key,
     owner: u32,
+}
+
+/// A question of a program that will be answered: at the latest when this is dropped.
+struct Question {
+    program: Arc<Program>,
+    answer: Option<Responder<Body>>,
+}
+
+impl Question {
+    fn answer(mut self, why: &Why) {
+        if let Some(answer) = self.answer.take() {
+            answer.answer(Body::of(why));
+        }
+    }
+}
+
+impl Drop for Question {
+    fn drop(&mut self) {
+        self.program.state.lock().questions -= 1;
+    }
 }
 
 /// Who is told of one lock.
@@ -111,8 +141,8 @@ impl State {
     }
 
     fn forget_range(&mut self, lock: u64) {
-        let Some(owner) = self.ranges.remove(&lock) else { return };
-        self.forget_owner(owner);
+        let Some(known) = self.ranges.remove(&lock) else { return };
+        self.forget_owner(known.owner);
     }
 
     /// The owner has one lock less.
@@ -123,6 +153,12 @@ impl State {
                 self.owners.remove(&owner);
             }
         }
+    }
+
+    /// What the program calls each lock of this node, and its owner.
+    fn known_as(&self) -> BTreeMap<u64, (u64, u32)> {
+        let locks = self.locks.iter().map(|(tag, entry)| (entry.lock, (*tag, entry.owner)));
+        locks.chain(self.ranges.iter().map(|(lock, known)| (*lock, (known.tag, known.owner)))).collect()
     }
 
     /// How many locks there are, held or asked for.
@@ -387,7 +423,8 @@ impl LockService {
                 false => stack.lock_range(now, range)?,
             };
             if let RangeStep::Asked(lock) = step {
-                if !ask.test && state.ranges.insert(lock, owner).is_none() {
+                let of = OfObject { tag: ask.tag, owner };
+                if !ask.test && state.ranges.insert(lock, of).is_none() {
                     state.owners.entry(owner).or_insert((client, 0)).1 += 1;
                 }
                 // Before the outputs of this call are carried out.
@@ -450,14 +487,40 @@ impl LockService {
         Some(HeldRanges { left, ranges: held.as_slice().iter().map(range).collect() })
     }
 
-    fn waits(&self, program: &Program) -> Vec<(u64, Reason)> {
-        let locks: Vec<(u64, u64)> =
-            program.state.lock().locks.iter().map(|(tag, entry)| (*tag, entry.lock)).collect();
-        let look = self.handle.inspect(|stack, _, _| {
-            let reason = |(tag, lock)| stack.lock_waits(lock).map(|reason| (tag, reason.into()));
-            locks.into_iter().filter_map(reason).collect()
-        });
-        look.unwrap_or_default()
+    /// Each of the program's operations that waits; those for bytes by the tag of the object.
+    fn waits(&self, program: &Program) -> Vec<ToldWait> {
+        let clock = self.handle.clock();
+        let locks = program.state.lock().known_as();
+        let look = self.handle.inspect(|stack, _, _| stack.waits_for_locks(clock.now())).unwrap_or_default();
+        let told = |wait: Waiting| locks.get(&wait.lock).map(|known| ToldWait::of(wait, *known));
+        look.into_iter().filter_map(told).collect()
+    }
+
+    /// Asks what is in the way of an operation. The answer comes when the lock's master has told.
+    fn why(&self, program: &Arc<Program>, tag: u64, answer: Responder<Body>) {
+        let lock = {
+            let mut state = program.state.lock();
+            if state.questions >= PROGRAM_QUESTIONS_MAX {
+                return answer.answer(Err(Fault::new(Fault::UNAVAILABLE, "PROGRAM_QUESTIONS_MAX")));
+            }
+            let known = state.known_as();
+            let Some((lock, _)) = known.into_iter().find(|(_, (of, _))| *of == tag) else {
+                return answer.answer(Body::of(&Why::Nothing));
+            };
+            state.questions += 1;
+            lock
+        };
+        let question = Question { program: Arc::clone(program), answer: Some(answer) };
+        let asked =
+            self.handle.call(|stack, host, now| match stack.order_of_locks(now, |e| e.explain(now, lock)) {
+                Ok(ticket) => host
+                    .locks()
+                    .await_report(ticket, move |outcome| question.answer(&Why::of(outcome.as_ref()))),
+                Err(refused) => question.answer(&Why::refused(refused)),
+            });
+        if asked.is_err() {
+            tracing::debug!(tag, "the node has stopped");
+        }
     }
 
     /// The connection of a program ended and its process has not: what it only asked for goes.
@@ -548,6 +611,10 @@ impl Service for LockService {
             "release" => body.read().and_then(|release| Body::of(&self.release(&program, release))),
             "check" => body.read().and_then(|tag| Body::of(&self.held_for(&program, tag))),
             "waits" => Body::of(&self.waits(&program)),
+            "why" => match body.read() {
+                Ok(tag) => return self.why(&program, tag, answer),
+                Err(fault) => Err(fault),
+            },
             other => Err(no_method(other)),
         };
         answer.answer(done);

@@ -5,7 +5,7 @@ use crate::locks::{
     Asked, Backend, Bytes, Listener, LockOrder, LockOrderError, Locks, News, Object, Opened, Slot,
 };
 use core::time::Duration;
-use ocf_dlm::cluster::{Ask, Output, RangeAsk, RangeStep, Snapshot, WaitReason};
+use ocf_dlm::cluster::{Ask, Output, RangeAsk, RangeStep, Snapshot, Waiting};
 use ocf_dlm::range::{Range, RangeKind};
 use ocf_dlm::wire::{Key, Outcome, Value};
 use ocf_dlm::{ClientId, Flags, LockError, Mode, RequestError, ValueBlock, Wait};
@@ -25,10 +25,13 @@ pub(super) struct Table {
     /// Owners that have a name.
     groups: Mutex<BTreeMap<String, u32>>,
     /// Who waits for the report of an order, by ticket.
-    orders: Mutex<BTreeMap<u64, mpsc::Sender<Option<Outcome>>>>,
+    orders: Mutex<BTreeMap<u64, Reported>>,
     /// Which owner has which object in use.
     objects: Opened,
 }
+
+/// Who is told what became of an order; dropped if the node stops.
+type Reported = Box<dyn FnOnce(Option<Outcome>) + Send>;
 
 impl fmt::Debug for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -69,10 +72,12 @@ impl Table {
                 (lock, News::Tested(blocker.map(|blocker| (blocker.range, blocker.kind))))
             }
             Output::Reported { ticket, outcome } => {
-                let waits = self.orders.lock().remove(&ticket);
+                let reported = self.orders.lock().remove(&ticket);
+                tracing::trace!(ticket, heard = reported.is_some(), "an order has ended");
                 // Who gave up waiting does not hear of it.
-                let heard = waits.is_none_or(|waits| waits.send(outcome).is_ok());
-                tracing::trace!(ticket, heard, "an order has ended");
+                if let Some(reported) = reported {
+                    reported(outcome);
+                }
                 return;
             }
             Output::Send { .. } | Output::FenceWanted(_) | Output::Recovered { .. } | Output::Overrun | _ => {
@@ -88,6 +93,11 @@ impl Table {
         }
     }
 
+    /// Who is to be told what becomes of an order. Before the outputs of the call that gave it are carried out.
+    pub(super) fn await_report(&self, ticket: u64, reported: impl FnOnce(Option<Outcome>) + Send + 'static) {
+        self.orders.lock().insert(ticket, Box::new(reported));
+    }
+
     /// The lock is not its owner's any more.
     fn lose(&self, lock: u64) {
         let listener = self.listeners.lock().remove(&lock);
@@ -98,7 +108,8 @@ impl Table {
 
     /// The node has stopped: every lock is lost, and no order is answered.
     pub(super) fn close(&self) {
-        self.orders.lock().clear();
+        let orders = core::mem::take(&mut *self.orders.lock());
+        drop(orders);
         let all = core::mem::take(&mut *self.listeners.lock());
         for listener in all.into_values() {
             listener.hear(News::Lost);
@@ -280,12 +291,8 @@ impl Backend for Here {
         Some(held.as_slice().to_vec())
     }
 
-    fn waits(&self) -> Vec<(u64, WaitReason)> {
-        let look = self.0.inner.handle.inspect(|stack, host, _| {
-            let locks: Vec<u64> = host.locks().listeners.lock().keys().copied().collect();
-            let reason = |lock: u64| stack.lock_waits(lock).map(|reason| (lock, reason));
-            locks.into_iter().filter_map(reason).collect()
-        });
+    fn waits(&self) -> Vec<Waiting> {
+        let look = self.0.inner.handle.inspect(|stack, _, _| stack.waits_for_locks(self.0.now()));
         look.unwrap_or_default()
     }
 
@@ -301,9 +308,12 @@ impl Backend for Here {
                 LockOrder::Release(holder, key, guard) => engine.force_release(now, holder, key, guard),
                 LockOrder::Purge(node, client) => engine.purge(now, node, client),
                 LockOrder::Orphans(node) => engine.orphans_of(now, node),
+                LockOrder::Why(lock) => engine.explain(now, lock),
             })?;
-            // Before the outputs of this call are carried out.
-            host.locks().orders.lock().insert(ticket, answer);
+            host.locks().await_report(ticket, move |outcome| {
+                let heard = answer.send(outcome).is_ok();
+                tracing::trace!(ticket, heard, "who gave an order is told");
+            });
             Ok::<_, LockOrderError>(ticket)
         });
         let ticket = given.map_err(|_stopped| LockOrderError::Stopped)??;

@@ -5,7 +5,7 @@ use core::time::Duration;
 use ocf_comm::{Channel, Lane};
 use ocf_dlm::cluster::{
     Ask, ClusterView, Engine, Input, LockState, OrderError, Output as From, RangeAsk, RangeStep, Snapshot,
-    ViewMember, WaitReason,
+    ViewMember, Waiting,
 };
 use ocf_dlm::directory::Weighted;
 use ocf_dlm::range::{Range, RangeSet};
@@ -183,10 +183,16 @@ impl Stack {
         give(self.engine(now).map_err(|_no_locks| OrderError::NotPrimary)?)
     }
 
-    /// Why an operation on a lock waits; `None` if none does.
+    /// The operation of a lock that waits, and why; `None` if none does.
     #[must_use]
-    pub fn lock_waits(&self, lock: u64) -> Option<WaitReason> {
-        self.locks.as_ref()?.wait_reason(lock)
+    pub fn lock_waits(&self, now: Instant, lock: u64) -> Option<Waiting> {
+        self.locks.as_ref()?.wait_of(now, lock)
+    }
+
+    /// Every operation of this node that waits for a lock, the longest wait first, and why as far as this node knows.
+    #[must_use]
+    pub fn waits_for_locks(&self, now: Instant) -> Vec<Waiting> {
+        self.locks.as_ref().map(|locks| locks.waits(now)).unwrap_or_default()
     }
 
     /// The lock manager of this node in numbers.

@@ -1,11 +1,11 @@
 //! Requests of local clients, and what this node knows of its own locks.
 
-use super::event::{Ask, Completed, Output, WaitReason};
+use super::event::{Ask, Completed, Output};
 use super::keep::Keep;
 use super::orphan::KEPT;
 use super::own::{ClientLock, OwnRanges, Pending};
 use super::tree::{Route, Tree};
-use super::{Engine, Holder, Standing, sabotaged};
+use super::{Engine, Standing, sabotaged};
 use crate::range::RangeSet;
 use crate::wire::{Convert, Item, Key, Name, Request, Unlock, Value};
 use crate::{FencingToken, Flags, Mode, RequestError, Status, Transfer};
@@ -268,33 +268,6 @@ impl Engine {
             token: known.token,
             reliable: self.standing == Standing::Active || sabotaged!(self, IgnoreSuspension),
             place: known.pending.as_ref().and_then(|p| p.place),
-        })
-    }
-
-    /// Why an operation waits; `None` if none does.
-    #[must_use]
-    pub fn wait_reason(&self, lock: u64) -> Option<WaitReason> {
-        let known = self.locks.get(&lock)?;
-        let pending = known.pending.as_ref()?;
-        if self.standing != Standing::Active {
-            return Some(WaitReason::WaitQuorum);
-        }
-        let tree = self.trees.get(&known.key.tree)?;
-        Some(match &tree.route {
-            Route::Looking(_) => WaitReason::Lookup,
-            Route::Moving(_) | Route::Handing(_) | Route::Recovering(_) => WaitReason::Recovery,
-            Route::At(master) if self.is_lost(*master, tree.epoch) => WaitReason::Recovery,
-            Route::At(_) if !pending.fence.is_empty() => WaitReason::WaitFence(pending.fence.clone()),
-            Route::At(master) => WaitReason::AtMaster(*master),
-            Route::Here(mastered) => {
-                let who = Holder { node: self.local, lock };
-                let fence = self.fenced_blockers(&known.key, who);
-                if !fence.is_empty() {
-                    return Some(WaitReason::WaitFence(fence));
-                }
-                let queues = mastered.resources.get(&known.key.path)?;
-                WaitReason::BlockedBy(queues.blockers(who).into_iter().map(|entry| entry.who).collect())
-            }
         })
     }
 

@@ -1,7 +1,8 @@
 use crate::directory::Weighted;
-use crate::wire::{Outcome, Proof, Value};
+use crate::wire::{Key, Outcome, Proof, ReportedLock, Value};
 use crate::{ClientId, FencingToken, Flags, Mode, Remarks, Status};
 use bytes::Bytes;
+use core::time::Duration;
 use pils::{Instant, NodeInstance};
 
 /// A member of a [`ClusterView`].
@@ -155,7 +156,7 @@ pub struct Ask {
     /// Whose it will be.
     pub client: ClientId,
     /// The resource.
-    pub key: crate::wire::Key,
+    pub key: Key,
     /// The lock above it, if the resource is a child.
     pub parent: Option<u64>,
     /// What is asked for.
@@ -166,6 +167,25 @@ pub struct Ask {
     pub transaction: Option<u64>,
     /// Until when it may wait.
     pub deadline: Option<Instant>,
+}
+
+/// An operation of this node that waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// The lock.
+    pub lock: u64,
+    /// Whose it is.
+    pub client: ClientId,
+    /// Its resource, or object.
+    pub key: Key,
+    /// What is held meanwhile.
+    pub held: Option<Mode>,
+    /// What is asked for.
+    pub asked: Mode,
+    /// For how long it has waited.
+    pub age: Duration,
+    /// Why.
+    pub reason: WaitReason,
 }
 
 /// Why an operation waits.
@@ -179,8 +199,9 @@ pub enum WaitReason {
     Recovery,
     /// Locks of these instances are, or may be, in the way; they are not proven dead.
     WaitFence(Vec<NodeInstance>),
-    /// Locks of others are in the way: node and lock there.
-    BlockedBy(Vec<crate::cluster::Holder>),
-    /// The master on that node has queued it behind others.
+    /// Locks of others are in the way: those that hold what excludes it, then those that asked before it and must be served
+    /// first. At most [`REPORTED_MAX`](crate::wire::REPORTED_MAX).
+    BlockedBy(Vec<ReportedLock>),
+    /// The master on that node has queued it, and was not asked behind whom: [`Engine::explain`](super::Engine::explain) does.
     AtMaster(NodeInstance),
 }

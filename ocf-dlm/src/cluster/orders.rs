@@ -1,7 +1,6 @@
 //! What operators ask of locks, whoever has them: who holds and who waits, the end of a lock, the end of orphans.
 
 use super::event::Output;
-use super::queue::millis;
 use super::tree::Tree;
 use super::{Engine, Holder, sabotaged};
 use crate::directory::Slot;
@@ -29,6 +28,9 @@ pub enum OrderError {
     /// [`ORDERS_MAX`] are under way.
     #[error("{ORDERS_MAX} orders are under way")]
     Limit,
+    /// No operation of that lock waits.
+    #[error("nothing waits for that lock")]
+    NotWaiting,
 }
 
 impl Engine {
@@ -93,7 +95,12 @@ impl Engine {
         self.give_order(now, node, Wanted::Orphans)
     }
 
-    fn give_order(&mut self, now: Instant, to: NodeInstance, what: Wanted) -> Result<u64, OrderError> {
+    pub(super) fn give_order(
+        &mut self,
+        now: Instant,
+        to: NodeInstance,
+        what: Wanted,
+    ) -> Result<u64, OrderError> {
         self.now = now;
         if !self.acts() {
             return Err(OrderError::NotPrimary);
@@ -133,6 +140,16 @@ impl Engine {
                     None => return self.pass_on(from, order),
                 }
             }
+            Wanted::Why { lock, key } => {
+                self.touch(&key.tree);
+                if self.mastered(&key.tree).is_none() {
+                    return self.pass_on(from, order);
+                }
+                match self.in_the_way(key, Holder { node: origin, lock: *lock }) {
+                    Some((locks, more)) => Outcome::InTheWay { locks, more: count(more) },
+                    None => no_such_lock(),
+                }
+            }
             Wanted::Release { node, lock, key, guard } if *node == self.local && home => {
                 self.release_here(*lock, key, guard.as_ref())
             }
@@ -151,7 +168,9 @@ impl Engine {
 
     /// An order for the master of a tree, which is not this node: the directory knows who is.
     fn pass_on(&mut self, from: NodeInstance, order: Order) {
-        let (Wanted::Look(key) | Wanted::Release { key, .. }) = &order.what else { return };
+        let (Wanted::Look(key) | Wanted::Release { key, .. } | Wanted::Why { key, .. }) = &order.what else {
+            return;
+        };
         let slot = self.slots.get(&super::slot_number(Slot::of(&key.tree)));
         let ready = slot.is_some_and(|slot| slot.ready) && self.recovery.is_rebuilt();
         let mut suspects = slot.map(|slot| slot.suspects.clone()).unwrap_or_default();
@@ -181,19 +200,7 @@ impl Engine {
             let unused = ResourceReport::unused(&mastered.suspects);
             return Some(ResourceReport { master: Some(self.local), token: mastered.token, ..unused });
         };
-        let now = millis(self.now);
-        let locks = queues.entries().take(REPORTED_MAX).map(|entry| ReportedLock {
-            node: entry.who.node,
-            lock: entry.who.lock,
-            client: entry.client,
-            held: entry.held,
-            asked: entry.asked,
-            departed: !self.is_member(entry.who.node),
-            orphan: entry.flags.has(Flags::ORPHAN),
-            age_ms: u64::try_from(now.saturating_sub(entry.since))
-                .unwrap_or_default()
-                .min(pils::wire::VARINT_MAX),
-        });
+        let locks = queues.entries().take(REPORTED_MAX).map(|entry| self.reported(entry));
         Some(ResourceReport {
             master: Some(self.local),
             token: mastered.token,

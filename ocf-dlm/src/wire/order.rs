@@ -42,6 +42,13 @@ pub enum Wanted {
     Purge(Option<ClientId>),
     /// The orphans of the receiver.
     Orphans,
+    /// What is in the way of an operation that waits.
+    Why {
+        /// What the node that asks calls the lock.
+        lock: u64,
+        /// Its resource.
+        key: Key,
+    },
 }
 
 /// The word of an operator that a lock is to be released although its owner did not give it back.
@@ -93,6 +100,13 @@ pub enum Outcome {
     Orphans {
         /// They.
         locks: Vec<OrphanLock>,
+        /// How many more there are.
+        more: u32,
+    },
+    /// What is in the way of an operation that waits: what excludes it, then what asked before it and must be served first.
+    InTheWay {
+        /// At most [`REPORTED_MAX`].
+        locks: Vec<ReportedLock>,
         /// How many more there are.
         more: u32,
     },
@@ -243,6 +257,11 @@ impl Order {
                 }
             }
             Wanted::Orphans => out.push(4),
+            Wanted::Why { lock, key } => {
+                out.push(5);
+                out.extend_from_slice(&lock.to_be_bytes());
+                key.emit(out);
+            }
         }
     }
 
@@ -259,6 +278,7 @@ impl Order {
                 Wanted::Purge(if one { Some(ClientId::new(r.u32("client")?)) } else { None })
             }
             4 => Wanted::Orphans,
+            5 => Wanted::Why { lock: r.u64("lock")?, key: Key::parse(r)? },
             _ => return Err(at.error("order", Malformed::OutOfRange)),
         };
         Ok(Self { ticket, origin, what })
@@ -306,6 +326,10 @@ impl Outcome {
                 }
                 out.extend_from_slice(&more.to_be_bytes());
             }
+            Self::InTheWay { locks, more } => {
+                out.push(7);
+                ReportedLock::emit_all(locks, *more, out);
+            }
         }
     }
 
@@ -321,6 +345,10 @@ impl Outcome {
                 let count = r.length("locks", REPORTED_MAX)?;
                 let locks = (0..count).map(|_| OrphanLock::parse(r)).collect::<Result<_, _>>()?;
                 Self::Orphans { locks, more: r.u32("more")? }
+            }
+            7 => {
+                let (locks, more) = ReportedLock::parse_all(r)?;
+                Self::InTheWay { locks, more }
             }
             _ => return Err(at.error("outcome", Malformed::OutOfRange)),
         })
@@ -370,6 +398,20 @@ impl OrphanLock {
 }
 
 impl ReportedLock {
+    fn emit_all(locks: &[Self], more: u32, out: &mut Vec<u8>) {
+        out.put_length(locks.len());
+        for lock in locks {
+            lock.emit(out);
+        }
+        out.extend_from_slice(&more.to_be_bytes());
+    }
+
+    fn parse_all(r: &mut Reader<'_>) -> Result<(Vec<Self>, u32), ParseError> {
+        let count = r.length("locks", REPORTED_MAX)?;
+        let locks = (0..count).map(|_| Self::parse(r)).collect::<Result<_, _>>()?;
+        Ok((locks, r.u32("more")?))
+    }
+
     fn emit(&self, out: &mut Vec<u8>) {
         out.put_instance(self.node);
         out.extend_from_slice(&self.lock.to_be_bytes());
@@ -403,20 +445,15 @@ impl ResourceReport {
         }
         put_token(self.token, out);
         out.push(u8::from(self.value_invalid));
-        out.put_length(self.locks.len());
-        for lock in &self.locks {
-            lock.emit(out);
-        }
-        out.extend_from_slice(&self.more.to_be_bytes());
+        ReportedLock::emit_all(&self.locks, self.more, out);
     }
 
     fn parse(r: &mut Reader<'_>) -> Result<Self, ParseError> {
         let known = take_bool(r, "mastered")?;
         let master = if known { Some(r.instance("master")?) } else { None };
         let (token, value_invalid) = (take_token(r)?, take_bool(r, "value invalid")?);
-        let count = r.length("locks", REPORTED_MAX)?;
-        let locks = (0..count).map(|_| ReportedLock::parse(r)).collect::<Result<_, _>>()?;
-        Ok(Self { master, token, value_invalid, locks, more: r.u32("more")? })
+        let (locks, more) = ReportedLock::parse_all(r)?;
+        Ok(Self { master, token, value_invalid, locks, more })
     }
 
     /// What is in the way of the lock at `index` of the list: those that hold what excludes it; if none does, the one that

@@ -98,6 +98,8 @@ fn order_samples(n: u64, small: u32, name: &[u8]) -> Vec<Item> {
         order(Wanted::Look(key.clone())),
         order(Wanted::Release { node: instance(6), lock: n, key: key.clone(), guard }),
         order(Wanted::Orphans),
+        order(Wanted::Why { lock: n, key: key.clone() }),
+        Item::Report { ticket: n, outcome: Outcome::InTheWay { locks: vec![reported; 2], more: small } },
         order(Wanted::Purge(small.is_multiple_of(2).then_some(ClientId::new(small)))),
         Item::Report { ticket: n, outcome: Outcome::Resource(report) },
         Item::Report { ticket: n, outcome: Outcome::Released(small) },

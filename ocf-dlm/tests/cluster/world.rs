@@ -5,7 +5,7 @@ use crate::checkers::{Checkers, Violation};
 use bytes::Bytes;
 use ocf_dlm::cluster::{
     Ask, ClusterView, Completed, Config, Engine, Holder, Input, Output, Sabotage, TreeSnapshot, TreeState,
-    ViewMember,
+    ViewMember, WaitReason,
 };
 use ocf_dlm::directory::Weighted;
 use ocf_dlm::wire::{Key, OrderRefusal, Outcome, Proof, ReleaseGuard, Value};
@@ -625,6 +625,7 @@ impl World {
                     Some(Outcome::Released(_)) => "released by order",
                     Some(Outcome::Resource(_)) => "resource reported",
                     Some(Outcome::Orphans { .. }) => "orphans listed",
+                    Some(Outcome::InTheWay { .. }) => "told what is in the way",
                     Some(Outcome::Refused(OrderRefusal::Endangers(danger))) if danger.unproven => {
                         "told that fencing is wanted"
                     }
@@ -766,6 +767,12 @@ impl World {
                 let name = [b"a".as_slice(), b"b", b"c", b"d"][self.rng.below(4) as usize];
                 if node.engine.inquire(self.now, Key::root(b"ls", name)).is_ok() {
                     self.count("inquired");
+                }
+                let node = self.nodes.get_mut(&at).unwrap();
+                let waits = node.engine.waits(self.now);
+                let elsewhere = waits.iter().find(|wait| matches!(wait.reason, WaitReason::AtMaster(_)));
+                if elsewhere.is_some_and(|wait| node.engine.explain(self.now, wait.lock).is_ok()) {
+                    self.count("asked why");
                 }
                 let Some(of) = self.rng.pick(&living).copied() else { return };
                 let node = self.nodes.get_mut(&at).unwrap();
