@@ -36,11 +36,12 @@ use std::sync::Arc;
 pub struct Locks {
     backend: Arc<dyn Backend>,
     client: ClientId,
+    transaction: Option<u32>,
 }
 
 impl Locks {
     pub(crate) fn new(backend: Arc<dyn Backend>, client: ClientId) -> Self {
-        Self { backend, client }
+        Self { backend, client, transaction: None }
     }
 
     /// Locks `name` of the lockspace `space` in `mode`, waiting as long as `wait` says: for other holders, for the recovery of
@@ -91,7 +92,8 @@ impl Locks {
             flags |= Flags::NOQUEUE;
         }
         let (slot, key) = (Arc::new(Slot::default()), place.key());
-        let asked = Asked { owner: self.client, place, key: &key, mode, flags, wait };
+        let (owner, transaction) = (self.client, self.transaction);
+        let asked = Asked { owner, place, key: &key, mode, flags, wait, transaction };
         let lock = self.backend.ask(&asked, &slot)?;
         let guard = LockGuard {
             locks: self.clone(),
@@ -129,6 +131,14 @@ impl Locks {
             Ok(()) => Ok(new),
             Err(LostLock { .. }) => Err(LockError::Lost),
         }
+    }
+
+    /// The same owner, whose requests from here on count for that transaction in searches for deadlocks: all requests on this node
+    /// that name the same number, of owners of the same user, wait as one, whoever made them. Without one, an owner's requests
+    /// wait as that owner. Byte ranges always do.
+    #[must_use]
+    pub fn in_transaction(&self, transaction: u32) -> Self {
+        Self { transaction: Some(transaction), ..self.clone() }
     }
 
     /// Who the owner is, on this node.

@@ -107,7 +107,12 @@ impl Program {
 
     /// Takes the lock in EX.
     fn lock(&mut self) -> FencingToken {
-        let word = self.ask("lock");
+        self.token("lock")
+    }
+
+    /// Has it take the lock.
+    fn token(&mut self, order: &str) -> FencingToken {
+        let word = self.ask(order);
         let token = word.strip_prefix("token ").unwrap_or_else(|| panic!("no token: {word}"));
         FencingToken::from_u128(token.parse().expect("a number"))
     }
@@ -141,15 +146,26 @@ fn a_program_beside_a_node() {
     for order in std::io::stdin().lines() {
         let said = match order.expect("text").as_str() {
             "lock" => match locks.lock("space", "name", Mode::Ex, WAIT) {
-                Ok(guard) => {
-                    let token = guard.token().map(|token| token.as_u128().to_string());
-                    held = Some(guard);
-                    token.map_or_else(|lost| lost.to_string(), |token| format!("token {token}"))
-                }
+                Ok(guard) => said_of(held.insert(guard)),
                 Err(error) => error.to_string(),
             },
             "check" => {
                 held.as_ref().map_or_else(|| "none".to_owned(), |held| format!("{:?}", held.check().is_ok()))
+            }
+            "lock for good" => match locks.lock_lasting("space", "name", Mode::Ex, WAIT) {
+                Ok(guard) => said_of(held.insert(guard)),
+                Err(error) => error.to_string(),
+            },
+            "adopt" => match locks.adopt("space", "name", Mode::Ex) {
+                Ok(guard) => said_of(held.insert(guard)),
+                Err(error) => error.to_string(),
+            },
+            "orphans" => {
+                let orphans = locks.orphans(client.node().expect("it said who it is"), PATIENCE);
+                format!("{:?}", orphans.map(|(orphans, more)| (orphans.len(), more)))
+            }
+            "purge" => {
+                format!("{:?}", locks.purge(client.node().expect("it said who it is"), None, PATIENCE))
             }
             "lock a range" => {
                 let ranges = locks.ranges("space", b"file").expect("it is asked for once");
@@ -173,6 +189,11 @@ fn a_program_beside_a_node() {
         };
         println!("> {said}");
     }
+}
+
+/// The token of a lock, as a program says it.
+fn said_of(held: &LockGuard) -> String {
+    held.token().map_or_else(|lost| lost.to_string(), |token| format!("token {}", token.as_u128()))
 }
 
 /// Ends the connections of this process as if its other ends had closed them; it has no other sockets.
@@ -312,6 +333,128 @@ fn who_only_lost_its_connection_refuses_and_keeps_its_lock_until_it_ends() {
     holder.signal(Signal::KILL);
     let next = locks.lock("space", "name", Mode::Ex, WAIT).expect("the program has ended");
     assert!(next.token().expect("held") > before);
+}
+
+/// Returns once the lock has outlived its owner.
+fn until_orphan(locks: &Locks) {
+    let until = Instant::now() + PATIENCE;
+    let is_orphan = || {
+        let seen = locks.inspect("space", "name", PATIENCE).expect("the master answers");
+        seen.locks.iter().any(|lock| lock.orphan)
+    };
+    while !is_orphan() {
+        assert!(Instant::now() < until, "a lock that is to last becomes an orphan when its program ends");
+    }
+}
+
+#[test]
+fn the_lasting_lock_of_a_program_that_is_killed_is_adopted_by_another_or_purged() {
+    let cluster = cluster("lasting", 2);
+    let (here, there) = (address("lasting", 1), address("lasting", 2));
+    let mut holder = Program::start(&here);
+    let token = holder.token("lock for good");
+    let (mut heir, mut stranger) = (Program::start(&here), Program::start(&there));
+    let early = heir.ask("adopt");
+    assert!(early.contains("no orphan"), "its holder lives: {early}");
+    holder.signal(Signal::KILL);
+    let watcher = cluster.node(1).and_then(ocf::Node::locks).expect("the node has locks");
+    until_orphan(&watcher);
+    let refused = watcher.try_lock("space", "name", Mode::Cr).map(drop);
+    assert_eq!(refused, Err(LockError::WouldBlock), "nobody has it, and it is held");
+    let elsewhere = stranger.ask("adopt");
+    assert!(elsewhere.contains("no orphan"), "it is an orphan of the other node: {elsewhere}");
+    assert_eq!(stranger.ask("orphans"), "Ok((0, 0))");
+    assert_eq!(heir.ask("orphans"), "Ok((1, 0))");
+    assert_eq!(heir.token("adopt"), token, "nobody had it in between");
+    assert_eq!((heir.ask("check").as_str(), heir.ask("orphans").as_str()), ("true", "Ok((0, 0))"));
+    // Adopted, it is like any lock of its new owner, and is not left once more.
+    heir.signal(Signal::KILL);
+    let next = watcher.lock("space", "name", Mode::Ex, WAIT).expect("the heir has ended");
+    assert!(next.token().expect("held") > token);
+    drop(next);
+    let mut holder = Program::start(&here);
+    holder.token("lock for good");
+    let kept = watcher.lock("space", "name", Mode::Nl, WAIT).expect("NL is in nobody's way");
+    holder.signal(Signal::KILL);
+    until_orphan(&watcher);
+    let mut cleaner = Program::start(&here);
+    assert_eq!(cleaner.ask("purge"), "Ok(1)");
+    let free = watcher.lock("space", "name", Mode::Ex, WAIT).expect("it was purged");
+    assert_eq!(free.value(), None, "the dead could have been writing");
+    drop((kept, free));
+}
+
+#[test]
+fn an_owner_of_a_program_that_ends_leaves_what_is_to_last() {
+    let _cluster = cluster("owners", 1);
+    let client = connect("owners", 1);
+    let (first, second, other) = (client.locks(), client.locks(), connect("owners", 1).locks());
+    let lasting = first.lock_lasting("space", "lasting", Mode::Pw, WAIT).expect("free");
+    let plain = first.lock("space", "plain", Mode::Ex, WAIT).expect("free");
+    let ranges = first.ranges("space", b"file").expect("it is asked for once");
+    ranges.lock_range(bytes(0, 9), RangeKind::Exclusive, WAIT).expect("free");
+    assert_eq!(first.clone().end(), 3);
+    assert!(lasting.check().is_err() && plain.check().is_err(), "they have no owner any more");
+    assert_eq!(ranges.lock_range(bytes(0, 9), RangeKind::Exclusive, WAIT), Err(LockError::Lost));
+    drop((lasting, plain, ranges));
+    drop(other.lock("space", "plain", Mode::Ex, WAIT).expect("what is not to last is released"));
+    let object = other.ranges("space", b"file").expect("it is asked for once");
+    object.lock_range(bytes(0, 9), RangeKind::Exclusive, WAIT).expect("so are bytes");
+    let refused = other.try_lock("space", "lasting", Mode::Pr).map(drop);
+    assert_eq!(refused, Err(LockError::WouldBlock), "the orphan is still held");
+    let wrong = second.adopt("space", "lasting", Mode::Pr).map(drop);
+    assert_eq!(wrong, Err(LockError::Refused(RequestError::NoOrphan { other_mode: true })));
+    let adopted = second.adopt("space", "lasting", Mode::Pw).expect("it is there, in this mode");
+    adopted.check().expect("it is held");
+    let again = other.adopt("space", "lasting", Mode::Pw).map(drop);
+    assert_eq!(again, Err(LockError::Refused(RequestError::NoOrphan { other_mode: false })));
+    adopted.release(None).expect("held");
+    drop(first.lock("space", "lasting", Mode::Ex, WAIT).expect("an owner that ended may begin anew"));
+    // No other lock of a program may be such a one.
+    let whole = second.lock("space", "whole", Mode::Cw, WAIT).expect("free");
+    assert_eq!(
+        second.orphans(client.node().expect("it said who it is"), PATIENCE).expect("it answers").0,
+        []
+    );
+    drop(whole);
+}
+
+#[test]
+fn requests_of_one_transaction_wait_as_one_whoever_makes_them() {
+    let _cluster = cluster("transaction", 2);
+    let (near, far) = (connect("transaction", 1), connect("transaction", 2));
+    let lock = |who: &Locks, name: &str| who.lock("space", name, Mode::Ex, WAIT);
+    // Two owners of one transaction, in two connections, and one that is none of it.
+    let (mine, helper) =
+        (near.locks().in_transaction(7), connect("transaction", 1).locks().in_transaction(7));
+    let other = far.locks();
+    let (x, y) = (lock(&mine, "x").expect("free"), lock(&other, "y").expect("free"));
+    let ends: Vec<Result<(), LockError>> = thread::scope(|scope| {
+        let one = scope.spawn(|| {
+            let end = lock(&helper, "y").map(drop);
+            drop(x);
+            end
+        });
+        let two = scope.spawn(|| {
+            let end = lock(&other, "x").map(drop);
+            drop(y);
+            end
+        });
+        [one, two].into_iter().map(|waiter| waiter.join().expect("it ends")).collect()
+    });
+    let denied = ends.iter().filter(|end| **end == Err(LockError::Deadlock)).count();
+    assert_eq!((denied, ends.iter().filter(|end| end.is_ok()).count()), (1, 1), "{ends:?}");
+    // The same without a transaction is no deadlock: it ends in time alone.
+    let (mine, helper) = (near.locks(), connect("transaction", 1).locks());
+    let (x, y) = (lock(&mine, "x").expect("free"), lock(&other, "y").expect("free"));
+    let ends: Vec<Result<(), LockError>> = thread::scope(|scope| {
+        let short = Wait::For(Duration::from_secs(3));
+        let one = scope.spawn(move || helper.lock("space", "y", Mode::Ex, short).map(drop));
+        let two = scope.spawn(|| other.lock("space", "x", Mode::Ex, short).map(drop));
+        [one, two].into_iter().map(|waiter| waiter.join().expect("it ends")).collect()
+    });
+    assert_eq!(ends, [Err(LockError::TimedOut), Err(LockError::TimedOut)]);
+    drop((x, y));
 }
 
 fn bytes(first: u64, last: u64) -> Range {
@@ -676,5 +819,16 @@ fn who_may_not_lock_is_told_which_setting_gives_it() {
     let mut program = start(&address("these", 1));
     assert_eq!(program.word(), "connected");
     assert!(program.lock() > FencingToken::default());
+    program.ask("release");
+    // What lasts in a lockspace that it may not lock in is not its to see, adopt or purge.
+    let own = LockClient::connect(&address("other", 1), "own").expect("this user may connect").locks();
+    let lasting = own.lock_lasting("space", "name", Mode::Ex, WAIT).expect("this user may lock");
+    assert_eq!(own.end(), 1);
+    drop(lasting);
+    let mut program = start(&address("other", 1));
+    assert_eq!(program.word(), "connected");
+    let word = program.ask("adopt");
+    assert!(word.contains("[[api.locks]]"), "{word}");
+    assert_eq!((program.ask("orphans").as_str(), program.ask("purge").as_str()), ("Ok((0, 0))", "Ok(0)"));
     std::fs::remove_file(copy).expect("it is there");
 }

@@ -45,6 +45,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) mode: Mode,
     pub(crate) flags: Flags,
     pub(crate) wait: Wait,
+    /// The transaction that it counts for in searches for deadlocks. `None`: its owner alone.
+    pub(crate) transaction: Option<u32>,
 }
 
 /// Who locks for guards: the node of this process, or one beside it that this process is connected to.
@@ -102,14 +104,8 @@ pub(crate) trait Backend: Debug + Send + Sync {
     fn snapshot(&self) -> Option<Snapshot>;
 
     /// Gives an order of an operator, and waits at most so long for the answer.
-    fn order(&self, order: LockOrder, patience: Duration) -> Result<Outcome, LockOrderError> {
-        tracing::debug!(?order, ?patience, "no orders are given from here");
-        Err(LockOrderError::Stopped)
-    }
+    fn order(&self, order: LockOrder, patience: Duration) -> Result<Outcome, LockOrderError>;
 
     /// The owner is gone, with all its locks but those that last. How many there were.
-    fn end_owner(&self, owner: ClientId) -> usize {
-        tracing::debug!(?owner, "owners end with their process here");
-        0
-    }
+    fn end_owner(&self, owner: ClientId) -> usize;
 }

@@ -17,7 +17,7 @@ impl LockManager for Locks {
     fn owner(&self) -> Result<Box<dyn LockOwner>, LockError> {
         let backend = Arc::clone(&self.backend);
         let client = backend.new_owner().ok_or(LockError::Lost)?;
-        Ok(Box::new(Self { backend, client }))
+        Ok(Box::new(Self::new(backend, client)))
     }
 }
 

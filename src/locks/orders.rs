@@ -88,7 +88,8 @@ impl Locks {
         self.released(&LockOrder::Release(holder, key, guard), patience)
     }
 
-    /// The orphans of a member, oldest first, and how many there are beyond those told.
+    /// The orphans of a member, oldest first, and how many there are beyond those told. A program beside a node asks for those of
+    /// that node, and is told of lockspaces in which it may lock.
     ///
     /// # Errors
     /// See [`LockOrderError`].
@@ -106,7 +107,7 @@ impl Locks {
     }
 
     /// Releases the orphans on a member that `client` left there, or all. Returns how many went. Value blocks of those held in PW
-    /// or EX become invalid.
+    /// or EX become invalid. A program beside a node purges those of that node, in lockspaces in which it may lock.
     ///
     /// # Errors
     /// See [`LockOrderError`].
@@ -161,11 +162,11 @@ impl Locks {
         }
     }
 
-    /// As [`Locks::lock`], but the lock outlives this owner: when that ends ([`Locks::end`]), the lock stays held as an orphan,
-    /// until somebody on this node adopts it or anybody purges it.
+    /// As [`Locks::lock`], but the lock outlives this owner: when that ends ([`Locks::end`], or its process if that is a program
+    /// beside the node), the lock stays held as an orphan, until somebody on this node adopts it or anybody purges it.
     ///
     /// # Errors
-    /// As [`Locks::lock`]. [`LockError::Refused`] for a program beside the node, which cannot ask for such a lock.
+    /// As [`Locks::lock`].
     pub fn lock_lasting(
         &self,
         space: &str,

@@ -1,7 +1,8 @@
 //! Locks for a program beside a node: it connects to the node of its machine, which locks for it.
 
 use super::wire::{
-    self, Convert, HeldRanges, Lock, LockRange, Release, SERVICE, Told, ToldWait, UnlockRange, Unlocked, Why,
+    self, Convert, EndOwner, HeldRanges, Lock, LockRange, Orphans, Purge, Release, SERVICE, Told, ToldWait,
+    UnlockRange, Unlocked, Why,
 };
 use super::{
     Asked, Backend, Bytes, Listener as _, LockOrder, LockOrderError, Locks, News, Object, Opened, Place, Slot,
@@ -38,7 +39,7 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// `[[api.locks]]` says which users and groups may lock. A thread of this process listens to the node.
 ///
 /// When the program ends, however it does, its locks are released, and a value block that it could have been writing is
-/// invalid. If only the connection ends, every guard refuses from then on, but the node keeps the locks until the process
+/// invalid. Those that are to last ([`Locks::lock_lasting`]) stay held, until another program of this node adopts them. If only the connection ends, every guard refuses from then on, but the node keeps the locks until the process
 /// has ended: it may still be writing. They are not inherited: in a process that was forked the guards refuse.
 ///
 /// ```no_run
@@ -402,7 +403,7 @@ impl Connection {
     }
 
     fn ask(&self, asked: &Asked<'_>, slot: &Arc<Slot>) -> Result<u64, LockError> {
-        let Asked { owner, place, mode, flags, wait, .. } = *asked;
+        let Asked { owner, place, mode, flags, wait, transaction, .. } = *asked;
         let (space, name) = match place {
             Place::Root { space, name } => (space, name),
             Place::Below { name, .. } => ("", name),
@@ -425,6 +426,7 @@ impl Connection {
             mode: mode.raw(),
             flags: flags.bits(),
             wait: wait.into(),
+            transaction,
         };
         self.tell("lock", &lock).map_err(|error| {
             self.heard.lock().slots.remove(&tag);
@@ -580,15 +582,35 @@ impl Backend for Beside {
     }
 
     fn order(&self, order: LockOrder, patience: Duration) -> Result<Outcome, LockOrderError> {
-        let LockOrder::Why(lock) = order else {
-            tracing::debug!(?order, "no orders are given from here");
-            return Err(LockOrderError::Stopped);
-        };
         if !self.0.is_alive() {
             return Err(LockOrderError::Stopped);
         }
-        let answer: Option<Why> = self.0.call_within("why", &lock, patience);
-        answer.ok_or(LockOrderError::TimedOut)?.outcome()
+        let late = LockOrderError::TimedOut;
+        let own = |node: NodeInstance| self.0.node == Some(node);
+        match order {
+            LockOrder::Why(lock) => {
+                let why: Option<Why> = self.0.call_within("why", &lock, patience);
+                why.ok_or(late)?.outcome()
+            }
+            LockOrder::Orphans(node) if own(node) => {
+                let all: Option<Orphans> = self.0.call_within("orphans", &(), patience);
+                all.ok_or(late)?.outcome().ok_or(LockOrderError::Stopped)
+            }
+            LockOrder::Purge(node, client) if own(node) => {
+                let went = self.0.call_within("purge", &Purge(client.map(ClientId::raw)), patience);
+                went.map(Outcome::Released).ok_or(late)
+            }
+            LockOrder::Look(_) | LockOrder::Release(..) | LockOrder::Orphans(_) | LockOrder::Purge(..) => {
+                tracing::debug!(?order, "a program gives no such orders");
+                Err(LockOrderError::Stopped)
+            }
+        }
+    }
+
+    fn end_owner(&self, owner: ClientId) -> usize {
+        // Said before whatever is asked next, so every guard of the owner refuses from now on.
+        let ended: Option<u64> = self.0.call("end_owner", &EndOwner(owner.raw()));
+        usize::try_from(ended.unwrap_or(0)).unwrap_or(usize::MAX)
     }
 
     fn snapshot(&self) -> Option<Snapshot> {

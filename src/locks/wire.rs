@@ -1,7 +1,9 @@
 //! What a program and the lock service of the node beside it say to each other, as values of the local interface.
 
+mod orphans;
 mod waits;
 
+pub(crate) use orphans::{EndOwner, Orphans, Purge};
 pub(crate) use waits::{ToldWait, Why};
 
 use core::time::Duration;
@@ -34,6 +36,9 @@ pub(crate) struct Lock {
     pub(crate) mode: u8,
     pub(crate) flags: u32,
     pub(crate) wait: Patience,
+    /// The transaction that it counts for, among those of the program's user.
+    #[serde(default)]
+    pub(crate) transaction: Option<u32>,
 }
 
 /// Asks for another mode; no answer, but [`Told`] follows.
@@ -171,6 +176,7 @@ pub(crate) enum Refusal {
     NotPrimary,
     NotAllowed(String),
     Flags,
+    NoOrphan { other_mode: bool },
 }
 
 /// Why a program may not lock.
@@ -186,11 +192,12 @@ pub(crate) const HAS_SENTINEL: &str = "this node has a sentinel, whose word for 
 const RULES: [&str; 3] = [NOT_LISTED, NOT_WATCHED, HAS_SENTINEL];
 
 /// Names of limits that are known by more than their name.
-const LIMITS: [&str; 7] = [
+const LIMITS: [&str; 8] = [
     "locks_max",
     "TREE_MAX",
     "PROGRAM_LOCKS_MAX",
     "PROGRAM_CONNECTIONS_MAX",
+    "PROGRAM_ORPHANS_MAX",
     "LOCKS_PER_RESOURCE_MAX",
     "held_bytes_max",
     "RANGES_PER_OWNER_MAX",
@@ -284,6 +291,7 @@ impl Refusal {
             RequestError::Limit(name) => Self::Limit((*name).to_owned()),
             RequestError::NotAllowed(rule) => Self::NotAllowed((*rule).to_owned()),
             RequestError::Flags { .. } => Self::Flags,
+            RequestError::NoOrphan { other_mode } => Self::NoOrphan { other_mode: *other_mode },
             // What programs cannot ask for, and that this node may not act.
             RequestError::NotPrimary | _ => Self::NotPrimary,
         }
@@ -309,6 +317,7 @@ impl Refusal {
                 let known = RULES.into_iter().find(|known| *known == rule);
                 RequestError::NotAllowed(known.unwrap_or("the node does not allow it"))
             }
+            Self::NoOrphan { other_mode } => RequestError::NoOrphan { other_mode },
             Self::Flags => {
                 RequestError::Flags { flags: ocf_dlm::Flags::NONE, rule: "not for programs beside a node" }
             }
@@ -371,6 +380,8 @@ mod tests {
             RequestError::HasSublocks(3),
             RequestError::ParentNotGranted,
             RequestError::NotAllowed(NOT_LISTED),
+            RequestError::NoOrphan { other_mode: true },
+            RequestError::NoOrphan { other_mode: false },
         ];
         for why in limits.into_iter().chain(others) {
             let Some(News::Refused(back)) = there_and_back(&News::Refused(why.into())) else {

@@ -1,7 +1,7 @@
 //! Locks for programs beside the node: they come over the local interface, and the kernel says who they are and when they end.
 
 use super::host::NodeHost;
-use super::locks::{deadline, range_ask};
+use super::locks::{deadline, range_ask, transaction_of};
 use crate::config::LockUsers;
 use crate::locks::wire::{
     self, Convert, HeldRanges, Lock, LockRange, Release, Told, ToldWait, UnlockRange, Unlocked, What, Why,
@@ -33,8 +33,13 @@ const PROGRAM_CONNECTIONS_MAX: usize = 8;
 /// Questions of one program about what its operations wait for that are not answered yet.
 const PROGRAM_QUESTIONS_MAX: usize = 16;
 
+/// With so many locks on the node that outlived their owner, programs get no more that are to last.
+const PROGRAM_ORPHANS_MAX: usize = 65_536;
+
 /// What programs may ask for beside the mode.
 const ALLOWED: Flags = Flags::NOTIFY.with(Flags::VALBLK).with(Flags::NOQUEUE);
+/// The same, for new locks that are in no other.
+const ALLOWED_AT_ROOT: Flags = ALLOWED.with(Flags::PERSISTENT).with(Flags::ORPHAN);
 
 /// The lock service of a node for the programs of its machine.
 pub(super) struct LockService {
@@ -297,9 +302,10 @@ impl LockService {
 
     /// An error comes with whether the tag is a lock all the same.
     fn ask(&self, program: &Arc<Program>, lock: Lock) -> Result<(), (RequestError, bool)> {
-        let Lock { tag, owner, space, name, above, mode, flags, wait } = lock;
+        let Lock { tag, owner, space, name, above, mode, flags, wait, transaction } = lock;
         let no = |refused: RequestError| (refused, false);
-        let (mode, flags) = terms(mode, flags).map_err(no)?;
+        let allowed = if above.is_some() { ALLOWED } else { ALLOWED_AT_ROOT };
+        let (mode, flags) = terms(mode, flags, allowed).map_err(no)?;
         let name: Vec<u8> = name.try_into().unwrap_or_default();
         // What is below a lock is in the lockspace of that one.
         check_names(if above.is_some() { "-" } else { &space }, &name).map_err(no)?;
@@ -327,7 +333,12 @@ impl LockService {
             let known = state.owners.get(&owner).map(|(client, _)| *client);
             let client = known.unwrap_or_else(|| ClientId::new(host.locks().new_client()));
             let deadline = deadline(now, wait.into());
-            let ask = Ask { client, key: key.clone(), parent, mode, flags, transaction: None, deadline };
+            let lasts = flags.has(Flags::PERSISTENT);
+            if lasts && stack.locks().is_some_and(|locks| locks.orphans >= PROGRAM_ORPHANS_MAX) {
+                return Err(no(RequestError::Limit("PROGRAM_ORPHANS_MAX")));
+            }
+            let transaction = transaction.map(|number| transaction_of(program.info.credentials.uid, number));
+            let ask = Ask { client, key: key.clone(), parent, mode, flags, transaction, deadline };
             let lock = stack.lock(now, ask).map_err(no)?;
             state.locks.insert(tag, Entry { lock, key, owner });
             state.owners.entry(owner).or_insert((client, 0)).1 += 1;
@@ -341,7 +352,7 @@ impl LockService {
     fn convert(&self, program: &Program, convert: Convert) {
         let Convert { tag, mode, flags, value, wait } = convert;
         let value = wire::block(value).map(|block| Value { block, sequence: 0 });
-        let begun = terms(mode, flags).and_then(|(mode, flags)| {
+        let begun = terms(mode, flags, ALLOWED).and_then(|(mode, flags)| {
             let asked = self.handle.call(|stack, _, now| {
                 let lock = program.state.lock().lock(tag)?;
                 stack.convert_lock(now, lock, (mode, flags, value), deadline(now, wait.into()))
@@ -523,6 +534,37 @@ impl LockService {
         }
     }
 
+    /// One of the program's owners ends; its locks are lost to it, and those that last become orphans. How many there were.
+    fn end_owner(&self, program: &Program, owner: u32) -> u64 {
+        let known = program.state.lock().owners.get(&owner).map(|(client, _)| *client);
+        let Some(client) = known else { return 0 };
+        let ended = self.handle.call(|stack, host, now| host.locks().end_owner(stack, now, client));
+        u64::try_from(ended.unwrap_or(0)).unwrap_or(u64::MAX)
+    }
+
+    /// The orphans of this node in lockspaces in which the program may lock.
+    fn orphans(&self, program: &Program) -> wire::Orphans {
+        let all = self.handle.inspect(|stack, _, _| stack.orphans()).unwrap_or_default();
+        let theirs: Vec<_> = all.into_iter().filter(|orphan| self.may_purge(program, &orphan.key)).collect();
+        wire::Orphans::of(&theirs)
+    }
+
+    /// Releases orphans of this node: those that one client left, or all, in lockspaces in which the program may lock.
+    fn purge(&self, program: &Program, client: Option<u32>) -> u32 {
+        let doomed = |of: ClientId, key: &Key| {
+            client.is_none_or(|client| of.raw() == client) && self.may_purge(program, key)
+        };
+        let went = self.handle.call(|stack, _, now| stack.purge_orphans(now, doomed)).unwrap_or(0);
+        let (pid, name) = (program.pid(), &program.info.name);
+        tracing::info!(pid, name, ?client, went, "a program purges locks that outlived their owner");
+        went
+    }
+
+    fn may_purge(&self, program: &Program, key: &Key) -> bool {
+        let space = key.lockspace().and_then(|space| core::str::from_utf8(space).ok());
+        program.barred.is_none() && space.is_some_and(|space| self.may_lock(&program.info, space))
+    }
+
     /// The connection of a program ended and its process has not: what it only asked for goes.
     fn take_back_requests(&self, program: &Program) {
         let done = self.handle.call(|stack, host, now| {
@@ -610,6 +652,11 @@ impl Service for LockService {
             "held_ranges" => body.read().and_then(|object| Body::of(&self.held_ranges(&program, &object))),
             "release" => body.read().and_then(|release| Body::of(&self.release(&program, release))),
             "check" => body.read().and_then(|tag| Body::of(&self.held_for(&program, tag))),
+            "end_owner" => {
+                body.read().and_then(|wire::EndOwner(owner)| Body::of(&self.end_owner(&program, owner)))
+            }
+            "orphans" => Body::of(&self.orphans(&program)),
+            "purge" => body.read().and_then(|wire::Purge(client)| Body::of(&self.purge(&program, client))),
             "waits" => Body::of(&self.waits(&program)),
             "why" => match body.read() {
                 Ok(tag) => return self.why(&program, tag, answer),
@@ -671,11 +718,11 @@ fn held_already(ask: &LockRange) -> Completed {
 }
 
 /// What a program asks for, if it may.
-fn terms(mode: u8, flags: u32) -> Result<(Mode, Flags), RequestError> {
+fn terms(mode: u8, flags: u32, allowed: Flags) -> Result<(Mode, Flags), RequestError> {
     let given = Flags::from_bits(flags);
     let refuse = |rule| RequestError::Flags { flags: given, rule };
     let mode = wire::mode(mode).ok_or_else(|| refuse("no such mode"))?;
-    if given.bits() != flags || !ALLOWED.has(given) {
+    if given.bits() != flags || !allowed.has(given) {
         return Err(refuse("not for programs beside a node"));
     }
     Ok((mode, given))

@@ -4,6 +4,7 @@ use super::Node;
 use crate::locks::{
     Asked, Backend, Bytes, Listener, LockOrder, LockOrderError, Locks, News, Object, Opened, Slot,
 };
+use crate::stack::Stack;
 use core::time::Duration;
 use ocf_dlm::cluster::{Ask, Output, RangeAsk, RangeStep, Snapshot, Waiting};
 use ocf_dlm::range::{Range, RangeKind};
@@ -106,6 +107,14 @@ impl Table {
         }
     }
 
+    /// An owner ends: its locks are lost to it, and released or left as orphans. How many there were.
+    pub(super) fn end_owner(&self, stack: &mut Stack, now: Instant, owner: ClientId) -> usize {
+        for lock in stack.locks_of_client(owner) {
+            self.lose(lock);
+        }
+        stack.end_lock_client(now, owner)
+    }
+
     /// The node has stopped: every lock is lost, and no order is answered.
     pub(super) fn close(&self) {
         let orders = core::mem::take(&mut *self.orders.lock());
@@ -154,11 +163,13 @@ impl Backend for Here {
     }
 
     fn ask(&self, asked: &Asked<'_>, slot: &Arc<Slot>) -> Result<u64, LockError> {
-        let Asked { owner, place, key, mode, flags, wait } = *asked;
+        let Asked { owner, place, key, mode, flags, wait, transaction } = *asked;
+        let transaction =
+            transaction.map(|number| transaction_of(rustix::process::geteuid().as_raw(), number));
         let done = self.0.inner.handle.call(|stack, host, now| {
             let deadline = deadline(now, wait);
             let (key, parent) = (key.clone(), place.above());
-            let ask = Ask { client: owner, key, parent, mode, flags, transaction: None, deadline };
+            let ask = Ask { client: owner, key, parent, mode, flags, transaction, deadline };
             let lock = stack.lock(now, ask)?;
             // Before the outputs of this call are carried out.
             host.locks().add(lock, Arc::<Slot>::clone(slot));
@@ -331,14 +342,14 @@ impl Backend for Here {
     }
 
     fn end_owner(&self, owner: ClientId) -> usize {
-        let ended = self.0.inner.handle.call(|stack, host, now| {
-            for lock in stack.locks_of_client(owner) {
-                host.locks().lose(lock);
-            }
-            stack.end_lock_client(now, owner)
-        });
+        let ended = self.0.inner.handle.call(|stack, host, now| host.locks().end_owner(stack, now, owner));
         ended.unwrap_or(0)
     }
+}
+
+/// The transaction that a user calls so. Never the same for two users, nor that of an owner without any, which is below 2^32.
+pub(super) const fn transaction_of(user: u32, number: u32) -> u64 {
+    ((user as u64 + 1) << 32) | number as u64
 }
 
 /// What a call of the node for ranges has come to.

@@ -9,7 +9,7 @@ use ocf_dlm::cluster::{
 };
 use ocf_dlm::directory::Weighted;
 use ocf_dlm::range::{Range, RangeSet};
-use ocf_dlm::wire::{Key, Proof, Value};
+use ocf_dlm::wire::{Key, OrphanLock, Proof, Value};
 use ocf_dlm::{ClientId, Flags, Mode, RequestError};
 use ocf_membership::View;
 use ocf_stonith::{Cause, FenceRequest, Withdrawal};
@@ -169,6 +169,17 @@ impl Stack {
         let theirs = engine.flat_map(|engine| engine.local_locks().map(move |known| (engine, known)));
         let theirs = theirs.filter(|(engine, (lock, of, _))| *of == client && !engine.is_orphan(*lock));
         theirs.map(|(_, (lock, ..))| lock).collect()
+    }
+
+    /// The locks of this node that outlived their client.
+    #[must_use]
+    pub fn orphans(&self) -> Vec<OrphanLock> {
+        self.locks.iter().flat_map(|engine| engine.own_orphans()).collect()
+    }
+
+    /// Releases those locks of this node that outlived their client and are `doomed`. See [`Engine::purge_own`].
+    pub fn purge_orphans(&mut self, now: Instant, doomed: impl Fn(ClientId, &Key) -> bool) -> u32 {
+        self.engine(now).map_or(0, |engine| engine.purge_own(now, doomed))
     }
 
     /// Gives an order about locks to the lock manager, which returns the ticket of its report.

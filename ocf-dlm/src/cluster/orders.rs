@@ -160,7 +160,9 @@ impl Engine {
                 }
                 self.release_departed(Holder { node: *node, lock: *lock }, key, guard.as_ref())
             }
-            Wanted::Purge(client) => Outcome::Released(self.purge_here(*client)),
+            Wanted::Purge(client) => {
+                Outcome::Released(self.purge_here(|of, _| client.is_none_or(|one| of == one)))
+            }
             Wanted::Orphans => self.list_orphans(),
         };
         self.push(origin, Item::Report { ticket, outcome });
@@ -300,10 +302,23 @@ impl Engine {
         self.release(lock, Flags::IVVALBLK, None);
     }
 
-    /// Releases the orphans of this node that `client` left, or all.
-    fn purge_here(&mut self, client: Option<ClientId>) -> u32 {
-        let left = |lock: &&u64| client.is_none_or(|one| self.owner_of(**lock) == Some(one));
-        let mut theirs: Vec<u64> = self.orphans.iter().filter(left).copied().collect();
+    /// Releases those orphans of this node that are `doomed`, by whose they were and their resource. Value blocks of those held in
+    /// PW or EX become invalid. How many went; those with locks below that were adopted stay. O(orphans).
+    pub fn purge_own(&mut self, now: Instant, doomed: impl Fn(ClientId, &Key) -> bool) -> u32 {
+        self.now = now;
+        let many = self.purge_here(doomed);
+        self.settle();
+        many
+    }
+
+    /// The orphans of this node: what each is called, whose it was, its resource, what is held, and since when.
+    pub fn own_orphans(&self) -> impl Iterator<Item = OrphanLock> + '_ {
+        self.orphans.iter().filter_map(|lock| self.orphan_lock(*lock))
+    }
+
+    fn purge_here(&mut self, doomed: impl Fn(ClientId, &Key) -> bool) -> u32 {
+        let known = |lock: &u64| self.locks.get(lock).is_some_and(|known| doomed(known.client, &known.key));
+        let mut theirs: Vec<u64> = self.orphans.iter().copied().filter(known).collect();
         let depth = |lock: &u64| self.locks.get(lock).map_or(0, |known| known.key.path.len());
         theirs.sort_by_key(|lock| core::cmp::Reverse((depth(lock), *lock)));
         let mut many = 0;
@@ -318,15 +333,15 @@ impl Engine {
         many
     }
 
+    fn orphan_lock(&self, lock: u64) -> Option<OrphanLock> {
+        let known = self.locks.get(&lock)?;
+        let age_ms = u64::try_from(self.now.since(known.since).as_millis()).unwrap_or(u64::MAX);
+        let (client, mode, age_ms) = (known.client, known.held?, age_ms.min(pils::wire::VARINT_MAX));
+        Some(OrphanLock { lock, client, key: known.key.clone(), mode, age_ms })
+    }
+
     fn list_orphans(&self) -> Outcome {
-        let known = |lock: &u64| {
-            let known = self.locks.get(lock)?;
-            let age_ms = u64::try_from(self.now.since(known.since).as_millis()).unwrap_or(u64::MAX);
-            let (lock, client, mode) = (*lock, known.client, known.held?);
-            let age_ms = age_ms.min(pils::wire::VARINT_MAX);
-            Some(OrphanLock { lock, client, key: known.key.clone(), mode, age_ms })
-        };
-        let locks = self.orphans.iter().filter_map(known).take(REPORTED_MAX).collect();
+        let locks = self.own_orphans().take(REPORTED_MAX).collect();
         Outcome::Orphans { locks, more: count(self.orphans.len().saturating_sub(REPORTED_MAX)) }
     }
 }

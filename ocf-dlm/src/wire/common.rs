@@ -39,6 +39,12 @@ impl Key {
         Self { tree: Arc::clone(&self.tree), path: path.into() }
     }
 
+    /// The name of its lockspace.
+    #[must_use]
+    pub fn lockspace(&self) -> Option<&[u8]> {
+        Reader::new(&self.tree).bytes("lockspace").ok()
+    }
+
     pub(super) fn emit(&self, out: &mut Vec<u8>) {
         out.put_prefixed(&self.tree);
         out.put_prefixed(&self.path);
