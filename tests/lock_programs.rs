@@ -447,8 +447,8 @@ fn requests_of_one_transaction_wait_as_one_whoever_makes_them() {
     // The same without a transaction is no deadlock: it ends in time alone.
     let (mine, helper) = (near.locks(), connect("transaction", 1).locks());
     let (x, y) = (lock(&mine, "x").expect("free"), lock(&other, "y").expect("free"));
+    let short = Wait::For(Duration::from_secs(3));
     let ends: Vec<Result<(), LockError>> = thread::scope(|scope| {
-        let short = Wait::For(Duration::from_secs(3));
         let one = scope.spawn(move || helper.lock("space", "y", Mode::Ex, short).map(drop));
         let two = scope.spawn(|| other.lock("space", "x", Mode::Ex, short).map(drop));
         [one, two].into_iter().map(|waiter| waiter.join().expect("it ends")).collect()

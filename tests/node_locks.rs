@@ -93,6 +93,28 @@ fn requests_are_awaited_and_taken_back() {
 }
 
 #[test]
+fn a_conversion_whose_node_loses_the_others_ends_as_lost_and_its_guard_refuses() {
+    let cluster = three();
+    let locks = all(&cluster);
+    let lock = |at: usize, name| locks[at].lock("space", name, Mode::Pr, WAIT).expect("PR beside PR");
+    let (mine, theirs, also, others) = (lock(0, "x"), lock(1, "x"), lock(0, "y"), lock(2, "y"));
+    let waited_for = mine.convert_later(Mode::Ex, None, Wait::Forever);
+    let awaited = also.convert_later(Mode::Cw, None, Wait::Forever);
+    assert_eq!(theirs.wanted(PATIENCE), Some(Mode::Ex));
+    assert_eq!(others.wanted(PATIENCE), Some(Mode::Cw));
+    for other in [1, 2] {
+        cluster.node(other).expect("it runs").kill();
+    }
+    let (mine, end) = waited_for.wait();
+    assert_eq!((end, mine.check().is_err()), (Err(LockError::Lost), true));
+    let (also, end) = block_on(awaited);
+    assert_eq!(end, Err(LockError::Lost));
+    assert!(also.check().is_err() && also.token().is_err());
+    let (mine, end) = mine.convert_later(Mode::Nl, None, Wait::No).wait();
+    assert_eq!((mine.mode(), end), (Mode::Pr, Err(LockError::Lost)), "it is not used again");
+}
+
+#[test]
 fn the_locks_of_a_cluster_are_a_lock_manager() {
     let cluster = three();
     let locks = all(&cluster);

@@ -76,7 +76,7 @@ pub use manager::{
 };
 pub use mode::{Mode, Transfer};
 pub use name::{NAME_MAX, NameError, ResourceName, hash};
-pub use object::{ObjectRanges, take_turn};
+pub use object::{ObjectRanges, RangeRequest, Turn, Turns};
 pub use pending::Pending;
 pub use request::{Answer, Blocking, Completion, Operation, Output, Request, Routed, RoutedOperation, Terms};
 pub use resource::{Home, Queue};

@@ -1,19 +1,23 @@
-//! Byte ranges of objects among the calls of every lock manager, and those of one process.
+//! Byte ranges of objects among the calls of every lock manager.
+
+mod local;
+mod turns;
+
+pub(crate) use local::SpaceRanges;
+pub use turns::{Turn, Turns};
 
 use crate::client::{LockError, Wait};
-use crate::range::{Range, RangeAnswer, RangeError, RangeKind, RangeLocks, RangeOwner, RangeWait};
+use crate::identity::FencingToken;
+use crate::range::{Range, RangeError, RangeKind};
 use crate::status::RequestError;
 use core::fmt::Debug;
-use core::time::Duration;
-use parking_lot::{Condvar, Mutex, MutexGuard};
-use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::time::Instant;
+use core::future::Future;
 
 /// What one owner has of the bytes of one object, as a process has it of a file with `fcntl`: what it locks anew replaces what it
 /// had there, and it never excludes itself. From [`LockOwner::ranges`](crate::LockOwner::ranges). Dropping it gives up all.
 ///
-/// An operation waits for one of the same owner on the same object that another thread has under way; that counts as waiting.
+/// An operation waits for one of the same owner on the same object that another thread waits for; that counts as waiting. While a
+/// [`RangeRequest`] is there, any other operation but a look is refused ([`RequestError::Busy`]).
 /// Nobody is promised a turn: whatever excludes nothing that is held is granted. A wait that ends without a grant leaves what was
 /// held before. After a [`LockError::Lost`] other than that of [`ObjectRanges::held_ranges`] nothing is held and nothing is
 /// granted: drop it, and ask for the object anew.
@@ -42,6 +46,34 @@ pub trait ObjectRanges: Debug + Send + Sync {
     /// ([`RANGES_PER_OBJECT_MAX`](crate::range::RANGES_PER_OBJECT_MAX)). [`LockError::Lost`].
     fn lock_range(&self, range: Range, kind: RangeKind, wait: Wait) -> Result<(), LockError>;
 
+    /// As [`ObjectRanges::lock_range`], and does not wait for others.
+    ///
+    /// # Errors
+    /// As [`ObjectRanges::lock_range`]; [`LockError::WouldBlock`] if something is in the way.
+    fn try_lock_range(&self, range: Range, kind: RangeKind) -> Result<(), LockError> {
+        self.lock_range(range, kind, Wait::No)
+    }
+
+    /// As [`ObjectRanges::lock_range`], and does not wait for the end, which is awaited or waited for later.
+    ///
+    /// # Errors
+    /// [`LockError::Refused`] if it cannot be asked for, with [`RequestError::Busy`] while another operation of the owner on the object is
+    /// under way; [`LockError::Lost`]. In one process also [`LockError::Deadlock`] and [`LockError::WouldBlock`].
+    fn lock_range_later<'a>(
+        &'a self,
+        range: Range,
+        kind: RangeKind,
+        wait: Wait,
+    ) -> Result<Box<dyn RangeRequest + 'a>, LockError>;
+
+    /// The token of the last grant, to show to what the bytes protect. It grows with each grant of bytes of this object to a writer, of
+    /// whatever owner, and is the same for all that an owner has of it. Writers of other bytes have tokens of their own at the same
+    /// time, so what is written to remembers the greatest token for each part that is locked by itself.
+    ///
+    /// # Errors
+    /// As [`ObjectRanges::held_ranges`]; it asks as that does.
+    fn token(&self) -> Result<FencingToken, LockError>;
+
     /// Gives up what is held of the range. What is not held is no error.
     ///
     /// # Errors
@@ -63,135 +95,17 @@ pub trait ObjectRanges: Debug + Send + Sync {
     fn held_ranges(&self) -> Result<Vec<(Range, RangeKind)>, LockError>;
 }
 
-/// Lets the operations of one owner on one object go one by one: each waits for its turn as long as it may wait at all. Returns
-/// the turn, and how long may be waited after it.
+/// Bytes that were asked for. It is a future for any executor; in one process nobody ends it in time but who waits with
+/// [`RangeRequest::wait`], so an executor bounds it itself.
 ///
-/// # Errors
-/// [`LockError::WouldBlock`] or [`LockError::TimedOut`] if the turn did not come.
-#[expect(clippy::disallowed_methods, reason = "a call that waits on its thread measures how long")]
-pub fn take_turn<T>(turns: &Mutex<T>, wait: Wait) -> Result<(MutexGuard<'_, T>, Wait), LockError> {
-    match wait {
-        Wait::Forever => Ok((turns.lock(), wait)),
-        Wait::No => Ok((turns.try_lock().ok_or(LockError::WouldBlock)?, wait)),
-        Wait::For(limit) => {
-            let began = Instant::now();
-            let turn = turns.try_lock_for(limit).ok_or(LockError::TimedOut)?;
-            Ok((turn, Wait::For(limit.saturating_sub(began.elapsed()))))
-        }
-    }
-}
-
-/// The ranges of one lockspace of one process.
-#[derive(Debug, Default)]
-pub(crate) struct SpaceRanges {
-    state: Mutex<State>,
-    granted: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    table: RangeLocks,
-    /// Waits that were granted, and whose threads do not know it yet.
-    granted: BTreeSet<RangeWait>,
-    /// Who has which object in use.
-    open: BTreeSet<(RangeOwner, Box<[u8]>)>,
-}
-
-impl SpaceRanges {
-    /// The object, for that owner.
-    pub(crate) fn open(self: Arc<Self>, owner: RangeOwner, object: &[u8]) -> Result<LocalRanges, LockError> {
-        if !self.state.lock().open.insert((owner, object.into())) {
-            return Err(RequestError::Busy.into());
-        }
-        Ok(LocalRanges { space: self, owner, object: object.into(), turns: Mutex::default() })
-    }
-
-    /// After a change that may have made way for others.
-    fn tell(&self, state: &mut State) {
-        while let Some(wait) = state.table.poll_granted() {
-            state.granted.insert(wait);
-        }
-        self.granted.notify_all();
-    }
-
-    #[expect(clippy::disallowed_methods, reason = "a call that waits on its thread measures how long")]
-    fn wait(&self, state: &mut MutexGuard<'_, State>, wait: RangeWait, limit: Option<Duration>) -> bool {
-        let until = limit.and_then(|limit| Instant::now().checked_add(limit));
-        while !state.granted.remove(&wait) {
-            match until {
-                None => self.granted.wait(state),
-                Some(until) if self.granted.wait_until(state, until).timed_out() => {
-                    return state.granted.remove(&wait) || {
-                        state.table.cancel(wait);
-                        false
-                    };
-                }
-                Some(_) => {}
-            }
-        }
-        true
-    }
-}
-
-/// An object of one process, for one owner.
-#[derive(Debug)]
-pub(crate) struct LocalRanges {
-    space: Arc<SpaceRanges>,
-    owner: RangeOwner,
-    object: Box<[u8]>,
-    turns: Mutex<()>,
-}
-
-impl ObjectRanges for LocalRanges {
-    fn lock_range(&self, range: Range, kind: RangeKind, wait: Wait) -> Result<(), LockError> {
-        let (_turn, wait) = take_turn(&self.turns, wait)?;
-        let mut state = self.space.state.lock();
-        let limit = match wait {
-            Wait::No => {
-                state.table.lock(self.owner, &self.object, range, kind)?;
-                self.space.tell(&mut state);
-                return Ok(());
-            }
-            Wait::For(limit) => Some(limit),
-            Wait::Forever => None,
-        };
-        match state.table.lock_or_wait(self.owner, &self.object, range, kind)? {
-            RangeAnswer::Granted => {
-                self.space.tell(&mut state);
-                Ok(())
-            }
-            RangeAnswer::Waits(wait) if self.space.wait(&mut state, wait, limit) => Ok(()),
-            RangeAnswer::Waits(_) => Err(LockError::TimedOut),
-        }
-    }
-
-    fn unlock_range(&self, range: Range) -> Result<(), LockError> {
-        let _turn = self.turns.lock();
-        let mut state = self.space.state.lock();
-        state.table.unlock(self.owner, &self.object, range)?;
-        self.space.tell(&mut state);
-        Ok(())
-    }
-
-    fn test_range(&self, range: Range, kind: RangeKind) -> Result<Option<(Range, RangeKind)>, LockError> {
-        let found = self.space.state.lock().table.test(self.owner, &self.object, range, kind);
-        Ok(found.map(|held| (held.range, held.kind)))
-    }
-
-    fn held_ranges(&self) -> Result<Vec<(Range, RangeKind)>, LockError> {
-        let state = self.space.state.lock();
-        let mine = state.table.held(&self.object).iter().filter(|held| held.owner == self.owner);
-        Ok(mine.map(|held| (held.range, held.kind)).collect())
-    }
-}
-
-impl Drop for LocalRanges {
-    fn drop(&mut self) {
-        let mut state = self.space.state.lock();
-        state.table.give_up(self.owner, &self.object);
-        state.open.remove(&(self.owner, core::mem::take(&mut self.object)));
-        self.space.tell(&mut state);
-    }
+/// Dropping it takes the request back. If it was granted before that was heard, the owner has the bytes, as
+/// [`ObjectRanges::held_ranges`] says.
+pub trait RangeRequest: Future<Output = Result<(), LockError>> + Debug + Send + Unpin {
+    /// Waits for the end on this thread.
+    ///
+    /// # Errors
+    /// As [`ObjectRanges::lock_range`].
+    fn wait(self: Box<Self>) -> Result<(), LockError>;
 }
 
 impl From<RangeError> for LockError {

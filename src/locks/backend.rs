@@ -76,7 +76,7 @@ pub(crate) trait Backend: Debug + Send + Sync {
     /// The owner has the object from now on. Refused while it has it already. Returns what it is called here.
     fn open_object(&self, object: &Object) -> Result<u64, LockError>;
 
-    /// Gives up what the owner has of an object, which must have nothing under way; it may open it again.
+    /// Gives up what the owner has of an object, and what is under way; it may open it again.
     fn close_object(&self, object: &Object);
 
     /// Asks for bytes and does not wait. What comes of it is told to `slot`, unless they are held already, or this refuses it.

@@ -32,6 +32,8 @@ use std::time::Instant;
 const GREETING: Duration = Duration::from_secs(10);
 /// How long a node may take to say whether a lock is held, or that it is given back, until that is in doubt.
 const ANSWER: Duration = Duration::from_secs(5);
+/// Longer is not waited for any answer.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// The locks of a program beside a node: the same [`Locks`] and guards as in the node's own process, and a [`LockManager`].
 ///
@@ -39,8 +41,9 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// `[[api.locks]]` says which users and groups may lock. A thread of this process listens to the node.
 ///
 /// When the program ends, however it does, its locks are released, and a value block that it could have been writing is
-/// invalid. Those that are to last ([`Locks::lock_lasting`]) stay held, until another program of this node adopts them. If only the connection ends, every guard refuses from then on, but the node keeps the locks until the process
-/// has ended: it may still be writing. They are not inherited: in a process that was forked the guards refuse.
+/// invalid. Those that are to last ([`Locks::lock_lasting`]) stay held, until another program of this node adopts them. If
+/// only the connection ends, every guard refuses from then on, but the node keeps the locks until the process has ended: it
+/// may still be writing. They are not inherited: in a process that was forked the guards refuse.
 ///
 /// ```no_run
 /// use ocf::LockClient;
@@ -334,7 +337,7 @@ impl Connection {
         if !self.is_alive() {
             return None;
         }
-        let until = Instant::now().checked_add(patience)?;
+        let until = Instant::now() + patience.min(LONGEST);
         let answer = Arc::<Answer>::default();
         let body = Body::of(what).ok()?;
         let (request, wants_write) = {
@@ -534,8 +537,9 @@ impl Backend for Beside {
     }
 
     fn close_object(&self, object: &Object) {
-        if let Err(error) = self.unlock_range(object, Range::WHOLE) {
-            tracing::debug!(%error, "bytes are perhaps not given up before the program ends");
+        let closed: Option<Unlocked> = self.0.call("close_object", &wire_object(object));
+        if closed.is_none() {
+            tracing::debug!("bytes are perhaps not given up before the program ends");
         }
         self.0.heard.lock().slots.remove(&object.number);
         self.0.objects.close(object);
@@ -549,7 +553,9 @@ impl Backend for Beside {
         slot: &Arc<Slot>,
     ) -> Result<RangeStep, LockError> {
         // The node says so, too, if nothing was to be asked for.
-        self.0.ask_range((object, object.number), bytes, (wait, false), slot).map(|()| RangeStep::Asked(0))
+        self.0
+            .ask_range((object, object.number), bytes, (wait, false), slot)
+            .map(|()| RangeStep::Asked(object.number))
     }
 
     fn unlock_range(&self, object: &Object, range: Range) -> Result<(), LockError> {

@@ -160,6 +160,12 @@ impl State {
         }
     }
 
+    /// The lock of this node whose operation the program calls so, also one for bytes of an object.
+    fn operation(&self, tag: u64) -> Option<u64> {
+        let bytes = || self.ranges.iter().find(|(_, known)| known.tag == tag).map(|(lock, _)| *lock);
+        self.locks.get(&tag).map(|entry| entry.lock).or_else(bytes)
+    }
+
     /// What the program calls each lock of this node, and its owner.
     fn known_as(&self) -> BTreeMap<u64, (u64, u32)> {
         let locks = self.locks.iter().map(|(tag, entry)| (entry.lock, (*tag, entry.owner)));
@@ -367,7 +373,7 @@ impl LockService {
     /// Has the operation of a lock end that waits; how it ends is told.
     fn cancel(&self, program: &Program, tag: u64) {
         let done = self.handle.call(|stack, _, now| {
-            let lock = program.state.lock().lock(tag)?;
+            let lock = program.state.lock().operation(tag).ok_or(RequestError::NoSuchLock)?;
             stack.cancel_lock(now, lock)
         });
         if !matches!(done, Ok(Ok(()))) {
@@ -479,6 +485,21 @@ impl LockService {
         done.unwrap_or(Err(RequestError::NotPrimary))
     }
 
+    /// Gives up all that an owner has of an object, and what is under way.
+    fn close_object(&self, program: &Program, object: &wire::Object) -> Result<(), RequestError> {
+        let key = self.object(program, object)?;
+        let done = self.handle.call(|stack, host, now| {
+            let mut state = program.state.lock();
+            let known = state.owners.get(&object.owner).map(|(client, _)| *client);
+            let lock = known.and_then(|client| stack.range_owner(client, &key));
+            let Some(lock) = lock else { return Ok(()) };
+            host.locks().remove(lock);
+            state.forget_range(lock);
+            stack.unlock(now, lock, Flags::FORCEUNLOCK, None)
+        });
+        done.unwrap_or(Err(RequestError::NotPrimary))
+    }
+
     /// What is certainly held of an object, and for how long if nothing is heard from other nodes.
     fn held_ranges(&self, program: &Program, object: &wire::Object) -> Option<HeldRanges> {
         if self.handle.stopped().is_some() {
@@ -502,9 +523,14 @@ impl LockService {
     fn waits(&self, program: &Program) -> Vec<ToldWait> {
         let clock = self.handle.clock();
         let locks = program.state.lock().known_as();
-        let look = self.handle.inspect(|stack, _, _| stack.waits_for_locks(clock.now())).unwrap_or_default();
-        let told = |wait: Waiting| locks.get(&wait.lock).map(|known| ToldWait::of(wait, *known));
-        look.into_iter().filter_map(told).collect()
+        let look = self.handle.inspect(|stack, _, _| {
+            let now = clock.now();
+            let wait = |(lock, known)| stack.lock_waits(now, lock).map(|wait| (wait, known));
+            locks.into_iter().filter_map(wait).collect()
+        });
+        let mut waits: Vec<(Waiting, (u64, u32))> = look.unwrap_or_default();
+        waits.sort_by_key(|(wait, _)| core::cmp::Reverse(wait.age));
+        waits.into_iter().map(|(wait, known)| ToldWait::of(wait, known)).collect()
     }
 
     /// Asks what is in the way of an operation. The answer comes when the lock's master has told.
@@ -514,8 +540,7 @@ impl LockService {
             if state.questions >= PROGRAM_QUESTIONS_MAX {
                 return answer.answer(Err(Fault::new(Fault::UNAVAILABLE, "PROGRAM_QUESTIONS_MAX")));
             }
-            let known = state.known_as();
-            let Some((lock, _)) = known.into_iter().find(|(_, (of, _))| *of == tag) else {
+            let Some(lock) = state.operation(tag) else {
                 return answer.answer(Body::of(&Why::Nothing));
             };
             state.questions += 1;
@@ -555,8 +580,10 @@ impl LockService {
             client.is_none_or(|client| of.raw() == client) && self.may_purge(program, key)
         };
         let went = self.handle.call(|stack, _, now| stack.purge_orphans(now, doomed)).unwrap_or(0);
-        let (pid, name) = (program.pid(), &program.info.name);
-        tracing::info!(pid, name, ?client, went, "a program purges locks that outlived their owner");
+        if went > 0 {
+            let (pid, name) = (program.pid(), &program.info.name);
+            tracing::info!(pid, name, ?client, went, "a program purges locks that outlived their owner");
+        }
         went
     }
 
@@ -647,6 +674,10 @@ impl Service for LockService {
             }
             "unlock_range" => body.read().and_then(|unlock| {
                 let done = self.unlock_range(&program, &unlock);
+                Body::of(&Unlocked(done.err().map(|why| wire::Refusal::of(&why.into()))))
+            }),
+            "close_object" => body.read().and_then(|object| {
+                let done = self.close_object(&program, &object);
                 Body::of(&Unlocked(done.err().map(|why| wire::Refusal::of(&why.into()))))
             }),
             "held_ranges" => body.read().and_then(|object| Body::of(&self.held_ranges(&program, &object))),

@@ -245,10 +245,15 @@ impl Backend for Here {
     }
 
     fn close_object(&self, object: &Object) {
-        if let Err(error) = self.unlock_range(object, Range::WHOLE) {
-            tracing::debug!(%error, "it was gone already");
-        }
-        let closed = self.0.inner.handle.inspect(|_, host, _| host.locks().objects.close(object));
+        let closed = self.0.inner.handle.call(|stack, host, now| {
+            if let Some(lock) = stack.range_owner(object.owner, &object.key) {
+                host.locks().remove(lock);
+                if let Err(error) = stack.unlock(now, lock, Flags::FORCEUNLOCK, None) {
+                    tracing::debug!(%error, "it was gone already");
+                }
+            }
+            host.locks().objects.close(object);
+        });
         tracing::trace!(runs = closed.is_ok(), "an object is closed");
     }
 

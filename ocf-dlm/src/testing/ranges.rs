@@ -1,7 +1,7 @@
 //! Byte ranges.
 #![expect(clippy::disallowed_methods, reason = "threads of a test wait for each other")]
 
-use super::{MOMENT, PATIENCE, WAIT};
+use super::{MOMENT, PATIENCE, WAIT, block_on};
 use crate::client::{LockError, Wait};
 use crate::manager::LockOwner;
 use crate::object::ObjectRanges;
@@ -29,6 +29,8 @@ pub(super) fn check(a: &dyn LockOwner, b: &dyn LockOwner) {
     ranges_split_and_join(a, b);
     what_is_waited_for_is_had_or_nothing_changed(a, b);
     one_owner_does_one_thing_at_a_time(a, b);
+    tokens_grow_with_each_grant_to_a_writer(a, b);
+    bytes_are_awaited_and_taken_back(a, b);
     deadlocks_end(a, b, (b"one", b"one"));
     deadlocks_end(a, b, (b"this", b"that"));
 }
@@ -99,6 +101,84 @@ fn one_owner_does_one_thing_at_a_time(a: &dyn LockOwner, b: &dyn LockOwner) {
         let ends = [first, second].map(|thread| thread.join().expect("it ends"));
         assert_eq!(ends, [Ok(()), Ok(())], "the second follows the first");
     });
+}
+
+fn tokens_grow_with_each_grant_to_a_writer(a: &dyn LockOwner, b: &dyn LockOwner) {
+    use RangeKind::{Exclusive, Shared};
+    let (mine, theirs) = (open(a, b"token"), open(b, b"token"));
+    let mut last = None;
+    for bytes in [range(0, 9), range(0, 9), range(5, 20)] {
+        for who in [&mine, &theirs] {
+            who.lock_range(bytes, Exclusive, WAIT).expect("free");
+            let token = Some(who.token().expect("held"));
+            assert!(token > last, "{token:?} after {last:?}");
+            last = token;
+            who.unlock_range(Range::WHOLE).expect("held");
+        }
+    }
+    // Two writers of an object at a time have one each, and who gets more gets a greater one.
+    mine.lock_range(range(0, 9), Exclusive, WAIT).expect("free");
+    theirs.try_lock_range(range(10, 19), Exclusive).expect("free");
+    let (first, second) = (mine.token().expect("held"), theirs.token().expect("held"));
+    assert!(Some(first) > last && second > first);
+    mine.try_lock_range(range(20, 29), Exclusive).expect("free");
+    let third = mine.token().expect("held");
+    assert!(third > second);
+    // What makes nothing stronger is no grant to a writer.
+    mine.try_lock_range(range(0, 9), Shared).expect("down");
+    assert_eq!(mine.token(), Ok(third));
+    assert_eq!(theirs.try_lock_range(range(0, 29), Shared), Err(LockError::WouldBlock));
+    assert_eq!(theirs.token(), Ok(second), "what is denied gives none");
+    theirs.lock_range(range(0, 9), Shared, WAIT).expect("beside a reader");
+    assert!(
+        theirs.token().expect("held") >= third,
+        "who reads has a token not below that of any writer before"
+    );
+    drop(mine);
+    // The object goes on where it was, also when nobody has it.
+    drop(theirs);
+    let again = open(a, b"token");
+    again.lock_range(range(0, 0), Exclusive, WAIT).expect("free");
+    assert!(again.token().expect("held") > third);
+}
+
+fn bytes_are_awaited_and_taken_back(a: &dyn LockOwner, b: &dyn LockOwner) {
+    use RangeKind::{Exclusive, Shared};
+    let (mine, theirs) = (open(a, b"await"), open(b, b"await"));
+    block_on(mine.lock_range_later(range(0, 9), Exclusive, WAIT).expect("it may be asked for"))
+        .expect("free");
+    theirs.try_lock_range(range(20, 29), Shared).expect("free");
+    let refused = match theirs.lock_range_later(range(0, 29), Exclusive, Wait::No) {
+        // Who masters it says so at once.
+        Err(error) => Err(error),
+        Ok(request) => block_on(request),
+    };
+    assert_eq!(refused, Err(LockError::WouldBlock));
+    let waiting =
+        theirs.lock_range_later(range(0, 29), Exclusive, Wait::Forever).expect("it may be asked for");
+    let busy = Err(LockError::from(RequestError::Busy));
+    assert_eq!(theirs.lock_range(range(50, 59), Shared, WAIT), busy, "one at a time");
+    assert_eq!(theirs.unlock_range(Range::WHOLE), busy);
+    assert_eq!(theirs.lock_range_later(range(50, 59), Shared, WAIT).map(drop), busy);
+    assert_eq!(held(&*theirs), [(20, 29, Shared)], "it has what it had");
+    drop(waiting);
+    theirs.lock_range(range(50, 59), Shared, WAIT).expect("what was taken back is over");
+    assert_eq!(held(&*theirs), [(20, 29, Shared), (50, 59, Shared)]);
+    mine.lock_range(range(30, 39), Exclusive, WAIT).expect("what was taken back is in nobody's way");
+    let waiting = theirs.lock_range_later(range(0, 29), Exclusive, WAIT).expect("it may be asked for");
+    thread::scope(|scope| {
+        let waiter = scope.spawn(|| block_on(waiting));
+        mine.unlock_range(range(0, 9)).expect("held");
+        assert_eq!(waiter.join().expect("it ends"), Ok(()));
+    });
+    assert_eq!(held(&*theirs), [(0, 29, Exclusive), (50, 59, Shared)]);
+    let late = mine.lock_range_later(range(0, 0), Shared, Wait::For(MOMENT)).expect("it may be asked for");
+    assert_eq!(late.wait(), Err(LockError::TimedOut));
+    // Given up with all that is under way.
+    drop(theirs.lock_range_later(range(30, 39), Exclusive, Wait::Forever).expect("it may be asked for"));
+    drop((theirs, mine));
+    open(a, b"await").lock_range(Range::WHOLE, Exclusive, WAIT).expect("all was given up");
+    drop(open(b, b"await"));
 }
 
 fn deadlocks_end(a: &dyn LockOwner, b: &dyn LockOwner, (one, other): (&[u8], &[u8])) {

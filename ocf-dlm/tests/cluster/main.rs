@@ -182,6 +182,7 @@ fn check_operated(seeds: impl Iterator<Item = u64>, rare: &[&str]) {
         "orphans listed",
         "released by order",
         "resource reported",
+        "told what is in the way",
         "order interrupted",
         "crash of a master",
         "partition",

@@ -161,7 +161,7 @@ impl Why {
     pub(crate) const fn refused(why: OrderError) -> Self {
         match why {
             OrderError::NotWaiting => Self::Nothing,
-            _ => Self::Not,
+            OrderError::NotPrimary | OrderError::NotMember(_) | OrderError::Limit | _ => Self::Not,
         }
     }
 
