@@ -1,22 +1,20 @@
 //! Locks for programs beside the node: they come over the local interface, and the kernel says who they are and when they end.
 
+mod ranges;
+mod waits;
+
 use super::host::NodeHost;
-use super::locks::{deadline, range_ask, transaction_of};
+use super::locks::{deadline, transaction_of};
 use crate::config::LockUsers;
-use crate::locks::wire::{
-    self, Convert, HeldRanges, Lock, LockRange, Release, Told, ToldWait, UnlockRange, Unlocked, What, Why,
-};
-use crate::locks::{Bytes, Listener, News};
+use crate::locks::wire::{self, Convert, Lock, Release, Told, Unlocked, What};
+use crate::locks::{Listener, News};
 use crate::stack::Stack;
 use ocf_comm::driver::Handle;
 use ocf_comm::local::{ClientInfo, EventSink, Process, Service, no_method};
 use ocf_comm::rpc::{Access, Body, Builder, Caller, Dispatcher, Fault, Method, Responder};
-use ocf_dlm::cluster::{Ask, Completed, RangeStep, Waiting};
-use ocf_dlm::range::RangeSet;
+use ocf_dlm::cluster::Ask;
 use ocf_dlm::wire::{Key, Value};
-use ocf_dlm::{
-    ClientId, FencingToken, Flags, LockError, Mode, Remarks, RequestError, Status, Wait, check_names,
-};
+use ocf_dlm::{ClientId, Flags, LockError, Mode, RequestError, check_names};
 use parking_lot::Mutex;
 use pils::Instant;
 use serde::Serialize;
@@ -99,26 +97,6 @@ struct Entry {
     lock: u64,
     key: Key,
     owner: u32,
-}
-
-/// A question of a program that will be answered: at the latest when this is dropped.
-struct Question {
-    program: Arc<Program>,
-    answer: Option<Responder<Body>>,
-}
-
-impl Question {
-    fn answer(mut self, why: &Why) {
-        if let Some(answer) = self.answer.take() {
-            answer.answer(Body::of(why));
-        }
-    }
-}
-
-impl Drop for Question {
-    fn drop(&mut self) {
-        self.program.state.lock().questions -= 1;
-    }
 }
 
 /// Who is told of one lock.
@@ -412,186 +390,6 @@ impl LockService {
         Some(u64::try_from(left.as_nanos()).unwrap_or(u64::MAX).min(i64::MAX.unsigned_abs()))
     }
 
-    /// Asks for bytes, or about them; how it ends is told.
-    fn lock_range(&self, program: &Arc<Program>, ask: &LockRange) {
-        let tag = ask.tag;
-        match self.ask_range(program, ask) {
-            Ok(RangeStep::Asked(_)) => {}
-            Ok(RangeStep::Held) => program.say(tag, What::of(&News::Completed(held_already(ask)))),
-            // The program may have had bytes before: the tag stays.
-            Err(refused) => program.refuse(tag, refused, true),
-        }
-    }
-
-    fn ask_range(&self, program: &Arc<Program>, ask: &LockRange) -> Result<RangeStep, RequestError> {
-        let key = self.object(program, &ask.object)?;
-        let bytes = ask.range.bytes().ok_or(RANGE_WITHOUT_MEANING)?;
-        let (owner, wait) = (ask.object.owner, if ask.at_once { Wait::No } else { ask.wait.into() });
-        let asked = self.handle.call(|stack, host, now| {
-            let mut state = program.state.lock();
-            let known = state.owners.get(&owner).map(|(client, _)| *client);
-            let client = known.unwrap_or_else(|| ClientId::new(host.locks().new_client()));
-            if stack.range_owner(client, &key).is_none() && state.count() >= PROGRAM_LOCKS_MAX {
-                return Err(RequestError::Limit("PROGRAM_LOCKS_MAX"));
-            }
-            let range = range_ask((client, &key), bytes, now, wait);
-            let step = match ask.test {
-                true => RangeStep::Asked(stack.test_range(now, range)?),
-                false => stack.lock_range(now, range)?,
-            };
-            if let RangeStep::Asked(lock) = step {
-                let of = OfObject { tag: ask.tag, owner };
-                if !ask.test && state.ranges.insert(lock, of).is_none() {
-                    state.owners.entry(owner).or_insert((client, 0)).1 += 1;
-                }
-                // Before the outputs of this call are carried out.
-                let notices = Notices { program: Arc::clone(program), tag: ask.tag, bytes: Some(lock) };
-                host.locks().add(lock, Arc::new(notices));
-            }
-            Ok(step)
-        });
-        asked.unwrap_or(Err(RequestError::NotPrimary))
-    }
-
-    /// The object, if the program may lock in its lockspace.
-    fn object(&self, program: &Program, object: &wire::Object) -> Result<Key, RequestError> {
-        let name: Vec<u8> = object.name.clone().try_into().unwrap_or_default();
-        check_names(&object.space, &name)?;
-        if let Some(barred) = program.barred {
-            return Err(barred);
-        }
-        if !self.may_lock(&program.info, &object.space) {
-            return Err(RequestError::NotAllowed(wire::NOT_LISTED));
-        }
-        Ok(Key::object(object.space.as_bytes(), &name))
-    }
-
-    /// Gives up bytes.
-    fn unlock_range(&self, program: &Program, unlock: &UnlockRange) -> Result<(), RequestError> {
-        let key = self.object(program, &unlock.object)?;
-        let Bytes { range, .. } = unlock.range.bytes().ok_or(RANGE_WITHOUT_MEANING)?;
-        let done = self.handle.call(|stack, host, now| {
-            let mut state = program.state.lock();
-            let known = state.owners.get(&unlock.object.owner).map(|(client, _)| *client);
-            let Some(client) = known else { return Ok(()) };
-            let Some(lock) = stack.range_owner(client, &key) else { return Ok(()) };
-            stack.unlock_range(now, client, &key, range)?;
-            if stack.range_owner(client, &key).is_none() {
-                host.locks().remove(lock);
-                state.forget_range(lock);
-            }
-            Ok(())
-        });
-        done.unwrap_or(Err(RequestError::NotPrimary))
-    }
-
-    /// Gives up all that an owner has of an object, and what is under way.
-    fn close_object(&self, program: &Program, object: &wire::Object) -> Result<(), RequestError> {
-        let key = self.object(program, object)?;
-        let done = self.handle.call(|stack, host, now| {
-            let mut state = program.state.lock();
-            let known = state.owners.get(&object.owner).map(|(client, _)| *client);
-            let lock = known.and_then(|client| stack.range_owner(client, &key));
-            let Some(lock) = lock else { return Ok(()) };
-            host.locks().remove(lock);
-            state.forget_range(lock);
-            stack.unlock(now, lock, Flags::FORCEUNLOCK, None)
-        });
-        done.unwrap_or(Err(RequestError::NotPrimary))
-    }
-
-    /// What is certainly held of an object, and for how long if nothing is heard from other nodes.
-    fn held_ranges(&self, program: &Program, object: &wire::Object) -> Option<HeldRanges> {
-        if self.handle.stopped().is_some() {
-            return None;
-        }
-        let key = self.object(program, object).ok()?;
-        let known = program.state.lock().owners.get(&object.owner).map(|(client, _)| *client);
-        let Some(client) = known else {
-            return Some(HeldRanges { left: i64::MAX.unsigned_abs(), ranges: Vec::new() });
-        };
-        let clock = self.handle.clock();
-        // The time is read when it is this call's turn.
-        let look = self.handle.inspect(|stack, _, _| stack.ranges_held(clock.now(), client, &key));
-        let (left, held) = look.ok().flatten()?;
-        let left = u64::try_from(left.as_nanos()).unwrap_or(u64::MAX).min(i64::MAX.unsigned_abs());
-        let range = |(range, kind): &_| Bytes { range: *range, kind: *kind }.into();
-        Some(HeldRanges { left, ranges: held.as_slice().iter().map(range).collect() })
-    }
-
-    /// Each of the program's operations that waits; those for bytes by the tag of the object.
-    fn waits(&self, program: &Program) -> Vec<ToldWait> {
-        let clock = self.handle.clock();
-        let locks = program.state.lock().known_as();
-        let look = self.handle.inspect(|stack, _, _| {
-            let now = clock.now();
-            let wait = |(lock, known)| stack.lock_waits(now, lock).map(|wait| (wait, known));
-            locks.into_iter().filter_map(wait).collect()
-        });
-        let mut waits: Vec<(Waiting, (u64, u32))> = look.unwrap_or_default();
-        waits.sort_by_key(|(wait, _)| core::cmp::Reverse(wait.age));
-        waits.into_iter().map(|(wait, known)| ToldWait::of(wait, known)).collect()
-    }
-
-    /// Asks what is in the way of an operation. The answer comes when the lock's master has told.
-    fn why(&self, program: &Arc<Program>, tag: u64, answer: Responder<Body>) {
-        let lock = {
-            let mut state = program.state.lock();
-            if state.questions >= PROGRAM_QUESTIONS_MAX {
-                return answer.answer(Err(Fault::new(Fault::UNAVAILABLE, "PROGRAM_QUESTIONS_MAX")));
-            }
-            let Some(lock) = state.operation(tag) else {
-                return answer.answer(Body::of(&Why::Nothing));
-            };
-            state.questions += 1;
-            lock
-        };
-        let question = Question { program: Arc::clone(program), answer: Some(answer) };
-        let asked =
-            self.handle.call(|stack, host, now| match stack.order_of_locks(now, |e| e.explain(now, lock)) {
-                Ok(ticket) => host
-                    .locks()
-                    .await_report(ticket, move |outcome| question.answer(&Why::of(outcome.as_ref()))),
-                Err(refused) => question.answer(&Why::refused(refused)),
-            });
-        if asked.is_err() {
-            tracing::debug!(tag, "the node has stopped");
-        }
-    }
-
-    /// One of the program's owners ends; its locks are lost to it, and those that last become orphans. How many there were.
-    fn end_owner(&self, program: &Program, owner: u32) -> u64 {
-        let known = program.state.lock().owners.get(&owner).map(|(client, _)| *client);
-        let Some(client) = known else { return 0 };
-        let ended = self.handle.call(|stack, host, now| host.locks().end_owner(stack, now, client));
-        u64::try_from(ended.unwrap_or(0)).unwrap_or(u64::MAX)
-    }
-
-    /// The orphans of this node in lockspaces in which the program may lock.
-    fn orphans(&self, program: &Program) -> wire::Orphans {
-        let all = self.handle.inspect(|stack, _, _| stack.orphans()).unwrap_or_default();
-        let theirs: Vec<_> = all.into_iter().filter(|orphan| self.may_purge(program, &orphan.key)).collect();
-        wire::Orphans::of(&theirs)
-    }
-
-    /// Releases orphans of this node: those that one client left, or all, in lockspaces in which the program may lock.
-    fn purge(&self, program: &Program, client: Option<u32>) -> u32 {
-        let doomed = |of: ClientId, key: &Key| {
-            client.is_none_or(|client| of.raw() == client) && self.may_purge(program, key)
-        };
-        let went = self.handle.call(|stack, _, now| stack.purge_orphans(now, doomed)).unwrap_or(0);
-        if went > 0 {
-            let (pid, name) = (program.pid(), &program.info.name);
-            tracing::info!(pid, name, ?client, went, "a program purges locks that outlived their owner");
-        }
-        went
-    }
-
-    fn may_purge(&self, program: &Program, key: &Key) -> bool {
-        let space = key.lockspace().and_then(|space| core::str::from_utf8(space).ok());
-        program.barred.is_none() && space.is_some_and(|space| self.may_lock(&program.info, space))
-    }
-
     /// The connection of a program ended and its process has not: what it only asked for goes.
     fn take_back_requests(&self, program: &Program) {
         let done = self.handle.call(|stack, host, now| {
@@ -728,23 +526,6 @@ impl Service for LockService {
         if let Some(program) = program {
             self.release_all(&program);
         }
-    }
-}
-
-/// The program says bytes that no program of this version says.
-const RANGE_WITHOUT_MEANING: RequestError =
-    RequestError::NotAllowed("a range is two numbers, the first not above the last");
-
-/// How an operation ends that asks for bytes of which nothing is missing.
-fn held_already(ask: &LockRange) -> Completed {
-    Completed {
-        lock: ask.tag,
-        client: ClientId::new(0),
-        status: Status::Granted,
-        held: ask.range.bytes().map(|bytes| RangeSet::of(bytes.range, bytes.kind).mode()),
-        token: FencingToken::default(),
-        remarks: Remarks::default(),
-        value: None,
     }
 }
 
