@@ -15,7 +15,7 @@ use ocf_comm::crypto::Protection;
 use ocf_groups::{Event, Guarantee, SendError};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 use support::corosync::{Corosync, Setup};
@@ -48,6 +48,8 @@ fn main() {
         ("U2", Box::new(u2)),
         ("V-1", Box::new(|| machine::on_one(|| one.latency(Guarantee::Agreed, count).median()))),
         ("V-2", Box::new(|| machine::on_one(|| one.latency(Guarantee::Safe, count).median()))),
+        ("V-1/hop", Box::new(|| machine::on_one(|| one.one_way(Guarantee::Agreed, count).median()))),
+        ("V-1/fifo", Box::new(|| machine::on_one(|| one.one_way(Guarantee::Fifo, count).median()))),
         ("V-1/resident", Box::new(|| machine::on_one(|| residents.latency(count).median()))),
         ("V-1/two", Box::new(|| machine::on_two(|| two.latency(Guarantee::Agreed, count).median()))),
         ("V-3", Box::new(|| rate(SMALL, NODES))),
@@ -149,6 +151,8 @@ fn figures(taken: &Taken) -> Vec<Figure> {
         reference("V-1", "V-1/threads"),
         most(1.6),
     );
+    let ordered = reference("V-1/hop", "agreed");
+    add("V-1/fifo", "FIFO, 64 B, from the second node to the third", "V-1/fifo", "us", ordered, None);
     let theirs = reference("corosync V-3", corosync);
     add("V-3", "64 B, all send", "V-3", "msg/s", theirs, least(50.0));
     add("V-3/one", "64 B, one sends", "V-3/one", "msg/s", None, None);
@@ -259,6 +263,32 @@ impl Trio {
                 round();
             }
             Samples::micros((0..count).map(|_| round()))
+        })
+    }
+
+    /// Time from sending at the second node to delivery at the third, one message at a time.
+    fn one_way(&self, guarantee: Guarantee, count: usize) -> Samples {
+        let [sequencer, sender, other] = self.nodes();
+        let payload = Bytes::from(vec![1; SMALL]);
+        let is_data =
+            |event: &NodeEvent| matches!(event, NodeEvent::Group(Event::Message { .. } | Event::Fifo { .. }));
+        let rounds = count / 10 + count;
+        let (told, heard) = mpsc::channel();
+        thread::scope(|scope| {
+            scope.spawn(move || (0..rounds).for_each(|_| until(sequencer, is_data)));
+            scope.spawn(move || {
+                for _ in 0..rounds {
+                    until(other, is_data);
+                    told.send(Instant::now()).expect("the measurement goes on");
+                }
+            });
+            let round = |_| {
+                let start = Instant::now();
+                sender.send(GROUP, 0, guarantee, payload.clone()).expect("an empty window");
+                until(sender, is_data);
+                heard.recv().expect("the other node delivers").duration_since(start)
+            };
+            Samples::micros((0..rounds).map(round).skip(count / 10).collect::<Vec<_>>())
         })
     }
 

@@ -8,6 +8,14 @@ use std::sync::Arc;
 /// What must hold before a message is delivered. Each includes the one before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Guarantee {
+    /// Members that go on together deliver the same in a view, the messages of each sender in the order it sent them, whatever their
+    /// guarantees ([`Event::Fifo`]). Nothing is said of the order between senders, so members may differ in it: for what needs no
+    /// other order, such as measurements. A message is delivered when it arrives, one hop after it was sent, unless the same
+    /// sender's messages before it wait for the order.
+    ///
+    /// A member that joins is told what its node delivers after the join. The state it gets may contain some of that already:
+    /// keep what FIFO messages say out of the state, or make it safe to be told twice.
+    Fifo,
     /// All members deliver in one order.
     Agreed,
     /// And a quorum holds the message: if anyone delivers it, every member of the next primary does.
@@ -108,6 +116,20 @@ pub enum Event {
         position: Position,
         /// What was promised for it.
         guarantee: Guarantee,
+        /// The content.
+        payload: Bytes,
+    },
+    /// A message with [`Guarantee::Fifo`]. Delivered to its sender too. It has no place in the order: members may be told of it before
+    /// and after different messages of others.
+    Fifo {
+        /// The group it was sent to.
+        group: Arc<str>,
+        /// Who sent it.
+        sender: MemberId,
+        /// The view it was sent and is delivered in.
+        view: ViewNumber,
+        /// Grows with each message of the sender's node in a view.
+        number: u64,
         /// The content.
         payload: Bytes,
     },

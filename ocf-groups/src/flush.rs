@@ -19,17 +19,26 @@ pub(crate) struct Report {
     pub(crate) stamped: u64,
     /// Items held without gap, for each member of the view.
     pub(crate) held: Vec<u64>,
+    /// Items delivered, for each member, if some were delivered ahead of their place; else empty.
+    pub(crate) ahead: Vec<u64>,
 }
 
 impl Report {
     pub(crate) fn of(stream: Option<&Stream>, synced: bool) -> Self {
         match stream {
-            None => Self { view: ViewNumber::default(), synced: false, stamped: 0, held: Vec::new() },
+            None => Self {
+                view: ViewNumber::default(),
+                synced: false,
+                stamped: 0,
+                held: Vec::new(),
+                ahead: Vec::new(),
+            },
             Some(s) => Self {
                 view: s.number,
                 synced,
                 stamped: s.stamped,
                 held: s.inboxes.iter().map(|b| b.contiguous).collect(),
+                ahead: s.delivered_ahead(),
             },
         }
     }
@@ -42,6 +51,9 @@ impl Report {
         out.put_length(self.held.len());
         for held in &self.held {
             out.put_varint(*held);
+        }
+        for ahead in &self.ahead {
+            out.put_varint(*ahead);
         }
         out.freeze()
     }
@@ -63,8 +75,14 @@ impl Report {
         for _ in 0..n {
             held.push(r.varint("held")?);
         }
+        let mut ahead = Vec::new();
+        if !r.is_empty() {
+            for _ in 0..n {
+                ahead.push(r.varint("ahead")?);
+            }
+        }
         r.finish("report")?;
-        Ok(Self { view, synced, stamped, held })
+        Ok(Self { view, synced, stamped, held, ahead })
     }
 }
 
@@ -79,6 +97,8 @@ pub(crate) struct Plan {
     /// For each member of the old view: the most that anyone reported of it, and the lowest instance that did. What
     /// lies beyond is void, for all.
     pub(crate) known: Vec<(u64, Option<NodeInstance>)>,
+    /// For each member of the old view: the most of it that anyone delivered, in its place or ahead. All deliver as much.
+    pub(crate) ahead: Vec<u64>,
     /// Members that have the table.
     pub(crate) synced: Vec<NodeInstance>,
     /// Everybody to ask, when the donor of an earlier attempt may be gone; else empty.
@@ -107,6 +127,7 @@ impl Plan {
             cut: 0,
             stamp_donor: None,
             known: vec![(0, None); stream.inboxes.len()],
+            ahead: vec![0; stream.inboxes.len()],
             synced: Vec::new(),
             everybody: Vec::new(),
             reporters: proposal.states.iter().map(|(i, _)| *i).collect(),
@@ -129,6 +150,10 @@ impl Plan {
                 if *held > best.0 {
                     *best = (*held, Some(*instance));
                 }
+            }
+            // Nobody has delivered what it does not hold.
+            for ((most, ahead), held) in plan.ahead.iter_mut().zip(&report.ahead).zip(&report.held) {
+                *most = (*most).max((*ahead).min(*held));
             }
         }
         if again {
@@ -153,8 +178,9 @@ impl Plan {
         }
         let counts = stream.counts_to(self.cut);
         let mut missing = false;
-        for (member, (count, (known, donor))) in (0_u32..).zip(counts.iter().zip(&self.known)) {
-            let need = (*count).min(*known);
+        let each = counts.iter().zip(&self.ahead).zip(&self.known);
+        for (member, ((count, ahead), (known, donor))) in (0_u32..).zip(each) {
+            let need = (*count).min(*known).max(*ahead);
             let have = stream.inbox(member).contiguous;
             if have >= need {
                 continue;

@@ -136,6 +136,8 @@ pub enum Sabotage {
     ForgetUnordered,
     /// Lets the stream of a group go on before the state has come.
     OpenGates,
+    /// Leaves FIFO messages that a member delivered before a view change to that member.
+    ForgetAhead,
     /// Drops what was delivered and not told when the node was outside, though it goes on.
     ForgetUntold,
 }

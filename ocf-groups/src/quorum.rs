@@ -51,6 +51,7 @@ impl GroupQuorum {
             Event::Membership { group, members, .. } if *group == self.group => self.set_members(members),
             Event::Membership { .. }
             | Event::Message { .. }
+            | Event::Fifo { .. }
             | Event::StateWanted { .. }
             | Event::State { .. }
             | Event::StateLost { .. }

@@ -32,7 +32,8 @@ pub struct Config {
     /// Tells the members of this node apart.
     pub local: u32,
     /// Promise of every command. With [`Guarantee::Safe`] (default) what a member was told holds in every later
-    /// primary; with `Agreed` a node that is excluded may have been told a reply that is void. Equal at all members.
+    /// primary; with `Agreed` a node that is excluded may have been told a reply that is void. `Fifo` stands for `Agreed`: a machine
+    /// needs the order. Equal at all members.
     pub guarantee: Guarantee,
     /// Largest command. Default 1 MiB; at most the core's `message_max` - 32 bytes.
     pub command_max: usize,
@@ -361,6 +362,7 @@ impl<M: Machine> Replicated<M> {
             }
             Event::Writable | Event::View(_) => self.blocked = false,
             Event::Message { .. }
+            | Event::Fifo { .. }
             | Event::Membership { .. }
             | Event::StateWanted { .. }
             | Event::State { .. }
@@ -395,7 +397,8 @@ impl<M: Machine> Replicated<M> {
             return None;
         }
         let payload = self.sends.pop_front()?;
-        Some(Output::Send { guarantee: self.config.guarantee, payload })
+        let guarantee = self.config.guarantee.max(Guarantee::Agreed);
+        Some(Output::Send { guarantee, payload })
     }
 
     /// Takes a payload of [`Output::Send`] back that the core refused for now: it comes again at the next

@@ -5,6 +5,8 @@ pub struct Stats {
     pub sent: u64,
     /// Places of the order that were delivered, of all groups.
     pub delivered: u64,
+    /// FIFO messages that were delivered before their place in the order was known, of all groups.
+    pub ahead: u64,
     /// Places stamped by this node.
     pub stamped: u64,
     /// Batches written.

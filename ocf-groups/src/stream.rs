@@ -37,6 +37,8 @@ pub(crate) struct Inbox {
     /// Items covered by stamps up to the hold, delivery and free cursors.
     hold: u64,
     deliver: u64,
+    /// Items up to here were delivered; those beyond `deliver` ahead of their place in the order.
+    pub(crate) ahead: u64,
     /// What the member said it holds and has consumed of the order.
     pub(crate) held: u64,
     pub(crate) consumed: u64,
@@ -105,6 +107,8 @@ pub(crate) struct Stream {
     pub(crate) freed: u64,
     /// Safe messages that are here and not delivered.
     pub(crate) safe_waiting: u64,
+    /// FIFO messages that are here and not delivered.
+    pub(crate) fifo_waiting: u64,
     /// Held by a quorum of votes.
     pub(crate) stable_quorum: u64,
     /// Held by every member.
@@ -126,6 +130,7 @@ impl Stream {
             contiguous: 0,
             hold: 0,
             deliver: 0,
+            ahead: 0,
             held: 0,
             consumed: 0,
         };
@@ -145,6 +150,7 @@ impl Stream {
             free: Cursor::default(),
             freed: 0,
             safe_waiting: 0,
+            fifo_waiting: 0,
             stable_quorum: 0,
             stable_all: 0,
             consumed_all: 0,
@@ -172,9 +178,10 @@ impl Stream {
 
     /// Takes in a member's item; `Some(n)` if it was wanted and `n` more items of the member are here without gap.
     pub(crate) fn insert(&mut self, member: u32, lseq: u64, item: Item) -> Option<u64> {
-        let safe = item.is_safe();
+        let (safe, fifo) = (item.is_safe(), item.is_fifo());
         let more = self.inboxes.get_mut(member as usize)?.insert(lseq, item)?;
         self.safe_waiting += u64::from(safe);
+        self.fifo_waiting += u64::from(fifo);
         Some(more)
     }
 
@@ -269,8 +276,25 @@ impl Stream {
         if inbox.item(inbox.deliver).is_some_and(Item::is_safe) {
             self.safe_waiting -= 1;
         }
+        if inbox.ahead < inbox.deliver {
+            inbox.ahead = inbox.deliver;
+            self.fifo_waiting -= u64::from(inbox.item(inbox.deliver).is_some_and(Item::is_fifo));
+        }
         self.deliver.used += 1;
         self.delivered += 1;
+    }
+
+    /// The next message of a member that need not wait for its place in the order: its place in the member's sequence.
+    pub(crate) fn next_fifo(&self, member: u32) -> Option<u64> {
+        let inbox = self.inbox(member);
+        let lseq = inbox.ahead + 1;
+        (lseq <= inbox.contiguous && inbox.item(lseq).is_some_and(Item::is_fifo)).then_some(lseq)
+    }
+
+    /// Moves past the message that [`Self::next_fifo`] returned.
+    pub(crate) fn pass_ahead(&mut self, member: u32) {
+        self.inboxes[member as usize].ahead += 1;
+        self.fifo_waiting -= 1;
     }
 
     /// Takes in what a member says of itself; older reports change nothing.
@@ -352,11 +376,17 @@ impl Stream {
         counts
     }
 
+    /// How many items of each member were delivered, if some were ahead of their place; else nothing.
+    pub(crate) fn delivered_ahead(&self) -> Vec<u64> {
+        let any = self.inboxes.iter().any(|b| b.ahead > b.deliver);
+        self.inboxes.iter().filter(|_| any).map(|b| b.ahead).collect()
+    }
+
     /// Takes out this node's own items that were not delivered, in order.
     pub(crate) fn take_undelivered(&mut self) -> Vec<Item> {
         let me = self.me as usize;
         let inbox = &mut self.inboxes[me];
-        let skip = usize::try_from(inbox.deliver - inbox.base).unwrap_or(usize::MAX).min(inbox.items.len());
+        let skip = usize::try_from(inbox.ahead - inbox.base).unwrap_or(usize::MAX).min(inbox.items.len());
         inbox.items.drain(skip..).flatten().collect()
     }
 
@@ -374,6 +404,12 @@ impl Stream {
             let skip = usize::try_from(b.deliver.saturating_sub(b.base)).unwrap_or(usize::MAX);
             b.items.iter().skip(skip).flatten().filter(|i| i.is_safe())
         });
-        ensure(safe.count() as u64 == self.safe_waiting, "waiting safe messages are counted")
+        ensure(safe.count() as u64 == self.safe_waiting, "waiting safe messages are counted")?;
+        ensure(self.inboxes.iter().all(|b| b.ahead >= b.deliver), "nothing is delivered twice")?;
+        let fifo = self.inboxes.iter().flat_map(|b| {
+            let skip = usize::try_from(b.ahead.saturating_sub(b.base)).unwrap_or(usize::MAX);
+            b.items.iter().skip(skip).flatten().filter(|i| i.is_fifo())
+        });
+        ensure(fifo.count() as u64 == self.fifo_waiting, "waiting FIFO messages are counted")
     }
 }

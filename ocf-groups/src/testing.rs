@@ -3,6 +3,7 @@
 //! Each promise (V1 to V11 of `PROTOCOL.md`) has a file of its own. All are linear in the history, up to logarithms.
 
 mod delivered_or_left;
+mod fifo;
 mod fifo_causal;
 mod history;
 mod membership;
@@ -28,6 +29,7 @@ pub fn check(history: &History, quiescent: bool) -> Result<(), Violation> {
     view_synchrony::check(history)?;
     safe::check(history)?;
     fifo_causal::check(history)?;
+    fifo::check(history)?;
     view_barrier::check(history)?;
     state::check(history)?;
     membership::check(history)?;

@@ -21,6 +21,7 @@ const JOIN: u8 = 0x03;
 const LEAVE: u8 = 0x04;
 const STATED: u8 = 0x05;
 const DENIED: u8 = 0x06;
+const FIFO: u8 = 0x07;
 const STAMP: u8 = 0x10;
 const HAVE: u8 = 0x11;
 const ITEM: u8 = 0x12;
@@ -59,10 +60,18 @@ impl Item {
         matches!(self, Self::Data { guarantee: Guarantee::Safe, .. })
     }
 
+    pub(crate) fn is_fifo(&self) -> bool {
+        matches!(self, Self::Data { guarantee: Guarantee::Fifo, .. })
+    }
+
     pub(crate) fn write(&self, out: &mut BytesMut) {
         match self {
             Self::Data { group, local, guarantee, payload } => {
-                out.put_u8(if *guarantee == Guarantee::Safe { SAFE } else { AGREED });
+                out.put_u8(match guarantee {
+                    Guarantee::Fifo => FIFO,
+                    Guarantee::Agreed => AGREED,
+                    Guarantee::Safe => SAFE,
+                });
                 out.put_varint(u64::from(*group));
                 out.put_varint(u64::from(*local));
                 out.put_prefixed(payload);
@@ -88,13 +97,17 @@ impl Item {
     /// Reads the item whose tag was `tag`; content is a slice of `whole`, the message that `r` reads.
     fn read(tag: u8, r: &mut Reader<'_>, whole: &Bytes) -> Result<Self, ParseError> {
         Ok(match tag {
-            AGREED | SAFE => {
+            AGREED | SAFE | FIFO => {
                 let group = read_u32(r, "group")?;
                 let local = read_u32(r, "local")?;
                 let n = r.length("payload", r.remaining())?;
                 let at = r.position();
                 r.take("payload", n)?;
-                let guarantee = if tag == SAFE { Guarantee::Safe } else { Guarantee::Agreed };
+                let guarantee = match tag {
+                    FIFO => Guarantee::Fifo,
+                    SAFE => Guarantee::Safe,
+                    _ => Guarantee::Agreed,
+                };
                 Self::Data { group, local, guarantee, payload: whole.slice(at..at + n) }
             }
             JOIN => Self::Join { local: read_u32(r, "local")?, name: read_name(r)? },

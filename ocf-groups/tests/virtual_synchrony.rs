@@ -41,6 +41,7 @@ fn every_promise_holds_in_a_thousand_random_runs() {
         ("stale", 300),
         ("resubmitted", 1000),
         ("void", 50),
+        ("fifo", 10_000),
         ("window full", 1000),
         ("writable", 300),
         ("state", 1000),
@@ -104,6 +105,12 @@ fn a_large_message_overtaken_by_a_small_one_is_found() {
 fn own_messages_forgotten_at_a_view_change_are_found() {
     let what = found(Sabotage::ForgetUnordered);
     assert!(what.contains("V8") || what.contains("progress"), "{what}");
+}
+
+#[test]
+fn fifo_messages_that_only_some_of_those_who_go_on_delivered_are_found() {
+    let what = found(Sabotage::ForgetAhead);
+    assert!(what.contains("V3"), "{what}");
 }
 
 #[test]

@@ -15,6 +15,7 @@ use ocf_comm::driver::{Host, Io, MediumStatus, Remote, Report, Stopped};
 use ocf_comm::medium::Link;
 use ocf_comm::ping::PingChange;
 use ocf_comm::rpc::{Body, Fault, Ticket};
+use ocf_groups::Event;
 use ocf_membership::{Ballot, PersistToken, Verdict};
 use ocf_resource::OperationResult;
 use ocf_resource::apphb::EventKind;
@@ -188,7 +189,7 @@ impl NodeHost {
         if let Some(bus) = &self.bus {
             super::api::publish(bus, self.number, &event);
         }
-        self.only_messages &= matches!(event, NodeEvent::Group(ocf_groups::Event::Message { .. }));
+        self.only_messages &= matches!(event, NodeEvent::Group(Event::Message { .. } | Event::Fifo { .. }));
         self.turn.push_back(Numbered { number: self.number, at: now, event });
         if self.turn.len() >= EARLY && self.only_messages && self.application.is_none() {
             self.hold |= self.events.hand_over(&mut self.turn);

@@ -37,7 +37,8 @@ pub(super) struct Taken {
 }
 
 fn size(event: &NodeEvent) -> usize {
-    if let NodeEvent::Group(ocf_groups::Event::Message { payload, .. }) = event {
+    use ocf_groups::Event::{Fifo, Message};
+    if let NodeEvent::Group(Message { payload, .. } | Fifo { payload, .. }) = event {
         payload.len() + 128
     } else {
         0

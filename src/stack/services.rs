@@ -59,6 +59,7 @@ impl Residents {
                 return false;
             }
             Event::Message { group, .. }
+            | Event::Fifo { group, .. }
             | Event::Membership { group, .. }
             | Event::StateWanted { group, .. }
             | Event::State { group, .. }

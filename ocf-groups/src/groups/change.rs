@@ -141,6 +141,7 @@ impl Groups {
         loop {
             let Some(stream) = &mut self.stream else { return false };
             if stream.delivered >= plan.cut {
+                self.end_fifo(plan);
                 return true;
             }
             let Some((member, lseq)) = stream.peek() else { return false };
@@ -152,6 +153,16 @@ impl Groups {
             } else {
                 self.deliver_one(member, lseq, place);
             }
+        }
+    }
+
+    /// Delivers what one of those who go on has delivered ahead of the order, so that all have. It does not come again.
+    fn end_fifo(&mut self, plan: &Plan) {
+        if sabotaged!(self, ForgetAhead) {
+            return;
+        }
+        for (member, last) in (0_u32..).zip(&plan.ahead) {
+            while self.deliver_ahead(member, *last) {}
         }
     }
 

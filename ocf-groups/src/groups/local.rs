@@ -53,7 +53,11 @@ pub(super) struct Transfer {
 }
 
 fn size_of_event(event: &Event) -> usize {
-    if let Event::Message { payload, .. } = event { 128 + payload.len() } else { 256 }
+    if let Event::Message { payload, .. } | Event::Fifo { payload, .. } = event {
+        128 + payload.len()
+    } else {
+        256
+    }
 }
 
 /// The application is told of memberships whoever waits for what.

@@ -2,7 +2,7 @@
 
 use super::{Groups, Sync, sabotaged};
 use crate::wire::{Item, head_len, start_batch, write_have, write_stamp};
-use crate::{Event, MemberId, Output, Position};
+use crate::{Event, Guarantee, MemberId, Output, Position};
 use ocf_comm::Lane;
 use pils::NodeInstance;
 use std::sync::Arc;
@@ -111,18 +111,57 @@ impl Groups {
             return;
         }
         let ignore_quorum = sabotaged!(self, SafeWithoutQuorum);
-        for _ in 0..DELIVERIES_MAX {
+        let mut left = self.deliver_fifo(DELIVERIES_MAX);
+        while left > 0 {
             let Some(stream) = &mut self.stream else { return };
             let Some((member, lseq, place)) = stream.next(ignore_quorum) else { return };
             self.deliver_one(member, lseq, place);
+            left -= 1;
+            while left > 0 && self.deliver_ahead(member, u64::MAX) {
+                left -= 1;
+            }
         }
         self.dirty = true;
+    }
+
+    /// Delivers what need not wait for its place, at most so much; tells how much more may be delivered.
+    fn deliver_fifo(&mut self, mut left: usize) -> usize {
+        let Some(stream) = self.stream.as_ref().filter(|s| s.fifo_waiting > 0) else { return left };
+        for member in (0_u32..).take(stream.inboxes.len()) {
+            while left > 0 && self.deliver_ahead(member, u64::MAX) {
+                left -= 1;
+            }
+        }
+        left
+    }
+
+    /// Delivers the next message of a member ahead of its place, if it is FIFO and not beyond `last`. False if there is none, or if
+    /// it cannot be told here yet that its sender is in the group: then it waits for the order.
+    pub(super) fn deliver_ahead(&mut self, member: u32, last: u64) -> bool {
+        if self.sync != Sync::Synced {
+            return false;
+        }
+        let Some(stream) = &mut self.stream else { return false };
+        let Some(lseq) = stream.next_fifo(member).filter(|lseq| *lseq <= last) else { return false };
+        let Some(Item::Data { group, local, payload, .. }) = stream.item(member, lseq) else { return false };
+        let (number, local, payload) = (*group, *local, payload.clone());
+        let sender = MemberId { instance: stream.inbox(member).instance, local };
+        let Some(group) = self.table.get(number).filter(|g| g.entry(sender).is_some()) else { return false };
+        let (view, here) = (stream.number, group.here > 0);
+        let event = Event::Fifo { group: Arc::clone(&group.name), sender, view, number: lseq, payload };
+        stream.pass_ahead(member);
+        self.stats.ahead += 1;
+        if here {
+            self.emit(number, event);
+        }
+        true
     }
 
     /// Delivers one place of the order, which must be the next.
     pub(super) fn deliver_one(&mut self, member: u32, lseq: u64, place: u64) {
         let Some(stream) = &mut self.stream else { return };
         let item = stream.item(member, lseq).cloned();
+        let told = lseq <= stream.inbox(member).ahead;
         stream.pass(member);
         let sender = stream.inbox(member).instance;
         let own = member == stream.me;
@@ -132,12 +171,12 @@ impl Groups {
             self.ledger.push_back((place, item.cost()));
         }
         self.stats.delivered += 1;
-        if self.sync == Sync::Synced {
-            self.apply(position, sender, item);
+        if self.sync == Sync::Synced && !told {
+            self.apply(position, (sender, lseq), item);
         }
     }
 
-    fn apply(&mut self, position: Position, instance: NodeInstance, item: Item) {
+    fn apply(&mut self, position: Position, (instance, lseq): (NodeInstance, u64), item: Item) {
         let mut effects = Vec::new();
         match item {
             Item::Data { group: number, local, guarantee, payload } => {
@@ -147,7 +186,11 @@ impl Groups {
                     return;
                 }
                 let group = Arc::clone(&group.name);
-                let event = Event::Message { group, sender, position, guarantee, payload };
+                let event = if guarantee == Guarantee::Fifo {
+                    Event::Fifo { group, sender, view: position.view, number: lseq, payload }
+                } else {
+                    Event::Message { group, sender, position, guarantee, payload }
+                };
                 if self.gates.is_empty() {
                     self.outputs.push_back(Output::Event(event));
                 } else {

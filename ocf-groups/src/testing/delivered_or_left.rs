@@ -20,7 +20,7 @@ pub(super) fn check(history: &History) -> Result<(), Violation> {
                 Entry::Leaving { group, member } => {
                     ready.remove(&(group, *member));
                 }
-                Entry::Event(Event::Message { payload, .. }) => {
+                Entry::Event(Event::Message { payload, .. } | Event::Fifo { payload, .. }) => {
                     open.remove(payload);
                 }
                 Entry::Event(Event::Reset { group, member }) => {

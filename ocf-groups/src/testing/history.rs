@@ -142,7 +142,11 @@ impl Log {
                     close(&mut open, (Arc::clone(group), member.local), end);
                 }
                 Event::Message { position, .. } => last = last.max(*position),
-                Event::StateWanted { .. } | Event::Refused { .. } | Event::View(_) | Event::Writable => {}
+                Event::Fifo { .. }
+                | Event::StateWanted { .. }
+                | Event::Refused { .. }
+                | Event::View(_)
+                | Event::Writable => {}
             }
         }
         for key in open.keys().cloned().collect::<Vec<_>>() {

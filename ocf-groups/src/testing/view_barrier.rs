@@ -22,6 +22,7 @@ pub(super) fn check(history: &History) -> Result<(), Violation> {
                 | Event::StateWanted { position, .. }
                 | Event::State { position, .. }
                 | Event::StateLost { position, .. } => *position,
+                Event::Fifo { view, number, .. } => Position { view: *view, sequence: *number },
                 Event::Reset { .. } | Event::Refused { .. } | Event::Writable => continue,
             };
             if position.view != current {

@@ -73,7 +73,8 @@ proptest! {
         let piece = Piece { group: 1, local: 2, position, offset, total, content: Bytes::from(content) };
         let (head, _) = frames(&piece.write());
         prop_assert_eq!(head, Message::State(piece));
-        let report = Report { view: ViewNumber(9), synced, stamped: 12, held };
+        let ahead = if synced { held.clone() } else { Vec::new() };
+        let report = Report { view: ViewNumber(9), synced, stamped: 12, held, ahead };
         prop_assert_eq!(Report::read(&report.write()), Ok(report));
     }
 

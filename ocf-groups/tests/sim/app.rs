@@ -99,7 +99,8 @@ impl App {
                 let (group, state) = (Arc::clone(group), Bytes::from(state));
                 return Some(Wanted { group, joiner: *joiner, position: *position, state });
             }
-            Event::Refused { .. } | Event::View(_) | Event::Writable => {}
+            // In no state, as its promise says.
+            Event::Fifo { .. } | Event::Refused { .. } | Event::View(_) | Event::Writable => {}
             other => panic!("unknown event {other:?}"),
         }
         None

@@ -338,6 +338,7 @@ impl Cluster {
             Event::Reset { .. } => self.count("reset"),
             Event::Writable => self.count("writable"),
             Event::Refused { .. } => panic!("no limit is reached here"),
+            Event::Fifo { .. } => self.count("fifo"),
             Event::Message { .. }
             | Event::Membership { .. }
             | Event::View(_)
@@ -423,7 +424,10 @@ impl Cluster {
         let mut payload = vec![0; size];
         payload[..8].copy_from_slice(&self.payloads.to_be_bytes());
         let payload = Bytes::from(payload);
-        let guarantee = if self.rng.chance(0.2) { Guarantee::Safe } else { Guarantee::Agreed };
+        let guarantee = *self
+            .rng
+            .pick(&[Guarantee::Safe, Guarantee::Agreed, Guarantee::Agreed, Guarantee::Fifo])
+            .expect("a list");
         let Some(node) = self.nodes.get_mut(&at) else { return };
         match node.core.send(self.now, group, local, guarantee, payload.clone()) {
             Ok(()) => {
@@ -551,6 +555,7 @@ impl Cluster {
             let stats = node.core.stats();
             for (what, n) in [
                 ("void", stats.voids),
+                ("ahead", stats.ahead),
                 ("resubmitted", stats.resubmitted),
                 ("fetched", stats.fetched),
                 ("dropped out", stats.dropped_out),
