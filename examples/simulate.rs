@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 
 /// Entries of the history that are shown before a violation.
 const TAIL: usize = 60;
+/// Share of the runs in which the set of nodes changes.
+const SET_CHANGES: f64 = 0.2;
 
 /// Simulates a whole cluster: one seed decides everything, the same seed gives the same run.
 #[derive(Parser, Debug)]
@@ -55,6 +57,9 @@ struct Args {
     /// Only these kinds of fault, often: Closing, Alone, Kill, ... Several, separated by commas.
     #[arg(long, value_delimiter = ',')]
     focus: Vec<String>,
+    /// Share of the runs in which nodes are added to the cluster and removed from it, 0 to 1.
+    #[arg(long, default_value_t = SET_CHANGES)]
+    set_changes: f64,
     /// Print the whole history of each run.
     #[arg(long)]
     verbose: bool,
@@ -136,6 +141,7 @@ fn main() -> ExitCode {
         paths: args.paths,
         canary: args.canary,
         idle: args.idle,
+        set_changes: if args.idle { 0.0 } else { args.set_changes.clamp(0.0, 1.0) },
         ..Options::default()
     };
     options.safety = Duration::from_secs(args.seconds);
@@ -254,6 +260,9 @@ fn reproduce(seed: u64, args: &Args) {
     }
     if !args.focus.is_empty() {
         line += &format!(" --focus {}", args.focus.join(","));
+    }
+    if (args.set_changes - SET_CHANGES).abs() > f64::EPSILON {
+        line += &format!(" --set-changes {}", args.set_changes);
     }
     if let Some(bug) = &args.bug {
         line += &format!(" --bug {bug}");

@@ -41,7 +41,8 @@ pub use locks::{
     LockClient, LockGuard, LockOrderError, Locks, LostLock, PendingConversion, PendingLock, SubLock,
 };
 pub use node::{
-    ApiError, Application, Here, Node, NodeBuilder, PendingCall, ReloadError, RequestError, StartError,
+    AddNodeError, ApiError, Application, Here, Node, NodeBuilder, PendingCall, ReloadError, RequestError,
+    StartError,
 };
 pub use ocf_comm::driver::sentinel::run_if_asked as run_sentinel_if_asked;
 pub use services::{Reply, SERVICE_EVENTS_MAX, Service, ServiceError, ServiceEvent};

@@ -19,7 +19,7 @@ pub use application::{Application, Here};
 pub use builder::{NodeBuilder, StartError};
 pub use calls::PendingCall;
 
-use crate::config::NodeConfig;
+use crate::config::{NodeConfig, NodeEntry};
 use crate::event::Numbered;
 use crate::snapshot::Snapshot;
 use crate::stack::Stack;
@@ -77,6 +77,24 @@ pub enum RequestError<E> {
     /// Refused; nothing changed.
     #[error(transparent)]
     Refused(#[from] E),
+}
+
+/// Why a node was not added.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AddNodeError {
+    /// The set of nodes refuses it.
+    #[error(transparent)]
+    Votes(#[from] VotesError),
+    /// Nothing leads to it.
+    #[error("no medium of this node leads to {0}: give an address with its port, or use discovery")]
+    NoAddress(NodeId),
+    /// The blocks of the disk belong to the nodes of the files, by their place.
+    #[error(
+        "the blocks of the shared disk that decides even splits are those of the nodes in the files: stop all nodes, list the new \
+         one in every file, clear the disk and start them; or use an arbiter"
+    )]
+    SharedDisk,
 }
 
 /// Why the keys of a changed configuration were not taken over.
@@ -394,13 +412,25 @@ impl Node {
         self.request(move |stack, now| stack.remove_node(now, node, why))
     }
 
-    /// Adds a node that was removed to the set again, with its votes. Only one that this node's configuration lists: others have no
-    /// address here. With 0 votes, and [`Node::set_votes`] once it is a member, the cluster loses no tolerance meanwhile.
+    /// Adds a node to the set while the cluster runs, as `entry` would stand in the list of a configuration. Its addresses are agreed
+    /// and recorded with the set, so that every node learns them, also one that is away or starts again with a file that does not
+    /// list it. The configuration of the new node lists the others and itself. With 0 votes, and [`Node::set_votes`] once it is a
+    /// member, the cluster loses no tolerance meanwhile.
     ///
     /// # Errors
-    /// [`VotesError`] if the present members would be no quorum with it, or what else is wrong; nothing has changed then.
-    pub fn add_node(&self, node: NodeVotes) -> Result<(), RequestError<VotesError>> {
-        self.request(move |stack, now| stack.add_node(now, node))
+    /// [`AddNodeError`] if the present members would be no quorum with it, or what else is wrong; nothing has changed then.
+    pub fn add_node(&self, entry: &NodeEntry) -> Result<(), RequestError<AddNodeError>> {
+        let config = self.config();
+        if config.tie_breaker.as_ref().is_some_and(|entry| entry.disk.is_some()) {
+            return Err(AddNodeError::SharedDisk.into());
+        }
+        let addresses = config.addresses_of(entry);
+        if addresses.is_empty() && config.discovery.is_none() {
+            return Err(AddNodeError::NoAddress(entry.id).into());
+        }
+        let (votes, name) =
+            (NodeVotes::new(entry.id, entry.votes), entry.name.as_deref().unwrap_or_default());
+        self.request(|stack, now| Ok(stack.add_node(now, votes, &addresses, name)?))
     }
 
     /// Has an operator decide the next even split of this node, which must not be in a primary that acts. He answers for it that

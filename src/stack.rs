@@ -8,6 +8,7 @@
 mod calls;
 mod carry;
 mod locks;
+mod nodes;
 mod outbox;
 mod services;
 mod tie;
@@ -18,8 +19,8 @@ use crate::event::NodeEvent;
 use bytes::Bytes;
 use ocf_comm::rpc::{CallLimits, Calls};
 use ocf_comm::{
-    Change, ChangeError, Channel, ClusterKey, Endpoint, KeyError, KeyId, KeyStatus, Lane, PeerStatus,
-    Received, Secrets, Transmit,
+    Change, ChangeError, Channel, ClusterKey, Endpoint, KeyError, KeyId, KeyStatus, Lane, PeerConfig,
+    PeerStatus, Received, Secrets, Transmit,
 };
 use ocf_groups::{Groups, Guarantee, JoinError, LeaveError, MemberId, OfferError, Position, Sending};
 use ocf_membership::{Claim, Consensus, EvenSplit, Grant, PersistToken, Verdict, View};
@@ -195,6 +196,8 @@ pub struct Stack {
     /// An even split that waits for fencing.
     duel: Option<tie::Duel>,
     local: NodeInstance,
+    /// Where the nodes are that the configuration lists.
+    listed: Vec<PeerConfig>,
     fence_action: FenceAction,
     /// When the last input came: outputs are settled lazily, in the call that asks for them.
     now: Instant,
@@ -226,6 +229,7 @@ impl Stack {
         config.fencing.check().map_err(StackError::Fencing)?;
         let engine = |config| ocf_dlm::cluster::Engine::new(config, local).map(Box::new);
         let locks = config.locks.map(engine).transpose().map_err(StackError::Locks)?;
+        let listed = config.comm.peers.clone();
         let endpoint = Endpoint::new(now, config.comm, local, secrets)?;
         let even_split = config.membership.policy.rules().even_split;
         let membership = ocf_membership::Config { names_unproven: locks.is_some(), ..config.membership };
@@ -248,6 +252,7 @@ impl Stack {
             even_split,
             duel: None,
             local,
+            listed,
             fence_action: config.fence_action,
             now,
             outbox: Outbox::default(),
@@ -440,7 +445,7 @@ impl Stack {
     /// See [`ChangeError`]; nothing changed. [`ChangeError::UnknownPeer`] for a change of a whole peer, too.
     pub fn change_paths(&mut self, now: Instant, change: &Change) -> Result<(), ChangeError> {
         self.now = now;
-        if let Change::AddPeer(ocf_comm::PeerConfig { node, .. }) | Change::RemovePeer(node) = change {
+        if let Change::AddPeer(PeerConfig { node, .. }) | Change::RemovePeer(node) = change {
             return Err(ChangeError::UnknownPeer(*node));
         }
         self.endpoint.change(now, change)

@@ -2,8 +2,9 @@
 //!
 //! Method: whole runs through the public interface, virtual time. Few and short in a debug build; `simulate` runs many.
 
-use ocf::sim::cluster::{self, Options};
+use ocf::sim::cluster::{self, Options, SET_CASES};
 use ocf::sim::{Verdict, circuits};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// Runs that take a debug build a second or two.
@@ -19,6 +20,20 @@ fn fixed_seeds_of_the_whole_stack_keep_every_property() {
         let report = cluster::run(seed, &short());
         assert_eq!(report.verdict, Verdict::Passed, "seed {seed}: {:#?}", report.history.last());
     }
+}
+
+#[test]
+fn nodes_are_added_and_removed_under_faults_and_every_property_holds() {
+    let mut met = BTreeSet::new();
+    for seed in 0..SEEDS * 2 {
+        let options = Options { nodes: Some(5), set_changes: 1.0, ..short() };
+        let report = cluster::run(seed, &options);
+        assert_eq!(report.verdict, Verdict::Passed, "seed {seed}: {:#?}", report.history.last());
+        met.extend(report.coverage.into_keys());
+    }
+    let missing: Vec<&str> = SET_CASES.into_iter().filter(|case| !met.contains(case)).collect();
+    assert!(missing.is_empty() || SEEDS < 10, "never: {missing:?}");
+    assert!(met.contains(SET_CASES[0]), "in a few runs, too");
 }
 
 /// Seeds, with the length of their faults, that found a bug once.

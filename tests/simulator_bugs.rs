@@ -19,10 +19,11 @@ fn is_caught(bug: Bug, likely: u64) {
 
 /// `focus`: the faults of which runs consist, if they are not mixed from all.
 fn is_caught_by(bug: Bug, likely: u64, focus: &[Fault]) {
-    let options = |bug| {
-        let safety = Duration::from_secs(15);
-        Options { bug, safety, focus: focus.to_vec(), ..Options::default() }
-    };
+    is_caught_in(bug, likely, &Options { focus: focus.to_vec(), ..Options::default() });
+}
+
+fn is_caught_in(bug: Bug, likely: u64, options: &Options) {
+    let options = |bug| Options { bug, safety: Duration::from_secs(15), ..options.clone() };
     let fails = |seed: &u64| cluster::run(*seed, &options(Some(bug))).verdict != Verdict::Passed;
     let caught = std::iter::once(likely).chain(0..SEEDS).find(fails);
     let Some(seed) = caught else { panic!("{} is not caught within {SEEDS} seeds", bug.name()) };
@@ -33,6 +34,12 @@ fn is_caught_by(bug: Bug, likely: u64, focus: &[Fault]) {
 #[test]
 fn a_fresh_view_in_place_of_an_accepted_one_is_caught() {
     is_caught(Bug::Membership(Membership::IgnoreAccepted), 76);
+}
+
+#[test]
+fn nodes_that_forget_where_an_added_node_is_are_caught() {
+    let options = Options { nodes: Some(5), set_changes: 1.0, ..Options::default() };
+    is_caught_in(Bug::Membership(Membership::ForgetsContacts), 0, &options);
 }
 
 #[test]

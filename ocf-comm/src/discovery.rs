@@ -170,6 +170,19 @@ impl Discovery {
         }
     }
 
+    /// True if this node becomes a peer when it is found.
+    pub(crate) fn accepts(&self, node: NodeId) -> bool {
+        self.config.accept.as_ref().is_none_or(|accept| accept.contains(&node))
+    }
+
+    /// Who may become a peer, if not everybody may: these as well, and those not.
+    pub(crate) fn accept(&mut self, more: &[NodeId], fewer: &[NodeId]) {
+        if let Some(accept) = &mut self.config.accept {
+            accept.extend(more);
+            accept.retain(|node| !fewer.contains(node));
+        }
+    }
+
     /// The endpoint does not know this node any more; what is heard of it is news again.
     pub(crate) fn forget(&mut self, node: NodeId) {
         self.known.remove(&node);
@@ -205,7 +218,7 @@ impl Discovery {
             // Its own, come back, or one of another life.
             return Err(DropReason::UnknownPeer);
         }
-        if self.config.accept.as_ref().is_some_and(|accept| !accept.contains(&node)) {
+        if !self.accepts(node) {
             return Err(DropReason::UnknownPeer);
         }
         for (_, address) in announce.addresses.iter_mut().filter(|(_, a)| a.ip().is_unspecified()) {

@@ -117,6 +117,8 @@ pub struct Endpoint {
     discovered: BTreeSet<NodeId>,
     /// Incarnations that ended, of peers that were removed.
     removed: VecDeque<(NodeId, VecDeque<Incarnation>)>,
+    /// No node that is no peer is answered before this.
+    stranger_gate: Instant,
     saboteur: Saboteur,
 }
 
@@ -204,6 +206,7 @@ impl Endpoint {
             discovery,
             discovered: BTreeSet::new(),
             removed: VecDeque::new(),
+            stranger_gate: now,
             saboteur: Saboteur::default(),
             config,
         })

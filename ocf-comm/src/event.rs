@@ -321,6 +321,8 @@ pub enum Refusal {
     /// Both ends have the cluster's key, but no way to protect packets that both allow: compare `protection`, `cipher` and
     /// `authenticators` in the configurations of the two.
     NoCommonProtection,
+    /// One end is no peer of the other: it was not added there, or it was removed. Add it, or stop it.
+    NotAPeer,
     /// The peer does not know the cluster key that this node wants to move the circuit to: it stays on the old one, and is
     /// asked again. Let the peer learn the key.
     KeyNotKnown {

@@ -12,7 +12,7 @@ pub(crate) use announce::ANNOUNCE_LEN;
 pub(crate) use announce::Announce;
 pub(crate) use frame::{ANSWER, Ack, DECLINE, Frame, OFFER, data_fit, put_ack, put_data_header, put_frame};
 pub(crate) use handshake::{
-    CLUSTER_HASH, Envelope, Handshake, REFUSED_DOUBLE, REFUSED_OFFER, seal_handshake,
+    CLUSTER_HASH, Envelope, Handshake, REFUSED_DOUBLE, REFUSED_OFFER, REFUSED_STRANGER, seal_handshake,
 };
 pub(crate) use header::{HEADER, Header, Kind, VERSION};
 pub(crate) use obituary::Obituary;

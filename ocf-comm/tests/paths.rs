@@ -14,7 +14,7 @@ use core::time::Duration;
 use net::{MS, Net, address, id};
 use ocf_comm::{
     Change, ChangeError, DownReason, Event, Input, Lane, PathId, PathPolicy, PathReason, PathState,
-    PeerConfig,
+    PeerConfig, Refusal,
 };
 use pils::{Instant, Layer as _};
 use std::net::SocketAddr;
@@ -419,6 +419,27 @@ fn peers_come_and_go_at_run_time_and_a_removed_incarnation_does_not_return() {
     net.kill(1);
     net.start(1);
     assert!(net.run_until(3000 * MS, Net::all_up), "the next incarnation is welcome");
+}
+
+#[test]
+fn a_node_that_is_no_peer_is_told_so_on_both_ends_and_comes_up_once_it_is_added() {
+    for stranger in [0, 1] {
+        let mut net = Net::new(11, 2, 1);
+        let member = 1 - stranger;
+        net.nodes[member].config.peers.clear();
+        net.start_all();
+        net.run(5000 * MS);
+        for i in 0..2 {
+            let told = |e: &Event| matches!(e, Event::Refused { peer, reason: Refusal::NotAPeer, .. } if *peer == id(1 - i));
+            let count = net.nodes[i].events.iter().filter(|(_, e)| told(e)).count();
+            assert_eq!(count, 1, "node {i}, if {stranger} is the stranger");
+        }
+        let answers = net.nodes[member].endpoint.as_ref().unwrap().stats().handshakes_sent;
+        assert!((1..=10).contains(&answers), "{answers} answers in 5 s: it is not asked more often");
+        let entry = PeerConfig { node: id(stranger), addresses: vec![(PathId(0), address(stranger, 0))] };
+        net.change(member, &Change::AddPeer(entry)).unwrap();
+        assert!(net.run_until(100 * MS, Net::all_up), "at once, if {stranger} is the stranger");
+    }
 }
 
 #[test]

@@ -189,6 +189,8 @@ pub enum Sabotage {
     LetsStrangersIn,
     /// Propose views that do not say who left before and may not have ended.
     ForgetsUnproven,
+    /// Forget, with each change of the set, how nodes are reached that were added before.
+    ForgetsContacts,
 }
 
 /// A value copy of what a node knows about its membership, for operators and for the layers above.
@@ -255,7 +257,7 @@ impl Consensus {
             || configured.clone(),
             |r| VoteConfig { before: r.votes.before.clone(), ..r.votes.whole() },
         );
-        let mut consensus = Self {
+        let consensus = Self {
             config,
             configured,
             votes,
@@ -306,9 +308,15 @@ impl Consensus {
             #[cfg(feature = "testing")]
             sabotage: None,
         };
-        consensus.report_soon(now);
-        consensus.settle(now);
-        Ok(consensus)
+        Ok(consensus.begun(now))
+    }
+
+    /// Says what follows from the start alone.
+    fn begun(mut self, now: Instant) -> Self {
+        self.tell_peers(&self.configured.clone());
+        self.report_soon(now);
+        self.settle(now);
+        self
     }
 
     /// Puts a protocol bug back.
@@ -481,6 +489,7 @@ impl Consensus {
                 | (Some(Sabotage::RemovesMembers), Bug::RemovesMembers)
                 | (Some(Sabotage::LetsStrangersIn), Bug::LetsStrangersIn)
                 | (Some(Sabotage::ForgetsUnproven), Bug::ForgetsUnproven)
+                | (Some(Sabotage::ForgetsContacts), Bug::ForgetsContacts)
         );
         #[cfg(not(feature = "testing"))]
         {
@@ -577,6 +586,7 @@ enum Bug {
     RemovesMembers,
     LetsStrangersIn,
     ForgetsUnproven,
+    ForgetsContacts,
 }
 
 impl Layer for Consensus {

@@ -65,6 +65,14 @@ pub enum VotesError {
     /// The node to add is in the set.
     #[error("{0} is in the set of nodes already")]
     Listed(NodeId),
+    /// What says how the node to add is reached is too long.
+    #[error("the address of the node has {bytes} bytes, at most {most} are kept: give fewer addresses")]
+    ContactTooLong {
+        /// Its length.
+        bytes: usize,
+        /// The most that is kept.
+        most: usize,
+    },
     /// The node to remove is not in the set.
     #[error("{0} is not in the set of nodes")]
     NotListed(NodeId),
@@ -76,7 +84,8 @@ pub enum VotesError {
     NotEnded(NodeId),
     /// The policy counts other votes than those that were given, so they cannot be told apart from one node to the next.
     #[error(
-        "policy {policy} weighs votes, so the set of nodes changes by restarts with another configuration only"
+        "policy {policy} weighs votes, so nodes cannot tell which were given and the set of nodes is fixed while they run: choose a \
+         policy that counts votes as they are, such as majority+tie-breaker, or restart all nodes with a list that has the change"
     )]
     Weighed {
         /// The policy's name.

@@ -1,7 +1,7 @@
 use crate::{Ballot, Claim, Evidence, Grant, NodeVotes, NonPrimary, Proposal, Verdict, View, ViewNumber};
 use bytes::Bytes;
 use ocf_comm::{DownReason, Lane};
-use pils::NodeInstance;
+use pils::{NodeId, NodeInstance};
 
 /// Names one write of the view record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -109,8 +109,26 @@ pub enum Output {
     WithdrawTie(Ballot),
     /// Tell the tie-breaker that this view was agreed. It may be lost.
     NoteTie(Grant),
+    /// The set of nodes is another than before, or than the configuration says: be able to talk to all of these, and refuse to talk to
+    /// those that were removed.
+    Peers {
+        /// The whole set, and that before it as long as either may be agreed; without this node, sorted.
+        peers: Vec<Contact>,
+        /// Nodes that were certainly in the set and certainly are no more.
+        removed: Vec<NodeId>,
+    },
     /// Tell the layers above.
     Event(Event),
+}
+
+/// How a node of the set is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contact {
+    /// Which node.
+    pub node: NodeId,
+    /// What was said when it was added ([`Consensus::add_node`](crate::Consensus::add_node)). Empty: nothing; the node is in the
+    /// configuration, or known otherwise.
+    pub address: Bytes,
 }
 
 /// What the consensus core tells the layers above.

@@ -38,7 +38,7 @@ pub use consensus::Sabotage;
 pub use consensus::{Consensus, Removal, Snapshot};
 pub use criterion::{Coordinator, Criterion, Mesh, Star, StaticList, criterion_by_name};
 pub use error::{NewError, OverrideError, RecordError, VotesError};
-pub use event::{Event, Input, Output, PersistToken};
+pub use event::{Contact, Event, Input, Output, PersistToken};
 pub use quorum::{
     AutoTieBreaker, EvenSplit, Majority, NodeVotes, QuorumPolicy, Rules, Standing, StaticThreshold, TieNode,
     TwoNode, Unanimous, With, policy_by_name, standing,

@@ -7,6 +7,7 @@ pub use policies::{
 pub(crate) use standing::of_votes;
 pub use standing::{Standing, standing};
 
+use bytes::Bytes;
 use core::fmt;
 use pils::{NodeId, NodeInstance};
 
@@ -82,6 +83,8 @@ pub(crate) struct VoteConfig {
     pub(crate) nodes: Vec<NodeVotes>,
     /// Votes that a primary needs.
     pub(crate) quorum: u32,
+    /// How nodes that were added while the cluster ran are reached, as far as that was said; sorted by node, all of them in `nodes`.
+    pub(crate) contacts: Vec<(NodeId, Bytes)>,
     /// Of the first view that has these: what was in force before.
     pub(crate) before: Option<Box<Self>>,
 }
@@ -92,13 +95,28 @@ impl VoteConfig {
         let nodes = policy.weigh(nodes);
         let (quorum, total) = (policy.quorum(&nodes), total_votes(&nodes));
         let safe = quorum > total / 2 && quorum <= total;
-        safe.then_some(Self { revision, nodes, quorum, before: None })
+        safe.then_some(Self { revision, nodes, quorum, ..Self::default() })
     }
 
     /// Without what was only so in one view: a half that was allowed to go on, what was in force before.
     pub(crate) fn whole(&self) -> Self {
         let quorum = self.quorum.max(total_votes(&self.nodes) / 2 + 1);
         Self { quorum, before: None, ..self.clone() }
+    }
+
+    /// With what `former`, and somebody who added a node, say of how its nodes are reached.
+    pub(crate) fn with_contacts(self, former: &Self, added: Option<&(NodeId, Bytes)>) -> Self {
+        let known = former.contacts.iter().filter(|(node, _)| added.is_none_or(|(new, _)| new != node));
+        let mut contacts: Vec<(NodeId, Bytes)> =
+            known.chain(added).filter(|(node, _)| self.lists(*node)).cloned().collect();
+        contacts.sort_unstable();
+        Self { contacts, ..self }
+    }
+
+    /// How `node` is reached, if somebody said so.
+    pub(crate) fn contact(&self, node: NodeId) -> Bytes {
+        let of = |list: &Self| list.contacts.iter().find(|(n, _)| *n == node).map(|(_, at)| at.clone());
+        of(self).or_else(|| of(self.before.as_ref()?)).unwrap_or_default()
     }
 
     /// True if a quorum is the same in both.

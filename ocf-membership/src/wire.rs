@@ -9,13 +9,15 @@ use crate::quorum::VoteConfig;
 use crate::{Ballot, Member, NodeVotes, Proposal, ViewNumber};
 use bytes::{BufMut, Bytes};
 use parts::{
-    ballot, instances, members, node_votes, number, proposal, put_ballot, put_instances, put_members,
-    put_node_votes, put_number, put_proposal,
+    ballot, contact, instances, members, node_votes, number, proposal, put_ballot, put_contact,
+    put_instances, put_members, put_node_votes, put_number, put_proposal,
 };
 pub(crate) use parts::{put_view, put_vote_config, view, vote_config};
-use pils::NodeInstance;
 use pils::wire::{Malformed, ParseError, Reader, Writer};
+use pils::{NodeId, NodeInstance};
 
+/// Longest opaque text that says how a node is reached, in bytes.
+pub(crate) const CONTACT_MAX: usize = 512;
 /// Longest opaque state of an upper layer that is carried.
 pub(crate) const UPPER_STATE_MAX: usize = 1 << 20;
 
@@ -40,10 +42,20 @@ pub(crate) struct Status {
     pub(crate) known: Option<Known>,
     /// Who is up for it, itself included; sorted.
     pub(crate) row: Vec<NodeInstance>,
-    /// The votes that it would have changed to, before a policy weighs them, and the revision of those to change.
-    pub(crate) wanted: Option<(u64, Vec<NodeVotes>)>,
+    pub(crate) wanted: Option<Wish>,
     /// The votes it knows to be in force, if those are not from a file.
     pub(crate) votes: Option<VoteConfig>,
+}
+
+/// The votes that a node would have changed to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Wish {
+    /// The revision of those to change: it is carried out on that alone.
+    pub(crate) base: u64,
+    /// Before a policy weighs them.
+    pub(crate) nodes: Vec<NodeVotes>,
+    /// How the node that it adds is reached.
+    pub(crate) contact: Option<(NodeId, Bytes)>,
 }
 
 /// A proposal on its way to an accepter.
@@ -171,6 +183,11 @@ impl Status {
     const KNOWN: u8 = 8;
     const WANTED: u8 = 16;
     const VOTES: u8 = 32;
+    const CONTACT: u8 = 64;
+
+    fn contact(&self) -> Option<&(NodeId, Bytes)> {
+        self.wanted.as_ref()?.contact.as_ref()
+    }
 
     fn put(&self, out: &mut Vec<u8>) {
         let flag = |set: bool, bit: u8| if set { bit } else { 0 };
@@ -180,7 +197,8 @@ impl Status {
                 | flag(self.active.is_some(), Self::ACTIVE)
                 | flag(self.known.is_some(), Self::KNOWN)
                 | flag(self.wanted.is_some(), Self::WANTED)
-                | flag(self.votes.is_some(), Self::VOTES),
+                | flag(self.votes.is_some(), Self::VOTES)
+                | flag(self.contact().is_some(), Self::CONTACT),
         );
         if let Some(active) = self.active {
             put_number(out, active);
@@ -189,9 +207,12 @@ impl Status {
             known.put(out);
         }
         put_instances(out, &self.row);
-        if let Some((base, wanted)) = &self.wanted {
-            out.put_u64(*base);
-            put_node_votes(out, wanted);
+        if let Some(wanted) = &self.wanted {
+            out.put_u64(wanted.base);
+            put_node_votes(out, &wanted.nodes);
+        }
+        if let Some(contact) = self.contact() {
+            put_contact(out, contact);
         }
         if let Some(votes) = &self.votes {
             put_vote_config(out, votes);
@@ -200,7 +221,7 @@ impl Status {
 
     fn read(r: &mut Reader<'_>) -> Result<Self, ParseError> {
         let flags = r.u8("flags")?;
-        if flags >= 64 {
+        if flags >= 128 || flags & (Self::WANTED | Self::CONTACT) == Self::CONTACT {
             return Err(r.error("flags", Malformed::OutOfRange));
         }
         Ok(Self {
@@ -209,7 +230,13 @@ impl Status {
             active: if flags & Self::ACTIVE != 0 { Some(number(r)?) } else { None },
             known: if flags & Self::KNOWN != 0 { Some(Known::read(r)?) } else { None },
             row: instances(r, "row")?,
-            wanted: if flags & Self::WANTED != 0 { Some((r.u64("base")?, node_votes(r)?)) } else { None },
+            wanted: if flags & Self::WANTED != 0 {
+                let (base, nodes) = (r.u64("base")?, node_votes(r)?);
+                let contact = if flags & Self::CONTACT != 0 { Some(contact(r)?) } else { None };
+                Some(Wish { base, nodes, contact })
+            } else {
+                None
+            },
             votes: if flags & Self::VOTES != 0 { Some(vote_config(r)?) } else { None },
         })
     }

@@ -147,14 +147,24 @@ impl Manager {
     /// Without this, a node that nobody remembers is taken to be off.
     #[must_use]
     pub fn with_nodes(mut self, nodes: impl IntoIterator<Item = NodeId>) -> Self {
-        self.nodes = nodes.into_iter().collect();
+        self.set_nodes(nodes);
         self
+    }
+
+    /// Nodes were added to the cluster or removed from it: counts from now on as [`Manager::with_nodes`] says.
+    pub fn set_nodes(&mut self, nodes: impl IntoIterator<Item = NodeId>) {
+        self.nodes = nodes.into_iter().collect();
     }
 
     /// What agents are told as the names of nodes, in notices and when something moves: the names that the agents of these nodes
     /// are told as their own. Default: the id, as it is printed.
     pub fn set_names(&mut self, names: impl IntoIterator<Item = (NodeId, String)>) {
         self.names = names.into_iter().collect();
+    }
+
+    /// As [`Manager::set_names`], for one node more.
+    pub fn set_name(&mut self, node: NodeId, name: String) {
+        self.names.insert(node, name);
     }
 
     /// Asks the cluster for something. The answer is what the events show once the command is ordered.

@@ -104,7 +104,7 @@ impl NodeConfig {
     }
 
     /// The addresses of a peer with the numbers of the paths, as this node sees them.
-    pub(super) fn addresses_of(&self, peer: &NodeEntry) -> Vec<(PathId, SocketAddr)> {
+    pub(crate) fn addresses_of(&self, peer: &NodeEntry) -> Vec<(PathId, SocketAddr)> {
         if self.media.is_empty() {
             let own = self.entry().map_or(1, |entry| entry.addresses().count());
             return peer.addresses().take(own).filter(|(_, address)| is_known(*address)).collect();

@@ -182,6 +182,7 @@ impl Stack {
             }
             From::AskTie(claim) => self.on_claim(now, claim),
             From::WithdrawTie(_) => self.withdraw_claim(now),
+            From::Peers { peers, removed } => self.on_peers(now, &peers, &removed),
             From::NoteTie(view) => self.outputs.push_back(Output::NoteTie(view)),
             From::Event(Event::TieWon { evidence, reason, .. }) => {
                 self.emit(NodeEvent::TieWon { evidence, reason });

@@ -2,9 +2,9 @@
 
 use super::{Output, Stack};
 use crate::event::NodeEvent;
-use ocf_membership::{Claim, EvenSplit, Evidence, NodeVotes, OverrideError, Removal, Verdict, VotesError};
+use ocf_membership::{Claim, EvenSplit, Evidence, NodeVotes, OverrideError, Verdict, VotesError};
 use ocf_stonith::{Cause, FenceRequest, Withdrawal};
-use pils::{Instant, Layer as _, NodeId, NodeInstance};
+use pils::{Instant, Layer as _, NodeInstance};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -67,24 +67,6 @@ impl Stack {
     pub fn set_votes(&mut self, now: Instant, votes: &[NodeVotes]) -> Result<(), VotesError> {
         self.now = now;
         self.consensus.set_votes(now, votes)
-    }
-
-    /// Adds a node that this one can talk to already to the set: see [`ocf_membership::Consensus::add_node`].
-    ///
-    /// # Errors
-    /// See [`VotesError`]; nothing has changed then.
-    pub fn add_node(&mut self, now: Instant, node: NodeVotes) -> Result<(), VotesError> {
-        self.now = now;
-        self.consensus.add_node(now, node)
-    }
-
-    /// Removes a node that has ended from the set: see [`ocf_membership::Consensus::remove_node`].
-    ///
-    /// # Errors
-    /// See [`VotesError`]; nothing has changed then.
-    pub fn remove_node(&mut self, now: Instant, node: NodeId, why: Removal) -> Result<(), VotesError> {
-        self.now = now;
-        self.consensus.remove_node(now, node, why)
     }
 
     /// Has an operator decide the next even split of this node: see [`ocf_membership::Consensus::override_tie`].

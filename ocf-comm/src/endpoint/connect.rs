@@ -5,7 +5,7 @@ use super::peer::{Attempt, Candidate, Peer};
 use super::{CONTROL_MAX, Endpoint};
 use crate::circuit::{Circuit, Start};
 use crate::crypto::{Direction, Transcript, circuit_secrets};
-use crate::wire::{Handshake, REFUSED_DOUBLE, REFUSED_OFFER, seal_handshake};
+use crate::wire::{Handshake, REFUSED_DOUBLE, REFUSED_OFFER, REFUSED_STRANGER, seal_handshake};
 use crate::{DropReason, KeyId, PathId, Refusal, Transmit};
 use core::time::Duration;
 use pils::{Incarnation, Instant, NodeInstance};
@@ -207,8 +207,8 @@ impl Endpoint {
         }
     }
 
-    /// The other end says that this node's id is in use by another living node, in answer to the last HELLO; or that there
-    /// is no way of sealing that both take, in answer to an INIT.
+    /// The other end says that this node's id is in use by another living node, in answer to the last HELLO; that there
+    /// is no way of sealing that both take, in answer to an INIT; or that this node is no peer of it, in answer to either.
     pub(super) fn on_refuse(
         &mut self,
         now: Instant,
@@ -217,7 +217,11 @@ impl Endpoint {
     ) -> Result<(), DropReason> {
         let Parties { peer: i, from, address, .. } = p;
         let peer = &mut self.peers[i];
-        let refusal = if reason == REFUSED_OFFER {
+        let asked = peer.current.is_none() && peer.attempt.as_ref().is_some_and(|a| a.nonce == salt);
+        let refusal = if reason == REFUSED_STRANGER && asked {
+            peer.attempt = None;
+            Refusal::NotAPeer
+        } else if reason == REFUSED_OFFER {
             peer.attempt.take_if(|a| a.nonce == salt).ok_or(DropReason::StaleHandshake)?;
             Refusal::NoCommonProtection
         } else {
@@ -225,7 +229,7 @@ impl Endpoint {
                 return Err(DropReason::StaleHandshake);
             }
             peer.hello_salt = None;
-            Refusal::DuplicateNode
+            if reason == REFUSED_STRANGER { Refusal::NotAPeer } else { Refusal::DuplicateNode }
         };
         peer.next_at = now + Duration::from_secs(1).max(self.tuning.detection * 2);
         self.tell_refusal(now, from.node, address, refusal);

@@ -100,6 +100,15 @@ impl Endpoint {
         }
     }
 
+    /// Changes who may be found, if not everybody may ([`DiscoveryConfig::accept`](crate::DiscoveryConfig::accept)): `more` as well,
+    /// and `fewer` no more. Who is a peer stays one.
+    pub fn accept_found(&mut self, more: &[NodeId], fewer: &[NodeId]) {
+        if let Some(discovery) = &mut self.discovery {
+            discovery.accept(more, fewer);
+            fewer.iter().for_each(|node| discovery.forget(*node));
+        }
+    }
+
     /// The peers that were found, not configured.
     #[must_use]
     pub const fn discovered(&self) -> &BTreeSet<NodeId> {

@@ -5,7 +5,7 @@ use super::peer::CANDIDATES_MAX;
 use crate::circuit::Start;
 use crate::crypto::{Direction, Transcript, circuit_secrets};
 use crate::suite::Offer;
-use crate::wire::{Envelope, Handshake, REFUSED_OFFER, VERSION};
+use crate::wire::{Envelope, Handshake, REFUSED_OFFER, REFUSED_STRANGER, VERSION, seal_handshake};
 use crate::{DropReason, KeyId, PathId, Refusal};
 use core::time::Duration;
 use pils::wire::Writer as _;
@@ -48,8 +48,13 @@ impl Endpoint {
             self.tell_refusal(now, from.node, address, Refusal::OtherCluster);
             return Err(DropReason::OtherCluster);
         }
-        let peer =
-            self.peer_index(from.node).filter(|_| to == self.local.node).ok_or(DropReason::UnknownPeer)?;
+        if to != self.local.node {
+            return Err(DropReason::UnknownPeer);
+        }
+        let Some(peer) = self.peer_index(from.node) else {
+            self.turn_away(now, came, &envelope, &datagram[..content]);
+            return Err(DropReason::UnknownPeer);
+        };
         if self.peers[peer].dead.contains(&from.incarnation) {
             return Err(DropReason::DeadIncarnation);
         }
@@ -62,6 +67,37 @@ impl Endpoint {
             Handshake::Cookie { nonce, cookie } => self.on_cookie(p, nonce, cookie),
             Handshake::Response { .. } => self.on_response(now, p, &body),
             Handshake::Refuse { salt, reason } => self.on_refuse(now, p, (salt, reason)),
+        }
+    }
+
+    /// A node that has the key and is no peer hears that it is none, so that its operator need not guess. No answer is longer than what
+    /// it answers, and there are few.
+    fn turn_away(
+        &mut self,
+        now: Instant,
+        (_, address): (PathId, SocketAddr),
+        envelope: &Envelope,
+        content: &[u8],
+    ) {
+        let (from, key, path) = (envelope.from, envelope.key, PathId(envelope.path));
+        let salt = match Handshake::parse(envelope.kind, content) {
+            Ok(Handshake::Hello { salt }) => salt,
+            Ok(Handshake::Init { nonce, .. }) => nonce,
+            Ok(Handshake::Cookie { .. } | Handshake::Response { .. } | Handshake::Refuse { .. }) | Err(_) => {
+                return;
+            }
+        };
+        let found_soon = self.discovery.as_ref().is_some_and(|d| d.accepts(from.node));
+        if now < self.stranger_gate || found_soon || from.node == self.local.node {
+            return;
+        }
+        self.stranger_gate = now + self.tuning.heartbeat / 4;
+        self.tell_refusal(now, from.node, address, Refusal::NotAPeer);
+        if let Some(mac) = self.keys.handshake(key) {
+            let refuse = Handshake::Refuse { salt, reason: REFUSED_STRANGER };
+            let body = (&self.cluster, &refuse);
+            let data = seal_handshake((key, mac), path.0, self.local, from.node, body);
+            self.send_control(path, address, data);
         }
     }
 

@@ -21,6 +21,8 @@ const INIT_CONTENT: usize = 160;
 pub(crate) const REFUSED_DOUBLE: u8 = 0;
 /// [`Handshake::Refuse`]: no authenticator in common.
 pub(crate) const REFUSED_OFFER: u8 = 1;
+/// [`Handshake::Refuse`]: the receiver has no such peer.
+pub(crate) const REFUSED_STRANGER: u8 = 2;
 /// Size of an INIT: padded so that no answer to it is larger.
 pub(crate) const INIT_LEN: usize = 224;
 

@@ -2,10 +2,12 @@
 
 use super::{Bug, Consensus};
 use crate::quorum::VoteConfig;
-use crate::wire::{Message, Status};
-use crate::{Event, Member, NODES_MAX, NodeVotes, VotesError};
+use crate::wire::{CONTACT_MAX, Message, Status};
+use crate::{Contact, Event, Member, NODES_MAX, NodeVotes, Output, VotesError};
+use bytes::Bytes;
 use ocf_comm::DownReason;
 use pils::{Instant, NodeId, NodeInstance};
+use std::collections::BTreeSet;
 
 /// What shows that a node which is removed does nothing any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,25 +21,32 @@ pub enum Removal {
 }
 
 /// What an order makes of the votes in force.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Change {
     /// Others, for the same nodes.
     Votes,
-    Add(NodeVotes),
+    /// One more, that is reached so; empty if nobody said how.
+    Add(NodeVotes, Bytes),
     Remove(NodeId),
 }
 
 impl Change {
     /// The nodes after it, if `in_force` is before it and votes are to be `asked`; `None` if it makes no sense any more.
-    pub(super) fn applied(self, in_force: &VoteConfig, asked: &[NodeVotes]) -> Option<Vec<NodeVotes>> {
+    pub(super) fn applied(&self, in_force: &VoteConfig, asked: &[NodeVotes]) -> Option<Vec<NodeVotes>> {
         let mut nodes = in_force.nodes.clone();
         match self {
             Self::Votes => return in_force.same_nodes(asked).then(|| asked.to_vec()),
-            Self::Add(node) => nodes.push(node),
-            Self::Remove(node) => nodes.retain(|n| n.node != node),
+            Self::Add(node, _) => nodes.push(*node),
+            Self::Remove(node) => nodes.retain(|n| n.node != *node),
         }
         nodes.sort_unstable();
         Some(nodes)
+    }
+
+    /// How the node that it adds is reached, if somebody said so.
+    pub(super) fn contact(&self) -> Option<(NodeId, Bytes)> {
+        let Self::Add(node, contact) = self else { return None };
+        (!contact.is_empty()).then(|| (node.node, contact.clone()))
     }
 }
 
@@ -47,13 +56,20 @@ impl Consensus {
     /// of several nodes are carried out one after the other. With 0 votes it decides nothing until it is given some. Its own
     /// configuration lists the others and itself.
     ///
+    /// `contact` says how it is reached, in words that this crate does not read, at most 512 bytes. It is agreed and recorded with the
+    /// set, so that every node is told ([`Output::Peers`]), also one that was away or starts again. Empty: who carries out what this
+    /// core puts out knows that already.
+    ///
     /// # Errors
     /// See [`VotesError`]; nothing has changed then.
-    pub fn add_node(&mut self, now: Instant, node: NodeVotes) -> Result<(), VotesError> {
+    pub fn add_node(&mut self, now: Instant, node: NodeVotes, contact: Bytes) -> Result<(), VotesError> {
         if self.votes.lists(node.node) {
             return Err(VotesError::Listed(node.node));
         }
-        self.change_nodes(now, Change::Add(node))
+        if contact.len() > CONTACT_MAX {
+            return Err(VotesError::ContactTooLong { bytes: contact.len(), most: CONTACT_MAX });
+        }
+        self.change_nodes(now, Change::Add(node, contact))
     }
 
     /// Removes a node that is in no view from the set, while the cluster runs. Agreed by quorums with and without it, so it can never count
@@ -119,8 +135,10 @@ impl Consensus {
         }
     }
 
-    /// The set has changed: who was a stranger may be a peer now, and the other way round.
-    pub(super) fn sort_peers(&mut self, now: Instant) {
+    /// Other votes count, as far as this node knows: who was a stranger may be a peer now, and the other way round.
+    pub(super) fn replace_votes(&mut self, now: Instant, votes: VoteConfig) {
+        let was = core::mem::replace(&mut self.votes, votes);
+        self.tell_peers(&was);
         let listed = |p: &NodeInstance| self.is_peer(p.node);
         let out: Vec<NodeInstance> = self.up.iter().copied().filter(|p| !listed(p)).collect();
         let new: Vec<NodeInstance> = self.strangers.iter().copied().filter(listed).collect();
@@ -139,6 +157,26 @@ impl Consensus {
         self.dirty = true;
     }
 
+    /// Tells whom this node must be able to talk to, if that is not who it `was`. A node is let go once it is certain that it was
+    /// removed; one that was only to be added stays, since it may be added again.
+    pub(super) fn tell_peers(&mut self, was: &VoteConfig) {
+        let certain = was.before.as_deref().unwrap_or(was);
+        let gone = certain.nodes.iter().map(|n| n.node).filter(|node| !self.is_peer(*node));
+        let removed: Vec<NodeId> = gone.filter(|node| *node != self.local.node).collect();
+        let (peers, known) = (self.peers_in(&self.votes), self.peers_in(was));
+        if peers != known || !removed.is_empty() {
+            self.outputs.push_back(Output::Peers { peers, removed });
+        }
+    }
+
+    /// Whom a node that knows these votes talks to, sorted.
+    fn peers_in(&self, votes: &VoteConfig) -> Vec<Contact> {
+        let before = votes.before.iter().flat_map(|b| &b.nodes);
+        let nodes: BTreeSet<NodeId> = votes.nodes.iter().chain(before).map(|n| n.node).collect();
+        let others = nodes.into_iter().filter(|node| *node != self.local.node);
+        others.map(|node| Contact { node, address: votes.contact(node) }).collect()
+    }
+
     /// Learns from a peer which votes are in force, so that this node does not take a few for enough, nor wait for too many, nor
     /// for nodes that were removed. What is agreed rests on what views say, not on this. Votes of a number that this node knows to be
     /// agreed without them were refuted; and who knows a view agreed that this node does not knows which were, too.
@@ -153,8 +191,7 @@ impl Consensus {
         let wider = agreed < theirs.revision && theirs == self.votes && before.is_some();
         if newer || wider || certain && known >= self.votes.revision && theirs != self.votes {
             // Until it is certain, nodes that were in the set before are needed, and may start ballots.
-            self.votes = VoteConfig { before, ..theirs.clone() };
-            self.sort_peers(now);
+            self.replace_votes(now, VoteConfig { before, ..theirs.clone() });
         }
         if self.votes.lists(self.local.node) {
             self.removed = false;

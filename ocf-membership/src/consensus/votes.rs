@@ -3,6 +3,7 @@
 use super::nodes::Change;
 use super::{Bug, Consensus, Timer};
 use crate::quorum::{VoteConfig, total_votes};
+use crate::wire::Wish;
 use crate::{Config, Durability, Event, Member, NodeVotes, Standing, VotesError};
 use core::time::Duration;
 use pils::{Instant, NodeId, NodeInstance};
@@ -101,8 +102,9 @@ impl Consensus {
     }
 
     /// What this node asks its peers to change to.
-    pub(super) fn wanted_votes(&self) -> Option<(u64, Vec<NodeVotes>)> {
-        self.wanted.as_ref().map(|w| (w.base, w.nodes.clone()))
+    pub(super) fn wanted_votes(&self) -> Option<Wish> {
+        let wish = |w: &Wanted| Wish { base: w.base, nodes: w.nodes.clone(), contact: w.change.contact() };
+        self.wanted.as_ref().map(wish)
     }
 
     /// The votes that somebody among `candidates` wants instead of `in_force`, if they would be a quorum of those too, and nobody
@@ -113,14 +115,15 @@ impl Consensus {
         candidates: &[NodeInstance],
         members: &[Member],
     ) -> Option<VoteConfig> {
-        let own = self.wanted.as_ref().map(|w| (w.base, &w.nodes));
-        let others = candidates.iter().filter_map(|c| self.statuses.get(c)?.wanted.as_ref());
-        let others = others.map(|(base, nodes)| (*base, nodes));
+        let others = candidates.iter().filter_map(|c| self.statuses.get(c)?.wanted.clone());
+        let forgotten = VoteConfig::default();
+        let known = if self.is_sabotaged(Bug::ForgetsContacts) { &forgotten } else { in_force };
         let current = |base: u64| base == in_force.revision || self.is_sabotaged(Bug::BaseRevision);
-        own.into_iter().chain(others).filter(|(base, _)| current(*base)).find_map(|(_, nodes)| {
-            let votes = VoteConfig::of(&*self.config.policy, nodes, NEXT_REVISION)
+        self.wanted_votes().into_iter().chain(others).filter(|wish| current(wish.base)).find_map(|wish| {
+            let votes = VoteConfig::of(&*self.config.policy, &wish.nodes, NEXT_REVISION)
                 .filter(|votes| self.leaves_nobody(votes, candidates, members))
-                .filter(|votes| !votes.counts_like(in_force))?;
+                .filter(|votes| !votes.counts_like(in_force))?
+                .with_contacts(known, wish.contact.as_ref());
             (self.standing_in(&votes, candidates) == Standing::Quorum).then_some(votes)
         })
     }
@@ -131,8 +134,7 @@ impl Consensus {
         let votes = self.in_force(Some(votes));
         if votes != self.votes {
             let news = votes.revision != self.votes.revision;
-            self.votes = votes;
-            self.sort_peers(now);
+            self.replace_votes(now, votes);
             if news {
                 let VoteConfig { revision, nodes, quorum, .. } = self.votes.clone();
                 self.event(Event::VotesChanged { revision, votes: nodes, quorum });
@@ -145,11 +147,11 @@ impl Consensus {
     /// What this node wants, for the votes in force now; nothing if they are that already, or it makes no sense any more.
     fn renew_order(&mut self) {
         let Some(mut wanted) = self.wanted.take() else { return };
-        let done = match wanted.change {
+        let done = match &wanted.change {
             Change::Votes => VoteConfig::of(&*self.config.policy, &wanted.nodes, NEXT_REVISION)
                 .is_none_or(|v| v.counts_like(&self.votes)),
-            Change::Add(node) => self.votes.lists(node.node),
-            Change::Remove(node) => !self.votes.lists(node),
+            Change::Add(node, _) => self.votes.lists(node.node),
+            Change::Remove(node) => !self.votes.lists(*node),
         };
         if done {
             return;

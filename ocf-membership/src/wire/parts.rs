@@ -1,4 +1,4 @@
-use super::UPPER_STATE_MAX;
+use super::{CONTACT_MAX, UPPER_STATE_MAX};
 use crate::quorum::VoteConfig;
 use crate::{
     Ballot, Cause, ChangeReason, Evidence, Member, NODES_MAX, NodeVotes, Proposal, UNPROVEN_MAX, View,
@@ -7,8 +7,8 @@ use crate::{
 use bytes::{BufMut, Bytes};
 use core::time::Duration;
 use ocf_comm::DownReason;
-use pils::NodeInstance;
 use pils::wire::{Malformed, ParseError, Reader, Writer};
+use pils::{NodeId, NodeInstance};
 
 /// The most instances in a list: two lives of every node.
 const INSTANCES_MAX: usize = 2 * NODES_MAX;
@@ -18,6 +18,8 @@ const VOTES_REVISED: u32 = 1 << 31;
 const VIEW_UNPROVEN: u32 = 1 << 31;
 /// In the word of the quorum: what was in force before follows.
 const VOTES_BEFORE: u32 = 1 << 30;
+/// In the word of the quorum: how nodes are reached follows.
+const VOTES_CONTACTS: u32 = 1 << 29;
 
 pub(super) fn put_ballot(out: &mut Vec<u8>, ballot: Ballot) {
     out.put_u64(ballot.round);
@@ -212,10 +214,17 @@ pub(crate) fn put_vote_config(out: &mut Vec<u8>, votes: &VoteConfig) {
     put_node_votes(out, &votes.nodes);
     let flag = |set: bool, bit: u32| if set { bit } else { 0 };
     out.put_u32(
-        votes.quorum | flag(votes.revision > 0, VOTES_REVISED) | flag(votes.before.is_some(), VOTES_BEFORE),
+        votes.quorum
+            | flag(votes.revision > 0, VOTES_REVISED)
+            | flag(votes.before.is_some(), VOTES_BEFORE)
+            | flag(!votes.contacts.is_empty(), VOTES_CONTACTS),
     );
     if votes.revision > 0 {
         out.put_u64(votes.revision);
+    }
+    if !votes.contacts.is_empty() {
+        out.put_length(votes.contacts.len());
+        votes.contacts.iter().for_each(|contact| put_contact(out, contact));
     }
     if let Some(before) = &votes.before {
         put_vote_config(out, before);
@@ -223,22 +232,48 @@ pub(crate) fn put_vote_config(out: &mut Vec<u8>, votes: &VoteConfig) {
 }
 
 pub(crate) fn vote_config(r: &mut Reader<'_>) -> Result<VoteConfig, ParseError> {
-    let nodes = node_votes(r)?;
-    let word = r.u32("quorum")?;
-    let revision = if word & VOTES_REVISED == 0 { 0 } else { r.u64("revision")? };
-    let before = if word & VOTES_BEFORE == 0 { None } else { Some(Box::new(vote_config_before(r)?)) };
-    Ok(VoteConfig { revision, nodes, quorum: word & !(VOTES_REVISED | VOTES_BEFORE), before })
+    let (mut votes, has_before) = vote_config_alone(r)?;
+    if has_before {
+        // What was in force before has nothing before it.
+        let (before, more) = vote_config_alone(r)?;
+        if more {
+            return Err(r.error("vote configuration", Malformed::OutOfRange));
+        }
+        votes.before = Some(Box::new(before));
+    }
+    Ok(votes)
 }
 
-/// What was in force before has nothing before it.
-fn vote_config_before(r: &mut Reader<'_>) -> Result<VoteConfig, ParseError> {
+/// A configuration without what was in force before, and whether that follows.
+fn vote_config_alone(r: &mut Reader<'_>) -> Result<(VoteConfig, bool), ParseError> {
     let nodes = node_votes(r)?;
     let word = r.u32("quorum")?;
-    if word & VOTES_BEFORE != 0 {
-        return Err(r.error("vote configuration", Malformed::OutOfRange));
-    }
     let revision = if word & VOTES_REVISED == 0 { 0 } else { r.u64("revision")? };
-    Ok(VoteConfig { revision, nodes, quorum: word & !VOTES_REVISED, before: None })
+    let quorum = word & !(VOTES_REVISED | VOTES_BEFORE | VOTES_CONTACTS);
+    let mut votes = VoteConfig { revision, nodes, quorum, ..VoteConfig::default() };
+    if word & VOTES_CONTACTS != 0 {
+        for _ in 0..r.length("contacts", NODES_MAX)? {
+            let contact = contact(r)?;
+            let ascending = votes.contacts.last().is_none_or(|(last, _)| *last < contact.0);
+            if !ascending || !votes.lists(contact.0) {
+                return Err(r.error("contacts", Malformed::OutOfRange));
+            }
+            votes.contacts.push(contact);
+        }
+    }
+    Ok((votes, word & VOTES_BEFORE != 0))
+}
+
+pub(super) fn put_contact(out: &mut Vec<u8>, (node, address): &(NodeId, Bytes)) {
+    out.put_node(*node);
+    out.put_prefixed(address);
+}
+
+/// How a node is reached.
+pub(super) fn contact(r: &mut Reader<'_>) -> Result<(NodeId, Bytes), ParseError> {
+    let node = r.node("contact of")?;
+    let n = r.length("contact", CONTACT_MAX)?;
+    Ok((node, Bytes::copy_from_slice(r.take("contact", n)?)))
 }
 
 pub(super) fn put_node_votes(out: &mut Vec<u8>, nodes: &[NodeVotes]) {

@@ -38,8 +38,10 @@ fn samples(size: u32, text: &[u8]) -> Vec<Message> {
     let candidates: Vec<NodeInstance> = (1..=size).map(instance).collect();
     let known = Known { number: view.number, value: view.ballot, members: view.members.clone() };
     let nodes: Vec<NodeVotes> = (1..=size).map(|n| NodeVotes::new(NodeId::new(n), 1)).collect();
-    let before = VoteConfig { revision: 0, nodes: nodes.clone(), quorum: 1, before: None };
-    let votes = VoteConfig { revision: 9, nodes: nodes.clone(), quorum: 2, before: Some(Box::new(before)) };
+    let contacts = vec![(NodeId::new(size), Bytes::copy_from_slice(&text[..text.len().min(40)]))];
+    let before = VoteConfig { nodes: nodes.clone(), quorum: 1, ..VoteConfig::default() };
+    let before = Some(Box::new(VoteConfig { contacts: contacts.clone(), ..before }));
+    let votes = VoteConfig { revision: 9, nodes: nodes.clone(), quorum: 2, contacts, before };
     let states = vec![(instance(1), Bytes::copy_from_slice(text))];
     let accept = Accept {
         ballot,
@@ -74,7 +76,7 @@ fn samples(size: u32, text: &[u8]) -> Vec<Message> {
         active: None,
         known: Some(known.clone()),
         row: candidates.clone(),
-        wanted: Some((4, nodes)),
+        wanted: Some(Wish { base: 4, nodes, contact: Some((NodeId::new(3), Bytes::from_static(b"there"))) }),
         votes: Some(votes.clone()),
     };
     vec![

@@ -267,3 +267,8 @@ fn removing_a_member_is_caught() {
 fn letting_a_removed_node_into_a_view_is_caught() {
     is_caught(Sabotage::LetsStrangersIn, "S3");
 }
+
+#[test]
+fn forgetting_how_an_added_node_is_reached_is_caught() {
+    is_caught(Sabotage::ForgetsContacts, "S6");
+}

@@ -7,6 +7,7 @@
 mod circuit_order;
 mod dead_members;
 mod fence_truth;
+mod node_set;
 mod one_holder;
 mod one_plan;
 mod one_view;
@@ -25,6 +26,7 @@ mod virtual_synchrony;
 pub use circuit_order::CircuitOrder;
 pub use dead_members::DeadMembers;
 pub use fence_truth::FenceTruth;
+pub use node_set::NodeSet;
 pub use one_holder::OneHolder;
 pub use one_plan::OnePlan;
 pub use one_view::OneView;

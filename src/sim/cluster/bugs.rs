@@ -21,11 +21,12 @@ pub enum Bug {
 
 impl Bug {
     /// Every bug that can be put back.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Membership(Membership::NoLeaseWait),
         Self::Membership(Membership::IgnoreAccepted),
         Self::Membership(Membership::NoMemoryRule),
         Self::Membership(Membership::NoLeaseExpiry),
+        Self::Membership(Membership::ForgetsContacts),
         Self::Groups(Groups::SafeWithoutQuorum),
         Self::Groups(Groups::SkipFetch),
         Self::Groups(Groups::FreeOnOwnDelivery),

@@ -14,6 +14,7 @@ mod locks;
 mod plan;
 mod program;
 mod record;
+mod set;
 
 pub use bugs::Bug;
 pub use cases::EXPECTED;
@@ -21,9 +22,10 @@ pub use fence::Answer;
 pub use plan::{Options, Plan};
 pub use program::{Cluster, Completion, Happening};
 pub use record::{Ending, Log, MessageId, Record, ViewRecord};
+pub use set::SET_CASES;
 
 use super::checkers::{
-    DeadMembers, FenceTruth, OneHolder, OnePlan, OneView, PerChain, PrimaryOverlap, QuorumChain,
+    DeadMembers, FenceTruth, NodeSet, OneHolder, OnePlan, OneView, PerChain, PrimaryOverlap, QuorumChain,
     ResourceOrder, RunOnce, SenderOrder, StateKept, Steady, Suspicion, TotalOrder, VirtualSynchrony,
 };
 use super::{Checker, Fault, Report, Simulation};
@@ -38,12 +40,15 @@ pub fn run(seed: u64, options: &Options) -> Report<Record> {
     let mut rng = Rng::new(seed);
     let plan = Plan::draw(&mut rng, options);
     let profile = plan.profile.clone();
-    let (failures, leaves) = (plan.resource_failures, plan.leaves);
+    let (failures, leaves, changes) = (plan.resource_failures, plan.leaves, plan.set_changes);
     let checkers = checkers(&plan);
     let mut simulation = Simulation::new(Cluster::new(plan), profile, rng.next_u64(), checkers);
     simulation.schedule(failures, Happening::ResourceFails);
     if let Some(leaves) = leaves {
         simulation.schedule(leaves, Happening::SomebodyLeaves);
+    }
+    if let Some(changes) = changes {
+        simulation.schedule(changes, Happening::SetChanges);
     }
     simulation.run()
 }
@@ -53,6 +58,7 @@ fn checkers(plan: &Plan) -> Vec<Box<dyn Checker<Record>>> {
     vec![
         Box::new(PerChain::<OneView>::default()),
         Box::new(PerChain::<QuorumChain>::default()),
+        Box::new(PerChain::<NodeSet>::default()),
         Box::new(PerChain::<PrimaryOverlap>::default()),
         Box::new(DeadMembers::default()),
         Box::new(Suspicion::new(plan.timers, slack, is_regular(plan))),

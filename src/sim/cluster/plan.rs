@@ -28,6 +28,8 @@ pub struct Options {
     pub idle: bool,
     /// If not empty: exactly these kinds of fault occur, often, on a network without other trouble.
     pub focus: Vec<Fault>,
+    /// Share of the runs in which nodes are added to the cluster and removed from it, 0 to 1.
+    pub set_changes: f64,
 }
 
 impl Default for Options {
@@ -40,6 +42,7 @@ impl Default for Options {
             bug: None,
             idle: false,
             focus: Vec::new(),
+            set_changes: 0.0,
         }
     }
 }
@@ -93,6 +96,8 @@ pub struct Plan {
     pub lease: f64,
     /// Whether the nodes have distributed locks, and applications use them.
     pub locks: bool,
+    /// Mean time between two changes of the set of nodes, which begins without the last one.
+    pub set_changes: Option<Duration>,
     /// A protocol bug to put back.
     pub bug: Option<Bug>,
 }
@@ -124,6 +129,11 @@ impl Plan {
         let blank =
             if profile.faults.iter().any(loses) { BlankRecord::WaitForAll } else { BlankRecord::Trusted };
         let idle = options.idle;
+        let set_changes = Self::draw_set_changes(rng, options).filter(|_| nodes > 3);
+        if set_changes.is_some() {
+            // What was agreed about an added node says where it was then.
+            profile.faults.retain(|f| *f != Fault::NewAddress);
+        }
         Self {
             nodes,
             timers: if idle { ocf_comm::Preset::Lan.timers() } else { timers },
@@ -147,7 +157,11 @@ impl Plan {
             fence_action: if rng.chance(0.8) { FenceAction::Reboot } else { FenceAction::Off },
             ambush: if idle { 0.0 } else { eager(rng, 0.6) },
             blank,
-            durability: if extra.chance(0.15) { Durability::Volatile } else { Durability::Durable },
+            durability: if extra.chance(0.15) && set_changes.is_none() {
+                Durability::Volatile
+            } else {
+                Durability::Durable
+            },
             leaves: extra
                 .chance(0.4)
                 .then(|| extra.duration(Duration::from_millis(500), Duration::from_secs(6)))
@@ -155,9 +169,22 @@ impl Plan {
             forget_after: extra.duration(Duration::from_millis(500), Duration::from_secs(10)),
             lease: if extra.chance(0.7) { 1.0 } else { 0.2 + 0.8 * extra.unit() },
             locks: extra.chance(0.5) && !idle,
+            set_changes,
             bug: options.bug,
             profile,
         }
+    }
+
+    /// From a generator of its own: what else a seed decides does not depend on it.
+    fn draw_set_changes(rng: &Rng, options: &Options) -> Option<Duration> {
+        let mut own = rng.clone().fork().fork();
+        let wait = own.duration(Duration::from_secs(1), Duration::from_secs(5));
+        own.chance(options.set_changes).then_some(wait)
+    }
+
+    /// The nodes that the cluster begins with.
+    pub(crate) fn first_set(&self) -> impl Iterator<Item = NodeId> + use<> {
+        (1..=self.nodes - u32::from(self.set_changes.is_some())).map(NodeId::new)
     }
 
     /// Names of the resources, in starting order.
@@ -167,7 +194,9 @@ impl Plan {
     }
 
     pub(crate) fn stack(&self, local: NodeId) -> StackConfig {
-        let all = || (1..=self.nodes).map(NodeId::new);
+        // The file of one that is to be added lists the others and itself.
+        let listed: Vec<NodeId> = self.first_set().filter(|n| *n != local).chain([local]).collect();
+        let all = || listed.iter().copied();
         let mut comm = ocf_comm::Config::new("simulated", ocf_comm::Preset::Lan);
         comm.timers = self.timers;
         comm.policy = self.profile.policy;

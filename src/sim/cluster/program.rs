@@ -1,6 +1,7 @@
 use super::app::{self, App};
 use super::cases::Cases;
 use super::record::{MessageId, Record, ViewRecord};
+use super::set::ORDER_PATIENCE;
 use super::{Plan, agents::Agents, fence, fence::Answer};
 use crate::event::NodeEvent;
 use crate::sim::paths::{LOOK_EVERY, Watch};
@@ -46,6 +47,10 @@ pub enum Completion {
     Leave,
     /// It has said good-bye.
     Exit,
+    /// An operator has this node add another to the set.
+    AddNode(NodeId),
+    /// An operator has this node remove another from the set, whose machine he has switched off.
+    RemoveNode(NodeId),
     /// An operator looks after the cluster: forgets the failures of resources, and confirms what devices could not tell.
     Care,
 }
@@ -61,6 +66,8 @@ pub enum Happening {
     ResourceFails,
     /// A node is told to leave in order.
     SomebodyLeaves,
+    /// An operator adds a node to the set, or removes one.
+    SetChanges,
 }
 
 /// The world of a whole cluster: stacks, an application on each, resources, fence devices.
@@ -84,12 +91,17 @@ pub struct Cluster {
     untold: BTreeSet<NodeInstance>,
     /// Nodes whose record is damaged.
     damaged: BTreeSet<NodeId>,
+    /// The newest set of nodes that somebody was told of, and the view that brought it.
+    pub(super) set: (u64, BTreeSet<NodeId>),
+    /// When the set was ordered to change last.
+    pub(super) ordered: Option<Instant>,
 }
 
 impl Cluster {
     pub(crate) fn new(plan: Plan) -> Self {
         let apps = (0..plan.nodes).map(|_| App::default()).collect();
         let cases = Cases::new(&plan);
+        let set = (0, plan.first_set().collect());
         Self {
             plan,
             apps,
@@ -104,6 +116,8 @@ impl Cluster {
             dead: BTreeSet::new(),
             untold: BTreeSet::new(),
             damaged: BTreeSet::new(),
+            set,
+            ordered: None,
         }
     }
 
@@ -166,6 +180,7 @@ impl Cluster {
             NodeEvent::Fencing(ocf_stonith::Event::Withdrawn { target, .. }) => {
                 ctx.record(Record::FenceWithdrawn(target));
             }
+            NodeEvent::VotesChanged { revision, votes, .. } => self.set_changed(ctx, revision, &votes),
             NodeEvent::Misbehaved { peer, rule } => panic!("{peer} broke the rule {rule:?} without malice"),
             _ => {}
         }
@@ -298,7 +313,7 @@ impl Cluster {
 
     /// What is still missing for one node to be well.
     fn missing(&self, at: NodeId, node: &Stack, app: &App) -> Option<String> {
-        let n = self.plan.nodes as usize;
+        let n = self.set.1.len();
         let Some(view) = node.view() else { return Some(format!("{at} is in no primary view")) };
         if view.members.len() != n {
             return Some(format!("{at} is in {} with {} of {n} members", view.number, view.members.len()));
@@ -380,6 +395,9 @@ impl Program for Cluster {
             return layer.readvertise(ctx.now(), path, (was, is));
         }
         let change = ocf_comm::Change::SetAddress { node, path, address: is };
+        if layer.comm().peers.iter().all(|peer| peer.node != node) {
+            return;
+        }
         if let Err(error) = layer.change_paths(ctx.now(), &change) {
             panic!("{} cannot learn the address of {node}: {error}", ctx.instance());
         }
@@ -418,6 +436,8 @@ impl Program for Cluster {
             Completion::Unlock(lock) => self.give_back(ctx, layer, lock),
             Completion::Care => self.care(ctx, layer),
             Completion::Leave => Self::leave(ctx, layer),
+            Completion::AddNode(node) => self.add_node(ctx, layer, node),
+            Completion::RemoveNode(node) => self.remove_node(ctx, layer, node),
             Completion::Exit => {
                 let (low, high) = ctx.world().profile().restart;
                 let back = ctx.world().rng().duration(low, high);
@@ -469,6 +489,7 @@ impl Program for Cluster {
                     world.complete(who, Duration::ZERO, Completion::Leave);
                 }
             }
+            Happening::SetChanges => self.change_set(world),
             Happening::ResourceFails => {
                 if !world.healed() {
                     let wait = self.plan.resource_failures.mul_f64(0.2 + 1.6 * world.rng().unit());
@@ -517,6 +538,12 @@ impl Program for Cluster {
         for (i, node) in nodes.iter().enumerate() {
             let at = NodeId::new(u32::try_from(i + 1).unwrap_or(0));
             let Some(node) = node else { return Err(format!("{at} does not run")) };
+            if !self.set.1.contains(&at) {
+                if let Some(view) = node.view() {
+                    return Err(format!("{at} is in {} and not in the set", view.number));
+                }
+                continue;
+            }
             if let Some(missing) = self.missing(at, node, &self.apps[i]) {
                 return Err(missing);
             }
@@ -524,6 +551,9 @@ impl Program for Cluster {
         }
         if views.windows(2).any(|w| w[0] != w[1]) {
             return Err(format!("nodes are in different views: {views:?}"));
+        }
+        if !self.quiet && self.ordered.is_some_and(|at| now - at < ORDER_PATIENCE) {
+            return Err("an order to change the set of nodes may be under way".to_owned());
         }
         if self.fences > 0 {
             return Err("a fence device is still at work".to_owned());

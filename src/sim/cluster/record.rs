@@ -5,7 +5,7 @@ use ocf_groups::{Guarantee, Position};
 use ocf_membership::{Ballot, Member, ViewNumber};
 use ocf_resource::{Action, Decision};
 use ocf_stonith::AttemptId;
-use pils::NodeInstance;
+use pils::{NodeId, NodeInstance};
 use std::sync::Arc;
 
 /// What the cluster scenario writes into the history.
@@ -20,6 +20,8 @@ pub enum Record {
     Path(NodeInstance, PathId, PathState, PathReason),
     /// A view was installed.
     View(Arc<ViewRecord>),
+    /// A set of nodes with their votes counts from this view on.
+    Set(u64, Vec<(NodeId, u32)>),
     /// The node is outside the primary partition.
     NonPrimary(ViewNumber),
     /// The node's lease is in doubt.

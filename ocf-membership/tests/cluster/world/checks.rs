@@ -14,6 +14,7 @@
 //! | S4 nobody leaves the set who was a member of the view before | a removal needs an end |
 //! | U1 a view names all who left a primary and may not have ended | whoever joins must know |
 //! | S5 a node is told that it was removed only if a view did it | agreement on the set |
+//! | S6 whoever counts by a set knows how each of its nodes is reached | the address travels and is recorded with the set |
 //! | Q4 nobody acts for longer than a lease without a quorum | lease |
 
 #![expect(unreachable_pub, reason = "a module of a test program has no outside")]
@@ -60,6 +61,13 @@ impl Checks {
             if !view.members.iter().any(|m| m.instance == *instance && m.joined < view.number) {
                 self.fail(format!("{instance} has a state but does not continue into {}", view.number));
             }
+        }
+    }
+
+    /// `local` counts by a set with `peer` in it.
+    pub fn reached(&mut self, local: NodeInstance, peer: NodeId, known: bool) {
+        if !known {
+            self.fail(format!("S6: {local} does not know how {peer} is reached, which is in the set"));
         }
     }
 

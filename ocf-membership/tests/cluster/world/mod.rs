@@ -230,6 +230,8 @@ pub struct Node {
     /// Whom its communication has reported up, and when each was last heard.
     pub up: BTreeMap<usize, NodeInstance>,
     heard: BTreeMap<usize, u64>,
+    /// Whom it can talk to, and how that node is reached if its file does not say.
+    reach: BTreeMap<NodeId, Bytes>,
     pub active: Option<ViewNumber>,
     pub alone_since: Option<u64>,
     pub upper: Upper,
@@ -326,6 +328,7 @@ impl World {
                 armed: None,
                 up: BTreeMap::new(),
                 heard: BTreeMap::new(),
+                reach: BTreeMap::new(),
                 active: None,
                 alone_since: None,
                 upper: Upper::default(),
@@ -634,6 +637,7 @@ impl World {
         if config.nodes.iter().all(|n| n.node != local.node) {
             config.nodes.push(NodeVotes::new(local.node, 1));
         }
+        self.nodes[i].reach = config.nodes.iter().map(|n| (n.node, Bytes::new())).collect();
         let core = Consensus::new(now, config, local, disk.as_deref(), Rng::new(seed));
         let mut core = core.expect("a record that was written can be read");
         if let Some(bug) = self.plan.sabotage {
@@ -816,7 +820,7 @@ impl World {
     }
 
     pub fn add_node(&mut self, i: usize, node: NodeVotes) -> Result<(), VotesError> {
-        self.order(i, |core, now| core.add_node(now, node))
+        self.order(i, |core, now| core.add_node(now, node, contact_of(node.node)))
     }
 
     /// Its end is proven: by what `i` heard, or because it does not run.
@@ -995,9 +999,17 @@ impl World {
                 }
                 // What is under way at the fence device may happen all the same.
                 Output::WithdrawTie(_) => {}
+                Output::Peers { peers, removed } => {
+                    let reach = &mut self.nodes[i].reach;
+                    reach.retain(|node, _| !removed.contains(node));
+                    let listed = |node: NodeId| self.config.nodes.iter().any(|n| n.node == node);
+                    let known = peers.into_iter().filter(|p| listed(p.node) || !p.address.is_empty());
+                    reach.extend(known.map(|peer| (peer.node, peer.address)));
+                }
                 _ => {}
             }
         }
+        self.check_reach(i);
         let next = self.nodes[i].core.as_ref().and_then(Layer::poll_timeout);
         let next = next.map(|at| self.global_time(i, at).max(self.now));
         if next != self.nodes[i].armed {
@@ -1005,6 +1017,17 @@ impl World {
             if let Some(at) = next {
                 self.at(at, Action::Timer(i));
             }
+        }
+    }
+
+    fn check_reach(&mut self, i: usize) {
+        let node = &self.nodes[i];
+        let Some(core) = &node.core else { return };
+        let listed = |node: NodeId| self.config.nodes.iter().any(|n| n.node == node);
+        let set = core.snapshot().votes.into_iter().map(|n| n.node).filter(|n| *n != node.local.node);
+        for peer in set {
+            let reached = node.reach.get(&peer).is_some_and(|at| listed(peer) || *at == contact_of(peer));
+            self.checks.reached(node.local, peer, reached);
         }
     }
 
@@ -1067,6 +1090,11 @@ impl World {
 
 pub fn id(i: usize) -> NodeId {
     NodeId::new(u32::try_from(i + 1).expect("few nodes"))
+}
+
+/// How an added node is reached.
+pub fn contact_of(node: NodeId) -> Bytes {
+    format!("the address of {node}").into()
 }
 
 pub fn index(instance: NodeInstance) -> usize {
