@@ -7,6 +7,7 @@
 //! ```
 #![expect(clippy::expect_used, reason = "a test says by a panic what is broken")]
 
+mod at_random;
 mod conversions;
 mod ranges;
 
@@ -61,6 +62,7 @@ pub fn check(managers: &[&dyn LockManager]) {
     a_deadlock_across_resources_ends(a, b);
     conversions::check(a, b);
     ranges::check(a, b);
+    at_random::check(&[a, b, c]);
 }
 
 fn modes_exclude_each_other(a: &dyn LockOwner, b: &dyn LockOwner) {

@@ -1,21 +1,16 @@
 //! Goal: a conversion that is not waited for never loses its guard and never leaves the lock in a mode that the guard does not say.
 //!
-//! Method: one process, the public interface; then threads that begin, await, cancel and drop conversions at random, each grant
-//! held against what all others say that they hold.
+//! Method: one process, the public interface. Threads that convert, cancel and drop at random are in the suite for every lock manager
+//! (`ocf_dlm::testing`).
 #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
 use ocf_dlm::{
-    Ask, Client, Config, Flags, LocalLocks, LockError, LockGuard, Lockspace, Mode, RequestError, ValueBlock,
-    Wait,
+    Ask, Client, Config, Flags, LocalLocks, LockError, Lockspace, Mode, RequestError, ValueBlock, Wait,
 };
-use parking_lot::Mutex;
-use pils::Rng;
 use std::sync::mpsc;
-use std::thread;
 use std::time::Duration;
 
 const LONG: Duration = Duration::from_secs(60);
-const NAMES: [&str; 2] = ["x", "y"];
 
 fn space() -> Lockspace {
     LocalLocks::default().open("test", Config::default()).unwrap()
@@ -137,96 +132,4 @@ fn what_is_dropped_leaves_no_notice() {
     }
     drop(held);
     nothing_is_left(&space, &[a, b]);
-}
-
-/// What everybody says that it holds.
-type Said = Mutex<Vec<(usize, u64, Mode)>>;
-
-/// Says what a lock is held in from now on, which must go with what all others say. `None`: nothing.
-fn say(said: &Said, (name, who): (usize, u64), mode: Option<Mode>) {
-    let mut said = said.lock();
-    said.retain(|(_, other, _)| *other != who);
-    let Some(mode) = mode else { return };
-    let wrong = said.iter().find(|(at, _, other)| *at == name && !other.is_compatible(mode));
-    assert_eq!(wrong, None, "beside {mode} of {who}");
-    said.push((name, who, mode));
-}
-
-/// What a lock is held in for certain while it is converted.
-fn meanwhile(held: Mode, asked: Mode) -> Mode {
-    match (held, asked) {
-        (Mode::Pr, Mode::Cw) | (Mode::Cw, Mode::Pr) => Mode::Cr,
-        _ => held.min(asked),
-    }
-}
-
-/// How a conversion of one step went on.
-fn converted(guard: LockGuard, rng: &mut Rng, asked: Mode) -> LockGuard {
-    let wait = match rng.below(4) {
-        0 => Wait::No,
-        1 => Wait::For(Duration::from_micros(rng.below(300))),
-        _ => Wait::Forever,
-    };
-    let mut conversion = guard.convert_later(asked, &Ask { wait, ..Ask::default() });
-    if rng.below(4) == 0 {
-        thread::yield_now();
-    }
-    if rng.below(2) == 0 {
-        if let Some((guard, _end)) = conversion.wait_for(Duration::from_micros(rng.below(200))) {
-            return guard;
-        }
-        conversion.cancel();
-    } else if wait == Wait::Forever {
-        conversion.cancel();
-    }
-    let (guard, end) = conversion.wait();
-    let known = matches!(
-        end,
-        Ok(())
-            | Err(LockError::WouldBlock | LockError::TimedOut | LockError::Cancelled | LockError::Deadlock)
-    );
-    assert!(known, "{end:?}");
-    guard
-}
-
-/// Locks and converts at random.
-fn work(space: &Lockspace, said: &Said, number: u64) {
-    let client = space.client().unwrap();
-    let mut rng = Rng::new(number);
-    let mode = |rng: &mut Rng| Mode::ALL[usize::try_from(rng.below(6)).unwrap()];
-    for step in 0..400 {
-        let name = usize::try_from(rng.below(2)).unwrap();
-        let who = number << 32 | step;
-        let wanted = mode(&mut rng);
-        let ask = Ask { wait: Wait::For(Duration::from_millis(2)), ..Ask::default() };
-        let Ok(mut guard) = client.lock_with(NAMES[name], wanted, &ask) else { continue };
-        say(said, (name, who), Some(guard.mode()));
-        for _ in 0..rng.below(4) {
-            let asked = mode(&mut rng);
-            if rng.below(8) == 0 {
-                say(said, (name, who), None);
-                drop(guard.convert_later(asked, &Ask::default()));
-                guard = client.lock_with(NAMES[name], Mode::Nl, &flags(Flags::EXPEDITE)).unwrap();
-            } else {
-                say(said, (name, who), Some(meanwhile(guard.mode(), asked)));
-                guard = converted(guard, &mut rng, asked);
-            }
-            say(said, (name, who), Some(guard.mode()));
-        }
-        say(said, (name, who), None);
-    }
-    assert_eq!(client.poll(), None);
-}
-
-#[test]
-fn whatever_is_converted_cancelled_and_dropped_at_once_guards_say_what_is_held() {
-    let space = space();
-    let said = Said::default();
-    thread::scope(|scope| {
-        for number in 0..4 {
-            let (space, said) = (&space, &said);
-            scope.spawn(move || work(space, said, number));
-        }
-    });
-    nothing_is_left(&space, &[]);
 }
