@@ -1,4 +1,6 @@
-use crate::config::{ApiConfig, CipherName, Detection, Key, NodeConfig, NodeEntry, Paths, ProtectionName};
+use crate::config::{
+    ApiConfig, CipherName, Detection, Key, NodeConfig, NodeEntry, Paths, ProtectionName, SelfFencingEntry,
+};
 use crate::node::{Node, NodeBuilder, StartError};
 use ocf_comm::driver::{IoConfig, Ports};
 use ocf_stonith::FenceAction;
@@ -20,6 +22,7 @@ pub struct ClusterBuilder {
     resources: ocf_resource::Config,
     fencing: ocf_stonith::Config,
     fence_action: FenceAction,
+    self_fencing: Option<SelfFencingEntry>,
     offload: bool,
     equip: Equip,
 }
@@ -70,6 +73,13 @@ impl ClusterBuilder {
     pub fn fencing(mut self, fencing: ocf_stonith::Config, action: FenceAction) -> Self {
         self.fencing = fencing;
         self.fence_action = action;
+        self
+    }
+
+    /// How nodes end by themselves; give each a watchdog by [`ClusterBuilder::equip`].
+    #[must_use]
+    pub fn self_fencing(mut self, entry: SelfFencingEntry) -> Self {
+        self.self_fencing = Some(entry);
         self
     }
 
@@ -128,6 +138,7 @@ impl Cluster {
             resources: ocf_resource::Config::default(),
             fencing: ocf_stonith::Config::default(),
             fence_action: FenceAction::Off,
+            self_fencing: None,
             offload: true,
             equip: Box::new(|node| node),
         }
@@ -163,6 +174,7 @@ impl Cluster {
             last_man_standing_ms: None,
             fence_action: self.builder.fence_action,
             fencing: self.builder.fencing.clone(),
+            self_fencing: self.builder.self_fencing.clone(),
             resources: self.builder.resources.clone(),
             api: ApiConfig::default(),
             outside: crate::config::OutsideConfig::default(),

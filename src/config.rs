@@ -15,12 +15,14 @@ mod keys;
 mod media;
 mod outside;
 mod ping;
+mod self_fencing;
 mod tie;
 
 pub use api::{ApiAccess, ApiConfig, ApiUser, LockUsers};
 pub use media::{DiscoveryEntry, MediumEntry};
 pub use outside::{HeartbeatEntry, MailEntry, OutsideConfig};
 pub use ping::PingEntry;
+pub use self_fencing::SelfFencingEntry;
 pub use tie::TieBreakerEntry;
 
 /// Shortest key of a cluster, in bytes.
@@ -127,6 +129,9 @@ pub struct NodeConfig {
     /// Fence devices. Without any, what ran on a lost node stays down until an operator confirms that it is off.
     #[serde(default)]
     pub fencing: ocf_stonith::Config,
+    /// How this node ends by itself when nobody else can end it. Not at all by default.
+    #[serde(default)]
+    pub self_fencing: Option<SelfFencingEntry>,
     /// What to keep running.
     #[serde(default)]
     pub resources: ocf_resource::Config,
@@ -411,7 +416,7 @@ impl NodeConfig {
             membership,
             groups: ocf_groups::Config::default(),
             executor: ocf_resource::executor::Config::default(),
-            resources: self.resources.clone(),
+            resources: ocf_resource::Config { access: self.access_need(), ..self.resources.clone() },
             calls: ocf_comm::rpc::CallLimits::default(),
             fencing: self.fencing.clone(),
             fence_action: self.fence_action,
@@ -486,5 +491,28 @@ mod tests {
         let errors = NodeConfig::from_toml(&wrong).unwrap_err().to_string();
         assert!(errors.contains("nodes[1].more_addresses[0]"), "{errors}");
         assert!(errors.contains("nodes[1].more_addresses[1]"), "{errors}");
+    }
+
+    #[test]
+    fn who_needs_access_follows_from_the_devices_and_delays_have_to_fit_the_race_of_two_nodes() {
+        let with = |more: &str| NodeConfig::from_toml(&format!("{more}\n{TWO_NETWORKS}"));
+        let device = |nodes: &str| {
+            format!(
+                "[[fencing.devices]]\nname = 'fabric'\nclass = 'simulated'\nnodes = {nodes}\nunfence = true"
+            )
+        };
+        let need = |nodes: &str| {
+            let config = NodeConfig::from_toml(&format!("{TWO_NETWORKS}\n{}", device(nodes))).unwrap();
+            config.stack().unwrap().resources.access
+        };
+        assert_eq!(need("'all'"), ocf_resource::AccessNeed::Everybody);
+        assert_eq!(need("[{ node = 2 }]"), ocf_resource::AccessNeed::Nodes([NodeId::new(2)].into()));
+        let wrong = with(
+            "quorum = 'two-node'\nfencing = { priority_delay_ms = 9000, delay_random_ms_max = 2000 }\n\
+             tie_breaker = { timeout_ms = 10000 }",
+        );
+        let errors = wrong.unwrap_err();
+        let paths: Vec<&str> = errors.0.iter().map(|e| e.path.as_str()).collect();
+        assert_eq!(paths, ["fencing.priority_delay_ms", "tie_breaker.timeout_ms"], "{errors}");
     }
 }

@@ -34,15 +34,15 @@ pub use cluster::{Cluster, ClusterBuilder};
 pub use config::{
     ApiAccess, ApiConfig, ApiUser, CipherName, Detection, DiscoveryEntry, HeartbeatEntry, Key, KeyEntry,
     LockUsers, MailEntry, MediumEntry, NodeConfig, NodeEntry, OutsideConfig, Paths, PingEntry,
-    ProtectionName, TieBreakerEntry,
+    ProtectionName, SelfFencingEntry, TieBreakerEntry,
 };
 pub use event::{NodeEvent, Numbered};
 pub use locks::{
     LockClient, LockGuard, LockOrderError, Locks, LostLock, PendingConversion, PendingLock, SubLock,
 };
 pub use node::{
-    AddNodeError, ApiError, Application, Here, Node, NodeBuilder, PendingCall, ReloadError, RequestError,
-    StartError,
+    AddNodeError, ApiError, Application, Here, Node, NodeBuilder, NotArmedError, PendingCall, ReloadError,
+    RequestError, StartError,
 };
 pub use ocf_comm::driver::sentinel::run_if_asked as run_sentinel_if_asked;
 pub use services::{Reply, SERVICE_EVENTS_MAX, Service, ServiceError, ServiceEvent};

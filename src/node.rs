@@ -1,5 +1,6 @@
 //! A node on real sockets, real agents and real fence devices.
 
+mod alive;
 mod api;
 mod application;
 mod builder;
@@ -14,6 +15,7 @@ mod recorder;
 mod services;
 mod tie;
 
+pub use alive::NotArmedError;
 pub use api::ApiError;
 pub use application::{Application, Here};
 pub use builder::{NodeBuilder, StartError};
@@ -23,6 +25,7 @@ use crate::config::{NodeConfig, NodeEntry};
 use crate::event::Numbered;
 use crate::snapshot::Snapshot;
 use crate::stack::Stack;
+use alive::Alive;
 use bytes::Bytes;
 use core::fmt;
 use core::time::Duration;
@@ -60,6 +63,8 @@ struct Inner {
     /// What programs outside reach, while the node runs.
     api: Mutex<Option<api::Api>>,
     bus: Bus,
+    /// What ends the machine if the node does not stop in order.
+    alive: Option<Arc<Alive>>,
 }
 
 impl fmt::Debug for Node {
@@ -394,6 +399,28 @@ impl Node {
         self.request(|stack, now| stack.confirm_fenced(now, target, who))
     }
 
+    /// Tries every fence device of a node, one after the other, before they are needed: an event [`ocf_stonith::Event::Drilled`] on this
+    /// node says which are proven. Without harm the state is read, which proves way, password and plug; with harm each device also
+    /// switches the node off and on, of which a node with one power supply dies. `who` is recorded.
+    ///
+    /// # Errors
+    /// [`ocf_stonith::DrillError`] if no device fences it, or something is being done to it; nothing has begun then.
+    pub fn drill(
+        &self,
+        node: NodeId,
+        harm: bool,
+        who: &str,
+    ) -> Result<(), RequestError<ocf_stonith::DrillError>> {
+        self.request(|stack, now| stack.drill(now, node, harm, who))
+    }
+
+    /// True if this node was given the access that it needs by its fence devices with `unfence = true`, or needs none. A program that
+    /// writes by itself to what the cluster shares, or locks it, waits for this first.
+    #[must_use]
+    pub fn has_access(&self) -> bool {
+        self.inner.handle.inspect(|stack, _, _| stack.has_access()).unwrap_or(false)
+    }
+
     /// Changes the votes of the cluster's nodes while it runs; an event on every member says when they count. This node must be
     /// in the primary, and all nodes must have a [`NodeConfig::record`]. `votes` names every configured node.
     ///
@@ -483,11 +510,7 @@ impl Node {
 
     /// Says goodbye to every peer and stops. Without [`Node::prepare_to_leave`] this node is fenced if anything ran here.
     pub fn leave(&self) {
-        let said = self.inner.handle.call(|stack, _, now| stack.depart(now));
-        if said.is_err() {
-            tracing::debug!("the node had stopped before it could say goodbye");
-        }
-        self.stop();
+        self.inner.end(|stack, now| stack.depart(now));
     }
 
     /// Stops at once, without a word to anyone, as if the process had been killed. For tests of what others do then.
@@ -501,6 +524,24 @@ impl Node {
 }
 
 impl Inner {
+    /// Says a last word and stops. The watchdog is let go only of a node on which nothing runs.
+    fn end(&self, last_word: impl FnOnce(&mut Stack, Instant)) {
+        let said = self.handle.call(|stack, _, now| {
+            let idle = stack.is_idle();
+            last_word(stack, now);
+            idle
+        });
+        self.stop();
+        match (said, &self.alive) {
+            (Ok(true), Some(alive)) => alive.let_go(),
+            (Ok(false), Some(_)) => {
+                tracing::error!("something still ran here: the watchdog ends this machine");
+            }
+            (Err(why), _) => tracing::debug!(%why, "the node had stopped already"),
+            (Ok(_), None) => {}
+        }
+    }
+
     fn stop(&self) {
         self.handle.stop();
         drop(self.api.lock().take());
@@ -514,10 +555,6 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        let said = self.handle.call(|stack, _, now| stack.last_gasp(now));
-        if said.is_err() {
-            tracing::debug!("the node had stopped already");
-        }
-        self.stop();
+        self.end(|stack, now| stack.last_gasp(now));
     }
 }

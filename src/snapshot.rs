@@ -42,6 +42,8 @@ pub struct Snapshot {
     pub fencing: Vec<ocf_stonith::Status>,
     /// Past fence requests of this node, oldest first.
     pub fenced: Vec<ocf_stonith::Record>,
+    /// What the health checks of the fence devices brought, in the order of the configuration.
+    pub devices: Vec<ocf_stonith::Health>,
     /// Counters of every layer.
     pub counters: BTreeMap<String, u64>,
 }
@@ -263,6 +265,7 @@ impl Snapshot {
             resources: stack.manager.status(),
             fencing: stack.fencer.standing().collect(),
             fenced: stack.fencer.history().iter().cloned().collect(),
+            devices: stack.fencer.health().collect(),
             counters: counters(stack, io.stats()),
         }
     }

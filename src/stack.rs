@@ -7,6 +7,7 @@
 
 mod calls;
 mod carry;
+mod fencing;
 mod locks;
 mod nodes;
 mod outbox;
@@ -28,7 +29,7 @@ use ocf_resource::executor::{self, Executor, RunId};
 use ocf_resource::{Manager, Operation, OperationResult};
 use ocf_stonith::{DeviceReport, FenceAction, Fencer};
 use outbox::Outbox;
-use pils::{Instant, Layer, NodeId, NodeInstance, Rng};
+use pils::{Incarnation, Instant, Layer, NodeId, NodeInstance, Rng};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -195,6 +196,10 @@ pub struct Stack {
     even_split: EvenSplit,
     /// An even split that waits for fencing.
     duel: Option<tie::Duel>,
+    /// This node is to be given its access, as soon as it may be.
+    access_due: bool,
+    /// It was in the primary partition once, in this life.
+    was_member: bool,
     local: NodeInstance,
     /// Where the nodes are that the configuration lists.
     listed: Vec<PeerConfig>,
@@ -251,6 +256,8 @@ impl Stack {
             lock_fences_due: false,
             even_split,
             duel: None,
+            access_due: false,
+            was_member: false,
             local,
             listed,
             fence_action: config.fence_action,
@@ -482,6 +489,25 @@ impl Stack {
     ) -> Result<(), ocf_stonith::NotStanding> {
         self.now = now;
         self.fencer.confirm(now, target, who)
+    }
+
+    /// Tries the fence devices of a node before they are needed; [`ocf_stonith::Event::Drilled`] tells what came of it. See
+    /// [`Fencer::drill`].
+    ///
+    /// # Errors
+    /// See [`ocf_stonith::DrillError`]; nothing has begun.
+    pub fn drill(
+        &mut self,
+        now: Instant,
+        node: NodeId,
+        harm: bool,
+        who: &str,
+    ) -> Result<(), ocf_stonith::DrillError> {
+        self.now = now;
+        let known = self.endpoint.peers(now).into_iter().find(|peer| peer.node == node);
+        let life = if node == self.local.node { Some(self.local) } else { known.and_then(|p| p.instance) };
+        let target = life.unwrap_or_else(|| NodeInstance::new(node, Incarnation::new(0)));
+        self.fencer.drill(now, target, harm, who)
     }
 
     /// Begins a clean departure: the manager moves away or stops what runs here;

@@ -87,6 +87,11 @@ fn a_stream_that_goes_on_before_the_state_has_come_is_caught() {
 }
 
 #[test]
+fn a_start_on_a_node_without_access_is_caught() {
+    is_caught(Bug::StartWithoutAccess, 2);
+}
+
+#[test]
 fn a_start_before_the_fence_is_caught() {
     is_caught(Bug::StartBeforeFence, 7);
 }

@@ -5,7 +5,7 @@ use crate::{AgentName, HealthStrategy, Role, Score};
 use core::time::Duration;
 use pils::NodeId;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 mod check;
 mod span;
@@ -20,6 +20,34 @@ pub struct Config {
     pub on_partition: PartitionPolicy,
     /// What a node's health means for what it may run.
     pub health: HealthStrategy,
+    /// Which nodes have to be given their access before they may run anything. Not in a file: a node derives it from its
+    /// fence devices with `unfence = true`.
+    #[serde(skip)]
+    pub access: AccessNeed,
+}
+
+/// Which nodes have to be given their access, to storage or a network, before they may run anything: those whose fencing takes it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum AccessNeed {
+    /// None of them.
+    #[default]
+    Nobody,
+    /// These.
+    Nodes(BTreeSet<NodeId>),
+    /// All of them.
+    Everybody,
+}
+
+impl AccessNeed {
+    /// True if this node has to.
+    #[must_use]
+    pub fn has(&self, node: NodeId) -> bool {
+        match self {
+            Self::Nobody => false,
+            Self::Nodes(nodes) => nodes.contains(&node),
+            Self::Everybody => true,
+        }
+    }
 }
 
 /// Resources that are always together on one node: started in this order, stopped in reverse order.
@@ -78,6 +106,10 @@ pub struct GroupConfig {
     /// How many copies are in the promoted role. 0, the default: its resources have no roles. At most `copies`.
     #[serde(default)]
     pub promoted: u32,
+    /// How important it is. Of two nodes that fence each other, the one on which more of this runs is given the first shot
+    /// (`priority_delay_ms` of fencing); a promoted copy counts one more. Default 0.
+    #[serde(default)]
+    pub priority: u32,
     /// Its resources, in starting order. At least one.
     pub resources: Vec<ResourceConfig>,
 }
@@ -102,6 +134,7 @@ impl GroupConfig {
             migrate: false,
             notify: false,
             promoted: 0,
+            priority: 0,
             resources,
         }
     }

@@ -110,6 +110,11 @@ pub enum Input<'a> {
         /// In words: the evidence, or what stands in the way.
         detail: &'a str,
     },
+    /// What came of [`Output::GiveAccess`].
+    Access {
+        /// What stands in the way; `None`: this node has its access.
+        why: Option<&'a str>,
+    },
 }
 
 /// What the manager wants done, in this order.
@@ -134,6 +139,9 @@ pub enum Output {
         /// Which life of which node.
         target: NodeInstance,
     },
+    /// Give this node the access that it needs before it may run anything, and say with [`Input::Access`] what came of it. Nothing
+    /// runs here until then. A repeated request means that it still lacks it.
+    GiveAccess,
     /// The answer to [`Input::StateWanted`].
     OfferState {
         /// From the question.
@@ -337,6 +345,24 @@ pub enum Event {
         /// What stands in the way.
         detail: Arc<str>,
     },
+    /// A member has the access that it needs, and may run resources.
+    AccessGiven {
+        /// Which life of which node.
+        node: NodeInstance,
+    },
+    /// A member could not be given the access that it needs. It is tried again.
+    AccessRefused {
+        /// Which life of which node.
+        node: NodeInstance,
+        /// What stands in the way.
+        why: Arc<str>,
+    },
+    /// A life that was fenced is in the view. Nothing runs on that node until it begins another one: its machine has to be started
+    /// anew.
+    LifeIsOver {
+        /// Which life of which node.
+        node: NodeInstance,
+    },
     /// A group cannot make progress, or can again.
     Blocked {
         /// The group.
@@ -453,6 +479,11 @@ pub enum Ineligible {
     Leaving,
     /// It is to be fenced, or an earlier life of it is.
     Fencing,
+    /// It was not given the access that it needs.
+    NoAccess {
+        /// What stands in the way, if it was tried.
+        why: Option<Arc<str>>,
+    },
     /// Its health forbids it.
     Unhealthy {
         /// Which attribute.
@@ -493,6 +524,8 @@ impl fmt::Display for Ineligible {
             Self::Standby => f.write_str("is in standby"),
             Self::Leaving => f.write_str("is leaving"),
             Self::Fencing => f.write_str("is to be fenced"),
+            Self::NoAccess { why: None } => f.write_str("has not been given its access"),
+            Self::NoAccess { why: Some(why) } => write!(f, "has not been given its access ({why})"),
             Self::Unhealthy { attribute, value } => write!(f, "is not healthy ({attribute} is {value:?})"),
             Self::Condition { of, name, why, .. } => {
                 write!(f, "may not run it while {name} does not hold for {of} ({why})")

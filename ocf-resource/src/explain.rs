@@ -175,6 +175,10 @@ impl Ineligible {
             }
             Self::Leaving => WayOut::new(format!("let {} leave, and join again", node.node)),
             Self::Fencing => WayOut::new(format!("wait until {} is fenced and back", node.node)),
+            Self::NoAccess { .. } => WayOut::new(format!(
+                "have what runs on {0} stopped, and the device that gives {0} its access answer",
+                node.node
+            )),
             Self::Failures { .. } | Self::Hard { .. } => WayOut::by(
                 format!("mend what failed on {}, then clear the failures of {group}", node.node),
                 Command::ClearFailures(Arc::clone(group)),

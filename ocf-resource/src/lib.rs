@@ -55,8 +55,8 @@ pub use agent::{
     OperationResult, Outcome, ResourceAgent,
 };
 pub use config::{
-    Config, GroupConfig, MonitorConfig, PartitionPolicy, Preference, ResourceConfig, StartFailure,
-    StopFailure,
+    AccessNeed, Config, GroupConfig, MonitorConfig, PartitionPolicy, Preference, ResourceConfig,
+    StartFailure, StopFailure,
 };
 pub use event::{
     Blocked, Command, CommandError, Decision, Departed, Event, FenceCause, FenceOutcome, Ineligible, Input,

@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use timers::Expiries;
 
+mod access;
 #[cfg(feature = "testing")]
 mod check;
 mod found;
@@ -66,6 +67,8 @@ pub struct Manager {
     expiries: Expiries,
     /// When to ask again for a fencing that did not succeed.
     fence_again: BTreeMap<NodeInstance, Instant>,
+    /// When to try again to be given access.
+    access_again: Option<Instant>,
     left: bool,
     /// Outside the primary partition with the state of the last view, which may go on.
     kept: bool,
@@ -133,6 +136,7 @@ impl Manager {
             planner: Planner::default(),
             expiries: Expiries::default(),
             fence_again: BTreeMap::new(),
+            access_again: None,
             left: false,
             kept: false,
             returning: false,
@@ -321,6 +325,7 @@ impl Manager {
         self.planner.begin();
         self.expiries = Expiries::default();
         self.fence_again.clear();
+        self.access_again = None;
         self.left = false;
         (self.kept, self.returning) = (false, false);
         self.unwritten = false;
@@ -330,6 +335,7 @@ impl Manager {
         self.state.forget_incoming = old.forget_incoming;
         self.state.skip_notices = old.skip_notices;
         self.state.forget_parameters = old.forget_parameters;
+        self.state.forget_ends = old.forget_ends;
         self.adopt_config(true);
     }
 
@@ -358,6 +364,9 @@ impl Manager {
                 if unwritten && remembered.iter().any(|i| !self.state.nodes.contains_key(i)) {
                     // The giver may have begun anew after what this node said was ordered.
                     self.broadcast(&Message::Remember(remembered));
+                }
+                if self.is_over() {
+                    self.tell(Event::LifeIsOver { node: self.me });
                 }
                 self.take_up();
                 // It may have been chosen to ask for a fence before it had the state.
@@ -532,6 +541,8 @@ impl Manager {
             Bug::ForgetParameters => self.state.forget_parameters = true,
             Bug::IgnorePromotion => self.rules.ignore_promotion = true,
             Bug::IgnorePreferences => self.rules.ignore_preferences = true,
+            Bug::ForgetEnds => self.state.forget_ends = true,
+            Bug::StartWithoutAccess => self.rules.ignore_access = true,
         }
     }
 }
@@ -563,6 +574,7 @@ impl Layer for Manager {
             }
             Input::Executor(event) => self.on_executor(event),
             Input::Fenced { target, outcome, detail } => self.on_fenced(now, target, outcome, detail),
+            Input::Access { why } => self.on_access(now, why),
         }
     }
 
@@ -581,6 +593,7 @@ impl Layer for Manager {
                 self.out.push_back(Output::Fence { target, cause: fence.cause.clone() });
             }
         }
+        self.try_access_again(now);
     }
 
     fn poll_output(&mut self) -> Option<Output> {
@@ -591,6 +604,7 @@ impl Layer for Manager {
         if !self.is_member() {
             return None;
         }
-        self.expiries.next().into_iter().chain(self.fence_again.values().copied()).min()
+        let timers = self.expiries.next().into_iter().chain(self.access_again);
+        timers.chain(self.fence_again.values().copied()).min()
     }
 }

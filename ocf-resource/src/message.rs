@@ -13,7 +13,7 @@ use std::sync::Arc;
 /// Longest explanation that is kept, in bytes.
 pub(crate) const WHY_MAX: usize = 200;
 /// Version of messages and state; the first byte of both.
-pub(crate) const VERSION: u8 = 5;
+pub(crate) const VERSION: u8 = 6;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Message {
@@ -52,6 +52,12 @@ pub(crate) enum Message {
     /// The sender was outside the primary partition and goes on. It may have stopped anything, and does not carry out what
     /// was decided for it meanwhile.
     Returned,
+    /// What came of giving the sender its access, as that decision has it.
+    Access {
+        decision: Decision,
+        /// Why it does not have it.
+        why: Option<Arc<str>>,
+    },
 }
 
 /// How the operation of a decision ended.
@@ -169,6 +175,7 @@ const HEALTH: u8 = 9;
 const RETURNED: u8 = 10;
 const NOTICED: u8 = 11;
 const PROMOTION: u8 = 12;
+const ACCESS: u8 = 13;
 
 impl Message {
     pub(crate) fn emit(&self) -> Bytes {
@@ -219,6 +226,11 @@ impl Message {
                 wire::put_option(&mut w, *value, |w, health| w.push(wire::health_code(health)));
             }
             Self::Returned => w.push(RETURNED),
+            Self::Access { decision, why } => {
+                w.push(ACCESS);
+                wire::put_decision(&mut w, *decision);
+                wire::put_option(&mut w, why.as_ref(), |w, why| w.put_text(why));
+            }
             Self::Remember(instances) => {
                 w.push(REMEMBER);
                 wire::put_list(&mut w, instances.iter(), |w, instance| w.put_instance(*instance));
@@ -269,6 +281,10 @@ impl Message {
                 value: wire::option(&mut r, "value", wire::health)?,
             },
             RETURNED => Self::Returned,
+            ACCESS => Self::Access {
+                decision: wire::decision(&mut r)?,
+                why: wire::option(&mut r, "why", |r| Ok(short(r.text("why")?)))?,
+            },
             REMEMBER => Self::Remember(wire::list(&mut r, "instances", |r| r.instance("instance"))?),
             EXPIRE => Self::Expire {
                 group: r.text("group")?.into(),

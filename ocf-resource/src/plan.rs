@@ -9,9 +9,10 @@
 
 use crate::state::{Node, Presence, Spot, State};
 use crate::{
-    Action, Blocked, Config, FenceCause, GroupConfig, HealthStrategy, Ineligible, NodeScore, Score, Severity,
-    StopFailure, Why,
+    Action, Blocked, Config, FenceCause, GroupConfig, Ineligible, NodeScore, Score, Severity, StopFailure,
+    Why,
 };
+use access::plan_access;
 use core::cmp::Reverse;
 use live::Live;
 pub(crate) use marks::Marks;
@@ -19,6 +20,7 @@ use pils::{NodeId, NodeInstance};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+mod access;
 mod live;
 mod many;
 mod marks;
@@ -32,6 +34,8 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// Requests to fence that are new or go to another member: target, cause, who asks.
     pub fences: Vec<(NodeInstance, FenceCause, Option<NodeInstance>)>,
+    /// Members to be given their access now: nothing runs there.
+    pub access: Vec<NodeInstance>,
     /// Where each group is to run, if anywhere.
     pub targets: BTreeMap<Arc<str>, Option<NodeInstance>>,
     /// Groups that cannot make progress.
@@ -55,7 +59,7 @@ impl Plan {
     /// True if there is nothing to do.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.homes.is_empty() && self.steps.is_empty() && self.fences.is_empty()
+        self.homes.is_empty() && self.steps.is_empty() && self.fences.is_empty() && self.access.is_empty()
     }
 
     /// True if a step on this node is about the group that is being planned: those from `first` on are.
@@ -83,6 +87,8 @@ pub(crate) struct Rules {
     pub(crate) ignore_promotion: bool,
     /// Take one node to be as good as another.
     pub(crate) ignore_preferences: bool,
+    /// Start on a node that was not given its access.
+    pub(crate) ignore_access: bool,
 }
 
 /// What to do next. O(groups x resources x nodes).
@@ -115,13 +121,14 @@ fn plan_these(config: &Config, state: &State, rules: Rules, only: Option<&BTreeS
     }
     let standing = state.nodes.iter().filter_map(|(i, n)| Some((*i, &n.fence.as_ref()?.cause)));
     let doomed: Doomed<'_> = standing.chain(fences.iter().map(|f| (f.0, &f.1))).collect();
-    let mut plan = Plan { steps: plan_probes(config, state, &queue), ..Plan::default() };
+    let access = plan_access(config, state, &doomed);
+    let mut plan = Plan { steps: plan_probes(config, state, &queue), access, ..Plan::default() };
     let mut load = Load { state, counts: None };
     while let Some(at) = queue.pop() {
         let Some(group) = config.groups.get(at) else { continue };
         let Some((name, current)) = state.groups.get_key_value(group.name.as_str()) else { continue };
-        let (doomed, strategy, first) = (&doomed, config.health, plan.steps.len());
-        let scene = Scene { config: group, name, group: current, state, rules, doomed, strategy, first };
+        let (doomed, whole, first) = (&doomed, config, plan.steps.len());
+        let scene = Scene { config: group, name, group: current, state, rules, doomed, whole, first };
         let homes = plan.homes.len();
         if current.maintenance {
             plan.targets.insert(Arc::clone(name), current.home);
@@ -253,9 +260,17 @@ pub(crate) fn eligibility(
     let Some(group_config) = config.group(group) else { return Vec::new() };
     let standing = state.nodes.iter().filter_map(|(i, n)| Some((*i, &n.fence.as_ref()?.cause)));
     let doomed: Doomed<'_> = standing.collect();
-    let (rules, strategy, first) = (Rules::default(), config.health, 0);
-    let scene =
-        Scene { config: group_config, name, group: current, state, rules, doomed: &doomed, strategy, first };
+    let (rules, first) = (Rules::default(), 0);
+    let scene = Scene {
+        config: group_config,
+        name,
+        group: current,
+        state,
+        rules,
+        doomed: &doomed,
+        whole: config,
+        first,
+    };
     state.living().map(|(i, n)| (i, scene.ineligible(i, n))).collect()
 }
 
@@ -264,9 +279,17 @@ pub(crate) fn scores(config: &Config, state: &State, group: &str) -> Vec<NodeSco
     let Some((name, current)) = state.groups.get_key_value(group) else { return Vec::new() };
     let Some(group_config) = config.group(group) else { return Vec::new() };
     let doomed = BTreeMap::new();
-    let (rules, strategy, first) = (Rules::default(), config.health, 0);
-    let scene =
-        Scene { config: group_config, name, group: current, state, rules, doomed: &doomed, strategy, first };
+    let (rules, first) = (Rules::default(), 0);
+    let scene = Scene {
+        config: group_config,
+        name,
+        group: current,
+        state,
+        rules,
+        doomed: &doomed,
+        whole: config,
+        first,
+    };
     let score = |(node, n): (NodeInstance, &Node)| {
         let holds = if scene.is_many() {
             scene.spots(n).any(|(_, s)| s.is_running())
@@ -333,7 +356,8 @@ struct Scene<'a> {
     state: &'a State,
     rules: Rules,
     doomed: &'a Doomed<'a>,
-    strategy: HealthStrategy,
+    /// The configuration that the group is in.
+    whole: &'a Config,
     /// Number of the first step of the plan that is about it.
     first: usize,
 }
@@ -471,6 +495,9 @@ impl Scene<'_> {
         if self.doomed.contains_key(&instance) || earlier_life {
             return Some(Ineligible::Fencing);
         }
+        if let Some(why) = self.lacks_access(id, node) {
+            return Some(Ineligible::NoAccess { why });
+        }
         if self.state.standby.contains(&id) {
             return Some(Ineligible::Standby);
         }
@@ -478,7 +505,7 @@ impl Scene<'_> {
             return Some(Ineligible::Leaving);
         }
         let mut health = self.state.health.iter().filter(|((node, _), _)| *node == id);
-        if let Some(((_, attribute), value)) = health.find(|(_, value)| self.strategy.forbids(**value)) {
+        if let Some(((_, attribute), value)) = health.find(|(_, value)| self.whole.health.forbids(**value)) {
             return Some(Ineligible::Unhealthy { attribute: Arc::clone(attribute), value: *value });
         }
         let mut unmet = self.group.unmet.iter();

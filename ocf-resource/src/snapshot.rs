@@ -3,7 +3,7 @@
 use crate::FenceCause;
 use crate::book::Book;
 use crate::message::{VERSION, short};
-use crate::state::{Condition, Failures, Fence, Group, Node, Outdated, Presence, Spot, State};
+use crate::state::{Access, Condition, Failures, Fence, Group, Node, Outdated, Presence, Spot, State};
 use crate::wire::{
     self, Parsed, flag, list, option, put_flag, put_list, put_option, put_u64, read_outcome, read_severity,
 };
@@ -31,6 +31,7 @@ impl State {
             w.put_instance(*instance);
             put_node(w, node);
         });
+        put_list(&mut w, self.over.iter(), |w, instance| w.put_instance(*instance));
         put_list(&mut w, self.groups.iter(), |w, (name, group)| {
             w.put_text(name);
             put_group(w, group);
@@ -59,6 +60,7 @@ impl State {
             .into_iter()
             .collect(),
             nodes: list(&mut r, "nodes", |r| Ok((r.instance("node")?, read_node(r)?)))?.into_iter().collect(),
+            over: list(&mut r, "lives that are over", |r| r.instance("instance"))?.into_iter().collect(),
             groups: list(&mut r, "groups", |r| Ok((r.text("group")?.into(), read_group(r)?)))?
                 .into_iter()
                 .collect(),
@@ -66,6 +68,7 @@ impl State {
             forget_incoming: false,
             skip_notices: false,
             forget_parameters: false,
+            forget_ends: false,
         };
         r.finish("state")?;
         Ok(state)
@@ -76,6 +79,7 @@ fn put_node(w: &mut Vec<u8>, node: &Node) {
     put_flag(w, node.member);
     put_flag(w, node.leaving);
     put_flag(w, node.dead);
+    put_access(w, &node.access);
     put_option(w, node.lost.as_ref(), put_cause);
     put_option(w, node.fence.as_ref(), |w, fence| {
         put_cause(w, &fence.cause);
@@ -129,6 +133,7 @@ fn read_node(r: &mut Reader<'_>) -> Parsed<Node> {
         member: flag(r, "member")?,
         leaving: flag(r, "leaving")?,
         dead: flag(r, "dead")?,
+        access: read_access(r)?,
         lost: option(r, "lost", read_cause)?,
         fence: option(r, "fence", |r| {
             Ok(Fence {
@@ -139,6 +144,31 @@ fn read_node(r: &mut Reader<'_>) -> Parsed<Node> {
         })?,
         spots: list(r, "spots", |r| Ok((r.text("resource")?.into(), read_spot(r)?)))?.into_iter().collect(),
     })
+}
+
+fn put_access(w: &mut Vec<u8>, access: &Access) {
+    match access {
+        Access::Lacks => w.push(0),
+        Access::Asked { decision, last } => {
+            w.push(1);
+            wire::put_decision(w, *decision);
+            put_option(w, last.as_ref(), |w, why| w.put_text(why));
+        }
+        Access::Has => w.push(2),
+    }
+}
+
+fn read_access(r: &mut Reader<'_>) -> Parsed<Access> {
+    let at = r.clone();
+    match r.u8("access")? {
+        0 => Ok(Access::Lacks),
+        1 => Ok(Access::Asked {
+            decision: wire::decision(r)?,
+            last: option(r, "why", |r| Ok(short(r.text("why")?)))?,
+        }),
+        2 => Ok(Access::Has),
+        _ => Err(at.error("access", Malformed::OutOfRange)),
+    }
 }
 
 fn read_spot(r: &mut Reader<'_>) -> Parsed<Spot> {

@@ -10,6 +10,7 @@ use pils::{NodeId, NodeInstance};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+mod access;
 mod commands;
 mod notices;
 mod reports;
@@ -28,6 +29,8 @@ pub struct State {
     /// Hands off everything.
     pub(crate) maintenance: bool,
     pub(crate) health: BTreeMap<(NodeId, Arc<str>), Health>,
+    /// The newest life of each node that was fenced, until another one of that node joins.
+    pub(crate) over: BTreeSet<NodeInstance>,
     /// A known mistake, for tests: answers to old decisions count.
     pub(crate) believe_old: bool,
     /// A known mistake, for tests: nobody expects what is being moved where it goes to.
@@ -36,6 +39,8 @@ pub struct State {
     pub(crate) skip_notices: bool,
     /// A known mistake, for tests: what runs is not told of changed parameters.
     pub(crate) forget_parameters: bool,
+    /// A known mistake, for tests: a member that was outside is no end of a move any more.
+    pub(crate) forget_ends: bool,
 }
 
 /// Most health attributes of a node; one more drops the first by name.
@@ -57,11 +62,31 @@ pub(crate) struct Node {
     pub(crate) leaving: bool,
     /// Proven dead though still listed in the view.
     pub(crate) dead: bool,
+    /// Whether it has what it needs before it may run anything, if it needs that.
+    pub(crate) access: Access,
     /// Why it has to be fenced if it is not a member.
     pub(crate) lost: Option<FenceCause>,
     pub(crate) fence: Option<Fence>,
     /// By resource; complete for members.
     pub(crate) spots: BTreeMap<Arc<str>, Spot>,
+}
+
+/// What a node needs before it may run anything: access to what the cluster shares.
+///
+/// While somebody may be giving it, nothing runs there: so a node that is lost in that time need not be fenced, and access that comes
+/// late does no harm.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Nobody knows that it has it.
+    #[default]
+    Lacks,
+    /// It is being given to it.
+    Asked {
+        decision: Decision,
+        /// Why the last try failed.
+        last: Option<Arc<str>>,
+    },
+    Has,
 }
 
 /// A standing request to fence a node.
@@ -266,7 +291,7 @@ impl State {
             self.nodes.remove(&NodeInstance::new(member.node, crate::manager::UNKNOWN_LIFE));
             self.health.retain(|(node, _), _| *node != member.node);
             // A joiner has forgotten everything: whatever was known of this instance has to be found out again.
-            self.nodes.insert(*member, Node { member: true, ..Node::default() });
+            self.admit(*member, events);
             for group in self.groups.values_mut() {
                 group.unmet.retain(|condition, _| condition.node != Some(member.node));
                 if let Some(failures) = group.failures.get_mut(&member.node) {
@@ -293,7 +318,9 @@ impl State {
                 // Those who left before there was a configuration may run anything.
                 for node in self.nodes.values_mut().filter(|n| n.member || n.lost_unseen()) {
                     if !node.spots.contains_key(resource.name.as_str()) {
-                        node.spots.insert(resource.name.as_str().into(), Spot::unknown());
+                        let presence = if node.dead { Presence::Stopped } else { Presence::Unknown };
+                        let spot = Spot { presence, ..Spot::unknown() };
+                        node.spots.insert(resource.name.as_str().into(), spot);
                     }
                 }
             }
@@ -366,9 +393,10 @@ impl State {
                 }
                 self.complete();
             }
+            Message::Access { decision, why } => return self.on_access(sender, decision, why, events),
             Message::Returned => {
                 let Some(node) = self.nodes.get_mut(&sender).filter(|n| !n.dead) else { return false };
-                node.forget_operations();
+                node.forget_operations(self.forget_ends);
                 // What it was to hear of it has not heard, and nobody asks it again.
                 self.forget_listeners(|i| *i == sender, events);
             }
@@ -428,6 +456,8 @@ impl State {
         }
         node.fence = None;
         node.dead = true;
+        self.over.retain(|i| i.node != target.node);
+        self.over.insert(target);
         for spot in node.spots.values_mut() {
             *spot = Spot { presence: Presence::Stopped, ..Spot::unknown() };
         }
@@ -453,6 +483,9 @@ impl State {
                 let last = node.fence.take().and_then(|f| f.last);
                 node.fence = Some(Fence { cause: cause.clone(), asker: *asker, last });
             }
+        }
+        for node in &plan.access {
+            self.ask_access(*node);
         }
         for step in &plan.steps {
             self.issue_step(step, events);
@@ -501,11 +534,18 @@ impl State {
 
 impl Node {
     /// Everything here has to be looked at anew, where a look says what is there.
-    fn forget_operations(&mut self) {
+    /// `ends` of moves too: a mistake.
+    fn forget_operations(&mut self, ends: bool) {
+        if self.access != Access::Has {
+            self.access = Access::Lacks;
+        }
         for spot in self.spots.values_mut() {
             spot.pending = None;
             spot.notices.clear();
             spot.promotion = None;
+            if ends && matches!(spot.presence, Presence::Handed | Presence::Incoming) {
+                (spot.presence, spot.peer) = (Presence::Unknown, None);
+            }
             spot.look_anew();
         }
     }

@@ -131,6 +131,10 @@ pub struct NodeStatus {
     pub standby: bool,
     /// Has asked to leave?
     pub leaving: bool,
+    /// Was this life fenced, though it is a member? Its machine has to be started anew.
+    pub over: bool,
+    /// Has it the access that it needs, or needs none?
+    pub access: bool,
     /// Why it is to be fenced, if it is.
     pub fencing: Option<FenceCause>,
     /// What the last attempt to fence it brought.

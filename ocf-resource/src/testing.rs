@@ -33,11 +33,15 @@ pub enum Bug {
     IgnorePromotion,
     /// How much a group would rather be on a node counts nothing.
     IgnorePreferences,
+    /// A member that was outside and goes on is no end of a move any more: what is on its way is not expected there.
+    ForgetEnds,
+    /// Resources start on a node that was not given its access.
+    StartWithoutAccess,
 }
 
 impl Bug {
     /// Every one.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::StartBeforeFence,
         Self::StartBesideOthers,
         Self::StartBackwards,
@@ -51,6 +55,8 @@ impl Bug {
         Self::ForgetParameters,
         Self::IgnorePromotion,
         Self::IgnorePreferences,
+        Self::ForgetEnds,
+        Self::StartWithoutAccess,
     ];
 }
 

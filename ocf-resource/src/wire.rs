@@ -3,7 +3,7 @@
 use crate::executor::{Report, WatchPolicy};
 use crate::message::VERSION;
 use crate::{
-    Action, Config, Decision, FenceOutcome, GroupConfig, Health, HealthStrategy, MonitorConfig,
+    AccessNeed, Action, Config, Decision, FenceOutcome, GroupConfig, Health, HealthStrategy, MonitorConfig,
     PartitionPolicy, Preference, Promotion, ResourceConfig, Role, Score, Severity, StartFailure, StopFailure,
 };
 use bytes::BufMut;
@@ -250,6 +250,14 @@ pub(crate) fn put_config(w: &mut Vec<u8>, config: &Config) {
         HealthStrategy::MigrateOnRed => 1,
         HealthStrategy::OnlyGreen => 2,
     });
+    match &config.access {
+        AccessNeed::Nobody => w.push(0),
+        AccessNeed::Nodes(nodes) => {
+            w.push(1);
+            put_list(w, nodes.iter(), |w, node| w.put_node(*node));
+        }
+        AccessNeed::Everybody => w.push(2),
+    }
     put_list(w, config.groups.iter(), |w, group| {
         w.put_text(&group.name);
         put_list(w, group.nodes.iter(), |w, node| w.put_node(*node));
@@ -269,6 +277,7 @@ pub(crate) fn put_config(w: &mut Vec<u8>, config: &Config) {
         put_flag(w, group.migrate);
         put_flag(w, group.notify);
         w.put_u32(group.promoted);
+        w.put_u32(group.priority);
         put_list(w, group.resources.iter(), |w, resource| {
             w.put_text(&resource.name);
             w.put_text(&resource.agent.to_string());
@@ -302,9 +311,16 @@ pub(crate) fn read_config(r: &mut Reader<'_>) -> Parsed<Config> {
         2 => HealthStrategy::OnlyGreen,
         _ => return Err(at.error("health", Malformed::OutOfRange)),
     };
+    let at = r.clone();
+    let access = match r.u8("access")? {
+        0 => AccessNeed::Nobody,
+        1 => AccessNeed::Nodes(list(r, "nodes", |r| r.node("node"))?.into_iter().collect()),
+        2 => AccessNeed::Everybody,
+        _ => return Err(at.error("access", Malformed::OutOfRange)),
+    };
     let groups = list(r, "groups", read_group)?;
     let on_partition = if frozen { PartitionPolicy::Freeze } else { PartitionPolicy::Stop };
-    Ok(Config { groups, on_partition, health })
+    Ok(Config { groups, on_partition, health, access })
 }
 
 fn read_group(r: &mut Reader<'_>) -> Parsed<GroupConfig> {
@@ -324,6 +340,7 @@ fn read_group(r: &mut Reader<'_>) -> Parsed<GroupConfig> {
         migrate: flag(r, "migrate")?,
         notify: flag(r, "notify")?,
         promoted: r.u32("promoted")?,
+        priority: r.u32("priority")?,
         resources: list(r, "resources", |r| {
             let name = r.text("resource")?.to_owned();
             let at = r.clone();

@@ -95,9 +95,15 @@ fn every_promise_holds_under_faults_and_the_cluster_recovers() {
         "reload",
         "reload refused",
         "condition",
+        "access taken",
+        "access given",
+        "blink",
+        "goes on",
+        "alone for a moment",
     ] {
         assert!(seen.get(what).is_some_and(|n| *n >= 50), "{what} hardly ever happened: {seen:?}");
     }
+    assert!(seen.get("life over").is_some_and(|n| *n >= 20), "hardly ever a fenced life came back: {seen:?}");
 }
 
 #[test]
@@ -148,16 +154,19 @@ fn each_mistake_that_is_put_back_is_caught_by_the_promise_it_breaks() {
         Bug::TwoPromoted => &["R1"],
         Bug::StartBackwards => &["R3"],
         Bug::ForgetFailures => &["R4"],
-        Bug::ForgetIncoming => &["R1", "X1", "does not settle"],
+        Bug::ForgetIncoming | Bug::ForgetEnds => &["R1", "X1", "does not settle"],
         Bug::ActBeforeNotice => &["N1"],
         Bug::ForgetToPlan => &["P1"],
         Bug::ForgetParameters => &["V1"],
         Bug::IgnorePromotion => &["V2"],
         Bug::IgnorePreferences => &["V3"],
+        Bug::StartWithoutAccess => &["A1"],
         Bug::BelieveOldAnswers => &["R1", "X1", "R3", "does not settle"],
     };
     for bug in Bug::ALL {
-        let caught = (0..100).find(|seed| {
+        // Few histories have a move whose target is outside for a moment.
+        let from = if bug == Bug::ForgetEnds { 150 } else { 0 };
+        let caught = (from..from + 100).find(|seed| {
             let verdict = live(*seed, false, Some(bug)).1;
             verdict.is_err_and(|wrong| expected(bug).iter().any(|promise| wrong.contains(promise)))
         });

@@ -4,9 +4,9 @@ use bytes::Bytes;
 use ocf_resource::executor::{self, OperationId, Request};
 use ocf_resource::plan::plan;
 use ocf_resource::{
-    Action, AgentError, Blocked, Command, CommandError, Config, Departed, Event, FenceCause, FenceOutcome,
-    GroupConfig, Input, LocalStatus, Manager, OcfCode, Operation, OperationResult, Outcome, Output,
-    Preference, Promotion, ResourceConfig, ResourceState, Score, State,
+    AccessNeed, Action, AgentError, Blocked, Command, CommandError, Config, Departed, Event, FenceCause,
+    FenceOutcome, GroupConfig, Ineligible, Input, LocalStatus, Manager, OcfCode, Operation, OperationResult,
+    Outcome, Output, Preference, Promotion, ResourceConfig, ResourceState, Score, State,
 };
 use pils::{Incarnation, Instant, Layer, NodeId, NodeInstance};
 use proptest::prelude::*;
@@ -46,6 +46,7 @@ fn config() -> Config {
         migrate: false,
         notify: false,
         promoted: 0,
+        priority: 0,
         resources: vec![resource("ip"), resource("site")],
     };
     Config { groups: vec![group], ..Config::default() }
@@ -60,6 +61,8 @@ struct Table {
     waiting: Vec<(NodeInstance, OperationId, Operation)>,
     watched: Vec<(NodeInstance, OperationId, Operation)>,
     fences: Vec<(NodeInstance, NodeInstance, FenceCause)>,
+    /// Who is to be given its access.
+    bare: Vec<NodeInstance>,
     events: Vec<Event>,
     messages: Vec<(NodeInstance, Bytes)>,
 }
@@ -84,6 +87,7 @@ impl Table {
             waiting: Vec::new(),
             watched: Vec::new(),
             fences: Vec::new(),
+            bare: Vec::new(),
             events: Vec::new(),
             messages: Vec::new(),
         };
@@ -162,6 +166,7 @@ impl Table {
                             self.watched.push((*who, id, operation));
                         }
                         Output::Fence { target, cause } => self.fences.push((*who, target, cause)),
+                        Output::GiveAccess => self.bare.push(*who),
                         Output::Event(event) => self.events.push(event),
                         Output::Execute(_) | Output::WithdrawFence { .. } | Output::OfferState { .. } | _ => {
                         }
@@ -399,8 +404,8 @@ fn what_is_said_of_a_node_is_forgotten_when_it_joins_anew_and_what_is_said_of_al
     let members = [instance(1), instance(2)];
     t.view(&members, &[instance(2)], &[]);
     let nodes = t.manager(1).explain("web").expect("there is one").nodes;
-    let about = |why: &Option<ocf_resource::Ineligible>| match why {
-        Some(ocf_resource::Ineligible::Condition { node, .. }) => *node,
+    let about = |why: &Option<Ineligible>| match why {
+        Some(Ineligible::Condition { node, .. }) => *node,
         other => panic!("{other:?}"),
     };
     assert_eq!(nodes.iter().map(|(_, why)| about(why)).collect::<Vec<_>>(), [None, None]);
@@ -670,8 +675,8 @@ fn answers_to_old_decisions_change_nothing() {
 fn a_foreign_or_broken_message_is_counted_and_changes_nothing() {
     let mut t = Table::running(&[1, 2]);
     let before = t.manager(1).state().clone();
-    t.input(1, Input::Ordered { sender: instance(2), payload: b"\x05\xffgarbage" });
-    t.input(1, Input::Ordered { sender: instance(9), payload: b"\x05\x06" });
+    t.input(1, Input::Ordered { sender: instance(2), payload: b"\x06\xffgarbage" });
+    t.input(1, Input::Ordered { sender: instance(9), payload: b"\x06\x06" });
     assert_eq!(t.manager(1).state(), &before);
     assert_eq!(t.manager(1).status().malformed, 1);
 }
@@ -1388,7 +1393,7 @@ fn a_score_of_minus_infinity_keeps_a_group_away_for_ever() {
     t.command(1, Command::Standby(NodeId::new(3)));
     assert_eq!(t.obey(), ["n3 stop ip"]);
     let Some(Blocked::NoNode { nodes }) = t.blocked(1) else { panic!("{:?}", t.blocked(1)) };
-    assert_eq!(nodes[0], (instance(1), ocf_resource::Ineligible::Unwanted));
+    assert_eq!(nodes[0], (instance(1), Ineligible::Unwanted));
 }
 
 #[test]
@@ -1490,4 +1495,97 @@ fn parameters_that_no_agent_could_be_told_are_refused_before_they_are_sent() {
         let refused = t.manager(1).request(now, bad);
         assert!(matches!(refused, Err(CommandError::Parameters { .. })), "{refused:?}");
     }
+}
+
+/// A cluster whose nodes need their access.
+fn bare(nodes: &[u32]) -> Table {
+    let mut config = config();
+    config.access = AccessNeed::Everybody;
+    Table::of(&config, nodes, &[])
+}
+
+#[test]
+fn nothing_starts_on_a_node_before_it_has_its_access() {
+    let mut t = bare(&[1, 2]);
+    assert_eq!(t.bare, [], "it is not known what runs");
+    t.answer_probes();
+    assert_eq!(t.bare, [instance(1), instance(2)]);
+    assert_eq!(t.asked(), [""; 0]);
+    let Some(Blocked::NoNode { nodes }) = t.blocked(1) else { panic!("{:?}", t.blocked(1)) };
+    assert!(nodes.iter().all(|(_, why)| *why == Ineligible::NoAccess { why: None }), "{nodes:?}");
+    t.input(1, Input::Access { why: Some("no answer") });
+    assert_eq!(t.asked(), [""; 0]);
+    let Some(Blocked::NoNode { nodes }) = t.blocked(2) else { panic!("{:?}", t.blocked(2)) };
+    assert_eq!(nodes[0].1, Ineligible::NoAccess { why: Some("no answer".into()) });
+    t.input(2, Input::Access { why: None });
+    assert_eq!(t.asked(), ["n2 start ip"], "the second choice can run it");
+    t.now += Duration::from_secs(31);
+    let now = t.now;
+    t.manager(1).handle_timeout(now);
+    t.settle();
+    assert_eq!(t.bare.last(), Some(&instance(1)), "it is tried again");
+    t.input(1, Input::Access { why: None });
+    assert!(t.manager(1).status().nodes.iter().all(|n| n.access));
+}
+
+#[test]
+fn what_is_found_running_without_access_is_stopped_before_access_is_given() {
+    let mut t = bare(&[1, 2]);
+    let stopped = || Outcome::Failed { code: OcfCode::NotRunning };
+    t.answer(1, "ip", Action::Monitor, Outcome::Ok);
+    for (node, resource) in [(1, "site"), (2, "ip"), (2, "site")] {
+        t.answer(node, resource, Action::Monitor, stopped());
+    }
+    assert_eq!((t.bare.as_slice(), t.asked()), ([instance(2)].as_slice(), vec!["n1 stop ip".to_owned()]));
+    t.answer(1, "ip", Action::Stop, Outcome::Ok);
+    assert_eq!(t.bare, [instance(2), instance(1)]);
+}
+
+#[test]
+fn a_node_that_is_lost_while_it_is_given_access_is_not_fenced_and_an_old_answer_counts_nothing() {
+    let mut t = bare(&[1, 2, 3]);
+    t.answer_probes();
+    t.without(3);
+    assert_eq!(t.fences.len(), 0, "nothing ran there");
+    let members = [instance(1), instance(2)];
+    t.view(&members, &[], &[]);
+    t.input(1, Input::Access { why: None });
+    let stale = t.manager(1).status().stale;
+    t.input(1, Input::Access { why: Some("late") });
+    assert_eq!(t.manager(1).status().stale, stale + 1);
+    assert!(t.manager(2).status().nodes[0].access);
+}
+
+#[test]
+fn a_life_that_was_fenced_runs_nothing_when_it_is_back() {
+    let mut t = Table::running(&[1, 2, 3]);
+    let members = [instance(2), instance(3)];
+    let departed = Departed { instance: instance(1), proof_of_death: false, why: "silent".into() };
+    t.view(&members, &[], &[departed]);
+    t.fenced(2, instance(1), FenceOutcome::Confirmed);
+    t.obey();
+    assert_eq!(t.status(2).running_on, Some(instance(2)));
+    let back = [instance(2), instance(3), instance(1)];
+    t.view(&back, &[instance(1)], &[]);
+    let over = |e: &Event| matches!(e, Event::LifeIsOver { node } if *node == instance(1));
+    assert_eq!(t.events.iter().filter(|e| over(e)).count(), 2, "both who know say so");
+    assert_eq!(t.asked(), [""; 0], "it is not even looked at");
+    assert_eq!(t.status(2).running_on, Some(instance(2)));
+    // In another life it may run things again.
+    t.managers.retain(|(m, _)| *m != instance(1));
+    let anew = life(1, 77);
+    let departed = Departed { instance: instance(1), proof_of_death: false, why: "silent".into() };
+    t.view(&[instance(2), instance(3), anew], &[anew], &[departed]);
+    assert_eq!(t.fences.len(), 1, "and what was fenced is not fenced again");
+    assert!(t.manager(2).status().nodes.iter().all(|n| !n.over));
+}
+
+#[test]
+fn the_node_with_more_important_groups_is_the_more_important_one() {
+    let mut config = config();
+    config.groups[0].priority = 7;
+    let mut t = Table::of(&config, &[1, 2], &[]);
+    t.answer_probes();
+    t.obey();
+    assert_eq!([1, 2, 3].map(|n| t.manager(2).importance(NodeId::new(n))), [Some(7), Some(0), None]);
 }

@@ -81,6 +81,13 @@ impl Default for Config {
 }
 
 impl Config {
+    /// The longest that the first attempt on a node may wait, in milliseconds: fixed, random and priority delay together.
+    #[must_use]
+    pub fn longest_delay_ms(&self) -> u64 {
+        let fixed = self.devices.iter().flat_map(DeviceConfig::listed).map(|t| t.delay_ms).max().unwrap_or(0);
+        fixed.saturating_add(self.delay_random_ms_max).saturating_add(self.priority_delay_ms)
+    }
+
     /// The devices that fence `node`, in order.
     pub fn devices_of(&self, node: NodeId) -> impl Iterator<Item = &DeviceConfig> {
         self.devices.iter().filter(move |d| d.target(node).is_some())

@@ -28,6 +28,7 @@
 //! ```
 
 mod access;
+mod address;
 mod classes;
 mod external;
 mod fence_agent;
@@ -42,6 +43,7 @@ mod waiting;
 mod watchdog;
 
 pub use access::{AccessDevice, AddressFence, SimulatedAccess};
+pub use address::AddressClass;
 pub use classes::{Classes, DeviceClass};
 pub use external::{External, ExternalClass, find_external, installed_externals, query_external};
 pub use fence_agent::{

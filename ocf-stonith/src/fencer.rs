@@ -119,6 +119,8 @@ pub enum Sabotage {
     SwitchOnMeanwhile,
     /// Takes what was not read for proof if it comes late.
     LateEchoIsProof,
+    /// Gives a life that was fenced by its access that access back.
+    GiveBack,
 }
 
 /// True if the bug was put back; never, without the feature `testing`.
@@ -177,6 +179,11 @@ impl Fencer {
         }
     }
 
+    /// A life that was fenced by its access was given it again, so it does not count as fenced any more: it may be fenced again.
+    pub fn forget_confirmed(&mut self, target: NodeInstance) {
+        self.history.forget(target);
+    }
+
     /// Ends the life of `request.target`. A second request for the same incarnation is joined to the first.
     ///
     /// # Errors
@@ -189,7 +196,7 @@ impl Fencer {
         if target.node == self.local {
             return Err(RequestError::OwnNode(target.node));
         }
-        let by_operator = matches!(cause, Cause::Operator { .. });
+        let by_operator = cause.needs_no_authority();
         if self.authority != Authority::Granted && !by_operator && !sabotaged!(self, FenceUnasked) {
             return Err(RequestError::NoAuthority(target));
         }
@@ -217,7 +224,8 @@ impl Fencer {
         if self.requests.len() >= self.config.requests_max {
             return Err(RequestError::Full { limit: self.config.requests_max });
         }
-        let delay = if by_operator { Duration::ZERO } else { self.delay(target.node) };
+        let at_once = matches!(cause, Cause::Operator { .. });
+        let delay = if at_once { Duration::ZERO } else { self.delay(target.node) };
         self.stats.requests += 1;
         self.requests.insert(target, Standing::new(now, action, cause.clone(), by_operator, now + delay));
         self.emit(Event::Started { target, action, cause, delay });
@@ -404,7 +412,11 @@ impl Fencer {
         self.emit(Event::Finished { target, outcome });
         if standing.action == FenceAction::Reboot {
             for place in standing.asked {
-                self.restart(now, target, place);
+                // Access goes to the next life, by unfencing: this one may still run.
+                let access = self.config.devices.get(place).is_some_and(|device| device.unfence);
+                if !access || sabotaged!(self, GiveBack) {
+                    self.restart(now, target, place);
+                }
             }
         }
     }

@@ -75,6 +75,16 @@ pub enum Cause {
         /// Who.
         who: Arc<str>,
     },
+    /// Half of the votes is here and half is there, and whoever is fenced does not go on. Needs no authority, since no side has it;
+    /// waits as any other, so that the side that is to go on is earlier.
+    EvenSplit,
+}
+
+impl Cause {
+    /// True if it needs no authority.
+    pub(crate) const fn needs_no_authority(&self) -> bool {
+        matches!(self, Self::Operator { .. } | Self::EvenSplit)
+    }
 }
 
 impl fmt::Display for Cause {
@@ -83,6 +93,7 @@ impl fmt::Display for Cause {
             Self::Lost { why } => write!(f, "lost: {why}"),
             Self::StopFailed { resource } => write!(f, "{resource} could not be stopped"),
             Self::Operator { who } => write!(f, "asked for by {who}"),
+            Self::EvenSplit => f.write_str("half of the votes is on the other side"),
         }
     }
 }

@@ -276,6 +276,13 @@ impl History {
         self.records.iter().rev().filter(|r| r.target == target).find_map(|r| r.outcome.as_ref())
     }
 
+    /// Forgets that this incarnation was confirmed; what was tried stays on record.
+    pub(crate) fn forget(&mut self, target: NodeInstance) {
+        for record in self.records.iter_mut().filter(|record| record.target == target) {
+            record.outcome = None;
+        }
+    }
+
     /// Past requests, oldest first.
     pub fn iter(&self) -> impl Iterator<Item = &Record> {
         self.records.iter()

@@ -294,6 +294,57 @@ fn access_is_not_given_to_a_node_that_is_fenced_or_without_authority() {
     b.fencer.set_authority(b.now, Authority::Absent);
     b.drain();
     assert!(matches!(b.events.last(), Some(Event::UnfenceFailed { target, .. }) if *target == next));
+    b.fencer.set_authority(b.now, Authority::Granted);
+    assert_eq!(
+        b.fencer.unfence(b.now, next),
+        Err(UnfenceError::Busy(next.node)),
+        "what was cancelled may still come"
+    );
+    b.answer("switch", On, done(IsOn));
+    b.fencer.unfence(b.now, next).unwrap();
+}
+
+#[test]
+fn a_reboot_by_a_device_that_takes_access_does_not_give_it_back_to_the_life_that_was_fenced() {
+    let asked = |bug: Option<Sabotage>| {
+        let mut b = Bench::new(&FABRIC.replace("name = 'bmc'", "name = 'bmc'\n    hosts = 'static'"));
+        bug.into_iter().for_each(|bug| b.fencer.sabotage(bug));
+        b.request(NODE_2, Reboot);
+        b.answer("bmc", Off, failed());
+        b.answer("switch", Off, done(IsOff));
+        assert!(matches!(b.outcome(), Some(Outcome::Confirmed { .. })), "{:?}", b.events);
+        b.runs.iter().filter(|r| r.action == On).map(|r| r.device.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(asked(None), ["bmc"], "power may come back, access comes with the next life");
+    assert_eq!(asked(Some(Sabotage::GiveBack)), ["bmc", "switch"], "the bug put back");
+}
+
+#[test]
+fn a_life_that_was_given_access_again_can_be_fenced_again() {
+    let mut b = Bench::new(FABRIC);
+    b.request(NODE_2, Off);
+    b.answer("bmc", Off, done(IsOff));
+    let orders = b.runs.len();
+    b.request(NODE_2, Off);
+    assert_eq!(b.runs.len(), orders, "it is known to be fenced");
+    b.fencer.forget_confirmed(NODE_2);
+    b.request(NODE_2, Off);
+    assert_eq!(b.runs.len(), orders + 1);
+}
+
+#[test]
+fn in_an_even_split_nobody_has_authority_and_the_less_important_node_waits() {
+    let mut b =
+        Bench::new("priority_delay_ms = 5000\n[[devices]]\nname = 'x'\nclass = 'simulated'\nnodes = 'all'");
+    b.fencer.set_authority(b.now, Authority::Absent);
+    b.fencer.set_priority(NodeId::new(2), 20);
+    let request = FenceRequest { target: NODE_2, action: Off, cause: Cause::EvenSplit };
+    b.fencer.request(b.now, request).expect("it needs no authority");
+    b.drain();
+    b.pass(4999);
+    assert!(b.runs.is_empty(), "node 2 shoots first if it lives");
+    b.pass(1);
+    assert_eq!(b.runs.len(), 1);
 }
 
 #[test]

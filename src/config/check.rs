@@ -1,9 +1,12 @@
 //! Finding everything that is wrong with a configuration.
 
 use super::{KEY_MIN, NodeConfig};
-use ocf_membership::{EvenSplit, NodeVotes};
+use ocf_membership::{EvenSplit, NodeVotes, QuorumPolicy};
+use ocf_resource::AccessNeed;
 use ocf_stonith::Targets;
 use pils::{ConfigErrors, NodeId};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// Longest name of a cluster, in bytes.
 const CLUSTER_MAX: usize = 255;
@@ -72,6 +75,10 @@ impl NodeConfig {
             errors.nest("fencing", nested);
         }
         self.check_targets(&mut errors);
+        self.check_race(&mut errors);
+        if let Some(entry) = &self.self_fencing {
+            errors.nest("self_fencing", entry.check());
+        }
         if let Err(nested) = resources {
             errors.nest("resources", nested);
         }
@@ -218,6 +225,39 @@ impl NodeConfig {
                 }
             }
         }
+    }
+
+    /// Two nodes that fence each other: the less important one has to wait longer than the one that waits anyway, and whoever fences
+    /// has to be done before the half gives up.
+    fn check_race(&self, errors: &mut ConfigErrors) {
+        let fences = |policy: Arc<dyn QuorumPolicy>| policy.rules().even_split == EvenSplit::Fences;
+        if !ocf_membership::policy_by_name(&self.quorum).is_some_and(fences) {
+            return;
+        }
+        let tie = self.tie_breaker.clone().unwrap_or_default();
+        let (priority, behind) = (self.fencing.priority_delay_ms, tie.delay_ms.saturating_mul(2));
+        if priority != 0 && priority < behind {
+            let problem = format!("is below {behind} ms, twice delay_ms of tie_breaker");
+            let fix = format!("choose {behind} or more, or lower delay_ms of [tie_breaker]");
+            errors.push("fencing.priority_delay_ms", priority, problem, fix);
+        }
+        let slowest = self.fencing.devices.iter().map(|d| d.timeout_ms).max().unwrap_or(0);
+        let waits = self.fencing.longest_delay_ms().saturating_add(slowest);
+        if waits > tie.timeout_ms && self.fencing.longest_delay_ms() > 0 {
+            let problem = format!("is below the {waits} ms that the delays and one try of a device may take");
+            errors.push("tie_breaker.timeout_ms", tie.timeout_ms, problem, format!("choose {waits} or more"));
+        }
+    }
+
+    /// Who needs its access before it may run anything, as the fence devices have it.
+    pub(super) fn access_need(&self) -> AccessNeed {
+        let giving = || self.fencing.devices.iter().filter(|device| device.unfence);
+        if giving().any(|device| matches!(device.nodes, Targets::Every(_))) {
+            return AccessNeed::Everybody;
+        }
+        let needs = |node: &NodeId| giving().any(|device| device.target(*node).is_some());
+        let nodes: BTreeSet<NodeId> = self.nodes.iter().map(|n| n.id).filter(needs).collect();
+        if nodes.is_empty() { AccessNeed::Nobody } else { AccessNeed::Nodes(nodes) }
     }
 
     fn ids(&self) -> String {

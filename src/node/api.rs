@@ -153,7 +153,6 @@ fn methods(config: &NodeConfig, handle: &Handle<Stack, NodeHost>, local: NodeIns
     let peers = status.clone();
     let sending = handle.clone();
     let leaving = handle.clone();
-    let confirming = handle.clone();
     Dispatcher::builder()
         .method(
             Method::new("node.identity").help("Which life of which node this is.").signature(["struct"]),
@@ -190,6 +189,14 @@ fn methods(config: &NodeConfig, handle: &Handle<Stack, NodeHost>, local: NodeIns
                 asked.map_err(|why| Fault::application(why.to_string()))
             },
         )
+        .merge(fencing(handle))
+}
+
+/// What a person does about fencing.
+fn fencing(handle: &Handle<Stack, NodeHost>) -> Builder {
+    let stopped = |why: ocf_comm::driver::Stopped| Fault::new(Fault::UNAVAILABLE, why.to_string());
+    let (confirming, drilling) = (handle.clone(), handle.clone());
+    Dispatcher::builder()
         .method(
             Method::new("node.confirm_fenced")
                 .help("Says that a life of a node is certainly off: its id, its incarnation, who says so.")
@@ -202,6 +209,16 @@ fn methods(config: &NodeConfig, handle: &Handle<Stack, NodeHost>, local: NodeIns
                 let target = NodeInstance::new(NodeId::new(node), incarnation);
                 let said = confirming.call(|stack, _, now| stack.confirm_fenced(now, target, &who));
                 said.map_err(stopped)?.map_err(|why| Fault::application(why.to_string()))
+            },
+        )
+        .method(
+            Method::new("node.drill")
+                .help("Tries the fence devices of a node: its id, true to switch it off and on, who says so. What came of it is on the topic of fencing.")
+                .signature(["nil", "int", "boolean", "string"])
+                .access(Access::Control),
+            move |_: &Caller, (node, harm, who): (u32, bool, String)| {
+                let begun = drilling.call(|stack, _, now| stack.drill(now, NodeId::new(node), harm, &who));
+                begun.map_err(stopped)?.map_err(|why| Fault::application(why.to_string()))
             },
         )
 }

@@ -1,3 +1,4 @@
+use super::alive::{self, Alive, Ender, NotArmedError};
 use super::api::{self, Api, ApiError};
 use super::application::Application;
 use super::calls::{self, Callers, Job};
@@ -16,13 +17,16 @@ use core::fmt;
 use crossbeam_channel::Receiver;
 use ocf_comm::Secrets;
 use ocf_comm::driver::sentinel::{Sentinel, SentinelConfig};
-use ocf_comm::driver::{Agreement, Handle, IoConfig, Ports, Reactor, Remote, SetupError, cipher, entropy};
+use ocf_comm::driver::{
+    Agreement, Handle, IoConfig, Ports, Reactor, Remote, Running, SetupError, cipher, entropy,
+};
 use ocf_comm::rpc::{self, Dispatcher};
 use ocf_membership::TieBreaker;
 use ocf_resource::driver::apphb::AppHeartbeatServer;
 use ocf_resource::driver::{AgentHost, OcfClass, RustClass};
 use ocf_resource::{AgentClass, AgentName, Agents, GroupConfig};
-use ocf_stonith::driver::{Classes, DeviceClass, DeviceHost};
+use ocf_stonith::driver::{Classes, DeviceClass, DeviceHost, KernelWatchdog, Watchdog, end_by_sysrq};
+use ocf_stonith::sbd::End;
 use parking_lot::Mutex;
 use pils::process::Runner;
 use pils::topic::Bus;
@@ -58,6 +62,8 @@ pub struct NodeBuilder {
     tune: Box<dyn FnOnce(&mut StackConfig)>,
     locks: Option<ocf_dlm::cluster::Config>,
     tie_breaker: Option<Box<dyn TieBreaker>>,
+    watchdog: Option<Box<dyn Watchdog>>,
+    ender: Ender,
 }
 
 impl fmt::Debug for NodeBuilder {
@@ -91,6 +97,9 @@ pub enum StartError {
     /// The socket for heartbeats of applications could not be served.
     #[error("heartbeats of applications: {0}")]
     Heartbeats(#[source] io::Error),
+    /// Nothing stands behind the node, and the configuration says that something has to.
+    #[error("self_fencing: {0}")]
+    NotArmed(#[from] NotArmedError),
     /// The system gave no thread or child process runner.
     #[error("the system refuses a thread: {0}")]
     Threads(#[source] io::Error),
@@ -114,6 +123,8 @@ impl NodeBuilder {
             tune: Box::new(|_| {}),
             locks: None,
             tie_breaker: None,
+            watchdog: None,
+            ender: Box::new(end_by_sysrq),
         }
     }
 
@@ -228,6 +239,20 @@ impl NodeBuilder {
     #[must_use]
     pub fn tie_breaker(mut self, breaker: impl TieBreaker + 'static) -> Self {
         self.tie_breaker = Some(Box::new(breaker));
+        self
+    }
+
+    /// The watchdog of `self_fencing`, in place of the kernel's.
+    #[must_use]
+    pub fn watchdog(mut self, watchdog: impl Watchdog + 'static) -> Self {
+        self.watchdog = Some(Box::new(watchdog));
+        self
+    }
+
+    /// What ends this machine when the node has to end at once, in place of [`end_by_sysrq`]. The watchdog is behind it.
+    #[must_use]
+    pub fn on_end(mut self, end: impl FnOnce(&End) + Send + 'static) -> Self {
+        self.ender = Box::new(end);
         self
     }
 
@@ -351,9 +376,12 @@ impl NodeBuilder {
         .with_bus(Some(bus.clone()))
         .with_callers(callers)
         .with_application(self.application);
-        let running = Reactor::new(ports, inbox, stack, host).spawn(&format!("ocf-{}", local.node))?;
-        let handle = running.handle();
-        let api = serve((&self.config, local), handle, self.methods, (jobs, remote), &bus)?;
+        // Last, and before anything can run here.
+        let alive = arm(&self.config, self.watchdog, self.ender, &remote)?;
+        let reactor = Reactor::new(ports, inbox, stack, host.with_alive(alive.clone()));
+        let launched = launch((&self.config, local), reactor, self.methods, (jobs, remote), &bus);
+        // A node that does not start has not met anybody.
+        let (running, api) = launched.inspect_err(|_| alive.iter().for_each(|alive| alive.let_go()))?;
         Ok(Node {
             inner: Arc::new(Inner {
                 handle: running.handle(),
@@ -365,9 +393,45 @@ impl NodeBuilder {
                 config: self.config,
                 api: Mutex::new(api),
                 bus,
+                alive,
             }),
         })
     }
+}
+
+/// Starts the node's thread, and what answers others.
+fn launch(
+    (config, local): (&NodeConfig, NodeInstance),
+    reactor: Reactor<Stack, NodeHost>,
+    more: rpc::Builder,
+    calls: (Receiver<Job>, Remote<Command>),
+    bus: &Bus,
+) -> Result<(Running<Stack, NodeHost>, Option<Api>), StartError> {
+    let running = reactor.spawn(&format!("ocf-{}", local.node))?;
+    let api = serve((config, local), running.handle(), more, calls, bus)?;
+    Ok((running, api))
+}
+
+/// Has the watchdog stand behind the node, if the configuration has one.
+fn arm(
+    config: &NodeConfig,
+    given: Option<Box<dyn Watchdog>>,
+    ender: Ender,
+    remote: &Remote<Command>,
+) -> Result<Option<Arc<Alive>>, StartError> {
+    let Some(entry) = &config.self_fencing else { return Ok(None) };
+    let watchdog = match given {
+        Some(given) => given,
+        None => Box::new(
+            KernelWatchdog::new(&entry.watchdog)
+                .map_err(|reason| NotArmedError::NoWatchdog { path: entry.watchdog.clone(), reason })?,
+        ),
+    };
+    let time = watchdog.timeout();
+    let alive = Arc::new(Alive::arm(entry, &config.name_of(config.node), watchdog, ender)?);
+    let beating = alive::beat(time, remote.clone());
+    beating.inspect_err(|_| alive.let_go()).map_err(StartError::Threads)?;
+    Ok(Some(alive))
 }
 
 /// Answers what other nodes and programs outside ask of the node.

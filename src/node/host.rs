@@ -1,3 +1,4 @@
+use super::alive::Alive;
 use super::application::{Application, Here};
 use super::calls::Callers;
 use super::gate::{Gate, Offers};
@@ -46,6 +47,8 @@ pub(super) enum Command {
     Answered(Ticket, Result<Body, Fault>),
     /// An application of this machine is well, or is not.
     Application(Told),
+    /// The node is to say that it is well, if it is.
+    Alive,
 }
 
 /// Messages after which those of a turn are handed over before its end: the application begins meanwhile.
@@ -79,6 +82,7 @@ pub(super) struct NodeHost {
     seats: Seats,
     outside: Option<Outside>,
     heartbeats: Option<AppHeartbeatServer>,
+    alive: Option<Arc<Alive>>,
 }
 
 impl NodeHost {
@@ -111,7 +115,14 @@ impl NodeHost {
             seats: Seats::default(),
             outside: None,
             heartbeats: None,
+            alive: None,
         }
+    }
+
+    /// Says to a watchdog that the node is well.
+    pub(super) fn with_alive(mut self, alive: Option<Arc<Alive>>) -> Self {
+        self.alive = alive;
+        self
     }
 
     /// Who waits for what about locks.
@@ -275,6 +286,12 @@ impl Host<Stack> for NodeHost {
             Command::Device(report) => Input::Device(report),
             Command::Tie(ballot, verdict) => Input::Tie { ballot, verdict },
             Command::Application(told) => return self.heard(layer, now, told),
+            Command::Alive => {
+                if let Some(alive) = self.alive.as_ref().filter(|_| layer.may_live(now)) {
+                    alive.say();
+                }
+                return;
+            }
             Command::Answered(ticket, answer) => {
                 // Nobody may wait for it any more; that is counted.
                 let _taken: bool = layer.answer(now, ticket, answer);

@@ -149,11 +149,13 @@ impl Stack {
                 self.outbox.retain(Channel::GROUPS, |peer| view.contains(peer));
                 self.entering = true;
                 self.fencer.set_authority(now, Authority::Granted);
+                self.retry_access(now);
                 self.groups.handle(now, ocf_groups::Input::Installed(&view));
                 self.view_for_locks(now, &view);
             }
             From::Event(Event::NonPrimary(situation)) => {
                 self.fencer.set_authority(now, Authority::Absent);
+                self.drop_access();
                 self.lose_locks(now, situation.dormant);
                 self.groups.handle(now, ocf_groups::Input::NonPrimary);
                 self.manager.handle(now, ocf_resource::Input::NonPrimary);
@@ -174,6 +176,7 @@ impl Stack {
                 self.fencer.set_authority(now, Authority::Granted);
                 self.tell_locks(now, ocf_dlm::cluster::Input::Resumed);
                 self.fence_for_locks(now);
+                self.retry_access(now);
                 self.groups.handle(now, ocf_groups::Input::Resumed);
                 self.manager.handle(now, ocf_resource::Input::Resumed);
                 if self.told_primary {
@@ -232,7 +235,8 @@ impl Stack {
                     self.wanted.clear();
                 }
                 self.view_for_manager(now, &view);
-                (self.told_primary, self.entering) = (true, false);
+                (self.told_primary, self.entering, self.was_member) = (true, false, true);
+                self.weigh_all();
                 let view = Event::View(view);
                 let _everybody: bool = self.residents.take(now, &view);
                 self.emit(NodeEvent::Group(view));
@@ -333,6 +337,7 @@ impl Stack {
                     tracing::debug!(%target, "no fence request to withdraw");
                 }
             }
+            From::GiveAccess => self.give_access(now),
             From::OfferState { token, state } => {
                 if let Some((joiner, position)) = self.wanted.remove(&token)
                     && let Err(error) =
@@ -341,7 +346,10 @@ impl Stack {
                     tracing::debug!(%error, "state is no longer wanted");
                 }
             }
-            From::Event(event) => self.emit(NodeEvent::Resource(event)),
+            From::Event(event) => {
+                self.weigh(&event);
+                self.emit(NodeEvent::Resource(event));
+            }
             other => tracing::debug!(?other, "output of the manager without a taker"),
         }
     }
@@ -377,6 +385,7 @@ impl Stack {
                     self.manager
                         .handle(now, ocf_resource::Input::Fenced { target, outcome, detail: &detail });
                 }
+                self.on_access(now, &event);
                 self.emit(NodeEvent::Fencing(event));
             }
             other => tracing::debug!(?other, "output of fencing without a taker"),

@@ -6,7 +6,6 @@ use ocf_membership::{Claim, EvenSplit, Evidence, NodeVotes, OverrideError, Verdi
 use ocf_stonith::{Cause, FenceRequest, Withdrawal};
 use pils::{Instant, Layer as _, NodeInstance};
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 /// Whose end this node waits for before its half may go on.
 #[derive(Debug)]
@@ -26,8 +25,7 @@ impl Stack {
         self.duel = Some(Duel { ballot, left: claim.absent.iter().copied().collect() });
         for target in claim.absent {
             // Whoever chose this policy decided that a node fences without a quorum.
-            let cause = Cause::Operator { who: Arc::from("the quorum policy for two nodes") };
-            let request = FenceRequest { target, action: self.fence_action, cause };
+            let request = FenceRequest { target, action: self.fence_action, cause: Cause::EvenSplit };
             if let Err(error) = self.fencer.request(now, request) {
                 tracing::warn!(%target, %error, "it cannot be fenced, so this node does not go on without it");
                 self.withdraw_claim(now);

@@ -106,6 +106,7 @@ impl Lab {
                 votes_revision: 0,
                 last_man_standing_ms: None,
                 fence_action: FenceAction::Off,
+                self_fencing: None,
                 fencing: toml::from_str(FENCING).unwrap(),
                 resources: toml::from_str(RESOURCES).unwrap(),
                 api: ocf::ApiConfig::default(),

@@ -281,6 +281,7 @@ fn config(id: NodeId, key: Key, nodes: Vec<NodeEntry>, plan: &Plan) -> NodeConfi
         votes_revision: 0,
         last_man_standing_ms: None,
         fence_action: FenceAction::Off,
+        self_fencing: None,
         fencing: toml::from_str(plan.fencing).unwrap(),
         resources: toml::from_str(plan.resources).unwrap(),
         api: ocf::ApiConfig::default(),

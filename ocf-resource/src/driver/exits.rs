@@ -187,6 +187,7 @@ fn fields(event: &Event) -> Value {
             "event": "fence-unconfirmed", "node": target.to_string(), "outcome": outcome, "why": detail,
             "text": format!("{target} is not known to be fenced: {detail}"),
         }),
+        Event::AccessGiven { .. } | Event::AccessRefused { .. } | Event::LifeIsOver { .. } => access(event),
         Event::Blocked { group, because: Some(why) } => json!({
             "event": "blocked", "group": group, "why": why.to_string(), "because": plain(why),
             "ways_out": why.ways_out(group), "text": format!("{group}: {why}"),
@@ -209,6 +210,25 @@ fn fields(event: &Event) -> Value {
         Event::Malformed { error, .. } => json!({
             "event": "malformed", "why": error.to_string(), "text": format!("a message could not be read: {error}"),
         }),
+    }
+}
+
+/// What is said of a node's access.
+#[expect(clippy::wildcard_enum_match_arm, reason = "all else is said elsewhere")]
+fn access(event: &Event) -> Value {
+    match event {
+        Event::AccessGiven { node } => json!({
+            "event": "access-given", "node": node.to_string(), "text": format!("{node} has its access"),
+        }),
+        Event::AccessRefused { node, why } => json!({
+            "event": "access-refused", "node": node.to_string(), "why": why,
+            "text": format!("{node} cannot be given its access: {why}"),
+        }),
+        Event::LifeIsOver { node } => json!({
+            "event": "life-is-over", "node": node.to_string(),
+            "text": format!("{node} was fenced and is a member in the same life: start its machine anew"),
+        }),
+        _ => json!({}),
     }
 }
 
@@ -275,6 +295,8 @@ impl Mail {
             Event::Failed { .. }
                 | Event::Fenced { .. }
                 | Event::FenceUnconfirmed { .. }
+                | Event::AccessRefused { .. }
+                | Event::LifeIsOver { .. }
                 | Event::RoleChanged { .. }
                 | Event::Started { .. }
                 | Event::Blocked { .. }

@@ -39,7 +39,8 @@ impl Manager {
     pub(super) fn compare(&mut self, plan: &Plan) {
         let Some(config) = self.state.config.as_ref().filter(|_| self.planner.check.on) else { return };
         let whole = plan_by(config, &self.state, self.rules);
-        let same = (&whole.homes, &whole.steps, &whole.fences) == (&plan.homes, &plan.steps, &plan.fences);
+        let same = (&whole.homes, &whole.steps, &whole.fences, &whole.access)
+            == (&plan.homes, &plan.steps, &plan.fences, &plan.access);
         if !same {
             return self.differs(format!("{plan:?} in place of {whole:?}"));
         }

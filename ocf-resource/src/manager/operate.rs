@@ -123,6 +123,7 @@ impl Manager {
         for (decision, resource, action) in steps {
             self.run_step(decision, &resource, action);
         }
+        self.take_access();
     }
 
     /// Has the instance here hear of a step.

@@ -103,6 +103,9 @@ impl Manager {
                 self.state.issue(&plan, &mut events);
                 next = Marks::of_plan(&plan, &book, &self.state);
                 marks.add(&next);
+                if plan.access.contains(&self.me) {
+                    self.take_access();
+                }
                 for (target, cause, asker) in plan.fences {
                     if asker == Some(self.me) && self.is_member() {
                         self.out.push_back(Output::Fence { target, cause });

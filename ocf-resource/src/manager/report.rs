@@ -66,6 +66,8 @@ pub(super) fn status(manager: &Manager) -> Status {
             member: node.member,
             standby: state.standby.contains(&instance.node),
             leaving: node.leaving,
+            over: node.member && node.dead,
+            access: !state.lacks_access(*instance),
             fencing: fence.map(|f| f.cause.clone()),
             fencing_last: fence.and_then(|f| f.last.as_ref().map(|(_, text)| Arc::clone(text))),
         });

@@ -65,13 +65,14 @@ impl Marks {
             | Message::Health { .. }
             | Message::Leave
             | Message::Remember(_)
+            | Message::Access { .. }
             | Message::Returned => Self::ALL,
         }
     }
 
     /// What a plan touches once the state has taken it.
     pub(crate) fn of_plan(plan: &Plan, book: &Book, state: &State) -> Self {
-        if !plan.fences.is_empty() {
+        if !plan.fences.is_empty() || !plan.access.is_empty() {
             return Self::ALL;
         }
         let steps = plan.steps.iter().filter_map(|step| book.group_of(&step.resource));

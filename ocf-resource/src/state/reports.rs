@@ -27,7 +27,7 @@ impl State {
         let resource = Arc::clone(resource);
         let (single, roles) =
             self.owner(&resource).map_or((true, false), |g| (g.copies == 1, g.promoted > 0));
-        let believe_old = self.believe_old;
+        let (believe_old, bare) = (self.believe_old, self.lacks_access(sender));
         let Some(spot) = self.nodes.get_mut(&sender).and_then(|n| n.spots.get_mut(&resource)) else {
             return false;
         };
@@ -38,7 +38,10 @@ impl State {
         let decision = *decision;
         // An agent that cannot take changed parameters without a restart goes on as it is until then.
         let refused = action == Action::ReloadAgent && verdict.is_refusal();
-        let now = if refused { spot.presence.clone() } else { presence_after(action, report, roles) };
+        let mut now = if refused { spot.presence.clone() } else { presence_after(action, report, roles) };
+        if bare && matches!(now, Presence::Running(_)) {
+            now = Presence::Failed("found running without access".into());
+        }
         let running = matches!(now, Presence::Running(_));
         let stopped = matches!(now, Presence::Stopped) && action == Action::Stop;
         let handed = matches!(now, Presence::Handed);

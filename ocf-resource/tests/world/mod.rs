@@ -11,6 +11,7 @@
 //! * R5: replayed reports change nothing that breaks the others.
 //! * N1: a step of a group that notifies begins after every notice of it has ended.
 //! * P1: the plan for what was touched is the plan for everything (in one seed of four).
+//! * A1: where fencing takes access (one seed of three), nothing starts before it was given, and it is given where nothing is active.
 //! * X1: nothing starts while an instance that started it, and did not stop it, is not proven dead.
 
 #![expect(clippy::unwrap_used, reason = "a broken assumption of the model must end the test")]
@@ -21,8 +22,8 @@ use bytes::Bytes;
 use ocf_resource::executor::{self, Executor, RunId};
 use ocf_resource::testing::Bug;
 use ocf_resource::{
-    Action, Config, Departed, FenceCause, FenceOutcome, GroupConfig, Input, LocalStatus, Manager, OcfCode,
-    Operation, OperationResult, Outcome, Output, Preference, Promotion, ResourceConfig, Score,
+    AccessNeed, Action, Config, Departed, FenceCause, FenceOutcome, GroupConfig, Input, LocalStatus, Manager,
+    OcfCode, Operation, OperationResult, Outcome, Output, Preference, Promotion, ResourceConfig, Score,
 };
 use pils::{Incarnation, Instant, Layer, NodeId, NodeInstance, Rng};
 use std::collections::{BTreeMap, BTreeSet};
@@ -55,6 +56,7 @@ enum Due {
     /// The effect of an agent's work on its machine.
     Effect {
         at: NodeInstance,
+        run: RunId,
         resource: Arc<str>,
         action: Action,
         to: Option<NodeInstance>,
@@ -72,6 +74,19 @@ enum Due {
     ViewChange,
     NonPrimary(NodeInstance),
     Resumed(NodeInstance),
+    /// A device gives a life its access, or fails to.
+    AccessEnds {
+        at: NodeInstance,
+        gives: bool,
+    },
+    /// All links are cut, or mended.
+    Links(bool),
+    /// A member is outside before the others have noticed.
+    Alone(NodeInstance),
+    /// The members agree on a view of the same members.
+    Again,
+    /// A life that is over is ended.
+    Restart(NodeInstance),
     Boot(NodeId),
 }
 
@@ -88,6 +103,8 @@ struct Process {
     connected: bool,
     /// Skips entries until its state comes.
     joining: bool,
+    /// It is outside and never had the state.
+    blank: bool,
     consuming: bool,
     timer: Option<Instant>,
     /// When it last became a member of whose resources nobody knew anything.
@@ -148,6 +165,12 @@ pub(crate) struct World {
     /// Instances that began to start a resource and are not known to have stopped it.
     owners: BTreeMap<Arc<str>, BTreeSet<NodeInstance>>,
     last_order: BTreeMap<NodeInstance, Instant>,
+    /// Machines without access: what is active there does no harm.
+    revoked: BTreeSet<NodeId>,
+    /// Lives that are being given it; true: nobody listens to what comes of it any more.
+    giving: BTreeMap<NodeInstance, bool>,
+    /// Lives that were given it.
+    given: BTreeSet<NodeInstance>,
     pub(crate) violations: Vec<String>,
     pub(crate) seen: BTreeMap<&'static str, u64>,
     /// Record what happens; costs most of the time.
@@ -184,6 +207,7 @@ pub(crate) fn config(sizes: &[usize], nodes: &[u32]) -> Config {
             migrate: false,
             notify: false,
             promoted: 0,
+            priority: 0,
             resources: resources.collect(),
         });
     }
@@ -251,11 +275,18 @@ impl World {
             scores: BTreeMap::new(),
             owners: BTreeMap::new(),
             last_order: BTreeMap::new(),
+            revoked: BTreeSet::new(),
+            giving: BTreeMap::new(),
+            given: BTreeSet::new(),
             violations: Vec::new(),
             seen: BTreeMap::new(),
             tracing: false,
             trace: Vec::new(),
         };
+        if seed % 3 == 1 {
+            world.config.access = AccessNeed::Everybody;
+            world.revoked = world.nodes.iter().copied().collect();
+        }
         let resources = world.config.groups.iter().flat_map(|g| &g.resources);
         let scored: Vec<Arc<str>> =
             resources.filter(|r| r.name.starts_with("scored")).map(|r| r.name.as_str().into()).collect();
@@ -340,8 +371,11 @@ impl World {
                     self.drain(at);
                 }
             }
-            Due::Effect { at, resource, action, to, parameters } => {
-                self.effect(at, &resource, (action, to), parameters);
+            Due::Effect { at, run, resource, action, to, parameters } => {
+                // What was ended, and is known to be, does nothing more.
+                if self.processes.get(&at).is_some_and(|p| p.runs.contains_key(&run)) {
+                    self.effect(at, &resource, (action, to), parameters);
+                }
             }
             Due::Timer(who, at) => {
                 if let Some(process) = self.processes.get_mut(&who)
@@ -368,12 +402,39 @@ impl World {
                 if let Some(process) = self.processes.get_mut(&who)
                     && !process.inside
                 {
+                    process.blank |= process.joining;
                     process.joining = false;
+                    self.giving.entry(who).and_modify(|cancelled| *cancelled = true);
                     process.manager.handle(self.now, Input::NonPrimary);
                     self.drain(who);
                 }
             }
             Due::Resumed(who) => self.input(who, Input::Resumed),
+            Due::AccessEnds { at, gives } => self.access_ends(at, gives),
+            Due::Alone(who) => {
+                if self.view.contains(&who)
+                    && self.processes.get(&who).is_some_and(|p| p.inside && !p.joining)
+                {
+                    self.saw("alone for a moment");
+                    self.processes.get_mut(&who).unwrap().forget_notices();
+                    self.giving.entry(who).and_modify(|cancelled| *cancelled = true);
+                    self.input(who, Input::NonPrimary);
+                }
+            }
+            Due::Again => self.same_view(),
+            Due::Links(up) => {
+                self.note(|| format!("all links: {up}"));
+                self.processes.values_mut().for_each(|p| p.connected = up);
+                self.schedule_change();
+            }
+            Due::Restart(who) => {
+                if self.processes.contains_key(&who) {
+                    self.note(|| format!("{who} is started anew"));
+                    self.kill(who);
+                    let delay = self.jitter(500, 3000);
+                    self.after(delay, Due::Boot(who.node));
+                }
+            }
         }
     }
 
@@ -406,6 +467,7 @@ impl World {
             inside: false,
             connected: true,
             joining: false,
+            blank: false,
             consuming: false,
             timer: None,
             joined: self.now,
@@ -458,7 +520,17 @@ impl World {
             return;
         }
         // View synchrony: those who go on consume all of the old view first.
-        let stays: Vec<NodeInstance> = self.view.iter().copied().filter(|i| up.contains(i)).collect();
+        let knows = |i: &&NodeInstance| self.processes.get(*i).is_some_and(|p| p.connected && !p.blank);
+        let know = self.last_primary.iter().filter(knows).count();
+        let outside = self.view.is_empty() && know * 2 > self.last_primary.len();
+        // Those who have the state of the last primary go on with it, or, where memory fails, nobody does.
+        let goes_on = outside && self.rng.chance(0.7);
+        if goes_on {
+            self.saw("goes on");
+        }
+        let base = if goes_on { &self.last_primary } else { &self.view };
+        let blank = |i: &NodeInstance| goes_on && self.processes.get(i).is_some_and(|p| p.blank);
+        let stays: Vec<NodeInstance> = base.iter().copied().filter(|i| up.contains(i) && !blank(i)).collect();
         for who in &stays {
             while self.processes.get(who).is_some_and(|p| p.at < self.log.len()) {
                 if !self.step(*who) {
@@ -499,6 +571,7 @@ impl World {
             let process = self.processes.get_mut(who).unwrap();
             process.at = at;
             process.joining = !founding;
+            process.blank = false;
             process.forget_notices();
         }
         for who in &members {
@@ -519,6 +592,25 @@ impl World {
         }
         self.last_primary.clone_from(&members);
         self.view = members;
+        self.wake_all();
+    }
+
+    /// The next view, with those who are in this one.
+    fn same_view(&mut self) {
+        let members = self.view.clone();
+        let up = |who: &NodeInstance| self.processes.get(who).is_some_and(|p| p.connected);
+        if members.is_empty() || !members.iter().all(up) {
+            return self.schedule_change();
+        }
+        if members.iter().any(|who| self.processes[who].joining) {
+            return self.after(MS(50), Due::Again);
+        }
+        for who in &members {
+            while self.processes[who].at < self.log.len() && self.step(*who) {}
+        }
+        self.number += 1;
+        let (number, joined, departed) = (self.number, Vec::new(), Vec::new());
+        self.log.push(Entry::View { number, members, joined, departed });
         self.wake_all();
     }
 
@@ -670,7 +762,17 @@ impl World {
             Output::OfferState { token, state } => {
                 self.offers.insert(token, state);
             }
+            Output::GiveAccess => {
+                self.note(|| format!("{who} is to be given its access"));
+                self.give_access(who);
+            }
             Output::Event(event) => {
+                let over = |event: &ocf_resource::Event| matches!(event, ocf_resource::Event::LifeIsOver { node } | ocf_resource::Event::Fenced { target: node, .. } if *node == who);
+                if over(&event) {
+                    self.saw("life over");
+                    let delay = self.jitter(500, 3000);
+                    self.after(delay, Due::Restart(who));
+                }
                 self.note(|| format!("{who}: {event:?}"));
             }
             _ => {}
@@ -679,7 +781,14 @@ impl World {
 
     fn fence_ends(&mut self, asker: NodeInstance, target: NodeInstance, confirmed: bool) {
         // The device switches the machine off and on whoever asked; the answer reaches a living asker only.
-        if confirmed {
+        if confirmed && self.takes_access() {
+            self.note(|| format!("machine {} loses its access", target.node));
+            self.saw("access taken");
+            self.revoked.insert(target.node);
+            for owners in self.owners.values_mut() {
+                owners.retain(|owner| owner.node != target.node);
+            }
+        } else if confirmed {
             let same = self.processes.keys().copied().find(|i| i.node == target.node);
             if let Some(victim) = same {
                 self.note(|| format!("machine of {victim} is switched off"));
@@ -696,6 +805,52 @@ impl World {
         let (outcome, detail) =
             if confirmed { (FenceOutcome::Confirmed, "off") } else { (FenceOutcome::Unknown, "no answer") };
         self.input(asker, Input::Fenced { target, outcome, detail });
+    }
+
+    /// Fencing takes a machine its access, and lets it run on.
+    fn takes_access(&self) -> bool {
+        self.config.access != AccessNeed::Nobody
+    }
+
+    /// Orders to give access are given one after the other: a second request joins the first, or waits until a cancelled one has ended.
+    fn give_access(&mut self, who: NodeInstance) {
+        match self.giving.get(&who) {
+            Some(false) => {}
+            Some(true) => self.input(who, Input::Access { why: Some("an earlier order is still ending") }),
+            None => {
+                self.giving.insert(who, false);
+                let gives = !self.chance(self.faults.fence_fails);
+                let delay = self.jitter(5, 1500);
+                self.after(delay, Due::AccessEnds { at: who, gives });
+            }
+        }
+    }
+
+    fn access_ends(&mut self, at: NodeInstance, gives: bool) {
+        let cancelled = self.giving.remove(&at).unwrap_or(true);
+        // The program that gives it dies with its node, having done so or not.
+        let dead = !self.processes.contains_key(&at);
+        if gives && (!dead || self.rng.chance(0.5)) {
+            let active = self.active.get(&at.node).filter(|a| !a.is_empty()).cloned();
+            if let Some(active) = active.filter(|_| !dead) {
+                self.violate(format!("A1: {at} is given access while it runs {active:?}"));
+            }
+            self.saw("access given");
+            self.revoked.remove(&at.node);
+            self.given.insert(at);
+            // Nothing is active there, and agents die with who called them: so nobody owns anything.
+            for owners in self.owners.values_mut() {
+                owners.retain(|owner| owner.node != at.node);
+            }
+        }
+        if !cancelled {
+            self.input(at, Input::Access { why: (!gives).then_some("the device does not answer") });
+        }
+    }
+
+    /// Active, where that means something.
+    fn works(&self, node: NodeId, resource: &str) -> bool {
+        self.is_active(node, resource) && !self.revoked.contains(&node)
     }
 
     fn kill(&mut self, who: NodeInstance) {
@@ -761,17 +916,21 @@ impl World {
         self.check_notices(who, &operation, inside);
         match operation.action {
             Action::Start => {
+                if self.takes_access() && !self.given.contains(&who) {
+                    self.violate(format!("A1: {who} starts {resource} without its access"));
+                }
                 if self.preference(&resource, who.node) == Score::NEVER {
                     self.violate(format!("V3: {who} starts {resource}, which is never to run there"));
                 }
                 let elsewhere: Vec<NodeId> = self.nodes.iter().copied().filter(|n| *n != who.node).collect();
-                let busy = |n: &&NodeId| names.iter().any(|name| self.is_active(**n, name));
+                let busy = |n: &&NodeId| names.iter().any(|name| self.works(**n, name));
                 let on: Vec<NodeId> = elsewhere.iter().filter(busy).copied().collect();
                 if on.len() >= copies {
                     self.violate(format!("R1: {who} starts {resource} while its group is active on {on:?}"));
                 }
                 let owners = self.owners.entry(Arc::clone(&resource)).or_default();
-                let others: Vec<_> = owners.iter().filter(|o| **o != who).copied().collect();
+                let harms = |o: &&NodeInstance| **o != who && !self.revoked.contains(&o.node);
+                let others: Vec<_> = owners.iter().filter(harms).copied().collect();
                 owners.insert(who);
                 // Two lives of one machine are one place.
                 let places: BTreeSet<NodeId> = others.iter().map(|o| o.node).collect();
@@ -802,7 +961,7 @@ impl World {
                 let source = operation.meta["migrate_source"].as_str();
                 let other = |n: &NodeId| *n != who.node && n.to_string() != source;
                 let owners = self.owners.entry(Arc::clone(&resource)).or_default();
-                if owners.iter().any(|o| other(&o.node)) {
+                if owners.iter().any(|o| other(&o.node) && !self.revoked.contains(&o.node)) {
                     let owners = owners.clone();
                     self.violate(format!("X1: {who} takes {resource} over, begun by {owners:?}"));
                 }
@@ -812,7 +971,9 @@ impl World {
                     .nodes
                     .iter()
                     .copied()
-                    .filter(|n| *n != who.node && self.is_promoted(*n, &resource))
+                    .filter(|n| {
+                        *n != who.node && self.is_promoted(*n, &resource) && self.works(*n, &resource)
+                    })
                     .collect();
                 self.saw("promote");
                 if on.len() >= promoted {
@@ -843,7 +1004,8 @@ impl World {
         // A move takes long enough for views and fencing to come in between.
         let took = self.jitter(5, if action == Action::MigrateTo { 1_200 } else { 150 });
         let told = parameters.clone();
-        let effect = Due::Effect { at: who, resource: Arc::clone(&resource), action, to, parameters: told };
+        let effect =
+            Due::Effect { at: who, run, resource: Arc::clone(&resource), action, to, parameters: told };
         let said = self.scores.get(&(who.node, Arc::clone(&resource))).copied();
         let reloads = action == Action::ReloadAgent;
         if reloads {
@@ -980,13 +1142,16 @@ impl World {
             _ => {}
         }
         let (copies, promoted) = self.limits(resource);
-        let on: Vec<NodeId> =
-            self.promoted.iter().filter(|(_, a)| a.contains(resource)).map(|(n, _)| *n).collect();
+        let on: Vec<NodeId> = self
+            .promoted
+            .keys()
+            .filter(|n| self.is_promoted(**n, resource) && self.works(**n, resource))
+            .copied()
+            .collect();
         if on.len() > promoted {
             self.violate(format!("R1: {resource} is promoted on {on:?}"));
         }
-        let on: Vec<NodeId> =
-            self.active.iter().filter(|(_, a)| a.contains(resource)).map(|(n, _)| *n).collect();
+        let on: Vec<NodeId> = self.active.keys().filter(|n| self.works(**n, resource)).copied().collect();
         if on.len() > copies {
             self.violate(format!("R1: {resource} is active on {on:?}"));
         }
@@ -998,7 +1163,7 @@ impl World {
         }
         let some: Vec<NodeInstance> = self.processes.keys().copied().collect();
         if let Some(who) = self.rng.pick(&some).copied() {
-            match self.rng.below(7) {
+            match self.rng.below(8) {
                 0 => {
                     self.note(|| format!("process of {who} dies, its resources live on"));
                     self.saw("process crash");
@@ -1022,6 +1187,7 @@ impl World {
                     process.connected = !process.connected;
                     self.schedule_change();
                 }
+                7 => self.blink(),
                 3 => {
                     self.saw("suspended");
                     if self.processes[&who].inside {
@@ -1045,6 +1211,27 @@ impl World {
         self.change_mind();
         let delay = self.rng.duration(self.faults.every / 2, self.faults.every);
         self.after(delay, Due::Strike);
+    }
+
+    /// Every link is cut for a moment, often while something is on its way from node to node.
+    fn blink(&mut self) {
+        self.saw("blink");
+        let members = self.view.clone();
+        let node = self.rng.pick(&self.nodes).copied();
+        if let Some(process) = members.first().and_then(|who| self.processes.get_mut(who)) {
+            let command = ocf_resource::Command::MoveGroup { group: "live".into(), to: node };
+            if process.manager.request(self.now, command).is_ok() {
+                self.drain(members[0]);
+            }
+        }
+        let (cut, mend) = (self.jitter(20, 200), self.jitter(400, 1_000));
+        if self.rng.chance(0.5) {
+            self.after(cut, Due::Links(false));
+            self.after(mend, Due::Links(true));
+        } else if let Some(who) = self.rng.pick(&members).copied() {
+            self.after(cut, Due::Alone(who));
+            self.after(mend, Due::Again);
+        }
     }
 
     fn command(&mut self, who: NodeInstance) {
@@ -1126,6 +1313,12 @@ impl World {
     fn heal(&mut self) {
         for process in self.processes.values_mut() {
             process.connected = true;
+        }
+        // Whoever lost access, and does not know, is started anew.
+        let lost: Vec<NodeInstance> =
+            self.given.iter().copied().filter(|i| self.revoked.contains(&i.node)).collect();
+        for who in lost {
+            self.after(MS(10), Due::Restart(who));
         }
         self.schedule_change();
     }

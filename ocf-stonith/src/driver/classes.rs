@@ -1,4 +1,4 @@
-use super::{ExternalClass, FenceAgentClass, ManualClass, NoneClass, SbdClass, SimulatedClass};
+use super::{AddressClass, ExternalClass, FenceAgentClass, ManualClass, NoneClass, SbdClass, SimulatedClass};
 use crate::{Config, DeviceConfig, FenceDevice};
 use core::fmt;
 use pils::ConfigErrors;
@@ -24,7 +24,8 @@ pub trait DeviceClass: Send + Sync + fmt::Debug {
     fn open(&self, device: &DeviceConfig, runner: &Runner) -> Result<Arc<dyn FenceDevice>, ConfigErrors>;
 }
 
-/// The classes a node knows, by name. The default has `fence_agent`, `external`, `sbd`, `simulated`, `manual` and `none`.
+/// The classes a node knows, by name. The default has `fence_agent`, `external`, `sbd`, `address`, `simulated`,
+/// `manual` and `none`.
 #[derive(Clone, Debug)]
 pub struct Classes {
     classes: BTreeMap<&'static str, Arc<dyn DeviceClass>>,
@@ -36,6 +37,7 @@ impl Default for Classes {
         classes.add(Arc::new(FenceAgentClass));
         classes.add(Arc::new(ExternalClass));
         classes.add(Arc::new(SbdClass));
+        classes.add(Arc::new(AddressClass));
         classes.add(Arc::new(SimulatedClass::default()));
         classes.add(Arc::new(ManualClass));
         classes.add(Arc::new(NoneClass));

@@ -50,6 +50,9 @@ pub struct SelfFencing {
     watched: Arc<Watched>,
 }
 
+/// How long taking the watchdog away may take.
+const AWAY: Duration = Duration::from_secs(5);
+
 /// Whether the watchdog stands behind this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stand {
@@ -150,9 +153,13 @@ impl SelfFencing {
         self.tell.send(KeeperInput::Cluster { well }).unwrap_or(());
     }
 
-    /// Takes the watchdog away. Only if nothing runs here any more that would have to be fenced.
+    /// Takes the watchdog away. Only if nothing runs here any more that would have to be fenced. Returns when it is away, or after
+    /// five seconds.
     pub fn stop(self) {
         self.tell.send(KeeperInput::Stop).unwrap_or(());
+        // A program that ends before this was done would leave the watchdog armed.
+        let mut stand = self.watched.stand.lock();
+        self.watched.changed.wait_while_for(&mut stand, |stand| *stand != Stand::Over, AWAY);
     }
 }
 

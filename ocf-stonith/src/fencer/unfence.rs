@@ -1,6 +1,6 @@
 //! What a node needs before it may run anything: its access.
 
-use super::orders::Purpose;
+use super::orders::{Order, Purpose};
 use super::{Authority, Fencer};
 use crate::{Event, Failure, FenceAction};
 use pils::{Instant, NodeId, NodeInstance};
@@ -16,6 +16,9 @@ pub enum UnfenceError {
     /// A fence request stands for the node.
     #[error("{0} is being fenced")]
     BeingFenced(NodeId),
+    /// An order to give the node its access that nobody waits for any more has not ended. Ask again.
+    #[error("an earlier order to give {0} access is still ending")]
+    Busy(NodeId),
     /// This very life was fenced: it is over.
     #[error("{0} was fenced")]
     Fenced(NodeInstance),
@@ -45,6 +48,10 @@ impl Fencer {
         }
         if self.unfencing.contains_key(&target) {
             return Ok(());
+        }
+        let ending = |o: &Order| o.purpose == Purpose::Unfence && o.target.node == target.node;
+        if self.orders.values().any(ending) {
+            return Err(UnfenceError::Busy(target.node));
         }
         let devices = self.config.devices.iter().enumerate();
         let giving = devices.filter(|(_, d)| d.unfence && d.target(target.node).is_some());

@@ -41,11 +41,22 @@ impl Checker<Record> for FenceTruth {
                     self.dead.insert(NodeInstance::new(*node, Incarnation::new(0)));
                 }
             }
+            // Access is as good as power, for the lives that lost it.
+            What::Program(_, Record::AccessTaken(node)) => {
+                self.dead.extend(self.lives.get(node).into_iter().flatten());
+                if self.unknown.contains(node) {
+                    self.dead.insert(NodeInstance::new(*node, Incarnation::new(0)));
+                }
+            }
+            What::Program(_, Record::AccessGiven(life)) => {
+                self.dead.remove(life);
+                self.known.retain(|(_, target)| target != life);
+            }
             What::Program(who, Record::Fenced(target)) => {
                 self.judged += 1;
                 if !self.dead.contains(target) {
                     return Err(format!(
-                        "{who:?} takes {target} for fenced, but its machine never lost power"
+                        "{who:?} takes {target} for fenced, but its machine never lost power, or access"
                     ));
                 }
             }

@@ -26,7 +26,11 @@ impl Checker<Record> for OneHolder {
     fn observe(&mut self, entry: &Entry<Record>) -> Result<(), String> {
         match &entry.what {
             What::Stopped { instance, .. } => self.holders.retain(|_, holder| holder != instance),
-            What::Program(Some(_), Record::Unlocked(name)) => {
+            // Whoever has no access to what a lock protects holds it in vain.
+            What::Program(_, Record::AccessTaken(node)) => {
+                self.holders.retain(|_, holder| holder.node != *node);
+            }
+            What::Program(Some(who), Record::Unlocked(name)) if self.holders.get(name) == Some(who) => {
                 self.holders.remove(name);
             }
             What::Program(Some(who), Record::Locked(name, token)) => {

@@ -17,11 +17,13 @@ pub enum Bug {
     Paths(Paths),
     /// The resource manager starts a resource elsewhere without waiting for the fence.
     StartBeforeFence,
+    /// It starts resources on a node that was not given its access.
+    StartWithoutAccess,
 }
 
 impl Bug {
     /// Every bug that can be put back.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Membership(Membership::NoLeaseWait),
         Self::Membership(Membership::IgnoreAccepted),
         Self::Membership(Membership::NoMemoryRule),
@@ -40,6 +42,7 @@ impl Bug {
         Self::Paths(Paths::RestartNumbers),
         Self::Paths(Paths::TakeTwice),
         Self::StartBeforeFence,
+        Self::StartWithoutAccess,
     ];
 
     /// Its name, as `simulate --bug` takes it.
@@ -49,7 +52,7 @@ impl Bug {
             Self::Membership(bug) => format!("{bug:?}"),
             Self::Groups(bug) => format!("{bug:?}"),
             Self::Paths(bug) => format!("{bug:?}"),
-            Self::StartBeforeFence => format!("{self:?}"),
+            Self::StartBeforeFence | Self::StartWithoutAccess => format!("{self:?}"),
         }
     }
 
@@ -59,6 +62,9 @@ impl Bug {
             Self::Groups(bug) => stack.groups.sabotage(bug),
             Self::Paths(bug) => stack.endpoint.sabotage(bug),
             Self::StartBeforeFence => stack.manager.sabotage(),
+            Self::StartWithoutAccess => {
+                stack.manager.put_back(ocf_resource::testing::Bug::StartWithoutAccess);
+            }
         }
     }
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 /// Cases that runs of the default plan must meet within a few hundred seeds, beside those of paths
 /// ([`PATH_CASES`](crate::sim::PATH_CASES)).
-pub const EXPECTED: [&str; 34] = [
+pub const EXPECTED: [&str; 36] = [
     "sequencer died before stamping",
     "sequencer died after stamping to a subset",
     "sequencer died after delivering alone",
@@ -47,6 +47,8 @@ pub const EXPECTED: [&str; 34] = [
     "a node left in order",
     "a node left from outside the primary partition",
     "a lock was lost outside the primary partition",
+    "a machine lost its access",
+    "a node that was fenced learned of it",
 ];
 
 #[derive(Debug)]

@@ -33,8 +33,11 @@ pub enum Answer {
 
 pub(crate) fn ask(world: &mut World<Cluster>, plan: &Plan, who: NodeInstance, run: &Run) {
     if !run.action.is_fencing() {
-        world
-            .schedule(Duration::from_millis(300), Happening::FenceActs(who, run.clone(), Answer::SwitchesOn));
+        let slow = plan.access && !world.healed();
+        let took = if slow { world.rng().below(2_800) } else { 300 };
+        let fails = slow && world.rng().chance(plan.fence_failure);
+        let answer = if fails { Answer::Fails } else { Answer::SwitchesOn };
+        world.schedule(Duration::from_millis(took), Happening::FenceActs(who, run.clone(), answer));
         return;
     }
     world.record(Some(who), Record::FenceAsked(run.target, run.attempt));
@@ -63,16 +66,28 @@ pub(crate) fn ask(world: &mut World<Cluster>, plan: &Plan, who: NodeInstance, ru
     world.schedule(took, Happening::FenceActs(who, run.clone(), answer));
 }
 
-pub(crate) fn act(world: &mut World<Cluster>, who: NodeInstance, run: &Run, answer: Answer) {
+pub(crate) fn act(
+    world: &mut World<Cluster>,
+    access: bool,
+    (who, run, answer): (NodeInstance, &Run, Answer),
+) {
     let acts = matches!(answer, Answer::Off | Answer::Late | Answer::Unread { acts: true });
-    if acts {
+    if acts && access {
+        world.sometimes("a machine lost its access");
+        world.record(None, Record::AccessTaken(run.target.node));
+    } else if acts {
         let back = world.rng().duration(Duration::from_millis(100), Duration::from_millis(5_000));
         // After the last fault there is somebody who switches machines on again.
         let comes_back = run.action == FenceAction::Reboot || world.healed();
         world.power_off(run.target.node, comes_back.then_some(back));
     }
     let done = |read_back| DeviceResult::Done { read_back, detail: Arc::from("simulated") };
-    if answer == Answer::SwitchesOn {
+    if answer == Answer::SwitchesOn && access {
+        // What gives access is a program of the node, and dies with it.
+        if world.running(who.node) == Some(who) {
+            world.record(None, Record::AccessGiven(who));
+        }
+    } else if answer == Answer::SwitchesOn {
         let boot = world.rng().duration(Duration::from_millis(100), Duration::from_millis(5_000));
         world.power_on(run.target.node, boot);
     }

@@ -6,7 +6,7 @@ use crate::stack::StackConfig;
 use core::time::Duration;
 use ocf_comm::{PeerConfig, Timers};
 use ocf_membership::{BlankRecord, Durability, NodeVotes};
-use ocf_resource::{GroupConfig, PartitionPolicy, ResourceConfig, StartFailure, StopFailure};
+use ocf_resource::{AccessNeed, GroupConfig, PartitionPolicy, ResourceConfig, StartFailure, StopFailure};
 use ocf_stonith::{DeviceConfig, FenceAction, Parameters, Targets};
 use pils::{NodeId, Rng};
 use std::collections::BTreeMap;
@@ -94,6 +94,8 @@ pub struct Plan {
     pub forget_after: Duration,
     /// The lease is this much of the detection time.
     pub lease: f64,
+    /// Fencing takes machines their access instead of their power.
+    pub access: bool,
     /// Whether the nodes have distributed locks, and applications use them.
     pub locks: bool,
     /// Mean time between two changes of the set of nodes, which begins without the last one.
@@ -170,6 +172,7 @@ impl Plan {
             lease: if extra.chance(0.7) { 1.0 } else { 0.2 + 0.8 * extra.unit() },
             locks: extra.chance(0.5) && !idle,
             set_changes,
+            access: extra.chance(0.25) && !idle,
             bug: options.bug,
             profile,
         }
@@ -220,7 +223,7 @@ impl Plan {
                 parameters: Parameters::default(),
                 timeout_ms: 3_000,
                 hosts: ocf_stonith::Hosts::Static,
-                unfence: false,
+                unfence: self.access,
             }],
             round_budget_ms: 30_000,
             retry_pause_ms: 100,
@@ -267,9 +270,11 @@ impl Plan {
             migrate: false,
             notify: false,
             promoted: 0,
+            priority: 0,
             resources: self.resource_names().into_iter().map(resource).collect(),
         };
         let groups = if self.resources > 0 { vec![group] } else { Vec::new() };
-        ocf_resource::Config { groups, on_partition: PartitionPolicy::Stop, ..Default::default() }
+        let access = if self.access { AccessNeed::Everybody } else { AccessNeed::Nobody };
+        ocf_resource::Config { groups, access, on_partition: PartitionPolicy::Stop, ..Default::default() }
     }
 }

@@ -62,6 +62,8 @@ pub enum Happening {
     AgentEnds(NodeInstance, RunId),
     /// A fence device acts.
     FenceActs(NodeInstance, Run, Answer),
+    /// A machine is started anew, if this life of it still runs.
+    StartsAnew(NodeInstance),
     /// One of the running resources fails.
     ResourceFails,
     /// A node is told to leave in order.
@@ -95,6 +97,8 @@ pub struct Cluster {
     pub(super) set: (u64, BTreeSet<NodeId>),
     /// When the set was ordered to change last.
     pub(super) ordered: Option<Instant>,
+    /// Machines that began without access.
+    closed: BTreeSet<NodeId>,
 }
 
 impl Cluster {
@@ -118,6 +122,7 @@ impl Cluster {
             damaged: BTreeSet::new(),
             set,
             ordered: None,
+            closed: BTreeSet::new(),
         }
     }
 
@@ -259,13 +264,25 @@ impl Cluster {
             Event::Blocked { because, .. } => {
                 ctx.record(Record::Blocked(because.map(|b| b.to_string()).unwrap_or_default()));
             }
-            Event::Fenced { target, .. } => ctx.record(Record::Fenced(target)),
+            Event::Fenced { target, .. } => {
+                ctx.record(Record::Fenced(target));
+                self.life_is_over(ctx, target);
+            }
+            Event::LifeIsOver { node } => self.life_is_over(ctx, node),
             Event::ReadyToLeave => {
                 ctx.world().sometimes("a node left in order");
                 Self::depart(ctx, layer);
             }
             Event::Malformed { sender, error } => panic!("{sender:?} sent what cannot be read: {error}"),
             _ => {}
+        }
+    }
+
+    /// A node that learns that it was fenced has its machine started anew.
+    fn life_is_over(&self, ctx: &mut Ctx<'_, Self>, life: NodeInstance) {
+        if self.plan.access && life == ctx.instance() {
+            ctx.world().sometimes("a node that was fenced learned of it");
+            ctx.world().schedule(Duration::from_millis(50), Happening::StartsAnew(life));
         }
     }
 
@@ -371,6 +388,9 @@ impl Program for Cluster {
         };
         if let Some(bug) = self.plan.bug {
             bug.put_back(&mut stack);
+        }
+        if self.plan.access && self.closed.insert(local.node) {
+            ctx.world().record(None, Record::AccessTaken(local.node));
         }
         stack.join(ctx.now(), GROUP, 0).expect("a fresh node is in no group");
         ctx.later(self.plan.send_interval, Completion::Send);
@@ -478,7 +498,12 @@ impl Program for Cluster {
             Happening::AgentEnds(who, run) => self.agents.end(world, who, run),
             Happening::FenceActs(who, run, answer) => {
                 self.fences -= 1;
-                fence::act(world, who, &run, answer);
+                fence::act(world, self.plan.access, (who, &run, answer));
+            }
+            Happening::StartsAnew(life) => {
+                if world.running(life.node) == Some(life) {
+                    world.power_off(life.node, Some(Duration::from_secs(1)));
+                }
             }
             Happening::SomebodyLeaves => {
                 let Some(mean) = self.plan.leaves.filter(|_| !world.healed()) else { return };

@@ -69,6 +69,10 @@ pub enum Record {
     Unlocked(u8),
     /// The manager takes the target for dead.
     Fenced(NodeInstance),
+    /// In the world: a machine has no access to what the cluster shares, from now on. What runs there does no harm.
+    AccessTaken(NodeId),
+    /// In the world: this life of a machine has access from now on.
+    AccessGiven(NodeInstance),
     /// In the world: the resource runs on this machine from now on.
     Runs(Arc<str>),
     /// In the world: it does not any more.
