@@ -151,7 +151,8 @@ fn figures(taken: &Taken) -> Vec<Figure> {
         reference("V-1", "V-1/threads"),
         most(1.6),
     );
-    let ordered = reference("V-1/hop", "agreed");
+    let ordered = reference("V-1/hop", "V-1/hop");
+    add("V-1/hop", "agreed, 64 B, from the second node to the third", "V-1/hop", "us", None, None);
     add("V-1/fifo", "FIFO, 64 B, from the second node to the third", "V-1/fifo", "us", ordered, None);
     let theirs = reference("corosync V-3", corosync);
     add("V-3", "64 B, all send", "V-3", "msg/s", theirs, least(50.0));

@@ -39,7 +39,7 @@ fn a_fresh_view_in_place_of_an_accepted_one_is_caught() {
 #[test]
 fn nodes_that_forget_where_an_added_node_is_are_caught() {
     let options = Options { nodes: Some(5), set_changes: 1.0, ..Options::default() };
-    is_caught_in(Bug::Membership(Membership::ForgetsContacts), 0, &options);
+    is_caught_in(Bug::Membership(Membership::ForgetsContacts), 21, &options);
 }
 
 #[test]
