@@ -1,6 +1,11 @@
+use core::time::Duration;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Instant;
 
 /// Where the view record of a node is kept between its lives.
 ///
@@ -17,19 +22,86 @@ pub trait RecordStore: Send {
     /// # Errors
     /// The record may or may not be replaced; the old one is whole if the new one is not.
     fn save(&mut self, record: &[u8]) -> io::Result<()>;
+
+    /// Whether nothing of the node's earlier lives can still run, because this store is held exclusively since
+    /// [`load`](RecordStore::load): then they need not be fenced when the node comes back. Called once, after that. Default: false.
+    ///
+    /// `leaves_programs`: programs that hold locks of this node may outlive it on this machine. That has to be remembered for the next life,
+    /// until the machine has started anew.
+    ///
+    /// # Errors
+    /// It cannot be remembered; the node must not start.
+    fn claim(&mut self, leaves_programs: bool) -> io::Result<bool> {
+        let _: bool = leaves_programs;
+        Ok(false)
+    }
 }
 
+/// How long the process that used a record before may take to end.
+const HELD: Duration = Duration::from_secs(3);
+
 /// A record in a file, replaced by writing a temporary file beside it, flushing, and renaming.
-#[derive(Clone, Debug)]
+///
+/// From [`load`](RecordStore::load) on the process holds the kernel's lock (`flock`) on a file beside it, `<record>.lock`, which stays there. So
+/// two processes never use one record, and a node that comes back proves that its earlier life is over: whatever
+/// becomes of a process, the kernel gives the lock to another only when it is gone. Do not copy a record to another machine while the
+/// node runs on the first, as a clone of a virtual machine would.
+#[derive(Debug)]
 pub struct FileStore {
     path: PathBuf,
+    lock: Option<File>,
 }
 
 impl FileStore {
     /// A store at `path`; its folder must exist.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into() }
+        Self { path: path.into(), lock: None }
+    }
+
+    fn beside(&self, suffix: &str) -> PathBuf {
+        let mut name = self.path.file_name().unwrap_or_default().to_owned();
+        name.push(suffix);
+        self.folder().join(name)
+    }
+
+    /// Waits a little for a process that is ending.
+    fn hold(&mut self) -> io::Result<()> {
+        let file = match File::options()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(self.beside(".lock"))
+        {
+            // Where nothing can be written, saving says so.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            opened => opened?,
+        };
+        let started = Instant::now();
+        loop {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {
+                    self.lock = Some(file);
+                    return Ok(());
+                }
+                Err(Errno::WOULDBLOCK) if started.elapsed() < HELD => {
+                    thread::sleep(Duration::from_millis(20));
+                }
+                Err(Errno::WOULDBLOCK) => {
+                    let path = self.path.display();
+                    return Err(io::Error::other(format!(
+                        "another process uses {path}: end it first, or give this node a record of its own"
+                    )));
+                }
+                Err(error @ (Errno::NOLCK | Errno::OPNOTSUPP | Errno::NOSYS)) => {
+                    tracing::warn!(%error, record = %self.path.display(), "the file system has no locks: \
+                        a node that comes back does not prove that its earlier life is over");
+                    return Ok(());
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     fn folder(&self) -> &Path {
@@ -42,6 +114,9 @@ impl FileStore {
 
 impl RecordStore for FileStore {
     fn load(&mut self) -> io::Result<Option<Vec<u8>>> {
+        if self.lock.is_none() {
+            self.hold()?;
+        }
         match fs::read(&self.path) {
             Ok(record) => Ok(Some(record)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -50,14 +125,29 @@ impl RecordStore for FileStore {
     }
 
     fn save(&mut self, record: &[u8]) -> io::Result<()> {
-        let mut name = self.path.file_name().unwrap_or_default().to_owned();
-        name.push(".new");
-        let new = self.folder().join(name);
+        let new = self.beside(".new");
         let mut file = File::create(&new)?;
         file.write_all(record)?;
         file.sync_all()?;
         fs::rename(&new, &self.path)?;
         File::open(self.folder())?.sync_all()
+    }
+
+    fn claim(&mut self, leaves_programs: bool) -> io::Result<bool> {
+        let Some(mut lock) = self.lock.as_ref() else { return Ok(false) };
+        let boot =
+            fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_else(|_| "unknown".to_owned());
+        let mut before = String::new();
+        lock.read_to_string(&mut before)?;
+        // It says in which run of the machine programs were left.
+        let over = before != boot;
+        lock.set_len(0)?;
+        lock.rewind()?;
+        if leaves_programs || !over {
+            lock.write_all(boot.as_bytes())?;
+        }
+        lock.sync_all()?;
+        Ok(over)
     }
 }
 
@@ -74,8 +164,24 @@ mod tests {
         assert_eq!(store.load().unwrap(), None);
         store.save(b"first and longer").unwrap();
         store.save(b"second").unwrap();
-        assert_eq!(FileStore::new(&path).load().unwrap().as_deref(), Some(&b"second"[..]));
-        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1, "no temporary file is left");
+        assert!(store.claim(true).unwrap(), "there was no earlier life");
+        let refused = FileStore::new(&path).load().unwrap_err();
+        assert!(refused.to_string().contains("another process uses"), "{refused}");
+        drop(store);
+        for (leaves_programs, lives) in [(false, "nobody knows that its programs are gone"), (true, "still")]
+        {
+            let mut store = FileStore::new(&path);
+            assert_eq!(store.load().unwrap().as_deref(), Some(&b"second"[..]));
+            assert!(!store.claim(leaves_programs).unwrap(), "{lives}");
+        }
+        fs::write(folder.join("record.lock"), "another run of the machine").unwrap();
+        for leaves_programs in [false, false, true] {
+            let mut store = FileStore::new(&path);
+            store.load().unwrap();
+            assert!(store.claim(leaves_programs).unwrap(), "the machine has started anew");
+        }
+        assert!(!FileStore::new(&path).claim(false).unwrap(), "nobody holds what was not read");
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 2, "no temporary file is left beside the lock");
         fs::remove_dir_all(&folder).unwrap();
     }
 

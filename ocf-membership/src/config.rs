@@ -40,6 +40,10 @@ pub struct Config {
     /// The layer above says who left and may not have ended ([`Input::Unproven`](crate::Input::Unproven)), and views name them. A lock
     /// manager needs it. Default: no; then no view names anybody.
     pub names_unproven: bool,
+    /// No earlier life of this node can still run, whatever machine it ran on: whoever starts this one has made sure of it, for example by the
+    /// kernel's lock on the file of its record. Then its earlier lives count as ended as soon as this one takes part in a view, and need not be
+    /// fenced. Default: no.
+    pub sole_life: bool,
     /// How many votes a primary needs. Default: [`Majority`].
     pub policy: Arc<dyn QuorumPolicy>,
     /// Who must see whom to be in one view. Default: [`Mesh`], everybody everybody. Groups and locks need that.
@@ -97,6 +101,7 @@ impl Default for Config {
             votes_revision: 0,
             last_man_standing: None,
             names_unproven: false,
+            sole_life: false,
             policy: Arc::new(Majority),
             criterion: Arc::new(Mesh),
             coordinator: Coordinator::Senior,

@@ -54,8 +54,8 @@ pub struct Member {
     pub votes: u32,
 }
 
-/// Why a view differs from the one before: one cause for each instance that came or went, and one for the node that won an
-/// even split.
+/// Why a view differs from the one before: one cause for each instance that came or went, one for each that went earlier and is known to
+/// have ended now, and one for the node that won an even split.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cause {
     /// The instance that came or went.

@@ -43,7 +43,7 @@ const BACKLOG: usize = 64 << 20;
 /// Child processes that may run at once: agents and fence agents.
 const CHILDREN: usize = 64;
 
-type Loaded = (Option<Vec<u8>>, Option<Box<dyn RecordStore>>);
+type Loaded = (Option<Vec<u8>>, Option<Box<dyn RecordStore>>, bool);
 
 /// Assembles a node from its configuration and from parts that a program brings.
 pub struct NodeBuilder {
@@ -332,7 +332,8 @@ impl NodeBuilder {
         stack_config.comm = cipher::for_this_machine(stack_config.comm);
         check_here(self.config.node, &stack_config, &agents, &self.devices)?;
         let keys = self.config.read_keys()?;
-        let (record, store) = load(self.store, &self.config)?;
+        let (record, store, sole) = load(self.store, &self.config)?;
+        stack_config.membership.sole_life = sole;
         let ports = self.ports.map_or_else(|| bind(&self.config, self.offload), Ok)?;
         let ports = ports.ping(&PingEntry::configs(&self.config.ping))?;
         let discovery = self.config.discovery_config(&ports.local_addresses()?);
@@ -347,10 +348,9 @@ impl NodeBuilder {
         let mut stack = Stack::new(ports.clock().now(), stack_config, birth)?;
         stack.set_names(self.config.nodes.iter().map(|n| (n.id, self.config.name_of(n.id))));
 
-        let addresses = ports.local_addresses()?;
-        let (remote, inbox) = ports.inbox::<Command>();
-        let recorder =
-            store.map(|store| recorder(store, &remote)).transpose().map_err(StartError::Threads)?;
+        let (addresses, (remote, inbox)) = (ports.local_addresses()?, ports.inbox::<Command>());
+        let recorder = store.map(|store| recorder(store, &remote)).transpose();
+        let recorder = recorder.map_err(StartError::Threads)?;
         let events = Arc::new(EventQueue::new(self.backlog));
         let gate = Arc::new(Gate::new(stack.sending()));
         let report = reporter(&remote);
@@ -450,12 +450,18 @@ fn serve(
     Ok(config.api.is_on().then(start).transpose()?)
 }
 
-/// The view record of an earlier life, and where it is kept.
+/// The view record of an earlier life, where it is kept, and whether nothing of earlier lives runs.
 fn load(store: Option<Box<dyn RecordStore>>, config: &NodeConfig) -> Result<Loaded, StartError> {
     let file = || config.record.as_ref().map(|path| Box::new(FileStore::new(path)) as Box<dyn RecordStore>);
     Ok(match store.or_else(file) {
-        Some(mut store) => (store.load().map_err(StartError::Record)?, Some(store)),
-        None => (None, None),
+        Some(mut store) => {
+            let record = store.load().map_err(StartError::Record)?;
+            // A node with a sentinel locks for no programs.
+            let leaves_programs = config.api.is_on() && !config.sentinel;
+            let sole_life = store.claim(leaves_programs).map_err(StartError::Record)?;
+            (record, Some(store), sole_life)
+        }
+        None => (None, None, false),
     })
 }
 

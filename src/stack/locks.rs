@@ -259,10 +259,11 @@ impl Stack {
         }
     }
 
-    /// Takes back what was asked for those who are here again with nothing.
+    /// Takes back what was asked for those who are here again with nothing, or whose locks are in nobody's way any more.
     fn spare_returned(&mut self, now: Instant) {
         let Some(view) = self.consensus.view() else { return };
-        let here: Vec<_> = self.lock_fences.iter().copied().filter(|target| view.contains(*target)).collect();
+        let spared = |x: &NodeInstance| view.contains(*x) || !self.locks_wait_for(*x);
+        let here: Vec<_> = self.lock_fences.iter().copied().filter(spared).collect();
         for target in here {
             self.lock_fences.remove(&target);
             let wanted = self.manager.wants_fenced(target);

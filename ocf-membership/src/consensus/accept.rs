@@ -112,6 +112,7 @@ impl Consensus {
             accepted: accepted.filter(|a| a.proposal.view.number > chosen_number),
             record: self.record.clone().filter(|r| r.view.number > chosen_number),
             dead: dead.take(crate::NODES_MAX).collect(),
+            sole: self.config.sole_life,
             // One more than a view may name: then none is agreed.
             unproven: self.unproven.iter().copied().take(UNPROVEN_MAX + 1).collect(),
             acks: self.ack_ages(now),

@@ -93,12 +93,14 @@ impl Consensus {
             // Nobody goes on with what it has: it may be less than what a quorum had.
             former.iter_mut().for_each(|f| f.only_recorded = true);
         }
-        let Some(unproven) = self.unproven_of(&states, former.first()) else {
+        let Some((unproven, over)) = self.unproven_of(&states, former.first()) else {
             self.refuse_round(now, "too many left and are not proven to have ended: fence them");
             return;
         };
         let (mut proposal, votes) = self.fresh(&states, former.first(), &demands, tie);
         proposal.view.unproven = unproven;
+        proposal.view.causes.extend(over);
+        proposal.view.causes.sort_by_key(|c| c.instance);
         let members: Vec<Member> = former.iter().flat_map(|f| f.members.iter().copied()).collect();
         if tie && !self.ask_tie(now, &states, (agreed, proposal.view.number), &members) {
             return;
@@ -137,8 +139,6 @@ impl Consensus {
         let nodes: BTreeSet<NodeId> = round.candidates.iter().map(|c| c.node).collect();
         let absent: BTreeSet<NodeInstance> =
             members.iter().map(|m| m.instance).filter(|i| !nodes.contains(&i.node)).collect();
-        let dead: BTreeSet<NodeInstance> =
-            states.values().flat_map(|(s, _)| s.dead.iter().copied()).collect();
         let claim = Claim {
             ballot: round.ballot,
             number,
@@ -147,7 +147,7 @@ impl Consensus {
             absent: absent.into_iter().collect(),
             hosts: self.reach.0,
         };
-        self.tie_is_won(now, claim, |instance| dead.contains(instance))
+        self.tie_is_won(now, claim, |instance| has_ended(states, *instance))
     }
 
     /// Notes in a fresh proposal why a half may go on.
@@ -189,15 +189,14 @@ impl Consensus {
         if self.is_sabotaged(Bug::LeaseWait) {
             return now;
         }
-        let dead: BTreeSet<NodeInstance> =
-            states.values().flat_map(|(s, _)| s.dead.iter().copied()).collect();
+        let ended = |x: NodeInstance| has_ended(states, x);
         let binding = binding_time(self.config.lease);
         let since = |arrived: Instant, age: Duration| arrived + binding.saturating_sub(age);
         let mut end = now;
         let mut former: BTreeSet<NodeInstance> = view.previous.iter().map(|m| m.instance).collect();
         for (state, arrived) in states.values() {
             for (instance, age) in &state.acks {
-                if !view.contains(*instance) && !dead.contains(instance) {
+                if !view.contains(*instance) && !ended(*instance) {
                     end = end.max(since(*arrived, *age));
                 }
             }
@@ -208,7 +207,7 @@ impl Consensus {
             s.chosen.iter().map(|(_, votes)| votes).chain(s.record.iter().map(|r| &r.votes))
         });
         // An earlier life of a candidate may have confirmed leases that nobody here knows of, until its end.
-        let unknown = former.iter().any(|i| !view.contains(*i) && !dead.contains(i));
+        let unknown = former.iter().any(|i| !view.contains(*i) && !ended(*i));
         let all = agreed.chain([&self.votes]).all(|votes| votes.all_present(candidates));
         if unknown || !all {
             for (state, arrived) in states.values() {
@@ -279,7 +278,7 @@ impl Consensus {
         }
         members.sort_unstable_by_key(|m| (m.joined, m.instance.node));
         let previous = former.map(|f| f.members.clone()).unwrap_or_default();
-        let mut causes = self.causes(number, &members, &previous);
+        let mut causes = self.causes(states, number, &members, &previous);
         if changed {
             causes.push(Cause { instance: self.local, reason: ChangeReason::VotesChanged });
             causes.sort_by_key(|c| c.instance);
@@ -289,7 +288,13 @@ impl Consensus {
         (Proposal { view, states: upper }, votes)
     }
 
-    fn causes(&self, number: ViewNumber, members: &[Member], previous: &[Member]) -> Vec<Cause> {
+    fn causes(
+        &self,
+        states: &States,
+        number: ViewNumber,
+        members: &[Member],
+        previous: &[Member],
+    ) -> Vec<Cause> {
         let joined = members.iter().filter(|m| m.joined == number).map(|m| m.instance);
         let mut causes: Vec<Cause> =
             joined.map(|instance| Cause { instance, reason: ChangeReason::Joined }).collect();
@@ -297,6 +302,8 @@ impl Consensus {
         for instance in previous.iter().map(|m| m.instance).filter(|i| !present(*i)) {
             let restarted = members.iter().any(|m| m.instance.node == instance.node);
             let reason = match self.down.get(&instance) {
+                Some(reason) if reason.is_proof_of_death() => ChangeReason::Down(*reason),
+                _ if is_over(states, instance) => OVER,
                 Some(reason) => ChangeReason::Down(*reason),
                 None if self.is_held_for_no_answer(instance) => ChangeReason::NoAnswer,
                 None if restarted => ChangeReason::Down(DownReason::Superseded),
@@ -308,6 +315,19 @@ impl Consensus {
         causes.sort_unstable_by_key(|c| c.instance);
         causes
     }
+}
+
+/// Why an earlier life is over whose node says that none but its own can run.
+pub(super) const OVER: ChangeReason = ChangeReason::Down(DownReason::Obituary { resources: false });
+
+/// True if a later life of its node is here, and no other can run.
+pub(super) fn is_over(states: &States, instance: NodeInstance) -> bool {
+    states.iter().any(|(x, (state, _))| state.sole && x.node == instance.node && *x != instance)
+}
+
+/// True if an instance declared its end, or is over.
+fn has_ended(states: &States, instance: NodeInstance) -> bool {
+    states.values().any(|(s, _)| s.dead.contains(&instance)) || is_over(states, instance)
 }
 
 /// How far the next number is above the last one that is remembered.

@@ -1,19 +1,24 @@
 //! Who left and may not have ended: the next view says it, so that those who join know it whoever dies then.
 
-use super::decide::{Former, States};
+use super::decide::{Former, OVER, States, is_over};
 use super::{Bug, Consensus};
-use crate::UNPROVEN_MAX;
+use crate::{Cause, NODES_MAX, UNPROVEN_MAX};
 use pils::NodeInstance;
 use std::collections::BTreeSet;
 
 impl Consensus {
-    /// Whom a fresh view that follows `former` names. `None`: more than it may.
+    /// Whom a fresh view that follows `former` names; and of whom it says that they are over, because their node has come back without them.
+    /// `None`: more than it may name.
     ///
     /// Each member of a view knows of all who left until then: it was told by that view, or by those before. So where a member of
     /// the former view goes on, its word is enough, and is the newest. Where none does, whatever anybody here was told counts.
-    pub(super) fn unproven_of(&self, states: &States, former: Option<&Former>) -> Option<Vec<NodeInstance>> {
+    pub(super) fn unproven_of(
+        &self,
+        states: &States,
+        former: Option<&Former>,
+    ) -> Option<(Vec<NodeInstance>, Vec<Cause>)> {
         if !self.config.names_unproven || self.is_sabotaged(Bug::ForgetsUnproven) {
-            return Some(Vec::new());
+            return Some((Vec::new(), Vec::new()));
         }
         let number = former.filter(|f| !f.only_recorded).map(|f| f.number);
         let goes_on = |active| number.is_some() && active == number;
@@ -28,10 +33,15 @@ impl Consensus {
         let ended: BTreeSet<NodeInstance> = reports().flat_map(|state| state.dead.iter().copied()).collect();
         let previous = || former.iter().flat_map(|f| &f.members).map(|m| m.instance);
         named.retain(|x| !states.contains_key(x) && !ended.contains(x) && previous().all(|m| m != *x));
+        let over = || named.iter().copied().filter(|x| is_over(states, *x));
+        // Causes are bounded; who is not told of now is so by the next view.
+        let causes: Vec<Cause> =
+            over().take(NODES_MAX / 2).map(|instance| Cause { instance, reason: OVER }).collect();
+        named.retain(|x| causes.iter().all(|c| c.instance != *x));
         let leaving = previous().filter(|x| !states.contains_key(x)).count();
         if named.len() + leaving > UNPROVEN_MAX / 2 {
             tracing::warn!(node = %self.local, number = named.len() + leaving, "many left and are not proven to have ended: fence them");
         }
-        (named.len() + leaving <= UNPROVEN_MAX).then(|| named.into_iter().collect())
+        (named.len() + leaving <= UNPROVEN_MAX).then(|| (named.into_iter().collect(), causes))
     }
 }

@@ -10,6 +10,8 @@ use ocf_comm::DownReason;
 use pils::wire::{Malformed, ParseError, Reader, Writer};
 use pils::{NodeId, NodeInstance};
 
+/// The most causes of a view: who came, who went, who went before.
+const CAUSES_MAX: usize = 3 * NODES_MAX;
 /// The most instances in a list: two lives of every node.
 const INSTANCES_MAX: usize = 2 * NODES_MAX;
 /// In the word of the quorum: the revision follows.
@@ -176,7 +178,7 @@ pub(crate) fn view(r: &mut Reader<'_>) -> Result<View, ParseError> {
     if members.is_empty() || number.0 == 0 || members.iter().any(|m| m.joined > number) {
         return Err(r.error("view", Malformed::OutOfRange));
     }
-    let n = r.length("causes", INSTANCES_MAX)?;
+    let n = r.length("causes", CAUSES_MAX)?;
     let mut causes: Vec<Cause> = Vec::with_capacity(n.min(r.remaining() / 21));
     for _ in 0..n {
         causes.push(Cause { instance: r.instance("cause")?, reason: reason(r)? });

@@ -7,7 +7,7 @@ use crate::{Ballot, NODES_MAX, View, ViewNumber};
 use bytes::{BufMut, Bytes};
 use core::time::Duration;
 use pils::NodeInstance;
-use pils::wire::{Malformed, ParseError, Reader, Writer};
+use pils::wire::{ParseError, Reader, Writer};
 
 /// The answer to PREPARE: everything the coordinator needs to know of one candidate.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub(crate) struct StateReport {
     pub(crate) acks: Vec<(NodeInstance, Duration)>,
     /// Instances that declared their own end; sorted.
     pub(crate) dead: Vec<NodeInstance>,
+    /// No earlier life of its node can still run.
+    pub(crate) sole: bool,
     /// Who left and is not known to have ended; sorted.
     pub(crate) unproven: Vec<NodeInstance>,
     pub(crate) upper: Bytes,
@@ -47,7 +49,8 @@ impl StateReport {
                 | flag(self.chosen.is_some(), 8)
                 | flag(self.accepted.is_some(), 16)
                 | flag(self.record.is_some(), 32)
-                | flag(!self.unproven.is_empty(), 64),
+                | flag(!self.unproven.is_empty(), 64)
+                | flag(self.sole, 128),
         );
         out.put_varint(micros(self.life));
         if let Some(active) = self.active {
@@ -78,9 +81,6 @@ impl StateReport {
     pub(super) fn read(r: &mut Reader<'_>) -> Result<Self, ParseError> {
         let ballot = ballot(r)?;
         let flags = r.u8("flags")?;
-        if flags >= 128 {
-            return Err(r.error("flags", Malformed::OutOfRange));
-        }
         let life = Duration::from_micros(r.varint("life")?);
         let active = if flags & 4 != 0 { Some(number(r)?) } else { None };
         let chosen = if flags & 8 != 0 { Some((view(r)?, vote_config(r)?)) } else { None };
@@ -94,7 +94,7 @@ impl StateReport {
         let dead = instances(r, "dead")?;
         let upper = upper_state(r)?;
         let unproven = if flags & 64 != 0 { unproven(r)? } else { Vec::new() };
-        let (has_vote, synced) = (flags & 1 != 0, flags & 2 != 0);
+        let (has_vote, synced, sole) = (flags & 1 != 0, flags & 2 != 0, flags & 128 != 0);
         Ok(Self {
             ballot,
             has_vote,
@@ -106,6 +106,7 @@ impl StateReport {
             record,
             acks,
             dead,
+            sole,
             unproven,
             upper,
         })

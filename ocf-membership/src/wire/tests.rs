@@ -67,6 +67,7 @@ fn samples(size: u32, text: &[u8]) -> Vec<Message> {
         record: Some(record),
         acks: vec![(instance(3), Duration::from_millis(5))],
         dead: vec![instance(2)],
+        sole: true,
         unproven: view.unproven.clone(),
         upper: Bytes::copy_from_slice(text),
     };

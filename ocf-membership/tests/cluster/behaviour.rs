@@ -28,6 +28,7 @@ pub(crate) fn with_policy(nodes: usize, durability: Durability, policy: &str) ->
         unsettled: 0,
         breaker: Breaker::Sound,
         last_man: None,
+        sole: false,
         spares: 0,
     };
     World::new(plan, Rng::new(7))
@@ -233,6 +234,42 @@ fn a_durable_cluster_goes_on_with_its_numbers_after_a_power_cut() {
     world.run_until(world.now + 3_000 * MS);
     assert_eq!((number(&world, 0), number(&world, 1)), (2, 2), "two of three remember: {}", world.describe());
     sound(&world);
+}
+
+/// Whether each former life is over, by the view of node 0: as its cause says it, or named as unproven.
+fn over_and_unproven(world: &World) -> (Vec<NodeInstance>, Vec<NodeInstance>) {
+    let view = world.nodes[0].core.as_ref().and_then(|core| core.view()).expect("it is in a view");
+    let over = view.causes.iter().filter(|c| c.reason.is_proof_of_death()).map(|c| c.instance);
+    (over.collect(), view.unproven.clone())
+}
+
+#[test]
+fn lives_are_over_once_a_later_one_says_that_it_is_alone_on_its_node() {
+    for sole in [false, true] {
+        let mut world = formed(3, Durability::Durable);
+        world.plan.sole = sole;
+        let former: Vec<NodeInstance> = world.nodes.iter().map(|n| n.local).collect();
+        // One leaves by silence, and comes back after the others have gone on without it.
+        world.stop(2, None);
+        world.run_until(5_000 * MS);
+        let view = world.nodes[0].core.as_ref().and_then(|core| core.view());
+        assert!(!view.expect("it is in a view").contains(former[2]));
+        world.start(2);
+        world.run_until(8_000 * MS);
+        assert!(world.is_whole(), "{}", world.describe());
+        let (over, unproven) = over_and_unproven(&world);
+        let expected = if sole { (vec![former[2]], vec![]) } else { (vec![], vec![former[2]]) };
+        assert_eq!((over, unproven), expected, "sole: {sole}");
+        // All lose their power: nobody goes on.
+        let former: Vec<NodeInstance> = world.nodes.iter().map(|n| n.local).collect();
+        (0..3).for_each(|i| world.stop(i, None));
+        (0..3).for_each(|i| world.start(i));
+        world.run_until(15_000 * MS);
+        assert!(world.is_whole(), "{}", world.describe());
+        let (over, _) = over_and_unproven(&world);
+        assert_eq!(over, if sole { former } else { vec![] }, "sole: {sole}");
+        sound(&world);
+    }
 }
 
 #[test]

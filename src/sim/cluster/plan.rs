@@ -214,6 +214,8 @@ impl Plan {
         membership.flap_hold = self.timers.detection * 2;
         membership.flap_hold_max = self.timers.detection * 8;
         membership.blank_record = self.blank;
+        // One machine runs one node, and an earlier life is gone before the next starts.
+        membership.sole_life = self.durability == Durability::Durable;
         let groups = ocf_groups::Config { window: self.window, ..ocf_groups::Config::default() };
         let fencing = ocf_stonith::Config {
             devices: vec![DeviceConfig {

@@ -13,6 +13,7 @@
 //! | S3 members are in the set of their view | who was removed never counts |
 //! | S4 nobody leaves the set who was a member of the view before | a removal needs an end |
 //! | U1 a view names all who left a primary and may not have ended | whoever joins must know |
+//! | U2 who is said to have ended has ended | its own word, or that of a later life alone on its node |
 //! | S5 a node is told that it was removed only if a view did it | agreement on the set |
 //! | S6 whoever counts by a set knows how each of its nodes is reached | the address travels and is recorded with the set |
 //! | Q4 nobody acts for longer than a lease without a quorum | lease |
@@ -44,7 +45,7 @@ pub struct Checks {
 }
 
 impl Checks {
-    fn fail(&mut self, text: String) {
+    pub fn fail(&mut self, text: String) {
         self.violation.get_or_insert(text);
     }
 

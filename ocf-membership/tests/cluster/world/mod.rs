@@ -51,6 +51,8 @@ pub struct Plan {
     pub breaker: Breaker,
     /// After how long those who are away lose their votes, if they do.
     pub last_man: Option<u64>,
+    /// Nodes say that no earlier life of them runs when they start.
+    pub sole: bool,
     /// Nodes of the end of the list that are not in the set at first.
     pub spares: usize,
 }
@@ -118,6 +120,7 @@ impl Plan {
             unsettled: 0,
             breaker: Breaker::Sound,
             last_man: None,
+            sole: rng.clone().chance(0.5),
             spares: 0,
         }
     }
@@ -633,6 +636,7 @@ impl World {
         let (local, disk, seed) = (node.local, node.disk.clone(), self.rng.next_u64());
         let now = self.local_time(i);
         let mut config = self.config.clone();
+        config.sole_life = self.plan.sole;
         // The file of one that is new lists the others and itself.
         if config.nodes.iter().all(|n| n.node != local.node) {
             config.nodes.push(NodeVotes::new(local.node, 1));
@@ -1044,7 +1048,15 @@ impl World {
                 let donors = view.joiners().count() < view.members.len();
                 let jumps =
                     self.checks.views.keys().next_back().is_some_and(|last| number.0 > last.0 + 1_000);
+                let runs =
+                    |x: NodeInstance| self.nodes[index(x)].local == x && self.nodes[index(x)].core.is_some();
+                let ended =
+                    || view.causes.iter().filter(|c| c.reason.is_proof_of_death()).map(|c| c.instance);
+                self.checks.ended.extend(ended());
                 self.checks.names_all(&view, jumps || !donors);
+                if let Some(x) = ended().find(|x| runs(*x)) {
+                    self.checks.fail(format!("U2: {number} says that {x} has ended, which runs"));
+                }
                 self.checks.installed(local, &view, amnesia);
                 let set = self.nodes[i].core.as_ref().map(|c| c.snapshot().votes).unwrap_or_default();
                 self.checks.counted(local, &view, &set);
