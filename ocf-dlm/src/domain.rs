@@ -26,6 +26,8 @@ pub struct RecoveryDomain {
 pub struct Collection {
     space: Lockspace,
     names: Vec<ResourceName>,
+    /// Of each, the failure that it is collected for.
+    failures: Vec<u64>,
 }
 
 /// Somebody else repairs the resources of this domain at present.
@@ -59,8 +61,8 @@ impl RecoveryDomain {
         }
         domain.collecting = true;
         drop(domain);
-        let names = self.space.each(|shard| shard.kept_invalid()).into_iter().flatten().collect();
-        Ok(Collection { space: self.space.clone(), names })
+        let (names, failures) = self.space.each(|shard| shard.kept_invalid()).into_iter().flatten().unzip();
+        Ok(Collection { space: self.space.clone(), names, failures })
     }
 
     /// Leaves the domain, and says that no value block of the lockspace can be trusted: all become invalid. O(resources).
@@ -76,12 +78,13 @@ impl Collection {
         &self.names
     }
 
-    /// They are repaired: their blocks are valid again, and zero. True if further failures have left more to repair.
+    /// They are repaired: their blocks are valid again, and zero, but for those that were written meanwhile, and those that became
+    /// invalid anew. True if further failures have left more to repair.
     #[must_use = "there may be more to repair"]
     pub fn validate(self) -> bool {
-        for name in &self.names {
+        for (name, failure) in self.names.iter().zip(&self.failures) {
             let shard = self.space.shard_of(self.space.hash(name.as_bytes()));
-            self.space.change(shard, |shard| shard.validate(name.as_bytes()));
+            self.space.change(shard, |shard| shard.validate(name.as_bytes(), *failure));
         }
         self.space.each(|shard| shard.kept_invalid().len()).into_iter().sum::<usize>() > 0
     }
@@ -106,7 +109,14 @@ impl Drop for Collection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Ask, Config, Flags, LocalLocks, Mode};
+    use crate::{Ask, Config, Flags, LocalLocks, Mode, ValueBlock};
+
+    fn fail(space: &Lockspace, name: &str) {
+        let client = space.client().unwrap();
+        let guard = client.lock(name, Mode::Pw).unwrap();
+        space.drop_client(client.id());
+        drop(guard);
+    }
 
     #[test]
     fn what_a_dead_writer_left_is_collected_once_and_is_zero_after_validation() {
@@ -132,6 +142,25 @@ mod tests {
         guard.convert(Mode::Nl).unwrap();
         guard.convert_with(Mode::Pr, Flags::VALBLK, None, crate::Wait::No).unwrap();
         assert!(!guard.remarks().value_invalid && guard.value().unwrap().number() == 0);
+        guard.convert(Mode::Nl).unwrap();
+        fail(&space, "a");
+        let collected = domain.collect().unwrap();
+        fail(&space, "a");
+        assert!(collected.validate(), "it became invalid anew after it was collected");
+        let collected = domain.collect().unwrap();
+        let mut writer = space.client().unwrap().lock_with("a", Mode::Pw, &valued).unwrap();
+        writer
+            .convert_with(
+                Mode::Nl,
+                Flags::VALBLK,
+                Some(&ValueBlock::zero(32).with_number(9)),
+                crate::Wait::No,
+            )
+            .unwrap();
+        assert!(!collected.validate() && domain.collect().unwrap().names().is_empty());
+        let reader = space.client().unwrap().lock_with("a", Mode::Pr, &valued).unwrap();
+        assert_eq!(reader.value().unwrap().number(), 9, "who wrote it has repaired it");
+        drop((writer, reader));
         domain.detach_invalidating();
         let other = space.client().unwrap().lock_with("a", Mode::Pr, &valued).unwrap();
         assert!(other.remarks().value_invalid);

@@ -59,7 +59,9 @@ pub struct Shard {
     carried: BTreeMap<u32, ValueBlock>,
     /// Invalid root resources are kept without locks.
     keeps_invalid: bool,
-    kept: BTreeSet<u32>,
+    /// Those, with the number of the last failure of each.
+    kept: BTreeMap<u32, u64>,
+    failures: u64,
     outputs: VecDeque<Output>,
 }
 
@@ -98,7 +100,8 @@ impl Shard {
             transactions: BTreeMap::new(),
             carried: BTreeMap::new(),
             keeps_invalid: false,
-            kept: BTreeSet::new(),
+            kept: BTreeMap::new(),
+            failures: 0,
             outputs: VecDeque::new(),
         }
     }
@@ -450,7 +453,7 @@ impl Shard {
     }
 
     fn free_if_idle(&mut self, resource: u32) {
-        if self.resources[resource].is_idle() && !self.kept.contains(&resource) {
+        if self.resources[resource].is_idle() && !self.kept.contains_key(&resource) {
             let Resource { tag, value, .. } = self.resources.remove(resource);
             self.index.remove(tag, resource);
             if value != NONE {
@@ -526,6 +529,8 @@ impl Shard {
 
     fn set_value(&mut self, resource: u32, block: &ValueBlock) {
         let block = block.resized(self.config.value_length);
+        // It is valid: there is nothing to repair any more.
+        self.kept.remove(&resource);
         let found = &mut self.resources[resource];
         found.value_invalid = false;
         if found.value == NONE {

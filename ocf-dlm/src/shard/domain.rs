@@ -12,23 +12,24 @@ impl Shard {
     pub fn keep_invalid(&mut self, keep: bool) {
         self.keeps_invalid = keep;
         if !keep {
-            for resource in core::mem::take(&mut self.kept) {
+            for resource in core::mem::take(&mut self.kept).into_keys() {
                 self.free_if_idle(resource);
             }
         }
     }
 
-    /// The resources that are kept.
+    /// The resources that are kept, each with the number of its last failure.
     #[must_use]
-    pub fn kept_invalid(&self) -> Vec<ResourceName> {
-        self.kept.iter().map(|at| self.resources[*at].name.clone()).collect()
+    pub fn kept_invalid(&self) -> Vec<(ResourceName, u64)> {
+        self.kept.iter().map(|(at, failure)| (self.resources[*at].name.clone(), *failure)).collect()
     }
 
-    /// A resource is repaired: its block is zero and valid, and it is kept no longer. False if it was not kept.
-    pub fn validate(&mut self, name: &[u8]) -> bool {
+    /// A resource is repaired: its block is zero and valid, and it is kept no longer. False, and nothing changes, if it was not kept, was
+    /// written since, or became invalid by another failure.
+    pub fn validate(&mut self, name: &[u8], failure: u64) -> bool {
         let tag = self.tag(Self::hash(self.seed, name), NONE, name);
         let Some(resource) = self.lookup(tag, NONE, name) else { return false };
-        if !self.kept.remove(&resource) {
+        if self.kept.get(&resource) != Some(&failure) {
             return false;
         }
         self.set_value(resource, &ValueBlock::zero(self.config.value_length));
@@ -41,6 +42,7 @@ impl Shard {
         let places: Vec<u32> = self.resources.iter().map(|(at, _)| at).collect();
         for at in places {
             self.resources[at].value_invalid = true;
+            self.note_invalid(at);
         }
     }
 
@@ -54,7 +56,19 @@ impl Shard {
             && !flags.has(Flags::NODOMAIN)
             && self.resources[resource].parent == NONE
         {
-            self.kept.insert(resource);
+            self.note_failure(resource);
+        }
+    }
+
+    fn note_failure(&mut self, resource: u32) {
+        self.failures += 1;
+        self.kept.insert(resource, self.failures);
+    }
+
+    /// A block was made invalid: who repairs it now does not know of that.
+    pub(super) fn note_invalid(&mut self, resource: u32) {
+        if self.kept.contains_key(&resource) {
+            self.note_failure(resource);
         }
     }
 }

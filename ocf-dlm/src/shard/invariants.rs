@@ -19,7 +19,7 @@ impl Shard {
                 Some(at),
                 "{name} is in the index"
             );
-            assert!(!resource.is_idle() || self.kept.contains(&at), "{name} has a lock");
+            assert!(!resource.is_idle() || self.kept.contains_key(&at), "{name} has a lock");
             let mut counts = [0; 6];
             let mut locks = 0;
             for queue in [Queue::Granted, Queue::Converting, Queue::Waiting, Queue::Outside] {

@@ -236,6 +236,7 @@ impl Shard {
     fn write_value(&mut self, resource: u32, flags: Flags, value: Option<&ValueBlock>) {
         if flags.has(Flags::IVVALBLK) {
             self.resources[resource].value_invalid = true;
+            self.note_invalid(resource);
         } else if let Some(value) = value.filter(|_| flags.has(Flags::VALBLK)) {
             self.set_value(resource, value);
         }
