@@ -12,6 +12,7 @@ mod client;
 mod config;
 #[cfg(feature = "testing")]
 mod digest;
+mod domain;
 mod event;
 mod flow;
 mod idle;
@@ -47,6 +48,7 @@ use crate::wire::{Batch, Item, Key, Name, Proof, Request};
 use bytes::Bytes;
 pub(crate) use client::Stop;
 use client::Timer;
+use domain::Domains;
 use keep::KeptLocks;
 pub(crate) use lookup::{Entry, SlotState, slot_number};
 use own::ClientLock;
@@ -116,12 +118,18 @@ pub enum Sabotage {
     ForgetUnwritten,
     /// Gives a kept grant to a client while the lease is in doubt.
     ReuseInDoubt,
+    /// Keeps nothing for repair of what only a lost node knew.
+    ForgetFailures,
+    /// Takes for repaired what became invalid after it was collected.
+    ValidateAnew,
+    /// Lets a tree move although its root is kept for repair.
+    MoveMarked,
 }
 
 #[cfg(feature = "testing")]
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 31] = [
         Self::ReleaseWithoutProof,
         Self::ForgetSuspects,
         Self::SkipBarrier,
@@ -150,8 +158,14 @@ impl Sabotage {
         Self::KeepMoreTokens,
         Self::ForgetUnwritten,
         Self::ReuseInDoubt,
+        Self::ForgetFailures,
+        Self::ValidateAnew,
+        Self::MoveMarked,
     ];
 }
+
+/// How a lock is released whose holder failed, or that is taken away.
+pub(crate) const FAILED: crate::Flags = crate::Flags::IVVALBLK.with(crate::Flags::FAILURE);
 
 /// Whether this node may act.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -227,6 +241,7 @@ pub struct Engine {
     pub(crate) to_hand: VecDeque<Name>,
     /// Orders that were given here and not answered yet.
     pub(crate) orders: BTreeSet<u64>,
+    pub(crate) domains: Domains,
     pub(crate) next_ticket: u64,
     pub(crate) next_lock: u64,
     pub(crate) next_order: u64,
@@ -301,6 +316,7 @@ impl Engine {
             orphans: BTreeSet::new(),
             kept: KeptLocks::default(),
             orders: BTreeSet::new(),
+            domains: Domains::default(),
             next_ticket: 0,
             next_lock: 1,
             next_order: 0,

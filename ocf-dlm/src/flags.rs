@@ -58,6 +58,8 @@ flags! {
     OWNED = 0x800_0000;
     /// Between nodes, not for clients: the node may keep the grant when its client has let go.
     KEEP = 0x1000_0000;
+    /// Between nodes, not for clients: the lock is released because its holder failed, or by force.
+    FAILURE = 0x2000_0000;
 }
 
 impl Flags {

@@ -6,8 +6,7 @@
 mod claims;
 mod work;
 
-use crate::Flags;
-use crate::cluster::{ClusterView, Engine, Output, Route, Standing, Tree};
+use crate::cluster::{ClusterView, Engine, FAILED, Output, Route, Standing, Tree};
 use crate::directory::{Placement, Slot, Weighted};
 use crate::table::Table;
 use crate::wire::{Barrier, Claim, Item, Name, Phase, Proof};
@@ -29,6 +28,8 @@ enum Stage {
     Claimed,
     /// Everybody's claims are here; those before this place are rebuilt.
     Rebuild(u32),
+    /// All are, and entries before this place are looked at that only a lost node knew more of.
+    Repair(u32),
     /// This node has rebuilt what it is to master, and serves its part of the directory.
     Rebuilt,
 }
@@ -132,6 +133,8 @@ impl Engine {
         self.standing = Standing::Active;
         self.restart(last, old.as_ref(), before.as_ref());
         let gone: BTreeSet<NodeInstance> = lost.union(&back).copied().collect();
+        self.domains.on_view(&gone);
+        self.say_domains(true);
         self.directory_changes(before.as_ref(), &gone);
         let wanted = if skipped { self.departed.keys().copied().collect() } else { lost };
         for node in wanted {
@@ -334,7 +337,7 @@ impl Engine {
         self.interrupt_orders();
         self.standing = Standing::Suspended;
         for lock in self.tell_lost() {
-            self.release(lock, Flags::IVVALBLK, None);
+            self.release(lock, FAILED, None);
         }
     }
 
@@ -383,6 +386,7 @@ impl Engine {
         self.leaving.clear();
         self.stopping.clear();
         self.recovery = Recovery::new(self.seed);
+        self.domains.give_up();
         for lock in self.tell_lost() {
             self.forget_lock(lock);
         }

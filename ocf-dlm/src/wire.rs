@@ -16,8 +16,8 @@ mod tests;
 pub use answer::{Answer, RangeBlocker, Refusal};
 pub use common::{Key, TREE_MAX, Value};
 pub use order::{
-    Danger, NewOwner, Order, OrderRefusal, OrphanLock, Outcome, REASON_MAX, REPORTED_MAX, ReleaseGuard,
-    ReportedLock, ResourceReport, Wanted,
+    Danger, MARKS_MAX, Mark, NewOwner, Order, OrderRefusal, OrphanLock, Outcome, REASON_MAX, REPORTED_MAX,
+    ReleaseGuard, ReportedLock, ResourceReport, Wanted,
 };
 pub use place::{MovedLock, MovedResource, MovedTree};
 pub use recovery::{Barrier, Claim, ClaimedLock, Handover, Phase, Proof};
@@ -26,15 +26,18 @@ pub use search::{Hop, PATH_MAX, Probe};
 
 use crate::identity::FencingToken;
 use bytes::Bytes;
-pub(crate) use common::Name;
-use common::{put_token, take_bool, take_name, take_token};
+pub(crate) use common::{Name, space_of};
+use common::{put_token, take_bool, take_name, take_space, take_token};
 use pils::NodeInstance;
 use pils::wire::{ParseError, Reader, Writer as _};
+use std::sync::Arc;
 
 /// First byte of every message.
-pub const VERSION: u8 = 4;
+pub const VERSION: u8 = 5;
 /// Most items of one message that a parser accepts.
 pub const ITEMS_MAX: usize = 1 << 16;
+/// Most lockspaces of whose domains the programs of one node take part.
+pub const DOMAINS_MAX: usize = 64;
 
 /// One thing said between two lock managers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -164,6 +167,11 @@ pub enum Item {
         /// The move.
         ticket: u64,
     },
+    /// The sender has programs in the recovery domains of these lockspaces, and of no others.
+    Domains {
+        /// They. At most [`DOMAINS_MAX`].
+        spaces: Vec<Arc<[u8]>>,
+    },
 }
 
 macro_rules! kinds {
@@ -176,6 +184,7 @@ kinds! {
     LOOKUP = 1, FORWARD = 2, REQUEST = 3, CONVERT = 4, UNLOCK = 5, CANCEL = 6, OWN = 7, FORGET = 8, ANSWER = 9,
     MASTER = 10, CLAIM_TREE = 11, CLAIM = 12, HANDOVER = 13, BARRIER = 14, PROVEN = 15, PROBE = 16, VICTIM = 17,
     TAKEN = 18, ORDER = 19, REPORT = 20, NEW_OWNER = 21, MOVE = 22, MOVED = 23, TAKE = 24, MASTERING = 25, STAY = 26,
+    DOMAINS = 27,
 }
 
 impl Item {
@@ -237,6 +246,11 @@ impl Item {
                 out.push(u8::from(*taken));
             }
             Self::Stay { tree, ticket } => put_move(kind::STAY, tree, *ticket, out),
+            Self::Domains { spaces } => {
+                out.push(kind::DOMAINS);
+                out.put_length(spaces.len());
+                spaces.iter().for_each(|space| out.put_prefixed(space));
+            }
         }
     }
 
@@ -279,6 +293,10 @@ impl Item {
                 taken: take_bool(r, "taken")?,
             },
             kind::STAY => Self::Stay { tree: take_name(r)?, ticket: r.u64("ticket")? },
+            kind::DOMAINS => {
+                let count = r.length("lockspaces", DOMAINS_MAX)?;
+                Self::Domains { spaces: (0..count).map(|_| take_space(r)).collect::<Result<_, _>>()? }
+            }
             _ => return Err(r.error("kind", pils::wire::Malformed::OutOfRange)),
         })
     }

@@ -4,6 +4,8 @@
 //! Method: three engines and a network that delivers at once and counts how many messages had to follow each other.
 #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
+#[path = "engines/domains.rs"]
+mod domains;
 #[path = "engines/kept.rs"]
 mod kept;
 

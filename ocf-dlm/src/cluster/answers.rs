@@ -155,6 +155,8 @@ impl Engine {
         known.since = now;
         known.held = Some(grant.mode);
         known.token = grant.token;
+        // It was repaired since (section 16): what was given before is not what is there.
+        let repaired = known.value_invalid && !grant.remarks.value_invalid;
         known.value_invalid = grant.remarks.value_invalid;
         match transfer {
             Transfer::Read if grant.value.is_some() => {
@@ -166,7 +168,7 @@ impl Engine {
             }
             // What was given above CR stays the newest: nobody could write since.
             Transfer::Read | Transfer::Write | Transfer::Nothing => {
-                known.value_certain &= grant.mode > Mode::Cr && !grant.remarks.demoted;
+                known.value_certain &= grant.mode > Mode::Cr && !grant.remarks.demoted && !repaired;
             }
         }
         let given_up = known.take_ranges(lock, &pending);

@@ -5,7 +5,7 @@ use super::keep::Keep;
 use super::orphan::KEPT;
 use super::own::{ClientLock, OwnRanges, Pending};
 use super::tree::{Route, Tree};
-use super::{Engine, Standing, sabotaged};
+use super::{Engine, FAILED, Standing, sabotaged};
 use crate::range::RangeSet;
 use crate::wire::{Convert, Item, Key, Name, Request, Unlock, Value};
 use crate::{FencingToken, Flags, Mode, RequestError, Status, Transfer};
@@ -69,7 +69,7 @@ impl Engine {
         ranges: Option<(OwnRanges, RangeSet)>,
     ) -> Result<u64, RequestError> {
         check_flags(ask.mode, ask.flags)?;
-        ask.flags = ask.flags.without(Flags::KEEP);
+        ask.flags = ask.flags.without(Flags::KEEP | Flags::FAILURE);
         if ask.flags.has(Flags::ORPHAN) {
             return self.adopt(&ask);
         }
@@ -178,7 +178,7 @@ impl Engine {
             return Err(RequestError::NotQueueable { held, asked: mode });
         }
         // Whether it wants to be told, and is to last, is settled by its first request.
-        let flags = flags.without(KEPT) | known.flags.only(KEPT);
+        let flags = flags.without(KEPT | Flags::FAILURE) | known.flags.only(KEPT);
         let value = value.map(|v| Value { sequence: known.value.map_or(0, |old| old.sequence + 1), ..v });
         let (flags, value) = known.with_unwritten(flags, value);
         if !Self::needs_no_answer(held, mode, flags) {
@@ -235,7 +235,7 @@ impl Engine {
             completed.remarks.demoted = pending.demoted;
             self.outputs.push_back(Output::Completed(completed));
         }
-        let flags = flags.without(Flags::FORCEUNLOCK);
+        let flags = flags.without(Flags::FORCEUNLOCK | Flags::FAILURE);
         if !self.keep(lock, flags, value) {
             self.release(lock, flags, value);
         }
@@ -473,7 +473,7 @@ impl Engine {
             let (flags, value) = kept;
             // The master may have granted more than the client was told: what it writes goes by what it knew.
             let writes = known.held.is_some_and(Mode::is_writer);
-            let flags = if writes { flags } else { flags.without(Flags::VALBLK | Flags::IVVALBLK) };
+            let flags = if writes { flags } else { flags.without(Flags::VALBLK | FAILED) };
             let value = value.filter(|_| writes);
             self.tell_master(&known.key.tree, Item::Unlock(Unlock { lock, flags, value }));
         }
@@ -485,6 +485,7 @@ impl Engine {
         self.no_longer_kept(lock);
         let known = self.locks.remove(&lock)?;
         self.orphans.remove(&lock);
+        self.domains.forget_collector(lock);
         self.forget_owner(lock, &known);
         let op = known.op;
         if let Some(pending) = &known.pending {

@@ -43,6 +43,9 @@ pub struct Config {
     pub kept_max: usize,
     /// How long a grant is kept that nobody asks for. Default 10 s.
     pub kept_for: Duration,
+    /// Most resources mastered here that are kept for their recovery domain, also without locks, until they are repaired. More that
+    /// become invalid are not kept, and who collects is told that some are missing. Default 1 Mi, about half a GB.
+    pub repair_max: usize,
 }
 
 impl Default for Config {
@@ -62,6 +65,7 @@ impl Default for Config {
             move_patience: Duration::from_millis(100),
             kept_max: 0,
             kept_for: Duration::from_secs(10),
+            repair_max: 1 << 20,
         }
     }
 }

@@ -56,6 +56,7 @@ impl Hash for Engine {
             batches,
             held,
             held_bytes: _,
+            domains,
             outputs,
             stats: _,
             victims: _,
@@ -64,7 +65,7 @@ impl Hash for Engine {
         (local, now, standing, epoch, members, departed, proven).hash(state);
         (slots, entries, waiting_lookups, trees, mastering, holders, locks, waiting, lookups).hash(state);
         (searched, haunted, unsettled, leaving, idle, idle_due, stopping, proofs).hash(state);
-        (orphans, kept, range_owners, orders, next_ticket).hash(state);
+        (orphans, kept, range_owners, orders, next_ticket, domains).hash(state);
         (moving_lookups, moving, handing, to_move, to_hand).hash(state);
         (next_lock, next_order, timers, recovery, loopback, batches, held, outputs.len()).hash(state);
     }

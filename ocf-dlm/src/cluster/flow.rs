@@ -158,13 +158,14 @@ impl Engine {
             Item::Victim { lock, op } => self.on_victim(lock, op),
             Item::Taken { claims } => self.on_taken(from, claims),
             Item::Order(order) => self.on_order(from, order),
-            Item::Report { ticket, outcome } => self.on_report(ticket, outcome),
+            Item::Report { ticket, outcome } => self.on_report(from, ticket, outcome),
             Item::NewOwner(owner) => self.on_new_owner(from, &owner),
             Item::Move { tree, ticket, to } => self.on_move(from, &tree, ticket, to),
             Item::Moved { tree, ticket, ready } => self.on_moved(from, &tree, ticket, ready),
             Item::Take(moved) => self.on_take(from, moved),
             Item::Mastering { tree, ticket, taken } => self.on_mastering(from, &tree, ticket, taken),
             Item::Stay { tree, .. } => self.on_stay(from, &tree),
+            Item::Domains { spaces } => self.on_domains(from, spaces),
         }
     }
 

@@ -15,7 +15,8 @@ use std::collections::BTreeSet;
 pub const KEPT_USES: u64 = 1 << 16;
 
 /// What asks for more than a plain grant is not kept.
-const NOT_KEPT: Flags = Flags::PERSISTENT.with(Flags::ALTPR).with(Flags::ALTCW).with(Flags::EXPEDITE);
+const NOT_KEPT: Flags =
+    Flags::PERSISTENT.with(Flags::NODOMAIN).with(Flags::ALTPR).with(Flags::ALTCW).with(Flags::EXPEDITE);
 
 /// What a node knows of a lock that it may keep.
 #[derive(Clone, Copy, Debug, Default, Hash)]

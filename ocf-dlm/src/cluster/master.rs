@@ -1,6 +1,6 @@
 //! Operations on trees that this node masters.
 
-use super::queue::{Effect, Effects, Holder, Queues, Terms};
+use super::queue::{Effect, Effects, Holder, Queues, Terms, ValueNews};
 use super::tree::{Mastered, Route, Tree};
 use super::{Engine, sabotaged};
 use crate::wire::{Answer, Convert, Item, Key, Name, NewOwner, Refusal, Request, Unlock};
@@ -88,7 +88,7 @@ impl Engine {
             queues.at(now);
             for suspect in suspects.iter() {
                 queues.suspect(*suspect);
-                queues.invalidate_value();
+                queues.invalidate(true);
             }
             queues
         });
@@ -201,14 +201,21 @@ impl Engine {
         nodes.into_iter().collect()
     }
 
-    /// Drops a resource without locks, and notices when the tree has none.
+    /// Notes what became of a value block, drops a resource without locks unless it is kept for repair, and notices when the tree
+    /// has none.
     pub(crate) fn tidy(&mut self, key: &Key) {
         let now = self.now;
         if let Some((place, tree)) = self.trees.find_mut(&key.tree) {
             if let Some(mastered) = tree.mastered_mut()
-                && mastered.resources.get(&key.path).is_some_and(Queues::is_empty)
+                && let Some(queues) = mastered.resources.get_mut(&key.path)
             {
-                mastered.resources.remove(&key.path);
+                let (news, root) = (queues.take_news(), key.path.is_empty());
+                if root && news != ValueNews::Nothing {
+                    self.domains.note(&key.tree, news, self.config.repair_max);
+                }
+                if queues.is_empty() && !(root && self.domains.is_marked(&key.tree)) {
+                    mastered.resources.remove(&key.path);
+                }
             }
             if tree.is_idle() && tree.idle_since.is_none() {
                 tree.idle_since = Some(now);

@@ -2,13 +2,13 @@
 
 use super::event::Output;
 use super::tree::Tree;
-use super::{Engine, Holder, sabotaged};
+use super::{Engine, FAILED, Holder, sabotaged};
 use crate::directory::Slot;
 use crate::wire::{
     Danger, Item, Key, Order, OrderRefusal, OrphanLock, Outcome, REPORTED_MAX, ReleaseGuard, ReportedLock,
     ResourceReport, Unlock, Wanted,
 };
-use crate::{ClientId, FencingToken, Flags, Mode, Status};
+use crate::{ClientId, FencingToken, Mode, Status};
 use pils::{Instant, NodeInstance};
 use std::collections::BTreeSet;
 
@@ -25,6 +25,9 @@ pub enum OrderError {
     /// That instance is no member. What it left goes when it is proven to act no more.
     #[error("{0} is not a member")]
     NotMember(NodeInstance),
+    /// The lock does not allow to collect: it is not held in EX on [`Key::collector`].
+    #[error("another collector is at work, or none was asked for")]
+    NotCollector,
     /// [`ORDERS_MAX`] are under way.
     #[error("{ORDERS_MAX} orders are under way")]
     Limit,
@@ -101,6 +104,14 @@ impl Engine {
         to: NodeInstance,
         what: Wanted,
     ) -> Result<u64, OrderError> {
+        let ticket = self.new_order(now)?;
+        self.push(to, Item::Order(Order { ticket, origin: self.local, what }));
+        self.settle();
+        Ok(ticket)
+    }
+
+    /// The ticket of a new order.
+    pub(super) fn new_order(&mut self, now: Instant) -> Result<u64, OrderError> {
         self.now = now;
         if !self.acts() {
             return Err(OrderError::NotPrimary);
@@ -109,21 +120,27 @@ impl Engine {
             return Err(OrderError::Limit);
         }
         self.next_ticket += 1;
-        let ticket = self.next_ticket;
-        self.orders.insert(ticket);
-        self.push(to, Item::Order(Order { ticket, origin: self.local, what }));
-        self.settle();
-        Ok(ticket)
+        self.orders.insert(self.next_ticket);
+        Ok(self.next_ticket)
     }
 
     /// What was asked for in this view may or may not have been done.
     pub(crate) fn interrupt_orders(&mut self) {
+        self.domains.interrupt();
         while let Some(ticket) = self.orders.pop_first() {
             self.outputs.push_back(Output::Reported { ticket, outcome: None });
         }
     }
 
-    pub(crate) fn on_report(&mut self, ticket: u64, outcome: Outcome) {
+    pub(crate) fn on_report(&mut self, from: NodeInstance, ticket: u64, outcome: Outcome) {
+        if self.domains.talks_of(ticket) {
+            self.on_answer_of_member(from, ticket, outcome);
+        } else {
+            self.end_order(ticket, outcome);
+        }
+    }
+
+    pub(super) fn end_order(&mut self, ticket: u64, outcome: Outcome) {
         if self.orders.remove(&ticket) {
             self.outputs.push_back(Output::Reported { ticket, outcome: Some(outcome) });
         }
@@ -164,6 +181,10 @@ impl Engine {
                 Outcome::Released(self.purge_here(|of, _| client.is_none_or(|one| of == one)))
             }
             Wanted::Orphans => self.list_orphans(),
+            what @ (Wanted::Collect { .. } | Wanted::Validate { .. } | Wanted::Invalidate { .. }) => {
+                let Some(outcome) = self.answer_for_domain(what) else { return };
+                outcome
+            }
         };
         self.push(origin, Item::Report { ticket, outcome });
     }
@@ -240,7 +261,7 @@ impl Engine {
         }
         let unseen = sabotaged!(self, RevokeUnseen);
         if guard.is_some_and(|guard| guard.is_instead_of_fencing() || unseen) {
-            let unlock = Unlock { lock: who.lock, flags: Flags::IVVALBLK, value: None };
+            let unlock = Unlock { lock: who.lock, flags: FAILED, value: None };
             self.on_unlock(who.node, &unlock);
             return Outcome::Released(1);
         }
@@ -299,7 +320,7 @@ impl Engine {
         if known.held.is_some() {
             self.outputs.push_back(Output::Revoked { lock, client });
         }
-        self.release(lock, Flags::IVVALBLK, None);
+        self.release(lock, FAILED, None);
     }
 
     /// Releases those orphans of this node that are `doomed`, by whose they were and their resource. Value blocks of those held in

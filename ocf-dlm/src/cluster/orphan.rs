@@ -1,13 +1,13 @@
 //! Locks that outlive their client, and who takes them over.
 
 use super::event::{Ask, Completed, Output};
-use super::{Engine, Stop, sabotaged};
+use super::{Engine, FAILED, Stop, sabotaged};
 use crate::wire::{Item, NewOwner};
 use crate::{ClientId, Flags, Mode, RequestError, Status};
 use pils::Instant;
 
 /// What stays with a lock through its conversions.
-pub(super) const KEPT: Flags = Flags::NOTIFY.with(Flags::PERSISTENT).with(Flags::KEEP);
+pub(super) const KEPT: Flags = Flags::NOTIFY.with(Flags::PERSISTENT).with(Flags::KEEP).with(Flags::NODOMAIN);
 
 impl Engine {
     /// A client is gone: its locks are released, children first; a value block that it could write is invalid. Those that
@@ -24,7 +24,7 @@ impl Engine {
             let Some(known) = self.locks.get(lock) else { continue };
             let lasts = known.flags.has(Flags::PERSISTENT) && !sabotaged!(self, ForgetOrphans);
             if known.held.is_none() || !lasts && known.children == 0 {
-                self.release(*lock, Flags::IVVALBLK, None);
+                self.release(*lock, FAILED, None);
             } else {
                 self.orphan(*lock);
             }

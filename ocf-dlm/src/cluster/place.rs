@@ -156,6 +156,7 @@ impl Engine {
         let keeper = self.keeper(Slot::of(name));
         let able =
             mastered.moving.is_none() && mastered.suspects.is_empty() && !self.haunted.contains(&place);
+        let able = able && !self.keeps_for_repair(name);
         let known = asked.iter().all(|node| self.is_member(*node));
         let (Some(keeper), true) = (keeper, able && known && to != self.local && self.is_member(to)) else {
             return;
@@ -307,6 +308,11 @@ impl Engine {
         }
     }
 
+    /// True if the root is kept for repair: then the tree stays, or those who ask for all that is kept could miss it.
+    fn keeps_for_repair(&self, name: &Name) -> bool {
+        self.domains.is_marked(name) && !sabotaged!(self, MoveMarked)
+    }
+
     /// Sends a tree of which nobody has anything more to say to its next master.
     fn hand_over(&mut self, name: &Name) {
         let drained = sabotaged!(self, MoveUndrained);
@@ -316,12 +322,17 @@ impl Engine {
         if self.mastered(name).filter(over).is_none() {
             return;
         }
+        if self.keeps_for_repair(name) {
+            self.stay(name);
+            return;
+        }
         let Some(Moving { to, ticket, asked, requests, .. }) = self.end_move(name) else { return };
         let now = self.now;
         let Some(tree) = self.trees.get_mut(name) else { return };
         let (since, handing) = (tree.epoch, Route::Looking(false));
         let Route::Here(mut mastered) = core::mem::replace(&mut tree.route, handing) else { return };
         self.mastering -= 1;
+        self.domains.unmark(name);
         let resources = mastered.resources.iter_mut().map(|(path, queues)| queues.at(now).moved(path));
         let mut moved = MovedTree {
             tree: Name::clone(name),
@@ -372,6 +383,9 @@ impl Engine {
             self.mastering += 1;
         }
         self.stats.moved_here += 1;
+        if self.domains.is_doubted(&name) {
+            self.doubt(&name);
+        }
         let keeper = self.keeper(Slot::of(&name)).filter(|_| !sabotaged!(self, MoveUnlisted));
         if let Some(keeper) = keeper {
             self.push(keeper, Item::ClaimTree { tree: Name::clone(&name) });

@@ -34,6 +34,19 @@ impl Effect {
     }
 }
 
+/// What became of a value block since this was asked last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) enum ValueNews {
+    #[default]
+    Nothing,
+    /// It was written, and is valid.
+    Written,
+    /// It is invalid by the word of a holder.
+    Invalid,
+    /// It is invalid by a failure that is a matter of the recovery domain.
+    Failed,
+}
+
 pub(crate) type Effects = Vec<(Holder, Effect)>;
 
 /// What is asked for.
@@ -101,6 +114,7 @@ pub(crate) struct Queues {
     value: ValueBlock,
     value_sequence: u64,
     value_invalid: bool,
+    news: ValueNews,
     next_place: i64,
     first_place: i64,
     /// The time, as of [`Queues::at`].
@@ -116,6 +130,7 @@ impl Queues {
             value: ValueBlock::zero(value_length),
             value_sequence: 0,
             value_invalid: false,
+            news: ValueNews::Nothing,
             next_place: 0,
             first_place: 0,
             now: 0,
@@ -308,7 +323,8 @@ impl Queues {
     ) {
         let Some(entry) = self.take(who) else { return };
         if entry.held.is_some_and(Mode::is_writer) {
-            self.write(flags, value);
+            let apart = if entry.flags.has(Flags::NODOMAIN) { Flags::FAILURE } else { Flags::NONE };
+            self.write(flags.without(apart), value);
         }
         if entry.asked.is_some() {
             self.notify_anew();
@@ -372,7 +388,9 @@ impl Queues {
         self.granted.extend(theirs.into_iter().map(|e| Entry { asked: None, ..e }));
         if certain {
             let wrote = |e: &Entry| e.who.node == node && e.held.is_some_and(Mode::is_writer);
-            self.value_invalid |= invalidate && self.granted.iter().any(wrote);
+            if invalidate && self.granted.iter().any(wrote) {
+                self.invalidate(self.granted.iter().any(|e| wrote(e) && !e.flags.has(Flags::NODOMAIN)));
+            }
             self.granted.retain(|e| e.who.node != node);
         } else {
             // It answers nobody.
@@ -443,15 +461,31 @@ impl Queues {
 
     /// Takes the value block for valid; a bug that can be put back.
     pub(crate) const fn trust_value(&mut self) {
-        self.value_invalid = false;
+        (self.value_invalid, self.news) = (false, ValueNews::Nothing);
     }
 
     pub(crate) const fn is_value_invalid(&self) -> bool {
         self.value_invalid
     }
 
-    pub(crate) const fn invalidate_value(&mut self) {
+    /// `failed`: by a failure that is a matter of the recovery domain.
+    pub(crate) fn invalidate(&mut self, failed: bool) {
         self.value_invalid = true;
+        if failed || self.news != ValueNews::Failed {
+            self.news = if failed { ValueNews::Failed } else { ValueNews::Invalid };
+        }
+    }
+
+    /// It is repaired: the value block is zero, and valid.
+    pub(crate) fn validate(&mut self) {
+        self.value = ValueBlock::zero(self.value.as_bytes().len());
+        self.value_sequence += 1;
+        (self.value_invalid, self.news) = (false, ValueNews::Nothing);
+    }
+
+    /// What became of the value block since the last time.
+    pub(crate) const fn take_news(&mut self) -> ValueNews {
+        core::mem::replace(&mut self.news, ValueNews::Nothing)
     }
 
     /// Puts in place of every lock that a departed node may have had the strongest one that the others allow.
@@ -617,11 +651,11 @@ impl Queues {
 
     fn write(&mut self, flags: Flags, value: Option<&Value>) {
         if flags.has(Flags::IVVALBLK) {
-            self.value_invalid = true;
+            self.invalidate(flags.has(Flags::FAILURE));
         } else if let (true, Some(value)) = (flags.has(Flags::VALBLK), value) {
             self.value = value.block.resized(self.value.as_bytes().len());
             self.value_sequence += 1;
-            self.value_invalid = false;
+            (self.value_invalid, self.news) = (false, ValueNews::Written);
         }
     }
 

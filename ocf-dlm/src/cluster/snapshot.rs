@@ -125,6 +125,8 @@ pub struct Snapshot {
     pub kept: usize,
     /// Orders given here that are not answered yet.
     pub orders: usize,
+    /// Resources that it masters and keeps for repair.
+    pub repairs: usize,
     /// Trees that this node knows.
     pub trees: usize,
     /// Trees that it masters.
@@ -149,6 +151,7 @@ impl Engine {
             orphans: self.orphans.len(),
             kept: self.kept.len(),
             orders: self.orders.len(),
+            repairs: self.repairs().count(),
             trees: self.trees.len(),
             mastered: self.mastering,
             listed: self.entries.len(),
@@ -285,6 +288,7 @@ impl Engine {
         if self.trees.values().filter(handed).count() != self.handing.len() {
             return Err("trees on their way are counted");
         }
+        self.check_domains()?;
         if !self.loopback.is_empty() && self.standing == Standing::Active {
             return Err("nothing is left to be said to oneself");
         }

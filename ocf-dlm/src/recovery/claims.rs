@@ -276,7 +276,7 @@ impl Engine {
     }
 
     /// Becomes the master of a tree that was claimed from this node, unless it has a living master.
-    pub(super) fn rebuild_tree(&mut self, name: &Name, mut claims: Claims) {
+    pub(crate) fn rebuild_tree(&mut self, name: &Name, mut claims: Claims) {
         self.touch_entry(name);
         let entry = self.entries.get(name).cloned().unwrap_or_default();
         let here = self.mastered(name).is_some();
@@ -290,7 +290,8 @@ impl Engine {
             return;
         }
         claims.retain(|(_, claim)| !claim.locks.is_empty());
-        if claims.is_empty() {
+        let kept = self.domains.covers(name) && !sabotaged!(self, ForgetFailures);
+        if claims.is_empty() && !kept {
             return;
         }
         let slot = self.slots.get(&slot_number(Slot::of(name)));
@@ -315,6 +316,10 @@ impl Engine {
         let mut by_path: BTreeMap<Name, Claims> = BTreeMap::new();
         for (node, claim) in claims {
             by_path.entry(claim.key.path.clone()).or_default().push((node, claim));
+        }
+        if by_path.is_empty() {
+            // Nobody is left who had a lock: it is kept for repair.
+            by_path.insert(Name::from([]), Claims::new());
         }
         let mut mastered = Mastered::new(token, suspects.clone());
         for (path, claims) in by_path {
@@ -352,6 +357,7 @@ impl Engine {
         if !suspects.is_empty() {
             self.haunted.insert(place);
         }
+        self.tidy(&Key { tree: Name::clone(name), path: Name::from([]) });
     }
 
     /// Grants what the queues of a rebuilt tree allow.

@@ -22,6 +22,8 @@ pub(crate) enum Task {
     Claimed,
     /// The tree claimed at this place of the claims is rebuilt.
     Rebuild(u32),
+    /// What only a lost node knew is kept for repair, of the directory's entry at this place.
+    Repair(u32),
     /// All are.
     Rebuilt,
     /// What a rebuilt tree's queues allow is granted.
@@ -40,6 +42,8 @@ pub(crate) enum Task {
     Hand,
     /// A tree begins to move to who uses it most.
     Move,
+    /// What is kept for repair may not have to be any more.
+    Unmark,
     /// Trees are given up that were idle for long.
     Sweep,
 }
@@ -67,7 +71,9 @@ impl Engine {
                 return Some(Task::Claimed);
             }
             Stage::Rebuild(at) if at < recovery.claims.end() => return Some(Task::Rebuild(at)),
-            Stage::Rebuild(_) => return Some(Task::Rebuilt),
+            Stage::Rebuild(_) if !self.domains.is_empty() => return Some(Task::Repair(0)),
+            Stage::Repair(at) if at < self.entries.end() => return Some(Task::Repair(at)),
+            Stage::Rebuild(_) | Stage::Repair(_) => return Some(Task::Rebuilt),
             // Whether a tree that was sent away has arrived is to be known first.
             Stage::Sweep { .. } | Stage::Nothing | Stage::Claimed | Stage::Rebuilt => {}
         }
@@ -83,8 +89,8 @@ impl Engine {
         if let Some((keeper, _)) = recovery.claimed_from.iter().find(serves) {
             return Some(Task::Arrive(*keeper));
         }
-        if let Some(place) = recovery.release.and_then(|at| self.haunted.range(at..).next()) {
-            return Some(Task::Release(*place));
+        if let Some(place) = self.next_release() {
+            return Some(Task::Release(place));
         }
         if let Some(place) = self.unsettled.first() {
             return Some(Task::Flush(*place));
@@ -94,6 +100,9 @@ impl Engine {
         }
         if recovery.is_over() && !self.to_move.is_empty() {
             return Some(Task::Move);
+        }
+        if self.domains.has_stale() {
+            return Some(Task::Unmark);
         }
         match recovery.clean {
             Some(at) if at < self.entries.end() => Some(Task::Clean(at)),
@@ -142,6 +151,10 @@ impl Engine {
                     self.rebuild_tree(&name, claims);
                 }
             }
+            Task::Repair(place) => {
+                self.recovery.stage = Stage::Repair(place + 1);
+                self.repair_entry_at(place);
+            }
             Task::Rebuilt => self.rebuilt(),
             Task::Grant => {
                 let name = self.recovery.to_grant.pop_front().and_then(|place| self.name_at(place));
@@ -162,10 +175,7 @@ impl Engine {
                     self.touch(&name);
                 }
             }
-            Task::Release(place) => {
-                self.recovery.release = Some(place + 1);
-                self.release_at(place);
-            }
+            Task::Release(place) => self.release_at(place),
             Task::Flush(place) => {
                 self.unsettled.remove(&place);
                 if let Some(name) = self.name_at(place) {
@@ -179,12 +189,19 @@ impl Engine {
             }
             Task::Hand => self.hand_next(),
             Task::Move => self.move_next(),
+            Task::Unmark => self.unmark_next(),
             Task::Sweep => self.sweep(),
         }
         1
     }
 
+    /// The next tree with locks of instances that may be proven dead by now.
+    pub(crate) fn next_release(&self) -> Option<u32> {
+        self.recovery.release.and_then(|at| self.haunted.range(at..).next()).copied()
+    }
+
     fn release_at(&mut self, place: u32) {
+        self.recovery.release = Some(place + 1);
         let found = self.trees.at(place).map(|(name, tree)| (Name::clone(name), tree.epoch));
         if let Some((name, epoch)) = found {
             self.exorcise(&name, epoch);

@@ -30,6 +30,13 @@ impl Key {
         Self { tree: tree.into(), path: Arc::from([]) }
     }
 
+    /// The lock of who repairs the resources of `lockspace`: see [`Engine::collect`](crate::cluster::Engine::collect). Never
+    /// a resource that [`Key::root`] names for a lockspace whose name is text.
+    #[must_use]
+    pub fn collector(lockspace: &[u8]) -> Self {
+        Self::root(&[b"\xfe", lockspace].concat(), b"collector")
+    }
+
     /// The child `name` of this resource.
     #[must_use]
     pub fn child(&self, name: &[u8]) -> Self {
@@ -96,6 +103,20 @@ pub(super) fn take_name(r: &mut Reader<'_>) -> Result<Name, ParseError> {
 pub(super) fn take_path(r: &mut Reader<'_>) -> Result<Name, ParseError> {
     let length = r.length("name", TREE_MAX)?;
     Ok(Arc::from(r.take("name", length)?))
+}
+
+/// Longest name of a lockspace, in bytes.
+const SPACE_MAX: usize = 255;
+
+/// The name of a lockspace.
+pub(super) fn take_space(r: &mut Reader<'_>) -> Result<Name, ParseError> {
+    let length = r.length("lockspace", SPACE_MAX)?;
+    Ok(Arc::from(r.take("lockspace", length)?))
+}
+
+/// The lockspace of a tree. `None`: the name is not one that [`Key`] makes.
+pub(crate) fn space_of(tree: &[u8]) -> Option<&[u8]> {
+    Reader::new(tree).bytes("lockspace").ok()
 }
 
 pub(super) fn put_token(token: FencingToken, out: &mut Vec<u8>) {

@@ -1,14 +1,18 @@
 use super::common::{
-    Key, put_mode_or_none, put_token, take_bool, take_flags, take_mode, take_mode_or_none, take_token,
+    Key, put_mode_or_none, put_token, take_bool, take_flags, take_mode, take_mode_or_none, take_name,
+    take_path, take_space, take_token,
 };
 use crate::{ClientId, FencingToken, Flags, Mode};
 use pils::NodeInstance;
 use pils::wire::{Malformed, ParseError, Reader, Writer as _};
+use std::sync::Arc;
 
 /// Longest reason of an order, in bytes.
 pub const REASON_MAX: usize = 255;
 /// Most locks of one report.
 pub const REPORTED_MAX: usize = 256;
+/// Most resources kept for repair that one message tells.
+pub const MARKS_MAX: usize = 64;
 
 /// What an operator asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -49,6 +53,36 @@ pub enum Wanted {
         /// Its resource.
         key: Key,
     },
+    /// The resources of a lockspace that the receiver masters and keeps for repair, because failures have made their blocks invalid.
+    Collect {
+        /// The lockspace.
+        space: Arc<[u8]>,
+        /// Those whose tree's name is greater; empty: from the first.
+        after: Arc<[u8]>,
+    },
+    /// These are repaired: their blocks are zero and valid, unless they became invalid anew.
+    Validate {
+        /// Their lockspace.
+        space: Arc<[u8]>,
+        /// They, as the receiver told them. At most [`MARKS_MAX`].
+        marks: Vec<Mark>,
+    },
+    /// All value blocks of a lockspace are not to be trusted.
+    Invalidate {
+        /// The lockspace.
+        space: Arc<[u8]>,
+        /// It is over on all members.
+        over: bool,
+    },
+}
+
+/// A root resource that its master keeps for repair.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Mark {
+    /// Its tree.
+    pub tree: Arc<[u8]>,
+    /// Which failure it was, as its master counts them: the last one.
+    pub failure: u64,
 }
 
 /// The word of an operator that a lock is to be released although its owner did not give it back.
@@ -109,6 +143,20 @@ pub enum Outcome {
         locks: Vec<ReportedLock>,
         /// How many more there are.
         more: u32,
+    },
+    /// Resources that are kept for repair.
+    Marks {
+        /// They, by name. From a master at most [`MARKS_MAX`].
+        marks: Vec<Mark>,
+        /// There are more.
+        more: bool,
+        /// There were more than may be kept, which is not told again.
+        missed: bool,
+    },
+    /// What was repaired is valid.
+    Validated {
+        /// There is more to repair.
+        more: bool,
     },
     /// Nothing was done.
     Refused(OrderRefusal),
@@ -229,6 +277,16 @@ pub struct NewOwner {
     pub flags: Flags,
 }
 
+impl Mark {
+    /// The name of the resource in its lockspace.
+    #[must_use]
+    pub fn name(&self) -> Option<&[u8]> {
+        let mut r = Reader::new(&self.tree);
+        r.bytes("lockspace").ok()?;
+        r.bytes("name").ok()
+    }
+}
+
 impl Order {
     pub(super) fn emit(&self, kind: u8, out: &mut Vec<u8>) {
         out.push(kind);
@@ -262,6 +320,21 @@ impl Order {
                 out.extend_from_slice(&lock.to_be_bytes());
                 key.emit(out);
             }
+            Wanted::Collect { space, after } => {
+                out.push(6);
+                out.put_prefixed(space);
+                out.put_prefixed(after);
+            }
+            Wanted::Validate { space, marks } => {
+                out.push(7);
+                out.put_prefixed(space);
+                put_marks(marks, out);
+            }
+            Wanted::Invalidate { space, over } => {
+                out.push(8);
+                out.put_prefixed(space);
+                out.push(u8::from(*over));
+            }
         }
     }
 
@@ -279,10 +352,26 @@ impl Order {
             }
             4 => Wanted::Orphans,
             5 => Wanted::Why { lock: r.u64("lock")?, key: Key::parse(r)? },
+            6 => Wanted::Collect { space: take_space(r)?, after: take_path(r)? },
+            7 => Wanted::Validate { space: take_space(r)?, marks: take_marks(r)? },
+            8 => Wanted::Invalidate { space: take_space(r)?, over: take_bool(r, "over")? },
             _ => return Err(at.error("order", Malformed::OutOfRange)),
         };
         Ok(Self { ticket, origin, what })
     }
+}
+
+fn put_marks(marks: &[Mark], out: &mut Vec<u8>) {
+    out.put_length(marks.len());
+    for mark in marks {
+        out.put_prefixed(&mark.tree);
+        out.extend_from_slice(&mark.failure.to_be_bytes());
+    }
+}
+
+fn take_marks(r: &mut Reader<'_>) -> Result<Vec<Mark>, ParseError> {
+    let count = r.length("marks", MARKS_MAX)?;
+    (0..count).map(|_| Ok(Mark { tree: take_name(r)?, failure: r.u64("failure")? })).collect()
 }
 
 fn take_guard(r: &mut Reader<'_>) -> Result<Option<ReleaseGuard>, ParseError> {
@@ -330,6 +419,12 @@ impl Outcome {
                 out.push(7);
                 ReportedLock::emit_all(locks, *more, out);
             }
+            Self::Marks { marks, more, missed } => {
+                out.push(8);
+                put_marks(marks, out);
+                out.extend([u8::from(*more), u8::from(*missed)]);
+            }
+            Self::Validated { more } => out.extend([9, u8::from(*more)]),
         }
     }
 
@@ -350,6 +445,12 @@ impl Outcome {
                 let (locks, more) = ReportedLock::parse_all(r)?;
                 Self::InTheWay { locks, more }
             }
+            8 => Self::Marks {
+                marks: take_marks(r)?,
+                more: take_bool(r, "more")?,
+                missed: take_bool(r, "missed")?,
+            },
+            9 => Self::Validated { more: take_bool(r, "more")? },
             _ => return Err(at.error("outcome", Malformed::OutOfRange)),
         })
     }

@@ -92,6 +92,8 @@ fn order_samples(n: u64, small: u32, name: &[u8]) -> Vec<Item> {
         locks: vec![reported; 3],
         more: small,
     };
+    let space: Arc<[u8]> = Arc::from(*b"space");
+    let marks = vec![Mark { tree: key.tree.clone(), failure: n }; small as usize % 4];
     let order = |what| Item::Order(Order { ticket: n, origin: instance(5), what });
     let guard = ReleaseGuard::new("it hangs").filter(|_| small.is_multiple_of(2));
     vec![
@@ -100,6 +102,15 @@ fn order_samples(n: u64, small: u32, name: &[u8]) -> Vec<Item> {
         order(Wanted::Orphans),
         order(Wanted::Why { lock: n, key: key.clone() }),
         Item::Report { ticket: n, outcome: Outcome::InTheWay { locks: vec![reported; 2], more: small } },
+        order(Wanted::Collect { space: space.clone(), after: key.tree.clone() }),
+        order(Wanted::Validate { space: space.clone(), marks: marks.clone() }),
+        order(Wanted::Invalidate { space: space.clone(), over: small.is_multiple_of(2) }),
+        Item::Domains { spaces: vec![space; small as usize % 3] },
+        Item::Report {
+            ticket: n,
+            outcome: Outcome::Marks { marks, more: small.is_multiple_of(2), missed: true },
+        },
+        Item::Report { ticket: n, outcome: Outcome::Validated { more: small.is_multiple_of(3) } },
         order(Wanted::Purge(small.is_multiple_of(2).then_some(ClientId::new(small)))),
         Item::Report { ticket: n, outcome: Outcome::Resource(report) },
         Item::Report { ticket: n, outcome: Outcome::Released(small) },

@@ -2,6 +2,7 @@
 //! may be slow or fail, and applications that lock. One seed chooses it all.
 
 use crate::checkers::{Checkers, Violation};
+use crate::domains::Collectors;
 use bytes::Bytes;
 use ocf_dlm::cluster::{
     Ask, ClusterView, Completed, Config, Engine, Holder, Input, Output, Sabotage, TreeSnapshot, TreeState,
@@ -87,7 +88,16 @@ pub(crate) struct World {
     ranged: bool,
     /// Nodes keep grants, and applications often ask again for what they had.
     kept: bool,
+    /// Programs repair what failures have made invalid.
+    domains: bool,
+    pub(crate) collectors: Collectors,
     trace: bool,
+}
+
+impl Node {
+    pub(crate) const fn is_outside(&self) -> bool {
+        self.outside
+    }
 }
 
 impl World {
@@ -133,6 +143,8 @@ impl World {
             operated: false,
             ranged: false,
             kept: false,
+            domains: false,
+            collectors: Collectors::default(),
             trace: std::env::var_os("DLM_TRACE").is_some(),
         };
         for node in 0..size {
@@ -159,6 +171,15 @@ impl World {
     /// The same world, but most applications lock byte ranges.
     pub(crate) fn with_ranges(mut self) -> Self {
         self.ranged = true;
+        self
+    }
+
+    /// The same world, with a recovery domain that every node takes part in.
+    pub(crate) fn with_domains(mut self) -> Self {
+        self.domains = true;
+        for at in self.nodes.keys().copied().collect::<Vec<_>>() {
+            self.attach(at);
+        }
         self
     }
 
@@ -202,6 +223,9 @@ impl World {
             missed: Vec::new(),
         };
         self.nodes.insert(instance, node);
+        if self.domains {
+            self.attach(instance);
+        }
     }
 
     fn schedule(&mut self, after: Duration, what: What) {
@@ -326,6 +350,7 @@ impl World {
         self.hear(x, Word::Suspended);
         self.hear(x, Word::NonPrimary);
         self.nodes.get_mut(&x).unwrap().outside = true;
+        self.checkers.repairs().excuse(&self.nodes, true);
         self.gave_up.insert(x);
     }
 
@@ -377,6 +402,8 @@ impl World {
         self.queue.retain(|_, what| !matches!(what, What::Word(to, _) if *to == x));
         let Some(node) = self.nodes.get_mut(&x) else { return };
         node.outside = true;
+        self.checkers.repairs().excuse(&self.nodes, true);
+        let Some(node) = self.nodes.get_mut(&x) else { return };
         if node.paused {
             node.missed = vec![Word::Suspended, Word::NonPrimary];
         } else {
@@ -407,10 +434,14 @@ impl World {
         // Whoever is in the way lets go when told, so everything that waits must end.
         self.run_until(Instant::from_millis(millis + 600))?;
         self.checkers.settled(&self.nodes, self.view.number)?;
+        if self.domains {
+            self.collect_all(self.now + Duration::from_millis(60))?;
+        }
+        let rest = self.now.since(Instant::from_millis(millis + 600));
         self.release_all();
         // What is kept, and then its tree, is given up in time.
         let last = if self.kept { 900 } else { 700 };
-        self.run_until(Instant::from_millis(millis + last))?;
+        self.run_until(Instant::from_millis(millis + last) + rest)?;
         self.checkers.empty(&self.nodes)?;
         let mut digest = self.now.as_nanos();
         for node in self.nodes.values() {
@@ -441,7 +472,7 @@ impl World {
         Ok((self.coverage, digest))
     }
 
-    fn run_until(&mut self, end: Instant) -> Result<(), Violation> {
+    pub(crate) fn run_until(&mut self, end: Instant) -> Result<(), Violation> {
         while let Some(Reverse((at, serial))) = self.events.peek().copied() {
             if at > end {
                 break;
@@ -450,6 +481,7 @@ impl World {
             self.now = at;
             if let Some(what) = self.queue.remove(&serial) {
                 self.step(what);
+                self.checkers.repairs().excuse(&self.nodes, false);
                 self.checkers.verdict()?;
                 if serial.is_multiple_of(8) {
                     self.checkers.watch(&self.nodes)?;
@@ -565,7 +597,7 @@ impl World {
     }
 
     /// Carries out what an engine wants.
-    fn drain(&mut self, at: NodeInstance) {
+    pub(crate) fn drain(&mut self, at: NodeInstance) {
         let mut outputs = Vec::new();
         let Some(node) = self.nodes.get_mut(&at) else { return };
         while let Some(output) = node.engine.poll_output() {
@@ -619,25 +651,32 @@ impl World {
                     });
                     self.checkers.revoked((at, lock));
                 }
-                Output::Reported { outcome, .. } => self.count(match outcome {
-                    None => "order interrupted",
-                    Some(Outcome::Released(0)) => "nothing to release",
-                    Some(Outcome::Released(_)) => "released by order",
-                    Some(Outcome::Resource(_)) => "resource reported",
-                    Some(Outcome::Orphans { .. }) => "orphans listed",
-                    Some(Outcome::InTheWay { .. }) => "told what is in the way",
-                    Some(Outcome::Refused(OrderRefusal::Endangers(danger))) if danger.unproven => {
-                        "told that fencing is wanted"
-                    }
-                    Some(Outcome::Refused(OrderRefusal::Endangers(_))) => "told what it endangers",
-                    Some(_) => "order refused",
-                }),
+                Output::Reported { ticket, outcome } => self.reported(at, ticket, outcome),
                 Output::Tested { blocker, .. } => {
                     self.count(if blocker.is_some() { "range in the way" } else { "range free" });
                 }
                 Output::Overrun | _ => unreachable!("no engine here does anything else"),
             }
         }
+    }
+
+    fn reported(&mut self, at: NodeInstance, ticket: u64, outcome: Option<Outcome>) {
+        if self.domain_reported(at, ticket, outcome.as_ref()) {
+            return;
+        }
+        self.count(match outcome {
+            None => "order interrupted",
+            Some(Outcome::Released(0)) => "nothing to release",
+            Some(Outcome::Released(_)) => "released by order",
+            Some(Outcome::Resource(_)) => "resource reported",
+            Some(Outcome::Orphans { .. }) => "orphans listed",
+            Some(Outcome::InTheWay { .. }) => "told what is in the way",
+            Some(Outcome::Refused(OrderRefusal::Endangers(danger))) if danger.unproven => {
+                "told that fencing is wanted"
+            }
+            Some(Outcome::Refused(OrderRefusal::Endangers(_))) => "told what it endangers",
+            Some(_) => "order refused",
+        });
     }
 
     fn carry(&mut self, from: NodeInstance, to: NodeInstance, message: Bytes) {
@@ -688,6 +727,11 @@ impl World {
         let Some(at) = self.rng.pick(&living).copied() else { return };
         if self.operated && self.rng.chance(0.15) {
             self.operate(at);
+            self.drain(at);
+            return;
+        }
+        if self.domains && self.rng.chance(0.1) {
+            self.domain_operation(at);
             self.drain(at);
             return;
         }
@@ -799,8 +843,9 @@ impl World {
             }
         }
         for child in self.checkers.children_of(home, lock) {
-            // Those that were adopted.
-            if !self.checkers.is_orphan((home, child)) {
+            // Those that were adopted, also if they are orphans of that client again.
+            let theirs = self.checkers.client_of(home, child) == self.checkers.client_of(home, lock);
+            if !theirs || !self.checkers.is_orphan((home, child)) {
                 self.schedule(Duration::from_micros(10), What::Answer(home, child));
             }
         }
@@ -815,6 +860,10 @@ impl World {
             let other = self.rng.below(u64::from(self.size)) as u32;
             let of = if self.rng.chance(0.8) { at.node.raw() } else { other };
             root = Key::root(b"ls", &of.to_be_bytes());
+        }
+        if self.domains && self.rng.chance(0.7) {
+            // Some are not written again so soon.
+            root = Key::root(b"ls", &[self.rng.below(16) as u8]);
         }
         let client = ClientId::new(self.rng.below(3) as u32);
         let mut key = root.clone();
@@ -902,7 +951,7 @@ impl World {
         flags
     }
 
-    fn unlock(&mut self, at: NodeInstance, lock: u64, flags: Flags) {
+    pub(crate) fn unlock(&mut self, at: NodeInstance, lock: u64, flags: Flags) {
         self.value += 1;
         let value = Value { block: ValueBlock::zero(32).with_number(self.value), sequence: 0 };
         let node = self.nodes.get_mut(&at).unwrap();
@@ -938,6 +987,15 @@ impl World {
         self.drain(at);
         self.unlock(at, lock, Flags::NONE);
         self.count("probe");
+    }
+
+    pub(crate) const fn is_asking(&self) -> bool {
+        self.asking
+    }
+
+    pub(crate) fn schedule_release(&mut self, at: NodeInstance, lock: u64) {
+        let after = Duration::from_micros(self.rng.between(10, 500));
+        self.schedule(after, What::Answer(at, lock));
     }
 
     /// An application gives up a lock, or lowers it.
@@ -1115,6 +1173,7 @@ impl World {
         self.gave_up.remove(&x);
         self.nodes.remove(&x);
         self.checkers.died(x);
+        self.checkers.repairs().excuse(&self.nodes, true);
         self.circuits.retain(|(_, to), _| *to != x);
         for ((from, _), messages) in &mut self.circuits {
             if *from == x {

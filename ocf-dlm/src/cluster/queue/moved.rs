@@ -1,6 +1,7 @@
 //! Queues on their way to another master, whole or told by those who have locks in them.
 
 use super::{Entry, Holder, Queues};
+use crate::Flags;
 use crate::cluster::range_queue::EntryRanges;
 use crate::wire::{Claim, ClaimedLock, MovedLock, MovedResource, Name};
 use pils::{Instant, NodeInstance};
@@ -122,6 +123,12 @@ impl Queues {
             self.value = value.block.resized(self.value.as_bytes().len());
             self.value_sequence = value.sequence;
         }
-        self.value_invalid = certain.is_none_or(|(_, c)| c.value_invalid);
+        if certain.is_none_or(|(_, c)| c.value_invalid) {
+            let mut locks = claims.iter().flat_map(|(_, claim)| &claim.locks).peekable();
+            let apart = locks.peek().is_some() && locks.all(|lock| lock.flags.has(Flags::NODOMAIN));
+            self.invalidate(!apart);
+        } else {
+            self.value_invalid = false;
+        }
     }
 }

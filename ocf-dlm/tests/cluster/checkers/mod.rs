@@ -11,12 +11,14 @@
 //! | `notice` | D7 notices go to holders in the way, and who waits gets its turn |
 //! | `agreement` | D8 what clients hold is what masters have granted |
 //! | `balance` | D9 nothing is left when everything is given back |
+//! | `domain` | D11 what a failure has made invalid is kept until it is collected and repaired |
 //! | `ranges` | D1, D5 and D8 of byte ranges |
 //! | `untouched` | D10 what a change does not touch goes on |
 
 mod agreement;
 mod balance;
 mod compatible;
+mod domain;
 mod ends_once;
 mod notice;
 mod one_master;
@@ -32,7 +34,7 @@ use ocf_dlm::range::RangeSet;
 use ocf_dlm::wire::Key;
 use ocf_dlm::{ClientId, Flags, Mode};
 use pils::NodeInstance;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A promise that was not kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -279,6 +281,25 @@ impl Checkers {
         untouched::view(&mut self.book, at, before, engine, stays);
     }
 
+    pub(crate) const fn repairs(&mut self) -> &mut domain::Repairs {
+        &mut self.values.repairs
+    }
+
+    /// A collector says that it has repaired what it was told when there had been so many failures.
+    pub(crate) fn validating(&mut self, names: &BTreeSet<Key>, failures: u64) {
+        names.iter().for_each(|key| self.values.validating(key));
+        self.values.repairs.repaired(names, failures);
+    }
+
+    /// A collector is told of these, at rest.
+    pub(crate) fn collected_all(&self, names: &BTreeSet<Key>) -> Result<(), Violation> {
+        let missing: Vec<_> = self.values.repairs.due().filter(|key| !names.contains(key)).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        Err(Violation { rule: "D11", what: format!("failures made {missing:?} invalid, told are {names:?}") })
+    }
+
     /// Looks at all engines between two steps.
     pub(crate) fn watch(&mut self, nodes: &BTreeMap<NodeInstance, Node>) -> Result<(), Violation> {
         for (x, node) in nodes {
@@ -373,7 +394,7 @@ impl Checkers {
     /// A lock is gone without its client's doing: what it could write is in doubt.
     pub(crate) fn revoked(&mut self, id: Id) {
         if let Some(seen) = self.book.locks.remove(&id) {
-            self.values.doubt_one(&seen);
+            self.values.doubt_one(id, &seen);
             self.values.counted(&self.book, &seen.key);
         }
     }

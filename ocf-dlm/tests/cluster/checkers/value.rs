@@ -1,5 +1,6 @@
 use super::compatible::relied_on;
-use super::{Book, Seen};
+use super::domain::Repairs;
+use super::{Book, Id, Seen};
 use ocf_dlm::cluster::Completed;
 use ocf_dlm::wire::Key;
 use ocf_dlm::{Mode, Transfer};
@@ -26,6 +27,7 @@ impl Truth {
 /// D4: a value block read is the last one written in PW or EX, or is said to be invalid.
 #[derive(Debug, Default)]
 pub(crate) struct Values {
+    pub(super) repairs: Repairs,
     truths: BTreeMap<Key, Truth>,
 }
 
@@ -39,6 +41,7 @@ impl Values {
             && Mode::transfer(Some(held), mode) == Transfer::Write
         {
             *truth = Truth::written(before.writes);
+            self.repairs.written(&before.key);
         }
         let Some(value) = completed.value.filter(|_| !completed.remarks.value_invalid) else { return };
         let number = value.block.number();
@@ -57,6 +60,7 @@ impl Values {
         if seen.lost || !held.is_some_and(Mode::is_writer) {
             return;
         }
+        self.repairs.written(&seen.key);
         if relied_on(seen).is_some_and(Mode::is_writer) {
             self.truths.insert(seen.key.clone(), Truth::written(value));
         } else {
@@ -73,15 +77,21 @@ impl Values {
 
     /// A node died: what it could write is in doubt.
     pub(super) fn doubt(&mut self, book: &Book, x: NodeInstance) {
-        for (_, seen) in book.locks.range((x, 0)..=(x, u64::MAX)) {
-            self.doubt_one(seen);
+        for (id, seen) in book.locks.range((x, 0)..=(x, u64::MAX)) {
+            self.doubt_one(*id, seen);
         }
     }
 
     /// A lock is gone without its holder's doing: what it could write is in doubt.
-    pub(super) fn doubt_one(&mut self, seen: &Seen) {
+    pub(super) fn doubt_one(&mut self, id: Id, seen: &Seen) {
         if relied_on(seen).is_some_and(Mode::is_writer) {
             self.truths.insert(seen.key.clone(), Truth::default());
+            self.repairs.failed(id, &seen.key);
         }
+    }
+
+    /// It may be zero and valid from now on, if it is not written.
+    pub(super) fn validating(&mut self, key: &Key) {
+        self.truths.entry(key.clone()).or_default().zero = true;
     }
 }
