@@ -38,7 +38,8 @@ pub use config::{
 };
 pub use event::{NodeEvent, Numbered};
 pub use locks::{
-    LockClient, LockGuard, LockOrderError, Locks, LostLock, PendingConversion, PendingLock, SubLock,
+    LockClient, LockCollection, LockDomain, LockGuard, LockOrderError, Locks, LostLock, PendingConversion,
+    PendingLock, SubLock,
 };
 pub use node::{
     AddNodeError, ApiError, Application, Here, Node, NodeBuilder, NotArmedError, PendingCall, ReloadError,

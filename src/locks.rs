@@ -2,6 +2,7 @@
 
 mod backend;
 mod conversion;
+mod domain;
 mod manager;
 mod orders;
 mod program;
@@ -11,6 +12,7 @@ pub(crate) mod wire;
 
 pub(crate) use backend::{Asked, Backend, Place};
 pub use conversion::PendingConversion;
+pub use domain::{LockCollection, LockDomain};
 pub(crate) use orders::LockOrder;
 pub use orders::LockOrderError;
 pub use program::LockClient;

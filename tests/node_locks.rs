@@ -3,8 +3,8 @@
 //!
 //! Method: three nodes of one process over loopback.
 
-use ocf::{Cluster, LockOrderError, Locks, Node};
-use ocf_dlm::cluster::{Holder, WaitReason, Waiting};
+use ocf::{Cluster, LockDomain, LockOrderError, Locks, Node};
+use ocf_dlm::cluster::{Holder, OrderError, WaitReason, Waiting};
 use ocf_dlm::wire::{OrderRefusal, ReleaseGuard};
 use ocf_dlm::{LockError, LockManager, Mode, NumberOp, RequestError, ValueBlock, Wait};
 use std::future::Future;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::task::{Context, Poll, Wake};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Nothing here takes long; this is for a machine that is busy with other things.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -233,6 +233,62 @@ fn a_wait_says_who_holds_and_who_precedes_also_when_another_node_masters_the_loc
     conversion.cancel();
     drop((conversion, writer, reader));
     assert_eq!(locks[2].waits_explained(PATIENCE), []);
+}
+
+#[test]
+fn what_dead_writers_left_is_collected_by_one_node_and_zero_after_validation() {
+    let cluster = three();
+    let locks = all(&cluster);
+    let domain = locks[1].attach_domain("space").expect("it may");
+    let other = locks[2].attach_domain("space").expect("it may");
+    let writer = |name: &str, at: usize| {
+        let owner = cluster.running().nth(at).and_then(Node::locks).expect("the node has locks");
+        let guard = owner.lock("space", name, Mode::Ex, WAIT).expect("free");
+        assert_eq!(owner.end(), 1);
+        drop(guard);
+    };
+    // The masters have heard of the domain when a lock has been to each and back.
+    for (at, name) in ["x", "y", "z"].into_iter().enumerate() {
+        drop(locks[1].lock("space", name, Mode::Ex, WAIT).expect("free"));
+        drop(locks[at].lock("space", name, Mode::Ex, WAIT).expect("free"));
+    }
+    let known = || {
+        writer("a", 0);
+        writer("b", 2);
+        let found = domain.collect(PATIENCE).expect("nobody else collects");
+        if found.names() == [b"a".to_vec(), b"b".to_vec()] { Some(found) } else { None }
+    };
+    let found = (0..100).find_map(|_| known()).expect("they are kept, although nobody has them");
+    let busy = other.collect(PATIENCE).map(drop);
+    assert_eq!(busy, Err(LockOrderError::NotGiven(OrderError::NotCollector)));
+    drop(found);
+    // Its release may still be under way.
+    let collect = |domain: &LockDomain| {
+        let since = Instant::now();
+        loop {
+            match domain.collect(PATIENCE) {
+                Err(LockOrderError::NotGiven(OrderError::NotCollector)) if since.elapsed() < PATIENCE => {
+                    thread::yield_now();
+                }
+                found => return found.expect("the first has given up"),
+            }
+        }
+    };
+    let found = collect(&other);
+    assert!(found.names() == [b"a".to_vec(), b"b".to_vec()] && found.is_complete());
+    let reader = locks[0].lock("space", "a", Mode::Pr, WAIT).expect("free");
+    assert_eq!(reader.value(), None, "it is not valid");
+    drop(reader);
+    writer("b", 1);
+    assert_eq!(found.validate(PATIENCE), Ok(true), "another failure came after it was collected");
+    let reader = locks[0].lock("space", "a", Mode::Pr, WAIT).expect("free");
+    assert_eq!(reader.value().map(ValueBlock::number), Some(0));
+    let found = collect(&domain);
+    assert_eq!(found.names(), [b"b".to_vec()]);
+    assert_eq!(found.validate(PATIENCE), Ok(false));
+    domain.detach_invalidating(PATIENCE).expect("all nodes answer");
+    let late = locks[1].lock("space", "a", Mode::Pr, WAIT).expect("shared");
+    assert_eq!(late.value(), None);
 }
 
 #[test]

@@ -16,6 +16,8 @@ pub(crate) enum Place<'a> {
     Root { space: &'a str, name: &'a [u8] },
     /// A part of what a lock covers.
     Below { lock: u64, key: &'a Key, name: &'a [u8] },
+    /// What the collector of a lockspace's recovery domain holds.
+    Collector { space: &'a str },
 }
 
 impl Place<'_> {
@@ -23,13 +25,14 @@ impl Place<'_> {
         match self {
             Self::Root { space, name } => Key::root(space.as_bytes(), name),
             Self::Below { key, name, .. } => key.child(name),
+            Self::Collector { space } => Key::collector(space.as_bytes()),
         }
     }
 
     /// The lock above.
     pub(crate) const fn above(&self) -> Option<u64> {
         match self {
-            Self::Root { .. } => None,
+            Self::Root { .. } | Self::Collector { .. } => None,
             Self::Below { lock, .. } => Some(*lock),
         }
     }
@@ -105,6 +108,12 @@ pub(crate) trait Backend: Debug + Send + Sync {
 
     /// Gives an order of an operator, and waits at most so long for the answer.
     fn order(&self, order: LockOrder, patience: Duration) -> Result<Outcome, LockOrderError>;
+
+    /// This process takes part in the recovery domain of a lockspace once more, or once less.
+    fn take_part(&self, space: &str, more: bool) -> Result<(), LockError> {
+        tracing::debug!(space, more, "recovery domains are for the node's own process");
+        Err(LockError::Lost)
+    }
 
     /// The owner is gone, with all its locks but those that last. How many there were.
     fn end_owner(&self, owner: ClientId) -> usize;

@@ -41,12 +41,26 @@ pub(crate) enum LockOrder {
     Purge(NodeInstance, Option<ClientId>),
     Orphans(NodeInstance),
     Why(u64),
+    /// What is to be repaired, for the collector that has this lock.
+    Collect(u64),
+    /// It is.
+    Validate(u64),
+    /// No value block of the lockspace is to be trusted.
+    Invalidate(String),
 }
 
 impl LockOrder {
     /// True if nothing is different if it is carried out twice.
     const fn may_be_repeated(&self) -> bool {
-        matches!(self, Self::Look(_) | Self::Orphans(_) | Self::Why(_))
+        match self {
+            Self::Look(_)
+            | Self::Orphans(_)
+            | Self::Why(_)
+            | Self::Collect(_)
+            | Self::Validate(_)
+            | Self::Invalidate(_) => true,
+            Self::Release(..) | Self::Purge(..) => false,
+        }
     }
 }
 
@@ -145,7 +159,7 @@ impl Locks {
         if let Outcome::Released(count) = outcome { Ok(count) } else { Err(unexpected(&outcome)) }
     }
 
-    fn order(&self, order: &LockOrder, patience: Duration) -> Result<Outcome, LockOrderError> {
+    pub(super) fn order(&self, order: &LockOrder, patience: Duration) -> Result<Outcome, LockOrderError> {
         let began = Instant::now();
         loop {
             let left = patience.saturating_sub(began.elapsed());
@@ -195,7 +209,7 @@ impl Locks {
 }
 
 /// Another node says what was not asked: it is of a later version.
-fn unexpected(outcome: &Outcome) -> LockOrderError {
+pub(super) fn unexpected(outcome: &Outcome) -> LockOrderError {
     tracing::warn!(?outcome, "not the answer to what was asked");
     LockOrderError::Stopped
 }

@@ -410,6 +410,7 @@ impl Connection {
         let (space, name) = match place {
             Place::Root { space, name } => (space, name),
             Place::Below { name, .. } => ("", name),
+            Place::Collector { .. } => return Err(LockError::Lost),
         };
         check_names(if space.is_empty() && place.above().is_some() { "-" } else { space }, name)?;
         let tag = self.tags.fetch_add(1, Ordering::Relaxed);
@@ -606,7 +607,13 @@ impl Backend for Beside {
                 let went = self.0.call_within("purge", &Purge(client.map(ClientId::raw)), patience);
                 went.map(Outcome::Released).ok_or(late)
             }
-            LockOrder::Look(_) | LockOrder::Release(..) | LockOrder::Orphans(_) | LockOrder::Purge(..) => {
+            LockOrder::Look(_)
+            | LockOrder::Release(..)
+            | LockOrder::Orphans(_)
+            | LockOrder::Purge(..)
+            | LockOrder::Collect(_)
+            | LockOrder::Validate(_)
+            | LockOrder::Invalidate(_) => {
                 tracing::debug!(?order, "a program gives no such orders");
                 Err(LockOrderError::Stopped)
             }

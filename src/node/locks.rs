@@ -325,6 +325,9 @@ impl Backend for Here {
                 LockOrder::Purge(node, client) => engine.purge(now, node, client),
                 LockOrder::Orphans(node) => engine.orphans_of(now, node),
                 LockOrder::Why(lock) => engine.explain(now, lock),
+                LockOrder::Collect(collector) => engine.collect(now, collector),
+                LockOrder::Validate(collector) => engine.validate(now, collector),
+                LockOrder::Invalidate(space) => engine.invalidate(now, space.as_bytes()),
             })?;
             host.locks().await_report(ticket, move |outcome| {
                 let heard = answer.send(outcome).is_ok();
@@ -344,6 +347,10 @@ impl Backend for Here {
                 Err(LockOrderError::TimedOut)
             }
         }
+    }
+
+    fn take_part(&self, space: &str, more: bool) -> Result<(), LockError> {
+        begun(self.0.inner.handle.call(|stack, _, now| stack.lock_domain(now, space.as_bytes(), more)))
     }
 
     fn end_owner(&self, owner: ClientId) -> usize {

@@ -194,6 +194,19 @@ impl Stack {
         give(self.engine(now).map_err(|_no_locks| OrderError::NotPrimary)?)
     }
 
+    /// A program takes part in the recovery domain of a lockspace, or (`more` is false) does not any more. See [`Engine::attach`].
+    ///
+    /// # Errors
+    /// See [`RequestError`]; nothing changed. [`RequestError::NotPrimary`] if this node has no locks.
+    pub fn lock_domain(&mut self, now: Instant, space: &[u8], more: bool) -> Result<(), RequestError> {
+        let engine = self.engine(now)?;
+        if more {
+            return engine.attach(now, space);
+        }
+        engine.detach(now, space);
+        Ok(())
+    }
+
     /// The operation of a lock that waits, and why; `None` if none does.
     #[must_use]
     pub fn lock_waits(&self, now: Instant, lock: u64) -> Option<Waiting> {
