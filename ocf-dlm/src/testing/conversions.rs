@@ -1,11 +1,10 @@
 //! Conversions that are not waited for.
 
-use super::{MOMENT, PATIENCE, WAIT, block_on};
+use super::{MOMENT, PATIENCE, WAIT, awaited, block_on};
 use crate::client::{LockError, Wait};
 use crate::manager::{HeldLock, LockOwner};
 use crate::mode::Mode;
 use crate::value::ValueBlock;
-use std::thread;
 
 pub(super) fn check(a: &dyn LockOwner, b: &dyn LockOwner) {
     a_conversion_is_awaited(a, b);
@@ -30,13 +29,8 @@ fn a_conversion_is_awaited(a: &dyn LockOwner, b: &dyn LockOwner) {
     let before = mine.token().expect("held");
     let conversion = mine.convert_later(Mode::Ex, None, Wait::Forever);
     assert_eq!(theirs.wanted(PATIENCE), Some(Mode::Ex), "it is asked for before anybody awaits it");
-    let mine = thread::scope(|scope| {
-        let waiter = scope.spawn(|| block_on(conversion));
-        drop(theirs);
-        let (mine, end) = waiter.join().expect("it ends");
-        assert_eq!(end, Ok(()));
-        mine
-    });
+    let (mine, end) = awaited(conversion, || drop(theirs));
+    assert_eq!(end, Ok(()));
     is_held(&*mine, Mode::Ex);
     assert!(mine.token().expect("held") > before, "a writer has a token of its own");
     let refused = b.lock("conformance.conversions", b"await", Mode::Pr, Wait::No).map(drop);

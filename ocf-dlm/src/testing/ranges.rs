@@ -1,7 +1,7 @@
 //! Byte ranges.
 #![expect(clippy::disallowed_methods, reason = "threads of a test wait for each other")]
 
-use super::{MOMENT, PATIENCE, WAIT, block_on};
+use super::{MOMENT, PATIENCE, WAIT, awaited, block_on};
 use crate::client::{LockError, Wait};
 use crate::manager::LockOwner;
 use crate::object::ObjectRanges;
@@ -166,11 +166,7 @@ fn bytes_are_awaited_and_taken_back(a: &dyn LockOwner, b: &dyn LockOwner) {
     assert_eq!(held(&*theirs), [(20, 29, Shared), (50, 59, Shared)]);
     mine.lock_range(range(30, 39), Exclusive, WAIT).expect("what was taken back is in nobody's way");
     let waiting = theirs.lock_range_later(range(0, 29), Exclusive, WAIT).expect("it may be asked for");
-    thread::scope(|scope| {
-        let waiter = scope.spawn(|| block_on(waiting));
-        mine.unlock_range(range(0, 9)).expect("held");
-        assert_eq!(waiter.join().expect("it ends"), Ok(()));
-    });
+    assert_eq!(awaited(waiting, || mine.unlock_range(range(0, 9)).expect("held")), Ok(()));
     assert_eq!(held(&*theirs), [(0, 29, Exclusive), (50, 59, Shared)]);
     let late = mine.lock_range_later(range(0, 0), Shared, Wait::For(MOMENT)).expect("it may be asked for");
     assert_eq!(late.wait(), Err(LockError::TimedOut));
