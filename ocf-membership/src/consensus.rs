@@ -62,6 +62,8 @@ pub struct Consensus {
     configured: VoteConfig,
     /// Those in force, as far as this node knows.
     votes: VoteConfig,
+    /// The revision of those that the layers above know to count.
+    told_votes: u64,
     rules: Rules,
     local: NodeInstance,
     rng: Rng,
@@ -259,6 +261,7 @@ impl Consensus {
         );
         let consensus = Self {
             config,
+            told_votes: configured.revision,
             configured,
             votes,
             rules,

@@ -158,7 +158,8 @@ pub enum Event {
     Resumed,
     /// Other votes, or other nodes, are in force from the view on that was installed last: by [`Consensus::set_votes`],
     /// [`Consensus::add_node`], [`Consensus::remove_node`], by
-    /// [`Config::last_man_standing`], or because this node was away when they were changed.
+    /// [`Config::last_man_standing`], or because this node was away when they were changed. Told once in each life, at its first view
+    /// that counts by others than the configuration says.
     ///
     /// [`Consensus::set_votes`]: crate::Consensus::set_votes
     /// [`Consensus::add_node`]: crate::Consensus::add_node

@@ -133,12 +133,13 @@ impl Consensus {
         let Some((_, votes)) = &self.chosen else { return };
         let votes = self.in_force(Some(votes));
         if votes != self.votes {
-            let news = votes.revision != self.votes.revision;
             self.replace_votes(now, votes);
-            if news {
-                let VoteConfig { revision, nodes, quorum, .. } = self.votes.clone();
-                self.event(Event::VotesChanged { revision, votes: nodes, quorum });
-            }
+        }
+        // It may have known them from a record or from hearsay, before they were agreed.
+        if self.votes.revision != self.told_votes {
+            let VoteConfig { revision, nodes, quorum, .. } = self.votes.clone();
+            self.told_votes = revision;
+            self.event(Event::VotesChanged { revision, votes: nodes, quorum });
         }
         self.renew_order();
         self.rest_votes(now);

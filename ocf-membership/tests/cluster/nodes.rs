@@ -89,6 +89,20 @@ fn two_nodes_grow_to_three_and_shrink_to_two_and_all_of_it_outlives_restarts() {
 }
 
 #[test]
+fn a_node_that_restarts_is_told_once_that_others_count_than_its_file_says() {
+    let mut world = formed(3, 1, None);
+    world.add_node(0, one(2)).expect("it may");
+    wait(&mut world, 2_000);
+    let told = world.votes_changed;
+    world.stop(1, None);
+    wait(&mut world, 3_000);
+    world.start(1);
+    wait(&mut world, 5_000);
+    assert!(world.is_whole(), "{}", world.describe());
+    assert_eq!(world.votes_changed, told + 1, "and nobody else again");
+}
+
+#[test]
 fn a_removed_node_that_comes_back_with_its_old_record_is_told_and_joins_nothing_until_it_is_added() {
     let mut world = formed(3, 0, None);
     leave_and_remove(&mut world, 0, 2);
