@@ -241,6 +241,12 @@ impl Manager {
         crate::explain(&self.state, group)
     }
 
+    /// What this node is doing. Costs nothing, where [`Manager::status`] goes through everything.
+    #[must_use]
+    pub const fn local(&self) -> LocalStatus {
+        self.phase
+    }
+
     /// The replicated state, for comparison: members that have seen the same stream have the same.
     #[must_use]
     pub const fn state(&self) -> &State {

@@ -123,12 +123,13 @@ fn plan_these(config: &Config, state: &State, rules: Rules, only: Option<&BTreeS
     let doomed: Doomed<'_> = standing.chain(fences.iter().map(|f| (f.0, &f.1))).collect();
     let access = plan_access(config, state, &doomed);
     let mut plan = Plan { steps: plan_probes(config, state, &queue), access, ..Plan::default() };
+    let lost = lost_nodes(state);
     let mut load = Load { state, counts: None };
     while let Some(at) = queue.pop() {
         let Some(group) = config.groups.get(at) else { continue };
         let Some((name, current)) = state.groups.get_key_value(group.name.as_str()) else { continue };
-        let (doomed, whole, first) = (&doomed, config, plan.steps.len());
-        let scene = Scene { config: group, name, group: current, state, rules, doomed, whole, first };
+        let (doomed, lost, whole, first) = (&doomed, &lost, config, plan.steps.len());
+        let scene = Scene { config: group, name, group: current, state, rules, doomed, lost, whole, first };
         let homes = plan.homes.len();
         if current.maintenance {
             plan.targets.insert(Arc::clone(name), current.home);
@@ -260,7 +261,7 @@ pub(crate) fn eligibility(
     let Some(group_config) = config.group(group) else { return Vec::new() };
     let standing = state.nodes.iter().filter_map(|(i, n)| Some((*i, &n.fence.as_ref()?.cause)));
     let doomed: Doomed<'_> = standing.collect();
-    let (rules, first) = (Rules::default(), 0);
+    let (rules, first, lost) = (Rules::default(), 0, &lost_nodes(state));
     let scene = Scene {
         config: group_config,
         name,
@@ -268,6 +269,7 @@ pub(crate) fn eligibility(
         state,
         rules,
         doomed: &doomed,
+        lost,
         whole: config,
         first,
     };
@@ -279,7 +281,7 @@ pub(crate) fn scores(config: &Config, state: &State, group: &str) -> Vec<NodeSco
     let Some((name, current)) = state.groups.get_key_value(group) else { return Vec::new() };
     let Some(group_config) = config.group(group) else { return Vec::new() };
     let doomed = BTreeMap::new();
-    let (rules, first) = (Rules::default(), 0);
+    let (rules, first, lost) = (Rules::default(), 0, &lost_nodes(state));
     let scene = Scene {
         config: group_config,
         name,
@@ -287,6 +289,7 @@ pub(crate) fn scores(config: &Config, state: &State, group: &str) -> Vec<NodeSco
         state,
         rules,
         doomed: &doomed,
+        lost,
         whole: config,
         first,
     };
@@ -345,6 +348,11 @@ const fn is_refused_stop(spot: &Spot) -> bool {
         && matches!(spot.presence, Presence::StopFailed { severity: Severity::Hard | Severity::Fatal, .. })
 }
 
+/// Nodes of which a life is gone and may still run something. Found once for all groups: each asks of each member.
+fn lost_nodes(state: &State) -> BTreeSet<NodeId> {
+    state.lost().map(|(i, _)| i.node).collect()
+}
+
 /// Who is to be fenced, and why.
 type Doomed<'a> = BTreeMap<NodeInstance, &'a FenceCause>;
 
@@ -356,6 +364,8 @@ struct Scene<'a> {
     state: &'a State,
     rules: Rules,
     doomed: &'a Doomed<'a>,
+    /// Nodes of which a life is gone and may still run something.
+    lost: &'a BTreeSet<NodeId>,
     /// The configuration that the group is in.
     whole: &'a Config,
     /// Number of the first step of the plan that is about it.
@@ -485,7 +495,7 @@ impl Scene<'_> {
 
     fn ineligible(&self, instance: NodeInstance, node: &Node) -> Option<Ineligible> {
         let id = instance.node;
-        let earlier_life = self.state.lost().any(|(i, _)| i.node == id) && !self.rules.skip_fencing;
+        let earlier_life = self.lost.contains(&id) && !self.rules.skip_fencing;
         if !self.config.nodes.is_empty() && !self.config.elsewhere && !self.config.nodes.contains(&id) {
             return Some(Ineligible::NotListed);
         }

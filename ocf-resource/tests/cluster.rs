@@ -35,23 +35,28 @@ fn world(seed: u64, bug: Option<Bug>) -> World {
 fn live(seed: u64, tracing: bool, bug: Option<Bug>) -> (World, Result<(), String>) {
     let mut w = world(seed, bug);
     w.tracing = tracing;
-    w.run(FAULTS_END + Duration::from_secs(50));
+    let verdict = live_through(&mut w, FAULTS_END);
+    (w, verdict)
+}
+
+/// The same with a world whose faults end at this time.
+fn live_through(w: &mut World, faults_end: Duration) -> Result<(), String> {
+    w.run(faults_end + Duration::from_secs(50));
     if w.violations.is_empty() {
         w.put_in_order();
-        w.run(FAULTS_END + Duration::from_secs(100));
+        w.run(faults_end + Duration::from_secs(100));
     }
     if !w.violations.is_empty() {
-        let wrong = format!("{:?}", w.violations);
-        return (w, Err(wrong));
+        return Err(format!("{:?}", w.violations));
     }
     let wrong = w.unsettled();
     if !wrong.is_empty() {
-        return (w, Err(format!("does not settle: {wrong:?}")));
+        return Err(format!("does not settle: {wrong:?}"));
     }
     let decisions = w.decisions();
-    w.run(FAULTS_END + Duration::from_secs(130));
+    w.run(faults_end + Duration::from_secs(130));
     let resting = w.decisions() == decisions;
-    (w, if resting { Ok(()) } else { Err("R4: goes on deciding in a world that rests".to_owned()) })
+    if resting { Ok(()) } else { Err("R4: goes on deciding in a world that rests".to_owned()) }
 }
 
 /// Lives through seeds, and says how often each thing happened.
@@ -104,6 +109,18 @@ fn every_promise_holds_under_faults_and_the_cluster_recovers() {
         assert!(seen.get(what).is_some_and(|n| *n >= 50), "{what} hardly ever happened: {seen:?}");
     }
     assert!(seen.get("life over").is_some_and(|n| *n >= 20), "hardly ever a fenced life came back: {seen:?}");
+}
+
+#[test]
+fn every_promise_holds_in_clusters_of_16_32_and_64_nodes() {
+    let faults_end = Duration::from_secs(5);
+    for (nodes, seed) in [(16, 1), (16, 15), (32, 4), (64, 2)] {
+        let names: Vec<u32> = (1..=nodes).collect();
+        let faults = Faults { until: faults_end, ..faults(seed) };
+        let mut w = World::new(seed, nodes, config(&[3, 2, 1], &names), faults, None);
+        let verdict = live_through(&mut w, faults_end);
+        assert_eq!(verdict, Ok(()), "{nodes} nodes, seed {seed}");
+    }
 }
 
 #[test]

@@ -100,7 +100,7 @@ impl Table {
             )]
             let mut manager = Manager::new(*member, config.clone()).with_nodes(all);
             #[cfg(feature = "testing")]
-            manager.compare_plans();
+            manager.compare_plans(1);
             t.managers.push((*member, manager));
         }
         t.view(&members, &members, &[]);

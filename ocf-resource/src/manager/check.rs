@@ -6,15 +6,18 @@ use crate::plan::{Marks, Plan, plan_by};
 /// Whether plans are compared, and what came of it.
 #[derive(Debug, Default)]
 pub(super) struct Check {
-    on: bool,
+    /// One plan in so many is compared; none if zero.
+    every: u64,
+    plans: u64,
     whole: bool,
     wrong: Option<String>,
 }
 
 impl Manager {
-    /// Has every plan for what was touched compared with the plan for everything, which it must equal.
-    pub const fn compare_plans(&mut self) {
-        self.planner.check.on = true;
+    /// Has one in `every` plans for what was touched compared with the plan for everything, which it must equal. A plan for everything
+    /// costs all groups and all nodes: in a large cluster each of them now and then is enough.
+    pub const fn compare_plans(&mut self, every: u64) {
+        self.planner.check.every = every;
     }
 
     /// Has everything planned whatever was touched, as a reference for what that costs.
@@ -37,7 +40,12 @@ impl Manager {
 
     /// Compares a plan of what was touched, which is about to be carried out, with one for everything.
     pub(super) fn compare(&mut self, plan: &Plan) {
-        let Some(config) = self.state.config.as_ref().filter(|_| self.planner.check.on) else { return };
+        self.planner.check.plans += 1;
+        let Check { every, plans, .. } = self.planner.check;
+        if every == 0 || !plans.is_multiple_of(every) {
+            return;
+        }
+        let Some(config) = self.state.config.as_ref() else { return };
         let whole = plan_by(config, &self.state, self.rules);
         let same = (&whole.homes, &whole.steps, &whole.fences, &whole.access)
             == (&plan.homes, &plan.steps, &plan.fences, &plan.access);
