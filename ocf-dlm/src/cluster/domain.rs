@@ -460,12 +460,12 @@ impl Engine {
 
     /// The root of a tree of which only a lost node knew what it had: nobody can say that its block is valid.
     pub(crate) fn repair_entry_at(&mut self, place: u32) {
-        let Some(name) = self.entries.at(place).map(|(name, _)| Name::clone(name)) else { return };
-        if !self.domains.covers(&name) || sabotaged!(self, ForgetFailures) {
+        // Entries are brought up to the view before.
+        let Some((name, _)) = self.entries.at(place).filter(|(_, entry)| entry.master.is_none()) else {
             return;
-        }
-        self.touch_entry(&name);
-        if self.entries.get(&name).is_some_and(|entry| entry.master.is_none()) {
+        };
+        if self.domains.covers(name) && !sabotaged!(self, ForgetFailures) {
+            let name = Name::clone(name);
             self.rebuild_tree(&name, Vec::new());
         }
     }

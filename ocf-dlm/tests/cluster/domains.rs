@@ -22,6 +22,9 @@ pub(crate) struct Collectors {
     found: BTreeMap<(NodeInstance, u64), (BTreeSet<Key>, u64)>,
     /// How the last one of all ended.
     last: Option<bool>,
+    /// Nodes come to the domain and leave it: what is due is not known here then.
+    pub(crate) fickle: bool,
+    attached: BTreeSet<NodeInstance>,
 }
 
 fn name_of(tree: &[u8]) -> Key {
@@ -31,7 +34,13 @@ fn name_of(tree: &[u8]) -> Key {
 impl World {
     /// A node's programs take part in the domain as soon as it runs.
     pub(crate) fn attach(&mut self, at: NodeInstance) {
+        self.collectors.attached.insert(at);
         self.nodes.get_mut(&at).unwrap().engine.attach(self.now, SPACE).unwrap();
+    }
+
+    fn detach(&mut self, at: NodeInstance) {
+        self.collectors.attached.remove(&at);
+        self.nodes.get_mut(&at).unwrap().engine.detach(self.now, SPACE);
     }
 
     /// A collector does the next thing.
@@ -41,6 +50,16 @@ impl World {
             self.nodes.get_mut(&at).unwrap().engine.end_client(self.now, COLLECTOR);
             self.checkers.client_ended(at, COLLECTOR);
             self.count("collector ended");
+            return;
+        }
+        if self.collectors.fickle && self.is_asking() && self.rng.chance(0.3) {
+            let attached = self.collectors.attached.contains(&at);
+            if attached {
+                self.detach(at);
+            } else {
+                self.attach(at);
+            }
+            self.count("came or left");
             return;
         }
         let Some(lock) = self.collector_of(at) else {
@@ -134,7 +153,7 @@ impl World {
             self.run_until(self.now + Duration::from_millis(1))?;
             let found = self.collector_of(at).and_then(|lock| self.collectors.found.get(&(at, lock)));
             // Before anything is validated.
-            if let (Some((names, _)), None) = (found, self.collectors.last) {
+            if let (Some((names, _)), None, false) = (found, self.collectors.last, self.collectors.fickle) {
                 self.checkers.collected_all(names)?;
             }
         }
@@ -144,7 +163,7 @@ impl World {
             return Err(Violation { rule: "D11", what });
         }
         for node in self.nodes.keys().copied().collect::<Vec<_>>() {
-            self.nodes.get_mut(&node).unwrap().engine.detach(self.now, SPACE);
+            self.detach(node);
             self.drain(node);
         }
         Ok(())

@@ -187,6 +187,7 @@ fn check_domains(seeds: impl Iterator<Item = u64>) {
         "crash of a directory keeper",
         "partition",
         "tree moved",
+        "came or left",
     ];
     for case in cases {
         assert!(coverage.get(case).is_some_and(|n| *n > 0), "it never happened: {case}");
@@ -196,7 +197,9 @@ fn check_domains(seeds: impl Iterator<Item = u64>) {
 fn repairing(seed: u64, bug: Option<Sabotage>) -> World {
     let world = World::new(seed, bug);
     let world = if seed.is_multiple_of(2) { world.with_operator() } else { world };
-    world.with_domains()
+    let mut world = world.with_domains();
+    world.collectors.fickle = seed % 5 == 4;
+    world
 }
 
 #[test]
@@ -219,7 +222,8 @@ const DOMAIN_BUGS: [Sabotage; 3] = [Sabotage::ForgetFailures, Sabotage::Validate
 fn failures_that_are_forgotten_are_found() {
     let broken =
         |seed, bug| repairing(seed, Some(bug)).run(FAULTS_MS).err().map(|violation| (seed, violation));
-    let found = DOMAIN_BUGS.map(|bug| (0..BUG_SEEDS).find_map(|seed| broken(seed, bug)));
+    // Each needs a failure at a certain moment, which not every run has.
+    let found = DOMAIN_BUGS.map(|bug| (0..BUG_SEEDS * 4).find_map(|seed| broken(seed, bug)));
     println!("{found:?}");
     assert!(found.iter().all(Option::is_some), "{found:?}");
 }
