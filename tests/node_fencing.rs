@@ -133,6 +133,8 @@ fn cluster(storage: &Storage, fencing: &str) -> ClusterBuilder {
     let resource = ResourceConfig::new("writer", "rust:writer".parse().expect("a name"));
     let mut group = GroupConfig::new("data", vec![resource]);
     (group.nodes, group.elsewhere, group.priority) = (vec![NodeId::new(1)], true, 5);
+    // Whoever has its access first may run it first.
+    group.failback = true;
     let device = "[[devices]]\nname = 'storage'\nclass = 'storage'\nnodes = 'all'\nunfence = true\n";
     let fencing = toml::from_str(&format!("{fencing}\n{device}")).expect("a configuration of fencing");
     let storage = storage.clone();
@@ -213,8 +215,11 @@ fn a_node_that_runs_what_matters_less_waits_before_it_shoots() {
     let storage = Storage::closed(3);
     let mut cluster = cluster(&storage, "priority_delay_ms = 2000").local(3).expect("it starts");
     wait_until("the service runs, and all know", || {
-        let runs =
-            |n: &Node| n.snapshot().is_ok_and(|s| s.resources.groups.iter().any(|g| g.running_on.is_some()));
+        let runs = |n: &Node| {
+            n.snapshot().is_ok_and(|s| {
+                s.resources.groups.iter().any(|g| g.running_on.is_some_and(|i| i.node == NodeId::new(1)))
+            })
+        };
         cluster.running().all(runs) && cluster.running().all(Node::has_access)
     });
     cluster.kill(0).expect("it ran");
