@@ -203,7 +203,7 @@ impl Engine {
     /// resources whose blocks failures make invalid, also without locks. Once for each program, until [`Engine::detach`].
     ///
     /// # Errors
-    /// [`RequestError::Limit`] beyond [`DOMAINS_MAX`](crate::wire::DOMAINS_MAX) lockspaces, or if the name is too long.
+    /// [`RequestError::Limit`] beyond [`DOMAINS_MAX`] lockspaces, or if the name is too long.
     pub fn attach(&mut self, now: Instant, space: &[u8]) -> Result<(), RequestError> {
         self.now = now;
         if space.len() > SPACE_NAME_MAX {
@@ -262,7 +262,7 @@ impl Engine {
     }
 
     /// Asks all members for the resources of a lockspace whose blocks failures have made invalid. They are in the
-    /// [`Output::Reported`] with the ticket that is returned, as [`Outcome::Marks`]; or it is refused, because a recovery
+    /// [`Output::Reported`](super::Output::Reported) with the ticket that is returned, as [`Outcome::Marks`]; or it is refused, because a recovery
     /// is under way somewhere: ask again. `collector`: a lock of this node on [`Key::collector`] in EX, so there is one at
     /// a time.
     ///
