@@ -305,6 +305,8 @@ fn every_bug_that_was_put_back_is_found() {
         Sabotage::KeepGivenUp,
         Sabotage::ClaimFirstRange,
         Sabotage::SuspectNoRanges,
+        // Its way in is so narrow that only the explorer finds it each time.
+        Sabotage::MoveUnsettled,
     ];
     let bugs = Sabotage::ALL
         .into_iter()
