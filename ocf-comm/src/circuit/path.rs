@@ -130,6 +130,13 @@ impl Path {
         self.enter(now, PathState::Down, PathReason::New);
     }
 
+    /// When it is to be probed, if nothing else goes out on it. What only acknowledges asks for no answer: a path that is not up would
+    /// never be, if the peer's probes always came a moment before its own.
+    pub(super) fn probe_at(&self, heartbeat: Duration) -> Instant {
+        let asked = self.recovery.asked().filter(|_| !self.is_up());
+        asked.map_or(self.sent_at, |at| at.max(self.since)) + heartbeat
+    }
+
     /// The peer acknowledged something new that was sent on it.
     pub(super) fn on_answer(&mut self, now: Instant) {
         self.good = self.good.saturating_add(1);
@@ -319,6 +326,20 @@ mod tests {
             answer(path, *now);
         }
         now.since(failed)
+    }
+
+    #[test]
+    fn a_path_that_is_down_is_probed_though_acknowledgements_go_out_on_it() {
+        let (mut path, mut now) = path();
+        path.sent_at = now + H;
+        assert_eq!(path.probe_at(H), now + H * 2, "the peer's answer to anything will do");
+        while path.state != PathState::Down {
+            now += H;
+            miss(&mut path, now);
+        }
+        answer(&mut path, now);
+        path.sent_at = now + H / 2;
+        assert_eq!(path.probe_at(H), now + H, "only what asks is answered");
     }
 
     #[test]

@@ -236,6 +236,11 @@ impl Recovery {
         }
     }
 
+    /// When an answer was last asked for, if none is owed.
+    pub(crate) fn asked(&self) -> Option<Instant> {
+        (self.flying == 0).then_some(self.asked_at)
+    }
+
     /// Waits for an answer from now on: the bug that tests put back.
     pub(crate) const fn wait_anew(&mut self, now: Instant) {
         self.asked_at = now;

@@ -27,7 +27,7 @@ impl Circuit {
         for path in &self.paths {
             path.received.deadline().into_iter().for_each(&mut sooner);
             if self.probes_paths() {
-                sooner(path.sent_at + t.heartbeat);
+                sooner(path.probe_at(t.heartbeat));
                 if let Some((x, _)) = path.recovery.deadline(t.heartbeat) {
                     sooner(x);
                 }
@@ -57,7 +57,7 @@ impl Circuit {
             }
             let path = &mut self.paths[i];
             path.mtu.on_timeout(now);
-            path.ping |= path.sent_at + t.heartbeat <= now;
+            path.ping |= path.probe_at(t.heartbeat) <= now;
         }
     }
 
