@@ -418,8 +418,10 @@ impl Program for Cluster {
         if layer.comm().peers.iter().all(|peer| peer.node != node) {
             return;
         }
-        if let Err(error) = layer.change_paths(ctx.now(), &change) {
-            panic!("{} cannot learn the address of {node}: {error}", ctx.instance());
+        match layer.change_paths(ctx.now(), &change) {
+            // One that leaves talks to nobody any more.
+            Ok(()) | Err(ocf_comm::ChangeError::Stopped) => {}
+            Err(error) => panic!("{} cannot learn the address of {node}: {error}", ctx.instance()),
         }
     }
 
