@@ -140,14 +140,17 @@ impl RecordStore for FileStore {
         let mut before = String::new();
         lock.read_to_string(&mut before)?;
         // It says in which run of the machine programs were left.
-        let over = before != boot;
+        if before == boot {
+            // It stays as it is at every moment: a life that ends here must not forget them.
+            return Ok(false);
+        }
         lock.set_len(0)?;
         lock.rewind()?;
-        if leaves_programs || !over {
+        if leaves_programs {
             lock.write_all(boot.as_bytes())?;
         }
         lock.sync_all()?;
-        Ok(over)
+        Ok(true)
     }
 }
 
