@@ -141,7 +141,7 @@ pub fn report(report: &mut Report) {
         ("C-6/tuned", "the same, against corosync, token 1000 ms", Some(1000), 1.0 / 3.0),
     ];
     for (id, what, token, bound) in peers {
-        let setup = Setup { encrypted: true, links: 2, token };
+        let setup = Setup { links: 2, token, ..Setup::usual(true) };
         let theirs = ours.clone().and_then(|gap| Ok((gap, Corosync::start(setup)?.gap()?)));
         match theirs {
             Ok((gap, theirs)) => {

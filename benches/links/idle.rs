@@ -36,7 +36,7 @@ fn ours(time: Duration) -> Result<f64, String> {
 }
 
 fn theirs(time: Duration) -> Result<f64, String> {
-    let mut corosync = Corosync::start(Setup { encrypted: true, links: 1, token: None })?;
+    let mut corosync = Corosync::start(Setup::usual(true))?;
     thread::sleep(REST);
     let (before, start) = (corosync.used()?, Instant::now());
     thread::sleep(time);

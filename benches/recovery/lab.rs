@@ -1,6 +1,6 @@
 //! Three nodes in namespaces of their own on a switch, run by us or by Pacemaker on corosync, with one resource.
 
-use crate::support::corosync::{SWITCH, Shell};
+use crate::support::lab::{SWITCH, Shell};
 use ocf::{Node, NodeConfig, NodeEvent};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

@@ -10,6 +10,8 @@
 pub mod circuit;
 pub mod corosync;
 pub mod etcd;
+#[path = "../../tests/lab/corosync.rs"]
+pub mod lab;
 pub mod lock_nodes;
 pub mod machine;
 pub mod plot;

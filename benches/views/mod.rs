@@ -1,7 +1,7 @@
 //! Three nodes in namespaces of their own on a switch, run by us or by corosync, whose views are watched from outside.
 #![allow(unreachable_pub, reason = "a bench is a crate without users")]
 
-use crate::support::corosync::{SWITCH, Shell};
+use crate::support::lab::{SWITCH, Shell};
 use ocf::{Node, NodeConfig, NodeEvent};
 use ocf_comm::Timers;
 use std::io::Write as _;
