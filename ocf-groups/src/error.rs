@@ -1,4 +1,4 @@
-use crate::Position;
+use crate::{Guarantee, Position};
 use std::sync::Arc;
 
 /// Longest name of a group, in bytes of UTF-8.
@@ -19,6 +19,11 @@ pub enum JoinError {
         /// The local member.
         local: u32,
     },
+    /// A [`Replicated`](crate::Replicated) is configured for a guarantee that the provider does not offer: see
+    /// [`GroupPromises::strongest`](crate::GroupPromises::strongest). Lower [`Config::guarantee`](crate::replicated::Config::guarantee)
+    /// at every member, if that is enough.
+    #[error("this provider does not offer {0:?} delivery, which the member is configured for")]
+    NotOffered(Guarantee),
     /// This node has as many members as a whole group may have.
     #[error("this node has {0} members in groups, the most it may have")]
     TooManyMembers(usize),

@@ -211,6 +211,10 @@ pub enum SendError {
     /// The member has not joined the group, or not yet.
     #[error("not a member of group {0:?}")]
     NotMember(Arc<str>),
+    /// The provider does not offer this guarantee: see [`GroupPromises::strongest`](crate::GroupPromises::strongest), and send with
+    /// that, if it is enough.
+    #[error("this provider does not offer {0:?} delivery")]
+    NotOffered(Guarantee),
     /// Too much is unstable (some member has not confirmed it) or queued; wait for `Writable`.
     #[error("window full: {queued} of {limit} bytes not yet held by every member")]
     Full {

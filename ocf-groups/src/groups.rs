@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 mod change;
+mod elsewhere;
 mod local;
 mod receive;
 mod turn;
@@ -68,6 +69,8 @@ pub struct Groups {
     blocked: Option<Ballot>,
     /// Of the view installed last.
     stream: Option<Stream>,
+    /// Somebody else makes the order: the place that was delivered last. There is no stream then.
+    elsewhere: Option<Position>,
     sync: Sync,
     /// Proposals for the next view, latest last.
     plans: Vec<Plan>,
@@ -158,6 +161,7 @@ impl Groups {
             on_hold: false,
             blocked: None,
             stream: None,
+            elsewhere: None,
             sync: Sync::Waiting,
             plans: Vec::new(),
             table,
@@ -261,6 +265,9 @@ impl Groups {
         let Some(Phase::Member { group: number }) = self.phase(group, local) else {
             return Err(SendError::NotMember(Arc::from(group)));
         };
+        if guarantee > self.promised().strongest {
+            return Err(SendError::NotOffered(guarantee));
+        }
         if payload.len() > self.config.message_max {
             return Err(SendError::TooLarge { size: payload.len(), limit: self.config.message_max });
         }
@@ -407,9 +414,8 @@ impl Groups {
     /// Last position delivered here.
     #[must_use]
     pub fn position(&self) -> Position {
-        self.stream
-            .as_ref()
-            .map_or_else(Position::default, |s| Position { view: s.number, sequence: s.delivered })
+        let of_stream = |s: &Stream| Position { view: s.number, sequence: s.delivered };
+        self.elsewhere.or_else(|| self.stream.as_ref().map(of_stream)).unwrap_or_default()
     }
 
     /// How much of the order of the current view this node holds without gap, and how much of it was freed because

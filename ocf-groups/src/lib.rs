@@ -9,14 +9,19 @@
 //! * A joiner gets the group's state as of its join ([`Event::StateWanted`], [`Event::State`]); nobody else waits.
 //! * Back-pressure: [`SendError::Full`], then [`Event::Writable`].
 //!
+//! [`GroupProvider`] is what runs by itself: [`AgreedGroups`] over any node communication, or [`corosync`] over a corosync that runs
+//! already. What stands on groups asks for a [`GroupService`], and runs over either.
+//!
 //! On top: [`Replicated`] runs a state machine as a group; [`voting`], [`barrier`], [`transaction`], [`checkpoint`],
 //! [`channel`] and [`queue`] are such machines; [`GroupQuorum`] says whether enough nodes run a group.
 #![forbid(unsafe_code)]
 
+mod agreed;
 pub mod barrier;
 pub mod channel;
 pub mod checkpoint;
 mod config;
+pub mod corosync;
 mod error;
 mod event;
 mod flush;
@@ -24,6 +29,7 @@ mod groups;
 pub mod queue;
 mod quorum;
 pub mod replicated;
+mod service;
 mod stats;
 mod stream;
 mod table;
@@ -33,6 +39,7 @@ pub mod transaction;
 pub mod voting;
 mod wire;
 
+pub use agreed::{AgreedGroups, WriteRecord};
 pub use config::Config;
 pub use error::{GROUP_NAME_MAX, JoinError, LeaveError, OfferError};
 pub use event::{Event, Guarantee, Input, MemberId, Output, Position, SendError};
@@ -41,4 +48,5 @@ pub use groups::Groups;
 pub use groups::Sabotage;
 pub use quorum::GroupQuorum;
 pub use replicated::{Machine, Replicated};
+pub use service::{GroupPromises, GroupProvider, GroupService};
 pub use stats::{Drops, MESSAGE_COST, Sending, Stats, Window};

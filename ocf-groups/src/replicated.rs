@@ -1,6 +1,6 @@
 //! A state machine that every member of a group runs: fed the ordered stream, it is the same everywhere.
 //!
-//! [`Replicated`] stands between [`Groups`] and a [`Machine`]. It gives a joiner the state, stamps commands with the time of
+//! [`Replicated`] stands between a [`GroupService`] and a [`Machine`]. It gives a joiner the state, stamps commands with the time of
 //! the group, and answers each [`Request`] exactly once, over view changes and re-joins. It is a sans-IO core like
 //! the one below it, and the ground of [`voting`](crate::voting), [`barrier`](crate::barrier) and what else is built on
 //! groups. See `PROTOCOL.md`, section 8.
@@ -12,7 +12,7 @@ pub(crate) mod wire;
 
 pub use machine::{Birth, Context, Machine};
 
-use crate::{Event, Groups, Guarantee, JoinError, LeaveError, MemberId, Position, SendError};
+use crate::{Event, GroupService, Guarantee, JoinError, LeaveError, MemberId, Position, SendError};
 use bytes::Bytes;
 use core::time::Duration;
 use pils::Instant;
@@ -230,8 +230,11 @@ impl<M: Machine> Replicated<M> {
     /// Joins the group. [`Output::Phase`] tells when the member is in it.
     ///
     /// # Errors
-    /// As `Groups::join`.
-    pub fn join(&mut self, now: Instant, groups: &mut Groups) -> Result<MemberId, JoinError> {
+    /// As `Groups::join`, and [`JoinError::NotOffered`] if `groups` cannot promise [`Config::guarantee`].
+    pub fn join(&mut self, now: Instant, groups: &mut dyn GroupService) -> Result<MemberId, JoinError> {
+        if self.guarantee() > groups.group_promises().strongest {
+            return Err(JoinError::NotOffered(self.guarantee()));
+        }
         let joined = groups.join(now, &self.config.group, self.config.local);
         self.leaving = self.leaving && joined.is_err();
         joined
@@ -241,7 +244,7 @@ impl<M: Machine> Replicated<M> {
     ///
     /// # Errors
     /// As `Groups::leave`.
-    pub fn leave(&mut self, now: Instant, groups: &mut Groups) -> Result<(), LeaveError> {
+    pub fn leave(&mut self, now: Instant, groups: &mut dyn GroupService) -> Result<(), LeaveError> {
         groups.leave(now, &self.config.group, self.config.local)?;
         self.leaving = true;
         if !groups.is_local(&self.config.group, self.config.local) {
@@ -397,8 +400,11 @@ impl<M: Machine> Replicated<M> {
             return None;
         }
         let payload = self.sends.pop_front()?;
-        let guarantee = self.config.guarantee.max(Guarantee::Agreed);
-        Some(Output::Send { guarantee, payload })
+        Some(Output::Send { guarantee: self.guarantee(), payload })
+    }
+
+    fn guarantee(&self) -> Guarantee {
+        self.config.guarantee.max(Guarantee::Agreed)
     }
 
     /// Takes a payload of [`Output::Send`] back that the core refused for now: it comes again at the next
@@ -410,7 +416,7 @@ impl<M: Machine> Replicated<M> {
 
     /// Carries out what is to be sent and offered on `groups`, and returns the rest in order. The caller polls the core
     /// after it.
-    pub fn drive(&mut self, now: Instant, groups: &mut Groups) -> Vec<Output<M::Event>> {
+    pub fn drive(&mut self, now: Instant, groups: &mut dyn GroupService) -> Vec<Output<M::Event>> {
         let mut told = Vec::new();
         let (group, local) = (Arc::clone(&self.config.group), self.config.local);
         while let Some(output) = self.poll_output() {
@@ -418,8 +424,12 @@ impl<M: Machine> Replicated<M> {
                 Output::Send { guarantee, payload } => {
                     match groups.send(now, &group, local, guarantee, payload.clone()) {
                         Err(SendError::Full { .. } | SendError::NotPrimary) => self.refused(payload),
-                        // Out of the group: what is not carried out is sent again if the member comes back.
-                        Ok(()) | Err(SendError::NotMember(_) | SendError::TooLarge { .. }) => {}
+                        // Out of the group: what is not carried out is sent again if the member comes back. The rest was
+                        // looked at when it joined.
+                        Ok(())
+                        | Err(
+                            SendError::NotMember(_) | SendError::TooLarge { .. } | SendError::NotOffered(_),
+                        ) => {}
                     }
                 }
                 Output::Offer { joiner, position, state } => {

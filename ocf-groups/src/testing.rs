@@ -1,4 +1,5 @@
-//! Checkers for what the groups promise: they judge a [`History`] that a simulator wrote down.
+//! Checkers for what the groups promise: they judge a [`History`] that a simulator wrote down. And [`check_groups`], the conformance
+//! suite for those who write a [`GroupProvider`](crate::GroupProvider), which has its histories judged by them.
 //!
 //! Each promise (V1 to V11 of `PROTOCOL.md`) has a file of its own. All are linear in the history, up to logarithms.
 
@@ -8,6 +9,7 @@ mod fifo_causal;
 mod history;
 mod membership;
 mod no_creation;
+mod providers;
 mod safe;
 mod stability;
 mod state;
@@ -16,6 +18,7 @@ mod view_barrier;
 mod view_synchrony;
 
 pub use history::{Entry, History, Log, Violation};
+pub use providers::check_groups;
 pub use stability::{Held, buffers_are_freed_only_when_all_hold};
 
 /// Judges a finished run: every checker, first violation wins. V8 counts only if `quiescent`: the faults stopped, and

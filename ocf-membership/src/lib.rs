@@ -7,8 +7,10 @@
 //!
 //! * [`Config`] says who may be a member, how many votes a primary needs ([`QuorumPolicy`]) and the times.
 //! * [`Event`] is what the layers above see: `Installed`, `Suspended`, `Resumed`, `NonPrimary`.
+//! * [`Membership`] is what a layer above may rely on, whoever agrees on the views: this crate, or a running corosync.
 //! * The protocol, its messages, timers, limits and deviations: PROTOCOL.md of this crate.
-//! * Feature `testing`: a conformance suite for quorum policies, and bugs that can be put back.
+//! * Feature `testing`: conformance suites for membership providers, quorum policies, criteria and tie-breakers, and bugs that can be
+//!   put back.
 #![forbid(unsafe_code)]
 
 pub mod arbiter;
@@ -23,6 +25,7 @@ mod error;
 mod event;
 pub mod facade;
 mod lease;
+mod provider;
 mod quorum;
 mod record;
 mod stats;
@@ -39,6 +42,7 @@ pub use consensus::{Consensus, Removal, Snapshot};
 pub use criterion::{Coordinator, Criterion, Mesh, Star, StaticList, criterion_by_name};
 pub use error::{NewError, OverrideError, RecordError, VotesError};
 pub use event::{Contact, Event, Input, Output, PersistToken};
+pub use provider::{Membership, ViewPromises};
 pub use quorum::{
     AutoTieBreaker, EvenSplit, Majority, NodeVotes, QuorumPolicy, Rules, Standing, StaticThreshold, TieNode,
     TwoNode, Unanimous, With, policy_by_name, standing,

@@ -1,5 +1,9 @@
 //! Conformance suites for those who write a part of their own. Feature `testing`.
 
+mod providers;
+
+pub use providers::{Cluster, Fabric, check_membership, node};
+
 use crate::quorum::total_votes;
 use crate::{
     Ballot, Claim, Criterion, EvenSplit, Evidence, Grant, NodeVotes, QuorumPolicy, Standing, TieBreaker,

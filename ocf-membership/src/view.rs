@@ -1,6 +1,7 @@
 use crate::Evidence;
 use core::fmt;
 use ocf_comm::DownReason;
+use pils::wire::{ParseError, Reader};
 use pils::{Incarnation, NodeId, NodeInstance};
 
 /// Number of a view along the chain of primaries: grows by one with each, never used twice, even across restarts.
@@ -153,6 +154,19 @@ impl View {
     /// Members that were not in the previous primary view, or came back into it as fresh members: they have no state.
     pub fn joiners(&self) -> impl Iterator<Item = Member> + '_ {
         self.members.iter().copied().filter(|m| m.joined == self.number)
+    }
+
+    /// Appends the layout in which a view travels, for providers that carry it themselves.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        crate::wire::put_view(out, self);
+    }
+
+    /// Reads what [`Self::write`] wrote. Memory is bounded by the input.
+    ///
+    /// # Errors
+    /// The bytes are no view.
+    pub fn read(r: &mut Reader<'_>) -> Result<Self, ParseError> {
+        crate::wire::view(r)
     }
 
     /// Members of the previous primary view that are not in this one (as the same instance).

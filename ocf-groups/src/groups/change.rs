@@ -81,7 +81,7 @@ impl Groups {
 
     /// Others have gone on: what was held back is not told any more, and the local members begin anew. Whoever left in it
     /// is told that it is out.
-    fn drop_untold(&mut self) {
+    pub(super) fn drop_untold(&mut self) {
         let (me, mut out) = (self.local, Vec::new());
         self.outputs.retain(|output| {
             let Output::Event(event) = output else { return true };

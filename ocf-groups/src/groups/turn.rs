@@ -176,7 +176,7 @@ impl Groups {
         }
     }
 
-    fn apply(&mut self, position: Position, (instance, lseq): (NodeInstance, u64), item: Item) {
+    pub(super) fn apply(&mut self, position: Position, (instance, lseq): (NodeInstance, u64), item: Item) {
         let mut effects = Vec::new();
         match item {
             Item::Data { group: number, local, guarantee, payload } => {

@@ -3,7 +3,7 @@
 use super::{AbortReason, Command, Event, Parties, Record, Refusal, Site, State, Transactions, TxnId};
 use crate::replicated::service::{self, Layout};
 use crate::replicated::{self, Config, Outcome, Phase, Replicated, Request, SubmitError};
-use crate::{Event as GroupEvent, Groups, MemberId};
+use crate::{Event as GroupEvent, GroupService, MemberId};
 use bytes::Bytes;
 use core::time::Duration;
 use pils::wire::ParseError;
@@ -154,7 +154,11 @@ impl TransactionSite {
     ///
     /// # Errors
     /// As `Groups::join`.
-    pub fn join(&mut self, now: Instant, groups: &mut Groups) -> Result<MemberId, crate::JoinError> {
+    pub fn join(
+        &mut self,
+        now: Instant,
+        groups: &mut dyn GroupService,
+    ) -> Result<MemberId, crate::JoinError> {
         self.replica.join(now, groups)
     }
 
@@ -163,7 +167,7 @@ impl TransactionSite {
     ///
     /// # Errors
     /// As `Groups::leave`.
-    pub fn leave(&mut self, now: Instant, groups: &mut Groups) -> Result<(), crate::LeaveError> {
+    pub fn leave(&mut self, now: Instant, groups: &mut dyn GroupService) -> Result<(), crate::LeaveError> {
         self.replica.leave(now, groups)
     }
 
@@ -261,7 +265,7 @@ impl TransactionSite {
     }
 
     /// Carries out what is to be sent on `groups`, and returns the rest in order. Call it after every other call.
-    pub fn drive(&mut self, now: Instant, groups: &mut Groups) -> Vec<Output> {
+    pub fn drive(&mut self, now: Instant, groups: &mut dyn GroupService) -> Vec<Output> {
         loop {
             let told = self.replica.drive(now, groups);
             if told.is_empty() && !core::mem::take(&mut self.dirty) {

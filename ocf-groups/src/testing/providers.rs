@@ -1,0 +1,475 @@
+//! The conformance suite for [`GroupProvider`]s.
+
+use super::{Entry, History, check};
+use crate::replicated::{self, Context, Machine, Outcome, Output, Phase, Replicated};
+use crate::{Event, GroupProvider, GroupService, Guarantee, JoinError, MemberId, SendError};
+use bytes::Bytes;
+use ocf_membership::Membership;
+use ocf_membership::testing::{Cluster, Fabric, node};
+use pils::NodeInstance;
+use pils::wire::{ParseError, Reader, Writer};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+const GROUP: &str = "suite";
+
+/// Examines a provider: every promise of [`GroupService`] and [`GroupProvider`] that can be seen from outside, each on a fresh cluster;
+/// every history is judged by [`check`].
+///
+/// # Panics
+/// Where the provider does not conform, with the promise that it does not keep.
+pub fn check_groups<F: Fabric<Node: GroupProvider>>(mut make: impl FnMut() -> F) {
+    impossible_requests_are_refused(make());
+    all_members_deliver_one_order(make());
+    a_joiner_gets_the_state_as_of_its_join(make());
+    survivors_of_a_kill_deliver_the_same(make());
+    a_minority_sends_nothing_and_begins_anew(make());
+    large_messages_and_a_full_window_pass(make());
+    who_leaves_is_told_of_and_hears_nothing_more(make());
+    a_replicated_machine_survives_its_members(make());
+}
+
+/// A cluster whose nodes run one member each, which keeps what it was delivered.
+struct Run<F: Fabric> {
+    cluster: Cluster<F>,
+    history: History,
+    replicas: BTreeMap<u32, Replica>,
+    payloads: u64,
+}
+
+/// What the member of a node has.
+#[derive(Default)]
+struct Replica {
+    /// None until it has the group's state.
+    state: Option<Vec<u8>>,
+    members: Vec<MemberId>,
+    own: BTreeSet<Bytes>,
+    resets: usize,
+    writable: usize,
+    states: usize,
+}
+
+impl<F: Fabric<Node: GroupProvider>> Run<F> {
+    /// Starts three nodes, all members.
+    fn start(fabric: F) -> Self {
+        let mut run = Self::new(fabric, &[1, 2, 3]);
+        run.cluster.together(&[1, 2, 3]);
+        for n in 1..=3 {
+            run.join(n);
+        }
+        run.until_members(&[1, 2, 3]);
+        run
+    }
+
+    fn new(fabric: F, nodes: &[u32]) -> Self {
+        let replicas = nodes.iter().map(|n| (*n, Replica::default())).collect();
+        Self { cluster: Cluster::start(fabric, nodes), history: History::default(), replicas, payloads: 0 }
+    }
+
+    fn join(&mut self, n: u32) {
+        let now = self.cluster.fabric.now();
+        let joined = self.cluster.node(n).join(now, GROUP, 0);
+        assert_eq!(joined, Ok(MemberId { instance: self.cluster.local(n), local: 0 }));
+    }
+
+    fn payload(&mut self, size: usize) -> Bytes {
+        self.payloads += 1;
+        let mut payload = self.payloads.to_be_bytes().to_vec();
+        payload.resize(size.max(8), 0x5a);
+        Bytes::from(payload)
+    }
+
+    /// Sends from a node; what was accepted must be delivered.
+    fn send(&mut self, n: u32, guarantee: Guarantee, size: usize) -> Result<(), SendError> {
+        let (now, payload) = (self.cluster.fabric.now(), self.payload(size));
+        let sent = self.cluster.node(n).send(now, GROUP, 0, guarantee, payload.clone());
+        if sent.is_ok() {
+            let instance = self.cluster.local(n);
+            let sender = MemberId { instance, local: 0 };
+            self.history.push(instance, Entry::Sent { group: Arc::from(GROUP), sender, guarantee, payload });
+        }
+        sent
+    }
+
+    fn step(&mut self) {
+        self.cluster.step();
+        let now = self.cluster.fabric.now();
+        for (n, node) in self.cluster.each() {
+            while let Some(event) = node.poll_group_event() {
+                let replica = self.replicas.entry(n).or_default();
+                replica.on_event(node, &event, now);
+                self.history.push(node.local(), Entry::Event(event));
+            }
+        }
+    }
+
+    fn until(&mut self, what: &str, mut done: impl FnMut(&Self) -> bool) {
+        for _ in 0..30_000 {
+            self.step();
+            if done(self) {
+                return;
+            }
+            self.cluster.fabric.wait();
+        }
+        let told: Vec<_> =
+            self.replicas.iter().map(|(n, r)| (n, r.members.len(), r.state.is_some())).collect();
+        panic!("never came about: {what}. Members and whether each has the state: {told:?}");
+    }
+
+    /// Waits until these are the members, each of them knows so, and all have the state.
+    fn until_members(&mut self, nodes: &[u32]) {
+        let mut wanted: Vec<NodeInstance> = nodes.iter().map(|n| self.cluster.local(*n)).collect();
+        wanted.sort();
+        self.until(&format!("members on {nodes:?}, with the state"), |run| {
+            nodes.iter().all(|n| {
+                let replica = &run.replicas[n];
+                let mut members: Vec<NodeInstance> = replica.members.iter().map(|m| m.instance).collect();
+                members.sort();
+                members == wanted && replica.state.is_some()
+            })
+        });
+    }
+
+    /// Waits until all these nodes were delivered what they sent, and have the same state.
+    fn until_equal(&mut self, nodes: &[u32]) {
+        self.until(&format!("equal states on {nodes:?}"), |run| {
+            let states: Vec<_> = nodes.iter().map(|n| &run.replicas[n].state).collect();
+            let sent = |n: &u32| run.history.logs.get(&run.cluster.local(*n)).map_or(0, sent_by);
+            let own: usize = nodes.iter().map(sent).sum();
+            let told: usize = nodes.iter().map(|n| run.replicas[n].own.len()).sum();
+            states.iter().all(|s| s.is_some() && *s == states[0]) && own == told
+        });
+    }
+
+    fn kill(&mut self, n: u32) {
+        let instance = self.cluster.local(n);
+        self.history.logs.entry(instance).or_default().dead = true;
+        self.cluster.kill(n);
+        self.replicas.remove(&n);
+    }
+
+    fn add(&mut self, n: u32) {
+        self.cluster.add(n);
+        self.replicas.insert(n, Replica::default());
+    }
+
+    fn judge(&self) {
+        let judged = check(&self.history, true);
+        assert_eq!(judged, Ok(()), "the history of the run breaks a promise");
+    }
+}
+
+fn sent_by(log: &super::Log) -> usize {
+    log.entries.iter().filter(|e| matches!(e, Entry::Sent { .. })).count()
+}
+
+impl Replica {
+    fn on_event<N: GroupProvider>(&mut self, node: &mut N, event: &Event, now: pils::Instant) {
+        let me = node.local();
+        match event {
+            Event::Message { sender, payload, .. } | Event::Fifo { sender, payload, .. } => {
+                if sender.instance == me {
+                    self.own.insert(payload.clone());
+                }
+                // What is told FIFO may come in another order elsewhere.
+                if let (Some(state), Event::Message { .. }) = (&mut self.state, event) {
+                    state.extend_from_slice(&payload[..8]);
+                }
+            }
+            Event::Membership { members, joined, left, .. } => {
+                self.members.clone_from(members);
+                if left.iter().any(|m| m.instance == me) {
+                    self.state = None;
+                }
+                if members == joined && members.iter().all(|m| m.instance == me) {
+                    self.state = Some(Vec::new());
+                }
+            }
+            Event::StateWanted { group, joiner, position } => {
+                if let Some(state) = &self.state {
+                    let offered = node.offer_state(now, group, *joiner, *position, state.clone().into());
+                    assert_eq!(offered, Ok(()), "a state that is wanted is taken");
+                }
+            }
+            Event::State { state, .. } => {
+                self.state = Some(state.to_vec());
+                self.states += 1;
+            }
+            Event::StateLost { .. } => self.state = Some(Vec::new()),
+            Event::Reset { .. } => {
+                self.state = None;
+                self.resets += 1;
+            }
+            Event::Writable => self.writable += 1,
+            Event::Refused { .. } | Event::View(_) => {}
+        }
+    }
+}
+
+/// The guarantees that order messages, as far as they are offered.
+fn ordered(node: &impl GroupService) -> Vec<Guarantee> {
+    let all = [Guarantee::Agreed, Guarantee::Safe];
+    all.into_iter().filter(|g| *g <= node.group_promises().strongest).collect()
+}
+
+fn impossible_requests_are_refused<F: Fabric<Node: GroupProvider>>(fabric: F) {
+    let mut run = Run::new(fabric, &[1]);
+    let alone = run.send(1, Guarantee::Agreed, 8);
+    assert_eq!(alone, Err(SendError::NotPrimary), "outside the primary partition nothing is ordered");
+    run.add(2);
+    run.add(3);
+    run.cluster.together(&[1, 2, 3]);
+    run.join(1);
+    run.until_members(&[1]);
+    let now = run.cluster.fabric.now();
+    let node = run.cluster.node(1);
+    let promises = node.group_promises();
+    let again = node.join(now, GROUP, 0);
+    assert_eq!(again, Err(JoinError::AlreadyMember { group: Arc::from(GROUP), local: 0 }));
+    assert_eq!(node.join(now, "", 0), Err(JoinError::Name(0)));
+    let stranger = node.send(now, "other", 0, Guarantee::Agreed, Bytes::new());
+    assert_eq!(stranger, Err(SendError::NotMember(Arc::from("other"))));
+    let (size, limit) = (promises.message_max + 1, promises.message_max);
+    let large = node.send(now, GROUP, 0, Guarantee::Agreed, Bytes::from(vec![0; size]));
+    assert_eq!(large, Err(SendError::TooLarge { size, limit }));
+    if promises.strongest < Guarantee::Safe {
+        let safe = node.send(now, GROUP, 0, Guarantee::Safe, Bytes::new());
+        assert_eq!(safe, Err(SendError::NotOffered(Guarantee::Safe)), "what is not promised is refused");
+    }
+}
+
+fn all_members_deliver_one_order<F: Fabric<Node: GroupProvider>>(fabric: F) {
+    let mut run = Run::start(fabric);
+    let guarantees = ordered(run.cluster.node(1));
+    for round in 0..60 {
+        for n in 1..=3 {
+            let guarantee =
+                if round % 5 == 4 { Guarantee::Fifo } else { guarantees[round % guarantees.len()] };
+            assert_eq!(run.send(n, guarantee, 8 + round), Ok(()), "a few messages fit the window");
+        }
+        if round % 7 == 0 {
+            run.step();
+        }
+    }
+    run.until_equal(&[1, 2, 3]);
+    assert_eq!(run.replicas[&1].state.as_ref().map(Vec::len), Some(8 * 48 * 3), "each ordered message once");
+    run.judge();
+}
+
+fn a_joiner_gets_the_state_as_of_its_join<F: Fabric<Node: GroupProvider>>(fabric: F) {
+    let mut run = Run::new(fabric, &[1, 2, 3]);
+    run.cluster.together(&[1, 2, 3]);
+    for n in [1, 2] {
+        run.join(n);
+        run.until_members(&[1, 2][..n as usize]);
+    }
+    for round in 0..40 {
+        for n in [1, 2] {
+            assert_eq!(run.send(n, Guarantee::Agreed, 8), Ok(()));
+        }
+        if round == 20 {
+            run.join(3);
+        }
+        run.step();
+    }
+    run.until_members(&[1, 2, 3]);
+    run.until_equal(&[1, 2, 3]);
+    assert_eq!(run.replicas[&3].states, 1, "the joiner was given the state of others");
+    assert_eq!(
+        run.cluster.node(3).members(GROUP),
+        run.replicas[&1].members,
+        "members() names who is told of"
+    );
+    run.judge();
+}
+
+fn survivors_of_a_kill_deliver_the_same<F: Fabric<Node: GroupProvider>>(fabric: F) {
+    let mut run = Run::start(fabric);
+    for _ in 0..20 {
+        for n in 1..=3 {
+            assert_eq!(run.send(n, Guarantee::Agreed, 100), Ok(()));
+        }
+        run.step();
+    }
+    run.kill(3);
+    for _ in 0..20 {
+        for n in [1, 2] {
+            assert_eq!(run.send(n, Guarantee::Agreed, 100), Ok(()), "sends are taken while a view changes");
+        }
+        run.step();
+        run.cluster.fabric.wait();
+    }
+    run.until_members(&[1, 2]);
+    run.until_equal(&[1, 2]);
+    run.add(3);
+    run.cluster.together(&[1, 2, 3]);
+    run.join(3);
+    run.until_members(&[1, 2, 3]);
+    assert_eq!(run.send(3, Guarantee::Agreed, 8), Ok(()));
+    run.until_equal(&[1, 2, 3]);
+    run.judge();
+}
+
+fn a_minority_sends_nothing_and_begins_anew<F: Fabric<Node: GroupProvider>>(fabric: F) {
+    let mut run = Run::start(fabric);
+    for n in 1..=3 {
+        assert_eq!(run.send(n, Guarantee::Agreed, 8), Ok(()));
+    }
+    run.until_equal(&[1, 2, 3]);
+    run.cluster.fabric.cut(node(3));
+    run.until("node 3 is told that it is outside", |run| run.cluster.is_outside(3));
+    run.until_members(&[1, 2]);
+    assert_eq!(run.send(3, Guarantee::Agreed, 8), Err(SendError::NotPrimary));
+    assert_eq!(run.send(1, Guarantee::Agreed, 8), Ok(()));
+    run.until_equal(&[1, 2]);
+    assert_ne!(run.replicas[&3].state, run.replicas[&1].state, "the minority was told nothing of it");
+    run.cluster.fabric.heal(node(3));
+    run.cluster.together(&[1, 2, 3]);
+    run.until_members(&[1, 2, 3]);
+    run.until_equal(&[1, 2, 3]);
+    assert_eq!(run.replicas[&3].resets, 1, "others went on without it: it was told so, and joined again");
+    run.judge();
+}
+
+fn large_messages_and_a_full_window_pass<F: Fabric<Node: GroupProvider>>(fabric: F) {
+    let mut run = Run::start(fabric);
+    let large = run.cluster.node(1).group_promises().message_max.min(300_000);
+    let (mut refused, mut sent) = (0, 0);
+    while refused == 0 && sent < 500 {
+        for n in 1..=3 {
+            match run.send(n, Guarantee::Agreed, large) {
+                Ok(()) => sent += 1,
+                Err(SendError::Full { queued, limit }) => {
+                    assert!(queued + large > limit, "{queued} bytes of {limit} do not fill a window");
+                    refused += 1;
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+    assert!(refused > 0, "a window is full some time");
+    let writable = |run: &Run<F>| run.replicas.values().map(|r| r.writable).sum::<usize>();
+    run.until("who was refused is told that there is room", |run| writable(run) == refused);
+    run.until_equal(&[1, 2, 3]);
+    run.judge();
+}
+
+fn who_leaves_is_told_of_and_hears_nothing_more<F: Fabric<Node: GroupProvider>>(fabric: F) {
+    let mut run = Run::start(fabric);
+    let (now, instance) = (run.cluster.fabric.now(), run.cluster.local(2));
+    assert_eq!(run.cluster.node(2).leave(now, GROUP, 0), Ok(()));
+    let member = MemberId { instance, local: 0 };
+    run.history.push(instance, Entry::Leaving { group: Arc::from(GROUP), member });
+    run.until("two are left", |run| [1, 3].iter().all(|n| run.replicas[n].members.len() == 2));
+    run.until("who left is no member", |run| run.replicas[&2].state.is_none());
+    assert!(!run.cluster.node(2).is_local(GROUP, 0), "it may join again");
+    assert_eq!(run.send(1, Guarantee::Agreed, 8), Ok(()));
+    run.until_equal(&[1, 3]);
+    let heard = run.history.logs[&instance].entries.iter();
+    let heard = heard.filter(|e| matches!(e, Entry::Event(Event::Message { .. }))).count();
+    assert_eq!(heard, 0, "it is told nothing that comes after");
+    run.judge();
+}
+
+/// Counts what it is told, for [`Replicated`].
+#[derive(Debug, Default)]
+struct Count(u64);
+
+impl Machine for Count {
+    type Event = ();
+
+    fn reset(&mut self) {
+        self.0 = 0;
+    }
+
+    fn on_command(&mut self, _: &Context<'_>, _: MemberId, _: &[u8], _: &mut Vec<()>) -> Vec<u8> {
+        self.0 += 1;
+        self.0.to_be_bytes().to_vec()
+    }
+
+    fn on_members(&mut self, _: &Context<'_>, _: &[MemberId], _: &[MemberId], _: &mut Vec<()>) {}
+
+    fn snapshot(&self, out: &mut Vec<u8>) {
+        out.put_varint(self.0);
+    }
+
+    fn restore(&mut self, r: &mut Reader<'_>) -> Result<(), ParseError> {
+        self.0 = r.varint("count")?;
+        Ok(())
+    }
+}
+
+/// A cluster with a counter on each node.
+struct Counters<F: Fabric> {
+    cluster: Cluster<F>,
+    counters: BTreeMap<u32, Replicated<Count>>,
+    done: u64,
+}
+
+impl<F: Fabric<Node: GroupProvider>> Counters<F> {
+    fn add(&mut self, n: u32) {
+        let (now, local) = (self.cluster.fabric.now(), self.cluster.local(n));
+        let node = self.cluster.node(n);
+        let guarantee = node.group_promises().strongest;
+        let config = replicated::Config { guarantee, ..replicated::Config::new("counter", 0) };
+        let mut counter = Replicated::new(config, local, Count::default());
+        assert!(counter.join(now, node).is_ok(), "a guarantee that is offered is enough to join");
+        self.counters.insert(n, counter);
+    }
+
+    fn until(&mut self, what: &str, mut done: impl FnMut(&Self) -> bool) {
+        for _ in 0..30_000 {
+            self.cluster.step();
+            let now = self.cluster.fabric.now();
+            for (n, node) in self.cluster.each() {
+                let Some(counter) = self.counters.get_mut(&n) else { continue };
+                while let Some(event) = node.poll_group_event() {
+                    counter.handle(now, &event);
+                }
+                for output in counter.drive(now, node) {
+                    if let Output::Done(_, outcome) = output {
+                        assert!(matches!(outcome, Outcome::Applied(_)), "{outcome:?}");
+                        self.done += 1;
+                    }
+                }
+            }
+            if done(self) {
+                return;
+            }
+            self.cluster.fabric.wait();
+        }
+        panic!("never came about: {what}");
+    }
+
+    fn submit(&mut self, n: u32, times: u64) {
+        let now = self.cluster.fabric.now();
+        let counter = self.counters.get_mut(&n).expect("it runs");
+        (0..times).for_each(|_| assert!(counter.submit(now, Bytes::new()).is_ok(), "there is room"));
+    }
+
+    fn until_count(&mut self, count: u64) {
+        self.until(&format!("{count} at all"), |run| {
+            run.counters.values().all(|c| c.phase() == Phase::Ready && c.machine().0 == count)
+        });
+    }
+}
+
+fn a_replicated_machine_survives_its_members<F: Fabric<Node: GroupProvider>>(fabric: F) {
+    let cluster = Cluster::start(fabric, &[1, 2, 3]);
+    let mut run = Counters { cluster, counters: BTreeMap::new(), done: 0 };
+    run.cluster.together(&[1, 2, 3]);
+    (1..=3).for_each(|n| run.add(n));
+    run.until_count(0);
+    (1..=3).for_each(|n| run.submit(n, 10));
+    run.until_count(30);
+    run.counters.remove(&1);
+    run.cluster.kill(1);
+    run.submit(2, 5);
+    run.submit(3, 5);
+    run.until_count(40);
+    run.cluster.add(1);
+    run.add(1);
+    run.submit(2, 1);
+    run.until_count(41);
+    assert_eq!(run.done, 41, "each command was answered once");
+}
