@@ -177,6 +177,33 @@ mod tests {
     }
 
     #[test]
+    fn every_flag_has_the_number_of_linux() {
+        let numbers = [
+            (Flags::NOQUEUE, 0x1),
+            (Flags::VALBLK, 0x8),
+            (Flags::QUECVT, 0x10),
+            (Flags::IVVALBLK, 0x20),
+            (Flags::CONVDEADLK, 0x40),
+            (Flags::PERSISTENT, 0x80),
+            (Flags::NODLCKWT, 0x100),
+            (Flags::NODLCKBLK, 0x200),
+            (Flags::EXPEDITE, 0x400),
+            (Flags::NOQUEUEBAST, 0x800),
+            (Flags::HEADQUE, 0x1000),
+            (Flags::NOORDER, 0x2000),
+            (Flags::ORPHAN, 0x4000),
+            (Flags::ALTPR, 0x8000),
+            (Flags::ALTCW, 0x10000),
+            (Flags::FORCEUNLOCK, 0x20000),
+        ];
+        for (flag, number) in numbers {
+            assert_eq!((flag.bits(), Flags::from_bits(number)), (number, flag));
+        }
+        // CANCEL, CONVERT and TIMEOUT are calls and terms of their own.
+        assert_eq!(Flags::from_bits(0x2 | 0x4 | 0x40000), Flags::NONE);
+    }
+
+    #[test]
     fn remarks_have_the_bits_of_linux() {
         for bits in 0..8 {
             assert_eq!(Remarks::from_bits(bits).bits(), bits);

@@ -241,6 +241,57 @@ fn a_call_that_cannot_be_changes_nothing() {
     world.outputs();
 }
 
+/// Each flag, and whether a request in NL, one in EX, a conversion from PR to EX and one from EX to PR may have it: alone, and
+/// with NOQUEUE.
+const ALLOWED: [(Flags, &str, &str); 16] = [
+    (Flags::NOQUEUE, "yyyy", "yyyy"),
+    // The conversion down would write a block, and none is given.
+    (Flags::VALBLK, "yyyn", "yyyn"),
+    (Flags::QUECVT, "nnyn", "nnyn"),
+    (Flags::IVVALBLK, "yyyy", "yyyy"),
+    (Flags::CONVDEADLK, "nnyy", "nnnn"),
+    (Flags::PERSISTENT, "yyyy", "yyyy"),
+    (Flags::NODLCKWT, "yyyy", "yyyy"),
+    (Flags::NODLCKBLK, "yyyy", "yyyy"),
+    (Flags::EXPEDITE, "ynnn", "nnnn"),
+    (Flags::NOQUEUEBAST, "yyyy", "yyyy"),
+    (Flags::HEADQUE, "yyyy", "yyyy"),
+    (Flags::NOORDER, "yyyy", "yyyy"),
+    // There is no orphan, but there might be.
+    (Flags::ORPHAN, "yynn", "yynn"),
+    (Flags::ALTPR, "yyyy", "yyyy"),
+    (Flags::ALTCW, "yyyy", "yyyy"),
+    (Flags::FORCEUNLOCK, "nnnn", "nnnn"),
+];
+
+#[test]
+fn every_flag_is_taken_or_refused_as_the_table_says() {
+    let operations =
+        [(None, Mode::Nl), (None, Mode::Ex), (Some(Mode::Pr), Mode::Ex), (Some(Mode::Ex), Mode::Pr)];
+    for (flag, alone, beside) in ALLOWED {
+        for (flags, row) in [(flag, alone), (flag | Flags::NOQUEUE, beside)] {
+            for ((held, asked), cell) in operations.into_iter().zip(row.chars()) {
+                let mut world = World::new();
+                let terms = Terms::new(asked).flags(flags);
+                let answer = match held {
+                    Some(held) => {
+                        let lock = world.lock(held);
+                        world.shard.convert(world.now, lock, &terms)
+                    }
+                    None => {
+                        let owner = Owner::local(ClientId::new(1), 1);
+                        let request = Request { owner, parent: None, name: b"r", terms };
+                        world.shard.request(world.now, &request)
+                    }
+                };
+                let refused =
+                    matches!(answer, Err(RequestError::Flags { .. } | RequestError::NotQueueable { .. }));
+                assert_eq!(refused, cell == 'n', "{flags:?}, {held:?} to {asked}: {answer:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn who_went_down_to_end_a_deadlock_does_not_wait_ahead_of_whom_it_waits_for() {
     let mut world = World::new();
