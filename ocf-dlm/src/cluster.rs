@@ -124,12 +124,14 @@ pub enum Sabotage {
     ValidateAnew,
     /// Lets a tree move although its root is kept for repair.
     MoveMarked,
+    /// Says of a wait first who only waits ahead, and then who holds what excludes it.
+    ExplainOutOfOrder,
 }
 
 #[cfg(feature = "testing")]
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::ReleaseWithoutProof,
         Self::ForgetSuspects,
         Self::SkipBarrier,
@@ -161,6 +163,7 @@ impl Sabotage {
         Self::ForgetFailures,
         Self::ValidateAnew,
         Self::MoveMarked,
+        Self::ExplainOutOfOrder,
     ];
 }
 

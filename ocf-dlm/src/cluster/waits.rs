@@ -3,7 +3,7 @@
 use super::event::{WaitReason, Waiting};
 use super::queue::{Entry, millis};
 use super::tree::{Route, Tree};
-use super::{Engine, Holder, OrderError, Standing};
+use super::{Engine, Holder, OrderError, Standing, sabotaged};
 use crate::Flags;
 use crate::directory::Slot;
 use crate::wire::{Key, REPORTED_MAX, ReportedLock, Wanted};
@@ -80,7 +80,10 @@ impl Engine {
     pub(super) fn in_the_way(&self, key: &Key, who: Holder) -> Option<(Vec<ReportedLock>, usize)> {
         let queues = self.trees.get(&key.tree).and_then(Tree::mastered)?.resources.get(&key.path)?;
         queues.entries().find(|entry| entry.who == who)?.asked?;
-        let all = queues.blockers(who);
+        let mut all = queues.blockers(who);
+        if sabotaged!(self, ExplainOutOfOrder) {
+            all.reverse();
+        }
         let said = all.iter().take(REPORTED_MAX).map(|entry| self.reported(entry)).collect();
         Some((said, all.len().saturating_sub(REPORTED_MAX)))
     }

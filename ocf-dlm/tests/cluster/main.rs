@@ -270,6 +270,11 @@ fn a_holder_that_is_not_told_and_an_orphan_that_is_not_kept_are_found() {
 }
 
 #[test]
+fn an_explanation_that_does_not_begin_with_the_holders_is_found() {
+    assert_eq!(found(Sabotage::ExplainOutOfOrder).map(|(_, rule)| rule), Some("explanation"));
+}
+
+#[test]
 fn the_same_seed_gives_the_same_run() {
     let digest = |seed| World::new(seed, None).run(FAULTS_MS).map(|(_, digest)| digest);
     assert_eq!(digest(5), digest(5));
@@ -280,7 +285,8 @@ fn the_same_seed_gives_the_same_run() {
 const BUG_SEEDS: u64 = 60;
 
 fn found(bug: Sabotage) -> Option<(u64, &'static str)> {
-    let operated = matches!(bug, Sabotage::RevokeUnseen | Sabotage::ForgetOrphans);
+    let operated =
+        matches!(bug, Sabotage::RevokeUnseen | Sabotage::ForgetOrphans | Sabotage::ExplainOutOfOrder);
     let world = |seed| World::new(seed, Some(bug));
     let world = |seed| if operated { world(seed).with_operator() } else { world(seed) };
     let broken = |seed| world(seed).run(FAULTS_MS).err().map(|v| (seed, v.rule));

@@ -91,6 +91,8 @@ pub(crate) struct World {
     /// Programs repair what failures have made invalid.
     domains: bool,
     pub(crate) collectors: Collectors,
+    /// What each operation asks for of which somebody wants to know what is in its way, by node and ticket.
+    questions: BTreeMap<(NodeInstance, u64), Mode>,
     trace: bool,
 }
 
@@ -145,6 +147,7 @@ impl World {
             kept: false,
             domains: false,
             collectors: Collectors::default(),
+            questions: BTreeMap::new(),
             trace: std::env::var_os("DLM_TRACE").is_some(),
         };
         for node in 0..size {
@@ -664,6 +667,11 @@ impl World {
         if self.domain_reported(at, ticket, outcome.as_ref()) {
             return;
         }
+        if let (Some(asked), Some(Outcome::InTheWay { locks, .. })) =
+            (self.questions.remove(&(at, ticket)), &outcome)
+        {
+            self.checkers.explained(asked, locks);
+        }
         self.count(match outcome {
             None => "order interrupted",
             Some(Outcome::Released(0)) => "nothing to release",
@@ -815,7 +823,10 @@ impl World {
                 let node = self.nodes.get_mut(&at).unwrap();
                 let waits = node.engine.waits(self.now);
                 let elsewhere = waits.iter().find(|wait| matches!(wait.reason, WaitReason::AtMaster(_)));
-                if elsewhere.is_some_and(|wait| node.engine.explain(self.now, wait.lock).is_ok()) {
+                if let Some(wait) = elsewhere
+                    && let Ok(ticket) = node.engine.explain(self.now, wait.lock)
+                {
+                    self.questions.insert((at, ticket), wait.asked);
                     self.count("asked why");
                 }
                 let Some(of) = self.rng.pick(&living).copied() else { return };

@@ -31,7 +31,7 @@ mod value;
 use crate::world::{Coverage, Node};
 use ocf_dlm::cluster::{Completed, Engine, TreeSnapshot};
 use ocf_dlm::range::RangeSet;
-use ocf_dlm::wire::Key;
+use ocf_dlm::wire::{Key, ReportedLock};
 use ocf_dlm::{ClientId, Flags, Mode};
 use pils::NodeInstance;
 use std::collections::{BTreeMap, BTreeSet};
@@ -89,6 +89,14 @@ pub(crate) struct Checkers {
 }
 
 impl Checkers {
+    /// What is told of an operation that waits begins with the locks that hold what excludes it; who only waits ahead follows.
+    pub(crate) fn explained(&mut self, asked: Mode, locks: &[ReportedLock]) {
+        let excludes = |lock: &ReportedLock| lock.held.is_some_and(|held| !held.is_compatible(asked));
+        if !locks.is_sorted_by_key(|lock| !excludes(lock)) {
+            self.book.fail("explanation", format!("in the way of {asked}: {locks:?}"));
+        }
+    }
+
     pub(crate) fn verdict(&self) -> Result<(), Violation> {
         self.book.found.clone().map_or(Ok(()), Err)
     }
