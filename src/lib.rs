@@ -39,7 +39,7 @@ pub use config::{
 pub use event::{NodeEvent, Numbered};
 pub use locks::{
     LockClient, LockCollection, LockDomain, LockGuard, LockOrderError, Locks, LostLock, PendingConversion,
-    PendingLock, SubLock,
+    PendingLock, PendingSubConversion, SubLock,
 };
 pub use node::{
     AddNodeError, ApiError, Application, Here, Node, NodeBuilder, NotArmedError, PendingCall, ReloadError,

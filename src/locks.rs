@@ -11,7 +11,7 @@ mod slot;
 pub(crate) mod wire;
 
 pub(crate) use backend::{Asked, Backend, Place};
-pub use conversion::PendingConversion;
+pub use conversion::{PendingConversion, PendingSubConversion};
 pub use domain::{LockCollection, LockDomain};
 pub(crate) use orders::LockOrder;
 pub use orders::LockOrderError;
@@ -23,7 +23,7 @@ use core::fmt;
 use core::future::Future;
 use core::ops::Deref;
 use core::pin::Pin;
-use core::task::{Context, Poll};
+use core::task::{Context, Poll, Waker};
 use core::time::Duration;
 use ocf_dlm::cluster::{Completed, Snapshot, Waiting};
 use ocf_dlm::wire::Key;
@@ -137,7 +137,7 @@ impl Locks {
 
     /// The same owner, whose requests from here on count for that transaction in searches for deadlocks: all requests on this node
     /// that name the same number, of owners of the same user, wait as one, whoever made them. Without one, an owner's requests
-    /// wait as that owner. Byte ranges always do.
+    /// wait as that owner. So it is for the byte ranges of objects that it opens from here on.
     #[must_use]
     pub fn in_transaction(&self, transaction: u32) -> Self {
         Self { transaction: Some(transaction), ..self.clone() }
@@ -190,6 +190,24 @@ impl PendingLock {
         // Dropping the guard takes back what is under way.
         guard.finish(self.limit).map(|()| guard)
     }
+
+    /// Calls `wake` when the request has ended, or has news; at once if it has ended. As for [`LockGuard::on_news`], `wake` must not
+    /// block, nor call the node or a guard: let it wake, by a channel say, who calls [`PendingLock::try_take`].
+    pub fn on_end(&self, wake: impl Fn() + Send + Sync + 'static) {
+        match &self.guard {
+            Some(guard) => guard.slot.on_end(Arc::new(wake)),
+            None => wake(),
+        }
+    }
+
+    /// Takes the outcome if there is one. `None` also if it was taken before.
+    pub fn try_take(&mut self) -> Option<Result<LockGuard, LockError>> {
+        self.guard.as_ref()?;
+        match Pin::new(self).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(outcome) => Some(outcome),
+            Poll::Pending => None,
+        }
+    }
 }
 
 impl Future for PendingLock {
@@ -207,7 +225,7 @@ impl Future for PendingLock {
 #[derive(Debug)]
 pub struct SubLock<'a> {
     guard: LockGuard,
-    _above: &'a LockGuard,
+    above: &'a LockGuard,
 }
 
 impl SubLock<'_> {
@@ -321,7 +339,7 @@ impl LockGuard {
         mode: Mode,
         wait: Wait,
     ) -> Result<SubLock<'_>, LockError> {
-        Ok(SubLock { guard: self.ask_below(name.as_ref(), mode, wait)?.wait()?, _above: self })
+        Ok(SubLock { guard: self.ask_below(name.as_ref(), mode, wait)?.wait()?, above: self })
     }
 
     fn ask_below(&self, name: &[u8], mode: Mode, wait: Wait) -> Result<PendingLock, LockError> {

@@ -8,10 +8,10 @@
 #[path = "../examples/lock/command.rs"]
 mod command;
 
-use ocf::{ApiConfig, Cluster, LockClient, LockGuard, LockUsers, Locks};
+use ocf::{ApiConfig, Cluster, LockClient, LockGuard, LockOrderError, LockUsers, Locks};
 use ocf_comm::local::{Address, Client, ClientError};
 use ocf_comm::rpc::Body;
-use ocf_dlm::cluster::{WaitReason, Waiting};
+use ocf_dlm::cluster::{OrderError, WaitReason, Waiting};
 use ocf_dlm::range::{Range, RangeKind};
 use ocf_dlm::{
     FencingToken, LockError, LockManager as _, LockOwner as _, Mode, ObjectRanges, RequestError, Wait,
@@ -167,6 +167,11 @@ fn a_program_beside_a_node() {
             "purge" => {
                 format!("{:?}", locks.purge(client.node().expect("it said who it is"), None, PATIENCE))
             }
+            "inspect" => format!("{:?}", locks.inspect("space", "name", PATIENCE).map(drop)),
+            "purge the resource" => format!("{:?}", locks.purge_resource("space", "name", PATIENCE)),
+            "take part" => {
+                locks.attach_domain("space").map_or_else(|error| error.to_string(), |_| "it may".into())
+            }
             "lock a range" => {
                 let ranges = locks.ranges("space", b"file").expect("it is asked for once");
                 let done = ranges.lock_range(bytes(10, 19), RangeKind::Exclusive, WAIT);
@@ -275,6 +280,49 @@ fn the_locks_of_programs_and_of_nodes_are_one_lock_manager() {
     ocf_dlm::testing::check(&[&one, &other, &own]);
     ocf_dlm::testing::check(&[&one, &one]);
     assert_eq!((one.ended(), other.ended()), (None, None));
+}
+
+#[test]
+fn programs_repair_what_a_program_left_that_was_killed() {
+    let cluster = cluster("domain", 2);
+    let [near, far] = [1, 2].map(|node| connect("domain", node).locks());
+    let domain = near.attach_domain("space").expect("it may");
+    let other = far.attach_domain("space").expect("it may");
+    let own = cluster.node(0).and_then(ocf::Node::locks).expect("the node has locks");
+    // Each master has heard of the domain when a lock has been to it and back.
+    for locks in [&near, &far, &own] {
+        drop(locks.lock("space", "name", Mode::Ex, WAIT).expect("free"));
+    }
+    let mut holder = Program::start(&address("domain", 1));
+    holder.lock();
+    holder.signal(Signal::KILL);
+    drop(own.lock("space", "name", Mode::Ex, WAIT).expect("the lock of the dead"));
+    let found = domain.collect(PATIENCE).expect("nobody else collects");
+    assert_eq!((found.names(), found.is_complete()), ([b"name".to_vec()].as_slice(), true));
+    let busy = other.collect(PATIENCE).map(drop);
+    assert_eq!(busy, Err(LockOrderError::NotGiven(OrderError::NotCollector)));
+    assert_eq!(own.lock("space", "name", Mode::Pr, WAIT).expect("free").value(), None, "it is not valid");
+    assert_eq!(found.validate(PATIENCE), Ok(false));
+    let kept = own.lock("space", "name", Mode::Pr, WAIT).expect("free");
+    assert_eq!(kept.value().map(ocf_dlm::ValueBlock::number), Some(0), "it is repaired");
+    domain.detach_invalidating(PATIENCE).expect("all nodes answer");
+    let late = far.lock("space", "name", Mode::Pr, WAIT).expect("PR beside PR");
+    assert_eq!(late.value(), None, "no block is trusted any more");
+}
+
+#[test]
+fn a_program_sees_and_purges_what_programs_of_other_nodes_left() {
+    let cluster = cluster("left", 2);
+    let instance = cluster.node(1).map(ocf::Node::local).expect("it runs");
+    let (near, far) = (connect("left", 1).locks(), connect("left", 2).locks());
+    let left = far.lock_lasting("space", "name", Mode::Ex, WAIT).expect("free");
+    assert_eq!((far.end(), left.check().is_err()), (1, true));
+    until_orphan(&near);
+    let seen = near.inspect("space", "name", PATIENCE).expect("it may look");
+    assert_eq!((seen.locks.len(), seen.locks[0].node, seen.locks[0].orphan), (1, instance, true));
+    assert_eq!(near.purge_resource("space", "other", PATIENCE), Ok(0));
+    assert_eq!(near.purge_resource("space", "name", PATIENCE), Ok(1));
+    drop(near.lock("space", "name", Mode::Ex, WAIT).expect("it is purged"));
 }
 
 #[test]
@@ -830,5 +878,9 @@ fn who_may_not_lock_is_told_which_setting_gives_it() {
     let word = program.ask("adopt");
     assert!(word.contains("[[api.locks]]"), "{word}");
     assert_eq!((program.ask("orphans").as_str(), program.ask("purge").as_str()), ("Ok((0, 0))", "Ok(0)"));
+    let refused = ["inspect", "purge the resource"].map(|order| program.ask(order));
+    assert_eq!(refused, ["Err(NotAllowed)", "Err(NotAllowed)"]);
+    let word = program.ask("take part");
+    assert!(word.contains("[[api.locks]]"), "{word}");
     std::fs::remove_file(copy).expect("it is there");
 }

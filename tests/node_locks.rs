@@ -115,6 +115,59 @@ fn a_conversion_whose_node_loses_the_others_ends_as_lost_and_its_guard_refuses()
 }
 
 #[test]
+fn a_part_is_converted_without_waiting_and_the_whole_stays_borrowed() {
+    let cluster = three();
+    let locks = all(&cluster);
+    let whole = |at: usize| locks[at].lock("space", "whole", Mode::Cw, WAIT).expect("CW beside CW");
+    let (mine, theirs) = (whole(0), whole(1));
+    let part = mine.lock_below("part", Mode::Pr, WAIT).expect("free");
+    let other = theirs.lock_below("part", Mode::Pr, WAIT).expect("PR beside PR");
+    let (ended, heard) = mpsc::channel();
+    let mut later = part.convert_later(Mode::Ex, None, Wait::Forever);
+    later.on_end(move || _ = ended.send(()));
+    assert!(later.try_take().is_none(), "another is in the way");
+    assert_eq!(other.wanted(PATIENCE), Some(Mode::Ex));
+    drop(other);
+    let part = loop {
+        heard.recv_timeout(PATIENCE).expect("its end calls back");
+        if let Some((part, end)) = later.try_take() {
+            assert_eq!((end, part.mode()), (Ok(()), Mode::Ex));
+            break part;
+        }
+    };
+    let (part, end) = block_on(part.convert_later(Mode::Cr, None, Wait::No));
+    assert_eq!((end, part.mode()), (Ok(()), Mode::Cr));
+    let mut later = theirs.lock_below("part", Mode::Pr, WAIT).expect("PR beside CR").convert_later(
+        Mode::Ex,
+        None,
+        Wait::Forever,
+    );
+    later.cancel();
+    let (other, end) = later.wait();
+    assert_eq!((end, other.mode()), (Err(LockError::Cancelled), Mode::Pr));
+    drop((part, other));
+}
+
+#[test]
+fn a_request_calls_back_when_it_has_ended() {
+    let cluster = three();
+    let locks = all(&cluster);
+    let held = locks[0].lock("space", "called", Mode::Ex, WAIT).expect("free");
+    let mut asked = locks[1].lock_later("space", "called", Mode::Ex, WAIT).expect("it may be asked for");
+    let (ended, heard) = mpsc::channel();
+    let tell = ended.clone();
+    asked.on_end(move || _ = tell.send(()));
+    assert!(asked.try_take().is_none(), "another is in the way");
+    assert_eq!(held.wanted(PATIENCE), Some(Mode::Ex));
+    drop(held);
+    heard.recv_timeout(PATIENCE).expect("its end calls back");
+    asked.on_end(move || _ = ended.send(()));
+    heard.recv_timeout(PATIENCE).expect("at once if it has ended");
+    let guard = asked.try_take().expect("it has ended").expect("it is granted");
+    assert!(guard.check().is_ok() && asked.try_take().is_none(), "it is taken once");
+}
+
+#[test]
 fn the_locks_of_a_cluster_are_a_lock_manager() {
     let cluster = three();
     let locks = all(&cluster);

@@ -10,6 +10,7 @@ use crate::pending::{Awaited, Pending, Slot};
 use crate::request::{Answer, Completion, Request, Terms};
 use crate::status::{RequestError, Status};
 use crate::value::ValueBlock;
+use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use parking_lot::Mutex;
 use std::sync::{Arc, mpsc};
@@ -24,6 +25,7 @@ pub(crate) struct Handle {
     pub(crate) space: Lockspace,
     pub(crate) id: ClientId,
     pub(crate) member: Arc<Member>,
+    ended: AtomicBool,
 }
 
 /// Why a lock is not held.
@@ -76,6 +78,8 @@ pub struct Ask<'a> {
     pub transaction: Option<u64>,
     /// Held for the time of the call; for requests with value blocks.
     pub value: Option<&'a ValueBlock>,
+    /// What queries show of a new lock ([`Owner::tag`](crate::Owner)).
+    pub tag: u64,
 }
 
 /// How long a call waits.
@@ -92,7 +96,7 @@ pub enum Wait {
 
 impl Client {
     pub(crate) fn new(space: Lockspace, id: ClientId, member: Arc<Member>) -> Self {
-        Self(Arc::new(Handle { space, id, member }))
+        Self(Arc::new(Handle { space, id, member, ended: AtomicBool::new(false) }))
     }
 
     /// Its id: unique in the lockspace on this node.
@@ -187,9 +191,9 @@ impl Client {
         // The call or the sink takes it, whichever learns the outcome.
         let then = Arc::new(Mutex::new(Some(then)));
         let terms = self.terms(mode, ask);
-        let request =
-            Request { owner: Owner::local(self.0.id, 0), parent: ask.parent, name: name.as_ref(), terms };
-        let answer = self.0.space.request(&request, |lock| {
+        let owner = Owner::local(self.0.id, ask.tag);
+        let request = Request { owner, parent: ask.parent, name: name.as_ref(), terms };
+        let answer = self.request(&request, |lock| {
             let (client, then) = (self.clone(), Arc::clone(&then));
             let sink = move |notice: Notice| {
                 let Notice::Completed(completion) = notice else { return };
@@ -241,12 +245,33 @@ impl Client {
 
     fn ask(&self, name: &[u8], mode: Mode, ask: &Ask<'_>) -> Result<Option<Awaited>, LockError> {
         let terms = self.terms(mode, ask);
-        let request = Request { owner: Owner::local(self.0.id, 0), parent: ask.parent, name, terms };
+        let request = Request { owner: Owner::local(self.0.id, ask.tag), parent: ask.parent, name, terms };
         let mut slot = None;
-        let answer = self.0.space.request(&request, |lock| {
+        let answer = self.request(&request, |lock| {
             self.0.member.inbox.route(lock, slot.insert(Slot::new()).sink(None));
         })?;
         Ok(Awaited::new(answer, slot, terms.deadline))
+    }
+
+    /// Asks for a lock of this client, unless it has ended.
+    fn request(&self, request: &Request<'_>, pending: impl FnOnce(LockId)) -> Result<Answer, RequestError> {
+        let answer = self.0.space.request(request, pending)?;
+        if self.0.has_ended() {
+            // Its end may have been before this, and has not seen the lock then.
+            let (Answer::Done(Completion { lock, .. }) | Answer::Pending(lock)) = answer;
+            self.0.release(lock, Flags::FORCEUNLOCK);
+            self.0.member.inbox.unroute(lock);
+            return Err(RequestError::NotPrimary);
+        }
+        Ok(answer)
+    }
+
+    /// Ends this client, with all its clones: what it waits for ends as [`Status::Lost`], its locks are released, and value blocks that
+    /// it could write are invalid. Those with PERSISTENT become orphans. Its guards refuse from now on. O(all locks).
+    pub fn end(&self) {
+        let Handle { space, id, .. } = &*self.0;
+        self.0.ended.store(true, Ordering::Release);
+        space.end_client(*id);
     }
 
     /// The guard of a granted lock.
@@ -271,7 +296,7 @@ impl Client {
     ) -> Result<Answer, RequestError> {
         self.check_room()?;
         let request = Request { owner: Owner::local(self.0.id, tag), parent, name, terms: *terms };
-        self.0.space.request(&request, |_| ())
+        self.request(&request, |_| ())
     }
 
     /// The raw call for a conversion ($ENQ with CONVERT).
@@ -376,6 +401,18 @@ impl Handle {
     /// Releases a lock that nobody has a handle of any more. If it is gone already, or has sublocks, it is left to the end
     /// of the client.
     pub(crate) fn forget(&self, lock: LockId, flags: Flags) {
+        // What an ended client has left is an orphan, or gone.
+        if !self.has_ended() {
+            self.release(lock, flags);
+        }
+    }
+
+    /// True once [`Client::end`] was called.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    fn release(&self, lock: LockId, flags: Flags) {
         self.space.change(lock.shard(), |shard| shard.release(lock, flags, None).is_ok());
     }
 }

@@ -33,7 +33,7 @@ pub struct LockGuard {
 
 /// The lock of a guard may be another's by now: its node stopped being in the primary partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("lock {lock} is lost: this node was not in the primary partition")]
+#[error("lock {lock} is lost: this node was not in the primary partition, or its owner has ended")]
 pub struct LostLock {
     /// The lock.
     pub lock: LockId,
@@ -81,12 +81,14 @@ impl LockGuard {
         self.mode
     }
 
-    /// Whether the lock is certainly still held. A load of one number.
+    /// Whether the lock is certainly still held. A load of two numbers.
     ///
     /// # Errors
-    /// If this node stopped being in the primary partition since the lock was granted.
+    /// If this node stopped being in the primary partition since the lock was granted, or its client ended.
     pub fn check(&self) -> Result<(), LostLock> {
-        if self.client.0.space.lease() == self.lease { Ok(()) } else { Err(LostLock { lock: self.id }) }
+        let client = &self.client.0;
+        let held = client.space.lease() == self.lease && !client.has_ended();
+        if held { Ok(()) } else { Err(LostLock { lock: self.id }) }
     }
 
     /// The token to show to what the lock protects.

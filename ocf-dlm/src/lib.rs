@@ -5,8 +5,9 @@
 //!
 //! * [`LocalLocks`] gives [`Lockspace`]s in one process, without any cluster; [`Client`] owns locks; [`LockGuard`] is one.
 //! * [`LockManager`] is what those offer and the nodes of a cluster offer as well: for programs that run on both.
+//! * [`LockGroup`] holds several locks of any of them, all or none; [`saf`] is the lock service of the Service Availability Forum over any.
 //! * Beneath them are the raw calls of VMS ([`Client::enq`], [`Client::deq`]), for programs that are ported.
-//! * [`range`] has byte ranges as `fcntl` locks them, [`cluster::Engine::lock_range`] those of a cluster; [`saf`] the lock service of the Service Availability Forum.
+//! * [`range`] has byte ranges as `fcntl` locks them, [`cluster::Engine::lock_range`] those of a cluster.
 //! * [`Shard`] is the sans-IO core: the queues of the resources whose names hash to it, and every rule about them.
 //! * [`cluster::Engine`] is the sans-IO lock manager of one node among others, over whatever agrees on views and carries
 //!   messages; [`directory`] says which node knows where a resource is mastered, [`wire`] what they say to each other.
@@ -34,6 +35,7 @@ pub mod directory;
 mod domain;
 pub mod driver;
 mod flags;
+mod group;
 mod guard;
 mod identity;
 mod inbox;
@@ -66,13 +68,15 @@ pub use client::{Ask, Client, LockError, Wait};
 pub use config::{Config, ConversionOrder};
 pub use domain::{Collecting, Collection, RecoveryDomain};
 pub use flags::{Flags, Remarks};
+pub use group::{GroupLock, LockGroup};
 pub use guard::{Converted, LockGuard, LostLock, PendingConversion};
 pub use identity::{ClientId, FencingToken, LockId, NodeSlot, Owner};
 pub use inbox::Notice;
 pub use local::LocalLocks;
 pub use lockspace::{Clock, Lockspace, OpenError, Outbox};
 pub use manager::{
-    ConvertedLock, HeldLock, LockConversion, LockManager, LockOwner, LockRequest, SPACE_NAME_MAX, check_names,
+    ConvertedLock, HeldLock, LockConversion, LockManager, LockOwner, LockRequest, LockTerms, SPACE_NAME_MAX,
+    SeenLock, check_names,
 };
 pub use mode::{Mode, Transfer};
 pub use name::{NAME_MAX, NameError, ResourceName, hash};

@@ -7,12 +7,14 @@ use crate::guard::{Converted, LockGuard, PendingConversion};
 use crate::identity::FencingToken;
 use crate::lockspace::{Clock, Lockspace, OpenError};
 use crate::manager::{
-    ConvertedLock, HeldLock, LockConversion, LockManager, LockOwner, LockRequest, check_names,
+    ConvertedLock, HeldLock, LockConversion, LockManager, LockOwner, LockRequest, LockTerms, SeenLock,
+    check_names,
 };
 use crate::mode::{Mode, Transfer};
 use crate::object::{ObjectRanges, SpaceRanges};
 use crate::pending::Pending;
 use crate::range::RangeOwner;
+use crate::shard::LockState;
 use crate::status::RequestError;
 use crate::value::ValueBlock;
 use core::fmt;
@@ -124,17 +126,54 @@ impl Owner {
 }
 
 impl LockOwner for Owner {
-    fn request(
+    fn request_with(
         &self,
         space: &str,
         name: &[u8],
         mode: Mode,
-        wait: Wait,
+        terms: LockTerms,
     ) -> Result<Box<dyn LockRequest>, LockError> {
         check_names(space, name)?;
-        let ask = Ask { flags: Flags::VALBLK, wait, ..Ask::default() };
+        let flags = if terms.lasting { Flags::VALBLK | Flags::PERSISTENT } else { Flags::VALBLK };
+        let ask = Ask { flags, wait: terms.wait, tag: terms.signal, ..Ask::default() };
         let pending = self.client(space)?.lock_later(name, mode, &ask).map_err(gone)?;
         Ok(Box::new(Requested(pending)))
+    }
+
+    fn look(&self, space: &str, name: &[u8], _patience: Duration) -> Result<Vec<SeenLock>, LockError> {
+        check_names(space, name)?;
+        let state = self.client(space)?.lockspace().resource_state(name)?;
+        let seen = |lock: LockState| SeenLock { held: lock.held, asked: lock.asked, orphan: lock.orphan };
+        Ok(state.into_iter().flat_map(|state| state.locks).map(seen).collect())
+    }
+
+    fn purge(&self, space: &str, name: &[u8], _patience: Duration) -> Result<usize, LockError> {
+        check_names(space, name)?;
+        let client = self.client(space)?;
+        let state = client.lockspace().resource_state(name)?;
+        let orphans = state.into_iter().flat_map(|state| state.locks).filter(|lock| lock.orphan);
+        // Whoever purges it meanwhile counts it.
+        Ok(orphans.filter_map(|lock| client.lockspace().force_release(lock.lock, "purged").ok()).sum())
+    }
+
+    fn signal_of(&self, space: &str, name: &[u8], asked: Mode) -> Option<u64> {
+        let state = self.client(space).ok()?.lockspace().resource_state(name).ok()??;
+        let waits = |lock: &&LockState| lock.asked == Some(asked) && lock.owner.node.is_local();
+        state.locks.iter().find(waits).map(|lock| lock.owner.tag)
+    }
+
+    fn see_to_it(&self) {
+        let clients: Vec<Client> = self.clients.lock().values().cloned().collect();
+        for client in clients {
+            let space = client.lockspace();
+            space.handle_timeout(space.now());
+            space.resolve_deadlocks();
+        }
+    }
+
+    fn end(self: Box<Self>) {
+        let clients = core::mem::take(&mut *self.clients.lock());
+        clients.into_values().for_each(|client| client.end());
     }
 
     /// Ranges know nothing of [`Lockspace::set_primary`], and are searched for deadlocks apart from locks, each lockspace by itself.

@@ -289,6 +289,15 @@ impl Lockspace {
         self.each(|shard| shard.drop_client(NodeSlot::LOCAL, client));
     }
 
+    /// As [`Lockspace::drop_client`], of a client that is there, and is told that its waits are over.
+    pub(crate) fn end_client(&self, client: ClientId) {
+        self.each(|shard| {
+            shard.lose_waiting_of(Some(client));
+            shard.drop_client(NodeSlot::LOCAL, client);
+        });
+        self.0.clients.write().remove(&client);
+    }
+
     /// When [`Lockspace::handle_timeout`] should be called, if nobody waits in a call.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {

@@ -49,6 +49,35 @@ pub trait LockManager: Debug + Send + Sync {
     fn owner(&self) -> Result<Box<dyn LockOwner>, LockError>;
 }
 
+/// How a lock is asked for, beside its resource and mode. The default: wait as long as it takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LockTerms {
+    /// How long to wait.
+    pub wait: Wait,
+    /// The lock outlives its owner: when that ends ([`LockOwner::end`], or its process does), it stays held as an orphan until
+    /// somebody purges it ([`LockOwner::purge`]). It does not outlive its node.
+    pub lasting: bool,
+    /// A number for those that are in the way, as far as it reaches them ([`LockOwner::signal_of`]).
+    pub signal: u64,
+}
+
+impl From<Wait> for LockTerms {
+    fn from(wait: Wait) -> Self {
+        Self { wait, ..Self::default() }
+    }
+}
+
+/// A lock of a resource, as [`LockOwner::look`] shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SeenLock {
+    /// What is held.
+    pub held: Option<Mode>,
+    /// What is asked for, if it waits.
+    pub asked: Option<Mode>,
+    /// It outlived its owner.
+    pub orphan: bool,
+}
+
 /// An owner of locks: a part of a program. What it has is in its own way like in that of any other; in deadlock searches
 /// it waits as one.
 pub trait LockOwner: Debug + Send + Sync {
@@ -56,18 +85,32 @@ pub trait LockOwner: Debug + Send + Sync {
     ///
     /// `name`: 1 to [`NAME_MAX`](crate::NAME_MAX) bytes; `space`: 1 to [`SPACE_NAME_MAX`]. With [`Wait::For`] the request ends at that
     /// time if it is waited for with [`LockRequest::wait`]; awaited as a future, an owner of one process may end later: when
-    /// [`Lockspace::handle_timeout`](crate::Lockspace::handle_timeout) is called.
+    /// [`LockOwner::see_to_it`] is called.
     ///
     /// # Errors
     /// [`LockError::Refused`] if it cannot be asked for; [`LockError::Lost`] if this node may not act now and the request is not
     /// to wait, or the lock manager has ended.
+    fn request_with(
+        &self,
+        space: &str,
+        name: &[u8],
+        mode: Mode,
+        terms: LockTerms,
+    ) -> Result<Box<dyn LockRequest>, LockError>;
+
+    /// As [`LockOwner::request_with`], of a lock that ends with its owner.
+    ///
+    /// # Errors
+    /// As [`LockOwner::request_with`].
     fn request(
         &self,
         space: &str,
         name: &[u8],
         mode: Mode,
         wait: Wait,
-    ) -> Result<Box<dyn LockRequest>, LockError>;
+    ) -> Result<Box<dyn LockRequest>, LockError> {
+        self.request_with(space, name, mode, wait.into())
+    }
 
     /// Locks the resource, waiting as long as `wait` says.
     ///
@@ -76,6 +119,37 @@ pub trait LockOwner: Debug + Send + Sync {
     fn lock(&self, space: &str, name: &[u8], mode: Mode, wait: Wait) -> Result<Box<dyn HeldLock>, LockError> {
         self.request(space, name, mode, wait)?.wait()
     }
+
+    /// Who holds the resource and who waits for it: held, converting, waiting, each in its queue's order; at most 256 between nodes.
+    /// There it asks the master, and waits at most `patience`.
+    ///
+    /// # Errors
+    /// [`LockError::Refused`] for a name that cannot be one, or if a program may not look at that lockspace;
+    /// [`LockError::TimedOut`]; [`LockError::Lost`] if this node may not act.
+    fn look(&self, space: &str, name: &[u8], patience: Duration) -> Result<Vec<SeenLock>, LockError>;
+
+    /// Releases the orphans of the resource, whoever left them and wherever. Value blocks of those held in PW or EX become invalid.
+    /// Returns how many went. Between nodes it asks the master and each node that has one, and waits at most `patience` for each.
+    ///
+    /// # Errors
+    /// As [`LockOwner::look`]; some may be gone then.
+    fn purge(&self, space: &str, name: &[u8], patience: Duration) -> Result<usize, LockError>;
+
+    /// The signal ([`LockTerms::signal`]) of the first that waits for the resource in that mode. Between nodes it does not travel:
+    /// nobody knows it.
+    fn signal_of(&self, space: &str, name: &[u8], asked: Mode) -> Option<u64> {
+        let _known = (space, name, asked);
+        None
+    }
+
+    /// Ends waits that are due, and looks for deadlocks, for those who await requests in one process: who waits on a thread does that
+    /// itself, and so does a cluster, where this does nothing. O(locks that wait).
+    fn see_to_it(&self) {}
+
+    /// Ends this owner. What it waits for ends as [`LockError::Lost`], its locks are released, those that are to last become orphans, and
+    /// value blocks that it could write are invalid. Its locks refuse from now on. Bytes of objects are given up when their [`ObjectRanges`]
+    /// is dropped, if not before.
+    fn end(self: Box<Self>);
 
     /// The object `name` of the lockspace `space`, whose bytes are locked as `fcntl` does it. It has nothing to do with a resource of the
     /// same name. What this owner waits for here and elsewhere counts together in deadlock searches.

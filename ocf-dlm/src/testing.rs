@@ -9,7 +9,10 @@
 
 mod at_random;
 mod conversions;
+mod groups;
+mod owners;
 mod ranges;
+mod saf;
 
 use crate::client::{LockError, Wait};
 use crate::manager::{HeldLock, LockManager, LockOwner};
@@ -62,7 +65,11 @@ pub fn check(managers: &[&dyn LockManager]) {
     a_deadlock_across_resources_ends(a, b);
     conversions::check(a, b);
     ranges::check(a, b);
+    groups::check(a, b);
     at_random::check(&[a, b, c]);
+    let (one, other) = (managers[0], managers[1 % managers.len()]);
+    owners::check(one, other);
+    saf::check(one, other);
 }
 
 fn modes_exclude_each_other(a: &dyn LockOwner, b: &dyn LockOwner) {

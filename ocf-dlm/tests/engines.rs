@@ -829,7 +829,10 @@ fn an_orphan_and_its_age_survive_the_master_and_it_is_purged_from_another_node()
     assert!(three.granted(1, wanted).is_none(), "it is held as long as nobody adopts or purges it");
     let other = three.order(1, |engine| engine.purge(later, instance(2), Some(ClientId::new(7))));
     assert_eq!(other, Some(Some(Outcome::Released(0))), "another client's");
-    let purged = three.order(1, |engine| engine.purge(later, instance(2), None));
+    let of_another = all_kept_by(1).nth(1).unwrap();
+    let other = three.order(1, |engine| engine.purge_resource(later, instance(2), of_another));
+    assert_eq!(other, Some(Some(Outcome::Released(0))), "another resource's");
+    let purged = three.order(1, |engine| engine.purge_resource(later, instance(2), key.clone()));
     assert_eq!(purged, Some(Some(Outcome::Released(1))));
     let granted = three.granted(1, wanted).expect("it was purged").1;
     assert!(granted.remarks.value_invalid, "it could write");

@@ -127,6 +127,7 @@ impl Nodes {
             range,
             kind,
             flags,
+            transaction: None,
             deadline: None,
         }
     }
@@ -371,6 +372,29 @@ fn a_circle_within_an_object_is_refused_at_once_and_one_over_several_is_found() 
     nodes.pass(Duration::from_millis(20));
     assert_eq!(nodes.statuses(), [Status::Deadlock], "the last that waits is denied, as the kernel does");
     assert_eq!(nodes.held(2, b"a"), []);
+}
+
+#[test]
+fn owners_that_lock_bytes_for_one_transaction_wait_as_one() {
+    for transaction in [None, Some(7)] {
+        let mut nodes = Nodes::new(9);
+        let mut begin = |owner: usize, object: &[u8]| {
+            // The first and the fourth are of one node.
+            let transaction = transaction.filter(|_| owner != 1);
+            let ask = RangeAsk { transaction, ..Nodes::ask(owner, object, range(0, 9), Exclusive, true) };
+            let now = nodes.now;
+            nodes.at(owner).lock_range(now, ask).unwrap();
+            nodes.pass(Duration::from_millis(1));
+        };
+        begin(0, b"a");
+        begin(1, b"b");
+        begin(3, b"b");
+        begin(1, b"a");
+        nodes.ended.clear();
+        nodes.pass(Duration::from_millis(20));
+        let denied = nodes.statuses().iter().filter(|end| **end == Status::Deadlock).count();
+        assert_eq!(denied, usize::from(transaction.is_some()), "{transaction:?}");
+    }
 }
 
 #[test]

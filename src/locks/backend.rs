@@ -110,10 +110,7 @@ pub(crate) trait Backend: Debug + Send + Sync {
     fn order(&self, order: LockOrder, patience: Duration) -> Result<Outcome, LockOrderError>;
 
     /// This process takes part in the recovery domain of a lockspace once more, or once less.
-    fn take_part(&self, space: &str, more: bool) -> Result<(), LockError> {
-        tracing::debug!(space, more, "recovery domains are for the node's own process");
-        Err(LockError::Lost)
-    }
+    fn take_part(&self, space: &str, more: bool) -> Result<(), LockError>;
 
     /// The owner is gone, with all its locks but those that last. How many there were.
     fn end_owner(&self, owner: ClientId) -> usize;

@@ -5,11 +5,11 @@ use core::fmt;
 use core::time::Duration;
 use ocf_dlm::cluster::OrderError;
 use ocf_dlm::wire::{Mark, Outcome};
-use ocf_dlm::{Flags, LockError, Mode, Wait, check_names};
+use ocf_dlm::{Flags, LockError, Mode, RequestError, Wait, check_names};
 
 /// A part in the recovery domain of a lockspace, as long as this lives. Meanwhile, from when the masters of its locks hear of it, a lock of the
 /// lockspace whose block became invalid because its writer died, was purged or released by force is kept, although nobody
-/// has it. When the last part of the cluster is gone, what was kept is forgotten.
+/// has it. When the last part of the cluster is gone, what was kept is forgotten. That of a program beside a node ends with its connection.
 #[must_use = "when it is dropped, it is over"]
 pub struct LockDomain {
     locks: Locks,
@@ -30,8 +30,8 @@ impl Locks {
     /// Takes part in the recovery domain of a lockspace.
     ///
     /// # Errors
-    /// [`LockError::Refused`] beyond [`DOMAINS_MAX`](ocf_dlm::wire::DOMAINS_MAX) lockspaces of this node.
-    /// [`LockError::Lost`] if the node has stopped, and for programs beside it.
+    /// [`LockError::Refused`] beyond [`DOMAINS_MAX`](ocf_dlm::wire::DOMAINS_MAX) lockspaces of this node, or if a program may not
+    /// lock in that one. [`LockError::Lost`] if the node has stopped.
     pub fn attach_domain(&self, space: &str) -> Result<LockDomain, LockError> {
         check_names(space, b"-")?;
         self.backend.take_part(space, true)?;
@@ -50,10 +50,11 @@ impl LockDomain {
         // What the collector was at work on when it failed is kept for the next one anyway.
         let asked = self.locks.ask_with(place, Mode::Ex, Wait::No, Flags::NODOMAIN);
         let guard = asked.and_then(super::PendingLock::wait).map_err(|error| match error {
-            LockError::WouldBlock => OrderError::NotCollector,
-            LockError::Refused(_) => OrderError::Limit,
+            LockError::WouldBlock => OrderError::NotCollector.into(),
+            LockError::Refused(RequestError::NotAllowed(_)) => LockOrderError::NotAllowed,
+            LockError::Refused(_) => OrderError::Limit.into(),
             LockError::Lost | LockError::TimedOut | LockError::Deadlock | LockError::Cancelled | _ => {
-                OrderError::NotPrimary
+                OrderError::NotPrimary.into()
             }
         })?;
         let outcome = self.locks.order(&LockOrder::Collect(guard.id()), patience)?;

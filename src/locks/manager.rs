@@ -1,15 +1,18 @@
 //! The locks of a cluster as a program sees them that runs in one process as well.
 
 use super::ranges::Ranges;
-use super::{LockGuard, Locks, LostLock, PendingConversion, PendingLock, Place};
+use super::wire::NOT_LISTED;
+use super::{LockGuard, LockOrderError, Locks, LostLock, PendingConversion, PendingLock, Place};
 use core::future::Future;
 use core::marker::PhantomData;
 use core::pin::Pin;
 use core::task::{Context, Poll};
 use core::time::Duration;
+use ocf_dlm::cluster::OrderError;
+use ocf_dlm::wire::ReportedLock;
 use ocf_dlm::{
-    ConvertedLock, FencingToken, HeldLock, LockConversion, LockError, LockManager, LockOwner, LockRequest,
-    Mode, ObjectRanges, ValueBlock, Wait, check_names,
+    ConvertedLock, FencingToken, Flags, HeldLock, LockConversion, LockError, LockManager, LockOwner,
+    LockRequest, LockTerms, Mode, ObjectRanges, RequestError, SeenLock, ValueBlock, Wait, check_names,
 };
 use std::sync::Arc;
 
@@ -22,20 +25,41 @@ impl LockManager for Locks {
 }
 
 impl LockOwner for Locks {
-    fn request(
+    fn request_with(
         &self,
         space: &str,
         name: &[u8],
         mode: Mode,
-        wait: Wait,
+        terms: LockTerms,
     ) -> Result<Box<dyn LockRequest>, LockError> {
         check_names(space, name)?;
-        Ok(Box::new(Requested(self.ask(Place::Root { space, name }, mode, wait)?)))
+        let more = if terms.lasting { Flags::PERSISTENT } else { Flags::NONE };
+        Ok(Box::new(Requested(self.ask_with(Place::Root { space, name }, mode, terms.wait, more)?)))
+    }
+
+    fn look(&self, space: &str, name: &[u8], patience: Duration) -> Result<Vec<SeenLock>, LockError> {
+        check_names(space, name)?;
+        let seen = self.inspect(space, name, patience)?;
+        let lock = |lock: &ReportedLock| {
+            let ReportedLock { held, asked, orphan, .. } = *lock;
+            SeenLock { held, asked, orphan }
+        };
+        Ok(seen.locks.iter().map(lock).collect())
+    }
+
+    fn purge(&self, space: &str, name: &[u8], patience: Duration) -> Result<usize, LockError> {
+        check_names(space, name)?;
+        Ok(self.purge_resource(space, name, patience)? as usize)
+    }
+
+    fn end(self: Box<Self>) {
+        let locks = Self::end(*self);
+        tracing::trace!(locks, "an owner of locks has ended");
     }
 
     fn ranges(&self, space: &str, name: &[u8]) -> Result<Box<dyn ObjectRanges>, LockError> {
         check_names(space, name)?;
-        Ok(Box::new(Ranges::open(Arc::clone(&self.backend), self.client, (space, name))?))
+        Ok(Box::new(Ranges::open(Arc::clone(&self.backend), (self.client, self.transaction), (space, name))?))
     }
 }
 
@@ -87,6 +111,19 @@ impl<'a> Future for Converting<'a> {
 impl From<LostLock> for LockError {
     fn from(_: LostLock) -> Self {
         Self::Lost
+    }
+}
+
+impl From<LockOrderError> for LockError {
+    fn from(error: LockOrderError) -> Self {
+        match error {
+            LockOrderError::NotGiven(OrderError::Limit) => Self::Refused(RequestError::Limit("ORDERS_MAX")),
+            LockOrderError::NotAllowed => Self::Refused(RequestError::NotAllowed(NOT_LISTED)),
+            LockOrderError::TimedOut | LockOrderError::Refused(_) | LockOrderError::Interrupted => {
+                Self::TimedOut
+            }
+            LockOrderError::NotGiven(_) | LockOrderError::TooMany | LockOrderError::Stopped => Self::Lost,
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use ocf_dlm::cluster::{Holder, OrderError, WaitReason, Waiting};
 use ocf_dlm::wire::{Key, OrderRefusal, OrphanLock, Outcome, ReleaseGuard, ResourceReport};
 use ocf_dlm::{ClientId, Flags, LockError, Mode, Wait};
 use pils::NodeInstance;
+use std::collections::BTreeSet;
 use std::thread;
 use std::time::Instant;
 
@@ -28,6 +29,14 @@ pub enum LockOrderError {
     /// No answer came in time. It may still be carried out: the node that has the lock may be stopped.
     #[error("no answer came in time")]
     TimedOut,
+    /// This program may not lock in that lockspace, or takes no part in its recovery domain.
+    #[error("this user and group may not do that in that lockspace: [[api.locks]] of the node says who may")]
+    NotAllowed,
+    /// There is more to repair than a program is told at a time.
+    #[error(
+        "there is more to repair than a program is told (PROGRAM_MARKS_BYTES): collect in the node's own process"
+    )]
+    TooMany,
     /// This node has stopped, or its lock manager is not reached in this way.
     #[error("this node has stopped, or takes no orders here")]
     Stopped,
@@ -39,6 +48,8 @@ pub(crate) enum LockOrder {
     Look(Key),
     Release(Holder, Key, Option<ReleaseGuard>),
     Purge(NodeInstance, Option<ClientId>),
+    /// The end of that node's orphans of a resource.
+    PurgeResource(NodeInstance, Key),
     Orphans(NodeInstance),
     Why(u64),
     /// What is to be repaired, for the collector that has this lock.
@@ -54,6 +65,7 @@ impl LockOrder {
     const fn may_be_repeated(&self) -> bool {
         match self {
             Self::Look(_)
+            | Self::PurgeResource(..)
             | Self::Orphans(_)
             | Self::Why(_)
             | Self::Collect(_)
@@ -66,7 +78,8 @@ impl LockOrder {
 
 impl Locks {
     /// Who holds the resource and who waits for it, wherever in the cluster, as its master says: node, lock, owner there, modes,
-    /// and for how long. Waits at most `patience`, also for a master that is being looked for.
+    /// and for how long. Waits at most `patience`, also for a master that is being looked for. A program beside a node may look
+    /// where it may lock.
     ///
     /// # Errors
     /// See [`LockOrderError`].
@@ -132,6 +145,36 @@ impl Locks {
         patience: Duration,
     ) -> Result<u32, LockOrderError> {
         self.released(&LockOrder::Purge(node, client), patience)
+    }
+
+    /// Releases the orphans of a resource, whoever left them and on whichever node. Returns how many went. Value blocks of those held in
+    /// PW or EX become invalid. It asks the master, then each node that has one, and waits at most `patience` for each of them. A program
+    /// beside a node may do that where it may lock.
+    ///
+    /// # Errors
+    /// See [`LockOrderError`]: some may be gone.
+    pub fn purge_resource(
+        &self,
+        space: &str,
+        name: impl AsRef<[u8]>,
+        patience: Duration,
+    ) -> Result<u32, LockOrderError> {
+        let (name, mut went) = (name.as_ref(), 0);
+        loop {
+            let seen = self.inspect(space, name, patience)?;
+            // Those of a node that left go when it is proven to act no more.
+            let orphans = seen.locks.iter().filter(|lock| lock.orphan && !lock.departed);
+            let nodes: BTreeSet<NodeInstance> = orphans.map(|lock| lock.node).collect();
+            let before = went;
+            for node in nodes {
+                let key = Key::root(space.as_bytes(), name);
+                went += self.released(&LockOrder::PurgeResource(node, key), patience)?;
+            }
+            // There may be more than one report tells.
+            if seen.more == 0 || went == before {
+                return Ok(went);
+            }
+        }
     }
 
     /// As [`Locks::waits`], and what is in the way of an operation also when another node masters the lock: node, lock, owner there,

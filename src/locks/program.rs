@@ -1,8 +1,8 @@
 //! Locks for a program beside a node: it connects to the node of its machine, which locks for it.
 
 use super::wire::{
-    self, Convert, EndOwner, HeldRanges, Lock, LockRange, Orphans, Purge, Release, SERVICE, Told, ToldWait,
-    UnlockRange, Unlocked, Why,
+    self, Convert, Domain, EndOwner, HeldRanges, Lock, LockRange, Orphans, Purge, Release, Reply, SERVICE,
+    Told, ToldWait, UnlockRange, Unlocked,
 };
 use super::{
     Asked, Backend, Bytes, Listener as _, LockOrder, LockOrderError, Locks, News, Object, Opened, Place, Slot,
@@ -407,12 +407,12 @@ impl Connection {
 
     fn ask(&self, asked: &Asked<'_>, slot: &Arc<Slot>) -> Result<u64, LockError> {
         let Asked { owner, place, mode, flags, wait, transaction, .. } = *asked;
-        let (space, name) = match place {
-            Place::Root { space, name } => (space, name),
-            Place::Below { name, .. } => ("", name),
-            Place::Collector { .. } => return Err(LockError::Lost),
+        let (space, name, checked) = match place {
+            Place::Root { space, name } => (space, name, (space, name)),
+            Place::Below { name, .. } => ("", name, ("-", name)),
+            Place::Collector { space } => (space, b"".as_slice(), (space, b"-".as_slice())),
         };
-        check_names(if space.is_empty() && place.above().is_some() { "-" } else { space }, name)?;
+        check_names(checked.0, checked.1)?;
         let tag = self.tags.fetch_add(1, Ordering::Relaxed);
         {
             let mut heard = self.heard.lock();
@@ -431,6 +431,7 @@ impl Connection {
             flags: flags.bits(),
             wait: wait.into(),
             transaction,
+            collector: matches!(place, Place::Collector { .. }),
         };
         self.tell("lock", &lock).map_err(|error| {
             self.heard.lock().slots.remove(&tag);
@@ -456,8 +457,9 @@ impl Connection {
             }
             heard.slots.insert(tag, Arc::clone(slot));
         }
-        let (object, range, at_once) = (wire_object(object), bytes.into(), wait == Wait::No);
-        let ask = LockRange { tag, object, range, wait: wait.into(), at_once, test };
+        let (transaction, at_once) = (object.transaction, wait == Wait::No);
+        let (object, range, wait) = (wire_object(object), bytes.into(), wait.into());
+        let ask = LockRange { tag, object, range, wait, at_once, test, transaction };
         self.tell("lock_range", &ask).map_err(|error| refused(&error))
     }
 }
@@ -594,11 +596,11 @@ impl Backend for Beside {
         }
         let late = LockOrderError::TimedOut;
         let own = |node: NodeInstance| self.0.node == Some(node);
+        if let Some(order) = wire::Order::of(&order) {
+            let reply: Option<Reply> = self.0.call_within("order", &order, patience);
+            return reply.ok_or(late)?.outcome();
+        }
         match order {
-            LockOrder::Why(lock) => {
-                let why: Option<Why> = self.0.call_within("why", &lock, patience);
-                why.ok_or(late)?.outcome()
-            }
             LockOrder::Orphans(node) if own(node) => {
                 let all: Option<Orphans> = self.0.call_within("orphans", &(), patience);
                 all.ok_or(late)?.outcome().ok_or(LockOrderError::Stopped)
@@ -607,10 +609,12 @@ impl Backend for Beside {
                 let went = self.0.call_within("purge", &Purge(client.map(ClientId::raw)), patience);
                 went.map(Outcome::Released).ok_or(late)
             }
-            LockOrder::Look(_)
-            | LockOrder::Release(..)
+            LockOrder::Release(..)
             | LockOrder::Orphans(_)
             | LockOrder::Purge(..)
+            | LockOrder::Why(_)
+            | LockOrder::Look(_)
+            | LockOrder::PurgeResource(..)
             | LockOrder::Collect(_)
             | LockOrder::Validate(_)
             | LockOrder::Invalidate(_) => {
@@ -618,6 +622,12 @@ impl Backend for Beside {
                 Err(LockOrderError::Stopped)
             }
         }
+    }
+
+    fn take_part(&self, space: &str, more: bool) -> Result<(), LockError> {
+        let domain = Domain { space: space.to_owned(), more };
+        let Unlocked(refused) = self.0.call("domain", &domain).ok_or(LockError::Lost)?;
+        refused.map_or(Ok(()), |why| Err(why.error().unwrap_or(LockError::Lost)))
     }
 
     fn end_owner(&self, owner: ClientId) -> usize {

@@ -19,6 +19,8 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub(crate) struct Object {
     pub(crate) owner: ClientId,
+    /// That its bytes count for in searches for deadlocks. `None`: the owner alone.
+    pub(crate) transaction: Option<u32>,
     pub(crate) space: String,
     pub(crate) name: Vec<u8>,
     pub(crate) key: Key,
@@ -72,11 +74,12 @@ struct Known {
 impl Ranges {
     pub(super) fn open(
         backend: Arc<dyn Backend>,
-        owner: ClientId,
+        (owner, transaction): (ClientId, Option<u32>),
         (space, name): (&str, &[u8]),
     ) -> Result<Self, LockError> {
         let key = Key::object(space.as_bytes(), name);
-        let mut object = Object { owner, space: space.to_owned(), name: name.to_vec(), key, number: 0 };
+        let (space, name) = (space.to_owned(), name.to_vec());
+        let mut object = Object { owner, transaction, space, name, key, number: 0 };
         object.number = backend.open_object(&object)?;
         let (turns, slot, known) = (Turns::default(), Arc::default(), Mutex::default());
         Ok(Self { backend, object, turns, slot, known })

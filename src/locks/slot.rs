@@ -116,6 +116,18 @@ impl Slot {
         self.told.lock().on_news = Some(wake);
     }
 
+    /// As [`Slot::on_news`], and calls it now if the operation under way has ended.
+    pub(super) fn on_end(&self, wake: Arc<dyn Fn() + Send + Sync>) {
+        let ended = {
+            let mut told = self.told.lock();
+            told.on_news = Some(Arc::clone(&wake));
+            told.completed.is_some() || told.lost
+        };
+        if ended {
+            wake();
+        }
+    }
+
     /// How the operation under way ended, or a promise to wake.
     pub(super) fn poll(&self, context: &Context<'_>) -> Poll<Result<Completed, LockError>> {
         let mut told = self.told.lock();

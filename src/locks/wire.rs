@@ -1,14 +1,16 @@
 //! What a program and the lock service of the node beside it say to each other, as values of the local interface.
 
+mod orders;
 mod orphans;
 mod waits;
 
+pub(crate) use orders::{Order, Reply};
 pub(crate) use orphans::{EndOwner, Orphans, Purge};
-pub(crate) use waits::{ToldWait, Why};
+pub(crate) use waits::ToldWait;
 
 use core::time::Duration;
 use ocf_dlm::cluster::Completed;
-use ocf_dlm::wire::Value as Versioned;
+use ocf_dlm::wire::{Key, TREE_MAX, Value as Versioned};
 use ocf_dlm::{
     ClientId, FencingToken, LockError, Mode, NameError, Remarks, RequestError, Status, ValueBlock, Wait,
 };
@@ -20,6 +22,23 @@ use ocf_dlm::range::{Range, RangeKind};
 
 /// The service's name.
 pub(crate) const SERVICE: &str = "locks";
+
+/// A resource: the canonical bytes of its tree, and of what is below.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct WireKey(Value, Value);
+
+impl WireKey {
+    pub(crate) fn of(key: &Key) -> Self {
+        Self(bytes(&key.tree), bytes(&key.path))
+    }
+
+    /// `None` if it has no meaning.
+    pub(crate) fn key(self) -> Option<Key> {
+        let (tree, path): (Vec<u8>, Vec<u8>) = (self.0.try_into().ok()?, self.1.try_into().ok()?);
+        let fits = tree.len().max(path.len()) <= TREE_MAX;
+        fits.then(|| Key { tree: tree.into(), path: path.into() })
+    }
+}
 
 /// Asks for a lock; no answer, but [`Told`] follows.
 #[derive(Debug, Serialize, Deserialize)]
@@ -39,6 +58,16 @@ pub(crate) struct Lock {
     /// The transaction that it counts for, among those of the program's user.
     #[serde(default)]
     pub(crate) transaction: Option<u32>,
+    /// It is the lock of who collects what the lockspace's recovery domain has to repair; the name has no meaning.
+    #[serde(default)]
+    pub(crate) collector: bool,
+}
+
+/// The program takes part in the recovery domain of a lockspace once more, or once less. The answer: [`Unlocked`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Domain {
+    pub(crate) space: String,
+    pub(crate) more: bool,
 }
 
 /// Asks for another mode; no answer, but [`Told`] follows.
@@ -101,6 +130,9 @@ pub(crate) struct LockRange {
     pub(crate) at_once: bool,
     /// Only to be told what is in the way.
     pub(crate) test: bool,
+    /// The transaction that it counts for, among those of the program's user.
+    #[serde(default)]
+    pub(crate) transaction: Option<u32>,
 }
 
 /// Gives up bytes. The answer: [`Unlocked`].
@@ -192,7 +224,7 @@ pub(crate) const HAS_SENTINEL: &str = "this node has a sentinel, whose word for 
 const RULES: [&str; 3] = [NOT_LISTED, NOT_WATCHED, HAS_SENTINEL];
 
 /// Names of limits that are known by more than their name.
-const LIMITS: [&str; 8] = [
+const LIMITS: [&str; 9] = [
     "locks_max",
     "TREE_MAX",
     "PROGRAM_LOCKS_MAX",
@@ -201,6 +233,7 @@ const LIMITS: [&str; 8] = [
     "LOCKS_PER_RESOURCE_MAX",
     "held_bytes_max",
     "RANGES_PER_OWNER_MAX",
+    "DOMAINS_MAX",
 ];
 
 const STATUSES: [Status; 7] = [

@@ -1,7 +1,7 @@
 //! Locks for programs beside the node: they come over the local interface, and the kernel says who they are and when they end.
 
+mod orders;
 mod ranges;
-mod waits;
 
 use super::host::NodeHost;
 use super::locks::{deadline, transaction_of};
@@ -28,8 +28,11 @@ const PROGRAM_LOCKS_MAX: usize = 16_384;
 const PROGRAM_NOTICES_MAX: usize = 3 << 20;
 /// Connections of one process that ended and whose locks are kept because it lives. With so many it gets no more locks.
 const PROGRAM_CONNECTIONS_MAX: usize = 8;
-/// Questions of one program about what its operations wait for that are not answered yet.
-const PROGRAM_QUESTIONS_MAX: usize = 16;
+/// Orders of one program about locks that are not answered yet, questions why an operation waits among them.
+const PROGRAM_ORDERS_MAX: usize = 16;
+
+/// Names of resources to repair that one program is told at a time, in bytes: its frames have a limit.
+const PROGRAM_MARKS_BYTES: usize = 512 << 10;
 
 /// With so many locks on the node that outlived their owner, programs get no more that are to last.
 const PROGRAM_ORPHANS_MAX: usize = 65_536;
@@ -38,6 +41,9 @@ const PROGRAM_ORPHANS_MAX: usize = 65_536;
 const ALLOWED: Flags = Flags::NOTIFY.with(Flags::VALBLK).with(Flags::NOQUEUE);
 /// The same, for new locks that are in no other.
 const ALLOWED_AT_ROOT: Flags = ALLOWED.with(Flags::PERSISTENT).with(Flags::ORPHAN);
+
+/// The same, for the lock of who collects what a recovery domain has to repair.
+const ALLOWED_TO_COLLECTOR: Flags = ALLOWED.with(Flags::NODOMAIN);
 
 /// The lock service of a node for the programs of its machine.
 pub(super) struct LockService {
@@ -83,8 +89,10 @@ struct State {
     owners: BTreeMap<u32, (ClientId, usize)>,
     /// Its connection ended.
     gone: bool,
-    /// Questions about its waits that are not answered yet.
-    questions: usize,
+    /// Orders that are not answered yet.
+    orders: usize,
+    /// The lockspaces of whose recovery domains it takes part, and how often.
+    domains: BTreeMap<String, usize>,
 }
 
 struct OfObject {
@@ -286,13 +294,18 @@ impl LockService {
 
     /// An error comes with whether the tag is a lock all the same.
     fn ask(&self, program: &Arc<Program>, lock: Lock) -> Result<(), (RequestError, bool)> {
-        let Lock { tag, owner, space, name, above, mode, flags, wait, transaction } = lock;
+        let Lock { tag, owner, space, name, above, mode, flags, wait, transaction, collector } = lock;
         let no = |refused: RequestError| (refused, false);
-        let allowed = if above.is_some() { ALLOWED } else { ALLOWED_AT_ROOT };
+        let allowed = match (above, collector) {
+            (None, false) => ALLOWED_AT_ROOT,
+            (None, true) => ALLOWED_TO_COLLECTOR,
+            (Some(_), _) => ALLOWED,
+        };
         let (mode, flags) = terms(mode, flags, allowed).map_err(no)?;
         let name: Vec<u8> = name.try_into().unwrap_or_default();
-        // What is below a lock is in the lockspace of that one.
-        check_names(if above.is_some() { "-" } else { &space }, &name).map_err(no)?;
+        // What is below a lock is in the lockspace of that one. A collector's lock has no name of its own.
+        let named: &[u8] = if collector { b"-" } else { &name };
+        check_names(if above.is_some() { "-" } else { &space }, named).map_err(no)?;
         if let Some(barred) = program.barred {
             return Err(no(barred));
         }
@@ -308,6 +321,7 @@ impl LockService {
                 return Err(no(RequestError::Limit("PROGRAM_LOCKS_MAX")));
             }
             let (key, parent) = match above {
+                None if collector => (Key::collector(space.as_bytes()), None),
                 None => (Key::root(space.as_bytes(), &name), None),
                 Some(above) => {
                     let above = state.locks.get(&above).ok_or_else(|| no(RequestError::NoSuchLock))?;
@@ -487,8 +501,12 @@ impl Service for LockService {
             "orphans" => Body::of(&self.orphans(&program)),
             "purge" => body.read().and_then(|wire::Purge(client)| Body::of(&self.purge(&program, client))),
             "waits" => Body::of(&self.waits(&program)),
-            "why" => match body.read() {
-                Ok(tag) => return self.why(&program, tag, answer),
+            "domain" => body.read().and_then(|domain| {
+                let done = self.take_part(&program, &domain);
+                Body::of(&Unlocked(done.err().map(|why| wire::Refusal::of(&why.into()))))
+            }),
+            "order" => match body.read() {
+                Ok(order) => return self.order(&program, order, answer),
                 Err(fault) => Err(fault),
             },
             other => Err(no_method(other)),
@@ -499,6 +517,7 @@ impl Service for LockService {
     fn gone(&self, client: u64) {
         let Some(program) = self.programs.lock().get(&client).cloned() else { return };
         program.state.lock().gone = true;
+        self.leave_domains(&program);
         if program.info.process.as_ref().is_some_and(Process::has_ended) {
             return self.ended(client);
         }

@@ -164,8 +164,7 @@ impl Backend for Here {
 
     fn ask(&self, asked: &Asked<'_>, slot: &Arc<Slot>) -> Result<u64, LockError> {
         let Asked { owner, place, key, mode, flags, wait, transaction } = *asked;
-        let transaction =
-            transaction.map(|number| transaction_of(rustix::process::geteuid().as_raw(), number));
+        let transaction = transaction.map(own_transaction);
         let done = self.0.inner.handle.call(|stack, host, now| {
             let deadline = deadline(now, wait);
             let (key, parent) = (key.clone(), place.above());
@@ -265,7 +264,8 @@ impl Backend for Here {
         slot: &Arc<Slot>,
     ) -> Result<RangeStep, LockError> {
         let done = self.0.inner.handle.call(|stack, host, now| {
-            let ask = range_ask((object.owner, &object.key), bytes, now, wait);
+            let who = (object.owner, object.transaction.map(own_transaction));
+            let ask = range_ask(who, &object.key, bytes, (now, wait));
             let step = stack.lock_range(now, ask)?;
             if let RangeStep::Asked(lock) = step {
                 // Before the outputs of this call are carried out.
@@ -291,7 +291,7 @@ impl Backend for Here {
 
     fn test_range(&self, object: &Object, bytes: Bytes, slot: &Arc<Slot>) -> Result<(), LockError> {
         let done = self.0.inner.handle.call(|stack, host, now| {
-            let ask = range_ask((object.owner, &object.key), bytes, now, Wait::No);
+            let ask = range_ask((object.owner, None), &object.key, bytes, (now, Wait::No));
             let question = stack.test_range(now, ask)?;
             host.locks().add(question, Arc::<Slot>::clone(slot));
             Ok(())
@@ -323,6 +323,7 @@ impl Backend for Here {
                 LockOrder::Look(key) => engine.inquire(now, key),
                 LockOrder::Release(holder, key, guard) => engine.force_release(now, holder, key, guard),
                 LockOrder::Purge(node, client) => engine.purge(now, node, client),
+                LockOrder::PurgeResource(node, key) => engine.purge_resource(now, node, key),
                 LockOrder::Orphans(node) => engine.orphans_of(now, node),
                 LockOrder::Why(lock) => engine.explain(now, lock),
                 LockOrder::Collect(collector) => engine.collect(now, collector),
@@ -364,6 +365,11 @@ pub(super) const fn transaction_of(user: u32, number: u32) -> u64 {
     ((user as u64 + 1) << 32) | number as u64
 }
 
+/// The transaction that the node's own user calls so.
+fn own_transaction(number: u32) -> u64 {
+    transaction_of(rustix::process::geteuid().as_raw(), number)
+}
+
 /// What a call of the node for ranges has come to.
 fn begun<T, S>(done: Result<Result<T, RequestError>, S>) -> Result<T, LockError> {
     match done {
@@ -374,10 +380,15 @@ fn begun<T, S>(done: Result<Result<T, RequestError>, S>) -> Result<T, LockError>
 }
 
 /// A range as the engine is asked for it.
-pub(super) fn range_ask((client, key): (ClientId, &Key), bytes: Bytes, now: Instant, wait: Wait) -> RangeAsk {
+pub(super) fn range_ask(
+    (client, transaction): (ClientId, Option<u64>),
+    key: &Key,
+    bytes: Bytes,
+    (now, wait): (Instant, Wait),
+) -> RangeAsk {
     let Bytes { range, kind } = bytes;
     let flags = if wait == Wait::No { Flags::NOQUEUE } else { Flags::NONE };
-    RangeAsk { client, key: key.clone(), range, kind, flags, deadline: deadline(now, wait) }
+    RangeAsk { client, key: key.clone(), range, kind, flags, transaction, deadline: deadline(now, wait) }
 }
 
 /// Until when an operation may wait that begins now.

@@ -407,6 +407,7 @@ impl Engine {
             Wanted::Look(_)
             | Wanted::Release { .. }
             | Wanted::Purge(_)
+            | Wanted::PurgeResource(_)
             | Wanted::Orphans
             | Wanted::Why { .. }
             | Wanted::Collect { .. }

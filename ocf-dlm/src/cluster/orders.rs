@@ -81,10 +81,15 @@ impl Engine {
         node: NodeInstance,
         client: Option<ClientId>,
     ) -> Result<u64, OrderError> {
-        if !self.is_member(node) {
-            return Err(OrderError::NotMember(node));
-        }
-        self.give_order(now, node, Wanted::Purge(client))
+        self.order_to_member(now, node, Wanted::Purge(client))
+    }
+
+    /// As [`Engine::purge`], but only the orphans of one resource.
+    ///
+    /// # Errors
+    /// See [`OrderError`].
+    pub fn purge_resource(&mut self, now: Instant, node: NodeInstance, key: Key) -> Result<u64, OrderError> {
+        self.order_to_member(now, node, Wanted::PurgeResource(key))
     }
 
     /// Asks a member for its orphans. They are in the [`Output::Reported`] with the ticket that is returned.
@@ -92,10 +97,14 @@ impl Engine {
     /// # Errors
     /// See [`OrderError`].
     pub fn orphans_of(&mut self, now: Instant, node: NodeInstance) -> Result<u64, OrderError> {
+        self.order_to_member(now, node, Wanted::Orphans)
+    }
+
+    fn order_to_member(&mut self, now: Instant, node: NodeInstance, what: Wanted) -> Result<u64, OrderError> {
         if !self.is_member(node) {
             return Err(OrderError::NotMember(node));
         }
-        self.give_order(now, node, Wanted::Orphans)
+        self.give_order(now, node, what)
     }
 
     pub(super) fn give_order(
@@ -180,6 +189,7 @@ impl Engine {
             Wanted::Purge(client) => {
                 Outcome::Released(self.purge_here(|of, _| client.is_none_or(|one| of == one)))
             }
+            Wanted::PurgeResource(key) => Outcome::Released(self.purge_here(|_, of| of == key)),
             Wanted::Orphans => self.list_orphans(),
             what @ (Wanted::Collect { .. } | Wanted::Validate { .. } | Wanted::Invalidate { .. }) => {
                 let Some(outcome) = self.answer_for_domain(what) else { return };

@@ -26,6 +26,9 @@ pub struct RangeAsk {
     pub kind: RangeKind,
     /// NOQUEUE not to wait, NOTIFY to be told when another wants some of what is held; nothing else counts.
     pub flags: Flags,
+    /// The transaction that waits with it; that of the first bytes counts as long as the client has any of the object. `None`: its
+    /// client.
+    pub transaction: Option<u64>,
     /// Until when it may wait.
     pub deadline: Option<Instant>,
 }
@@ -74,7 +77,7 @@ impl Engine {
                 parent: None,
                 mode: ask.kind.mode(),
                 flags,
-                transaction: None,
+                transaction: ask.transaction,
                 deadline: ask.deadline,
             };
             let lock = self.new_lock(request, Some((OwnRanges::default(), set)))?;

@@ -111,12 +111,20 @@ impl Shard {
 
     /// This node may not act: what its clients wait for ends with [`Status::Lost`]. What they hold stays on record.
     pub fn lose_waiting(&mut self) {
+        self.lose_waiting_of(None);
+    }
+
+    /// The same for one client of this node, or for all.
+    pub(crate) fn lose_waiting_of(&mut self, client: Option<ClientId>) {
         let ids: Vec<LockId> = self.waits.keys().map(|at| self.id(*at)).collect();
+        let doomed = |lock: &Lock| {
+            let theirs = client.is_none_or(|client| lock.owner.client == client);
+            lock.queue != Queue::Granted && lock.owner.node.is_local() && theirs
+        };
         for id in ids {
             // A wait may have ended by the end of another.
             if let Ok(at) = self.place(id)
-                && self.locks[at].queue != Queue::Granted
-                && self.locks[at].owner.node.is_local()
+                && doomed(&self.locks[at])
             {
                 self.give_up(at, Status::Lost);
             }

@@ -44,6 +44,8 @@ pub enum Wanted {
     },
     /// The end of orphans of the receiver: of one client, or of all.
     Purge(Option<ClientId>),
+    /// The end of the receiver's orphans of one resource.
+    PurgeResource(Key),
     /// The orphans of the receiver.
     Orphans,
     /// What is in the way of an operation that waits.
@@ -314,6 +316,10 @@ impl Order {
                     out.extend_from_slice(&client.raw().to_be_bytes());
                 }
             }
+            Wanted::PurgeResource(key) => {
+                out.push(9);
+                key.emit(out);
+            }
             Wanted::Orphans => out.push(4),
             Wanted::Why { lock, key } => {
                 out.push(5);
@@ -354,6 +360,7 @@ impl Order {
             5 => Wanted::Why { lock: r.u64("lock")?, key: Key::parse(r)? },
             6 => Wanted::Collect { space: take_space(r)?, after: take_path(r)? },
             7 => Wanted::Validate { space: take_space(r)?, marks: take_marks(r)? },
+            9 => Wanted::PurgeResource(Key::parse(r)?),
             8 => Wanted::Invalidate { space: take_space(r)?, over: take_bool(r, "over")? },
             _ => return Err(at.error("order", Malformed::OutOfRange)),
         };

@@ -100,6 +100,7 @@ fn order_samples(n: u64, small: u32, name: &[u8]) -> Vec<Item> {
         order(Wanted::Look(key.clone())),
         order(Wanted::Release { node: instance(6), lock: n, key: key.clone(), guard }),
         order(Wanted::Orphans),
+        order(Wanted::PurgeResource(key.clone())),
         order(Wanted::Why { lock: n, key: key.clone() }),
         Item::Report { ticket: n, outcome: Outcome::InTheWay { locks: vec![reported; 2], more: small } },
         order(Wanted::Collect { space: space.clone(), after: key.tree.clone() }),

@@ -22,7 +22,7 @@ impl World {
         let kind = if self.rng.chance(0.5) { RangeKind::Shared } else { RangeKind::Exclusive };
         let flags = Flags::NOTIFY | if self.rng.chance(0.15) { Flags::NOQUEUE } else { Flags::NONE };
         let deadline = self.rng.chance(0.1).then(|| self.now + Duration::from_millis(4));
-        let ask = RangeAsk { client, key: key.clone(), range, kind, flags, deadline };
+        let ask = RangeAsk { client, key: key.clone(), range, kind, flags, transaction: None, deadline };
         let what = self.rng.below(10);
         let now = self.now;
         let engine = &mut self.nodes.get_mut(&at).unwrap().engine;

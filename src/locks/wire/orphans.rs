@@ -1,9 +1,8 @@
 //! Locks that outlived their owner, as values of the local interface.
 
-use super::{bytes, mode};
+use super::{WireKey, mode};
 use ocf_dlm::ClientId;
-use ocf_dlm::wire::{Key, OrphanLock, Outcome, REPORTED_MAX};
-use pils::Value;
+use ocf_dlm::wire::{OrphanLock, Outcome, REPORTED_MAX};
 use serde::{Deserialize, Serialize};
 
 /// The end of one of the program's owners. The answer: how many locks it had.
@@ -22,8 +21,7 @@ pub(crate) struct Orphans(Vec<Orphan>, u32);
 struct Orphan {
     lock: u64,
     client: u32,
-    /// Canonical bytes of the tree, and of what is below.
-    key: (Value, Value),
+    key: WireKey,
     mode: u8,
     /// In milliseconds.
     age: u64,
@@ -34,7 +32,7 @@ impl Orphans {
         let orphan = |orphan: &OrphanLock| Orphan {
             lock: orphan.lock,
             client: orphan.client.raw(),
-            key: (bytes(&orphan.key.tree), bytes(&orphan.key.path)),
+            key: WireKey::of(&orphan.key),
             mode: orphan.mode.raw(),
             age: orphan.age_ms.min(i64::MAX.unsigned_abs()),
         };
@@ -44,13 +42,11 @@ impl Orphans {
 
     /// `None` if it has no meaning.
     pub(crate) fn outcome(self) -> Option<Outcome> {
-        let name = |value: Value| Vec::<u8>::try_from(value).ok();
         let orphan = |orphan: Orphan| {
-            let (tree, path) = orphan.key;
             Some(OrphanLock {
                 lock: orphan.lock,
                 client: ClientId::new(orphan.client),
-                key: Key { tree: name(tree)?.into(), path: name(path)?.into() },
+                key: orphan.key.key()?,
                 mode: mode(orphan.mode)?,
                 age_ms: orphan.age,
             })

@@ -1,12 +1,11 @@
 //! Why operations of a program wait, as values of the local interface.
 
-use super::{bytes, mode};
-use crate::locks::LockOrderError;
+use super::{WireKey, mode};
 use core::time::Duration;
-use ocf_dlm::cluster::{OrderError, WaitReason, Waiting};
-use ocf_dlm::wire::{Key, OrderRefusal, Outcome, ReportedLock};
+use ocf_dlm::cluster::{WaitReason, Waiting};
+use ocf_dlm::wire::ReportedLock;
 use ocf_dlm::{ClientId, Mode};
-use pils::{NodeInstance, Value};
+use pils::NodeInstance;
 use serde::{Deserialize, Serialize};
 
 /// An operation that waits.
@@ -14,8 +13,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) struct ToldWait {
     tag: u64,
     owner: u32,
-    /// Canonical bytes of the tree, and of what is below.
-    key: (Value, Value),
+    key: WireKey,
     held: Option<u8>,
     asked: u8,
     /// In milliseconds.
@@ -47,26 +45,13 @@ pub(crate) struct InTheWay {
     age: u64,
 }
 
-/// The answer to the question what is in the way of an operation.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) enum Why {
-    /// These, and so many more. None: it waits no more.
-    InTheWay(Vec<InTheWay>, u32),
-    /// Ask again: a master changes.
-    Again,
-    /// Nothing waits there under that tag.
-    Nothing,
-    /// The node may not act, or has too much to do.
-    Not,
-}
-
 impl ToldWait {
     /// `owner`: as the program numbers it.
     pub(crate) fn of(wait: Waiting, (tag, owner): (u64, u32)) -> Self {
         Self {
             tag,
             owner,
-            key: (bytes(&wait.key.tree), bytes(&wait.key.path)),
+            key: WireKey::of(&wait.key),
             held: wait.held.map(Mode::raw),
             asked: wait.asked.raw(),
             age: signed(u64::try_from(wait.age.as_millis()).unwrap_or(u64::MAX)),
@@ -76,12 +61,10 @@ impl ToldWait {
 
     /// As the program has it. `None` if it has no meaning.
     pub(crate) fn waiting(self) -> Option<Waiting> {
-        let name = |value: Value| Vec::<u8>::try_from(value).ok();
-        let (tree, path) = self.key;
         Some(Waiting {
             lock: self.tag,
             client: ClientId::new(self.owner),
-            key: Key { tree: name(tree)?.into(), path: name(path)?.into() },
+            key: self.key.key()?,
             held: some_mode(self.held)?,
             asked: mode(self.asked)?,
             age: Duration::from_millis(self.age),
@@ -119,7 +102,7 @@ impl Reason {
 }
 
 impl InTheWay {
-    fn of(lock: &ReportedLock) -> Self {
+    pub(super) fn of(lock: &ReportedLock) -> Self {
         Self {
             node: lock.node,
             lock: signed(lock.lock),
@@ -132,7 +115,7 @@ impl InTheWay {
         }
     }
 
-    fn reported(self) -> Option<ReportedLock> {
+    pub(super) fn reported(self) -> Option<ReportedLock> {
         Some(ReportedLock {
             node: self.node,
             lock: self.lock,
@@ -143,39 +126,6 @@ impl InTheWay {
             orphan: self.orphan,
             age_ms: self.age,
         })
-    }
-}
-
-impl Why {
-    /// `None`: the members changed meanwhile.
-    pub(crate) fn of(outcome: Option<&Outcome>) -> Self {
-        match outcome {
-            Some(Outcome::InTheWay { locks, more }) => {
-                Self::InTheWay(locks.iter().map(InTheWay::of).collect(), *more)
-            }
-            Some(Outcome::Refused(OrderRefusal::NoSuchLock)) => Self::Nothing,
-            None | Some(_) => Self::Again,
-        }
-    }
-
-    pub(crate) const fn refused(why: OrderError) -> Self {
-        match why {
-            OrderError::NotWaiting => Self::Nothing,
-            OrderError::NotPrimary | OrderError::NotMember(_) | OrderError::Limit | _ => Self::Not,
-        }
-    }
-
-    /// As a program in the node's own process hears it.
-    pub(crate) fn outcome(self) -> Result<Outcome, LockOrderError> {
-        match self {
-            Self::InTheWay(locks, more) => {
-                let locks = locks.into_iter().map(InTheWay::reported).collect::<Option<_>>();
-                Ok(Outcome::InTheWay { locks: locks.ok_or(LockOrderError::Stopped)?, more })
-            }
-            Self::Again => Ok(Outcome::Refused(OrderRefusal::Recovering)),
-            Self::Nothing => Err(OrderError::NotWaiting.into()),
-            Self::Not => Err(OrderError::NotPrimary.into()),
-        }
     }
 }
 
@@ -196,6 +146,7 @@ fn some_mode(raw: Option<u8>) -> Option<Option<Mode>> {
 mod tests {
     use super::*;
     use ocf_comm::rpc::Body;
+    use ocf_dlm::wire::Key;
     use pils::{Incarnation, NodeId};
 
     #[test]
@@ -232,13 +183,5 @@ mod tests {
             let told = Body::of(&ToldWait::of(wait.clone(), (9, 4))).and_then(Body::read::<ToldWait>);
             assert_eq!(told.expect("it has a form as a value").waiting(), Some(wait));
         }
-        for outcome in
-            [Outcome::InTheWay { locks: vec![lock], more: 4 }, Outcome::Refused(OrderRefusal::Recovering)]
-        {
-            let told = Body::of(&Why::of(Some(&outcome))).and_then(Body::read::<Why>);
-            assert_eq!(told.expect("it has a form as a value").outcome(), Ok(outcome));
-        }
-        let nothing = Why::of(Some(&Outcome::Refused(OrderRefusal::NoSuchLock))).outcome();
-        assert_eq!(nothing, Err(OrderError::NotWaiting.into()));
     }
 }

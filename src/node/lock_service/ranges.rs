@@ -3,7 +3,7 @@
 use super::{LockService, Notices, OfObject, PROGRAM_LOCKS_MAX, Program};
 use crate::locks::wire::{self, HeldRanges, LockRange, UnlockRange, What};
 use crate::locks::{Bytes, News};
-use crate::node::locks::range_ask;
+use crate::node::locks::{range_ask, transaction_of};
 use ocf_dlm::cluster::{Completed, RangeStep};
 use ocf_dlm::range::RangeSet;
 use ocf_dlm::wire::Key;
@@ -33,7 +33,9 @@ impl LockService {
             if stack.range_owner(client, &key).is_none() && state.count() >= PROGRAM_LOCKS_MAX {
                 return Err(RequestError::Limit("PROGRAM_LOCKS_MAX"));
             }
-            let range = range_ask((client, &key), bytes, now, wait);
+            let transaction =
+                ask.transaction.map(|number| transaction_of(program.info.credentials.uid, number));
+            let range = range_ask((client, transaction), &key, bytes, (now, wait));
             let step = match ask.test {
                 true => RangeStep::Asked(stack.test_range(now, range)?),
                 false => stack.lock_range(now, range)?,
