@@ -19,12 +19,13 @@ pub struct Config {
     pub value_length: usize,
     /// Which conversions overtake. Default: as VMS.
     pub conversions: ConversionOrder,
-    /// Shards, a power of two. Default 64, 1 to 256. Too few: threads wait for each other. Too many: memory of idle
-    /// lockspaces, about 300 bytes each.
+    /// Shards, a power of two. Default 64, 1 to 4096. Too few: threads wait for each other, and fetch what the other has changed,
+    /// also for resources of their own. Too many: half a kilobyte each, also of idle lockspaces, and what looks at all of them
+    /// takes longer, as does a lock that is in no cache.
     pub shards: usize,
-    /// Most resources in one shard. Default 2^22, at most 2^26 - 1; beyond it requests are refused.
+    /// Most resources in one shard. Default 2^20, at most 2^22 - 1; beyond it requests are refused.
     pub resources_per_shard_max: u32,
-    /// Most locks in one shard, waiting ones included. Default 2^23, at most 2^26 - 1; beyond it requests are refused.
+    /// Most locks in one shard, waiting ones included. Default 2^21, at most 2^22 - 1; beyond it requests are refused.
     pub locks_per_shard_max: u32,
     /// Most undelivered notifications of one client. Default 65 536. A client with as many is refused new operations
     /// until it takes some.
@@ -42,8 +43,8 @@ impl Default for Config {
             value_length: 32,
             conversions: ConversionOrder::AtOnce,
             shards: 64,
-            resources_per_shard_max: 1 << 22,
-            locks_per_shard_max: 1 << 23,
+            resources_per_shard_max: 1 << 20,
+            locks_per_shard_max: 1 << 21,
             notices_max: 1 << 16,
             deadlock_after: Duration::from_secs(1),
             clients_max: 1 << 16,
@@ -62,20 +63,20 @@ impl Config {
         if value_length == 0 || value_length > VALUE_MAX || !value_length.is_multiple_of(8) {
             errors.push("value_length", value_length, "not a multiple of 8 up to 64", "32 is usual");
         }
-        if !shards.is_power_of_two() || shards > 256 {
+        if !shards.is_power_of_two() || shards > 4096 {
             errors.push(
                 "shards",
                 shards,
-                "not a power of two up to 256",
-                "four for each processor are enough",
+                "not a power of two up to 4096",
+                "64 are usual; thousands, for many threads with resources of their own",
             );
         }
         for (path, value) in [
             ("resources_per_shard_max", resources_per_shard_max),
             ("locks_per_shard_max", locks_per_shard_max),
         ] {
-            if value == 0 || value >= 1 << 26 {
-                errors.push(path, value, "not between 1 and 2^26 - 1", "use more shards");
+            if value == 0 || value >= 1 << 22 {
+                errors.push(path, value, "not between 1 and 2^22 - 1", "use more shards");
             }
         }
         for (path, value) in [("notices_max", self.notices_max), ("clients_max", self.clients_max)] {
@@ -97,7 +98,7 @@ mod tests {
         let config = Config {
             value_length: 9,
             shards: 3,
-            locks_per_shard_max: 1 << 26,
+            locks_per_shard_max: 1 << 22,
             resources_per_shard_max: 0,
             notices_max: 0,
             ..Config::default()

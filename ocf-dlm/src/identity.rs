@@ -1,9 +1,9 @@
 use core::fmt;
 
-/// Most bits of a shard's number in a [`LockId`]: at most 256 shards.
-pub(crate) const SHARD_BITS: u32 = 8;
-/// Bits of a lock's place within its shard: at most 2^26 - 1 locks in one shard.
-pub(crate) const PLACE_BITS: u32 = 26;
+/// Most bits of a shard's number in a [`LockId`]: at most 4096 shards.
+pub(crate) const SHARD_BITS: u32 = 12;
+/// Bits of a lock's place within its shard: at most 2^22 - 1 locks in one shard.
+pub(crate) const PLACE_BITS: u32 = 22;
 
 /// A lock of one lockspace on one node: its shard, its place there, and which lock it is of those that had the place.
 ///
@@ -183,8 +183,8 @@ mod tests {
 
     #[test]
     fn a_lock_id_gives_its_parts_back() {
-        let id = LockId::new(255, (1 << PLACE_BITS) - 2, (1 << 30) - 1);
-        assert_eq!((id.shard(), id.place(), id.generation()), (255, (1 << PLACE_BITS) - 2, (1 << 30) - 1));
+        let id = LockId::new(4095, (1 << PLACE_BITS) - 2, (1 << 30) - 1);
+        assert_eq!((id.shard(), id.place(), id.generation()), (4095, (1 << PLACE_BITS) - 2, (1 << 30) - 1));
         assert_eq!(LockId::from_raw(id.raw()), id);
         assert_eq!(LockId::new(3, 17, 2).to_string(), "s3/17.2");
     }

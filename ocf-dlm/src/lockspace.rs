@@ -41,7 +41,7 @@ pub(crate) struct Space {
     pub(crate) name: String,
     config: Config,
     seed: u64,
-    shards: Box<[Mutex<Shard>]>,
+    shards: Box<[Apart]>,
     clients: RwLock<BTreeMap<ClientId, Arc<Member>>>,
     groups: Mutex<BTreeMap<String, std::sync::Weak<crate::client::Handle>>>,
     pub(crate) domain: Mutex<crate::domain::DomainState>,
@@ -51,6 +51,16 @@ pub(crate) struct Space {
     clock: Arc<dyn Clock>,
     outbox: Option<Arc<dyn Outbox>>,
     victims: Mutex<Arc<dyn Policy>>,
+}
+
+/// A shard that shares no cache line with another, nor a pair of lines that a processor fetches together.
+#[repr(align(128))]
+struct Apart(Mutex<Shard>);
+
+impl Apart {
+    fn lock(&self) -> MutexGuard<'_, Shard> {
+        self.0.lock()
+    }
 }
 
 /// A client, as the lockspace sees it.
@@ -99,7 +109,7 @@ impl Lockspace {
         }
         let home = if outbox.is_some() { Home::Unknown } else { Home::Local };
         let shards =
-            (0..).take(config.shards).map(|number| Mutex::new(Shard::new(number, seed, config, home)));
+            (0..).take(config.shards).map(|number| Apart(Mutex::new(Shard::new(number, seed, config, home))));
         let space = Space {
             name: name.to_owned(),
             config,
@@ -453,7 +463,7 @@ impl Lockspace {
     pub(crate) fn with_all<R>(&self, work: impl FnOnce(&mut [MutexGuard<'_, Shard>], Instant) -> R) -> R {
         let now = self.now();
         // In order of numbers; whoever else locks a shard locks only that one.
-        let mut locked: Vec<_> = self.0.shards.iter().map(Mutex::lock).collect();
+        let mut locked: Vec<_> = self.0.shards.iter().map(Apart::lock).collect();
         let result = work(&mut locked, now);
         let told: Vec<Told> =
             locked.iter_mut().enumerate().map(|(at, shard)| self.deliver(at, shard)).collect();

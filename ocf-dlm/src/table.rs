@@ -49,12 +49,14 @@ pub(crate) struct Table<K, V> {
     index: Index,
     chunks: Vec<Vec<Option<(K, V)>>>,
     free: Vec<u32>,
+    /// The place that was changed last: one operation looks for the same key many times.
+    recent: u32,
 }
 
 impl<K: Hashed, V> Table<K, V> {
     /// An empty table. `seed`: of the hash.
     pub(crate) const fn new(seed: u64) -> Self {
-        Self { seed, index: Index::new(), chunks: Vec::new(), free: Vec::new() }
+        Self { seed, index: Index::new(), chunks: Vec::new(), free: Vec::new(), recent: 0 }
     }
 
     pub(crate) const fn len(&self) -> usize {
@@ -84,6 +86,9 @@ impl<K: Hashed, V> Table<K, V> {
 
     /// Where the value of `key` is.
     pub(crate) fn place(&self, key: &K) -> Option<u32> {
+        if self.slot(self.recent).is_some_and(|(known, _)| known == key) {
+            return Some(self.recent);
+        }
         self.index.find(self.tag(key), |place| self.slot(place).is_some_and(|(known, _)| known == key))
     }
 
@@ -97,13 +102,13 @@ impl<K: Hashed, V> Table<K, V> {
     }
 
     pub(crate) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
-        let place = self.place(key)?;
-        self.slot_mut(place).map(|(_, value)| value)
+        self.find_mut(key).map(|(_, value)| value)
     }
 
     /// The value of `key`, and its place.
     pub(crate) fn find_mut(&mut self, key: &K) -> Option<(u32, &mut V)> {
         let place = self.place(key)?;
+        self.recent = place;
         self.slot_mut(place).map(|(_, value)| (place, value))
     }
 
@@ -129,6 +134,7 @@ impl<K: Hashed, V> Table<K, V> {
         });
         self.chunks[place as usize / CHUNK][place as usize % CHUNK] = Some((key, value));
         self.index.insert(tag, place);
+        self.recent = place;
         place
     }
 
@@ -146,6 +152,7 @@ impl<K: Hashed, V> Table<K, V> {
         K: Clone,
     {
         let place = self.place(key).unwrap_or_else(|| self.add(key.clone(), make()));
+        self.recent = place;
         &mut self.slot_mut(place).expect("it was found or added").1
     }
 
@@ -208,7 +215,7 @@ impl<K: Hashed, V> Table<K, V> {
 /// Two tables are told apart by what is in them, where it is, and where the next value goes.
 impl<K: core::hash::Hash, V: core::hash::Hash> core::hash::Hash for Table<K, V> {
     fn hash<H: core::hash::Hasher>(&self, state: &mut H) {
-        let Self { seed: _, index: _, chunks, free } = self;
+        let Self { seed: _, index: _, recent: _, chunks, free } = self;
         (chunks, free).hash(state);
     }
 }
