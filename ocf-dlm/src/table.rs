@@ -97,6 +97,15 @@ impl<K: Hashed, V> Table<K, V> {
         self.slot(place).map(|(key, value)| (key, value))
     }
 
+    /// The key at a place; what is there is found without its hash next.
+    pub(crate) fn key_at(&mut self, place: u32) -> Option<K>
+    where
+        K: Clone,
+    {
+        self.recent = place;
+        self.at(place).map(|(key, _)| key.clone())
+    }
+
     pub(crate) fn get(&self, key: &K) -> Option<&V> {
         self.slot(self.place(key)?).map(|(_, value)| value)
     }
@@ -174,7 +183,7 @@ impl<K: Hashed, V> Table<K, V> {
     where
         K: Clone,
     {
-        let key = self.at(place)?.0.clone();
+        let key = self.key_at(place)?;
         self.remove(&key).map(|value| (key, value))
     }
 

@@ -48,8 +48,7 @@ impl Engine {
             self.idle.push_back((since, place));
             return;
         }
-        let name = self.trees.at(place).map(|(name, _)| Name::clone(name));
-        if let Some(name) = name {
+        if let Some(name) = self.trees.key_at(place) {
             self.give_up(&name);
         }
     }

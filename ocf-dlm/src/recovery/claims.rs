@@ -56,7 +56,7 @@ impl Engine {
     }
 
     pub(super) fn touch_entry_at(&mut self, place: u32) {
-        if let Some(name) = self.entries.at(place).map(|(name, _)| Name::clone(name)) {
+        if let Some(name) = self.entries.key_at(place) {
             self.touch_entry(&name);
         }
     }

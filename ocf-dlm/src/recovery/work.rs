@@ -157,8 +157,9 @@ impl Engine {
             }
             Task::Rebuilt => self.rebuilt(),
             Task::Grant => {
-                let name = self.recovery.to_grant.pop_front().and_then(|place| self.name_at(place));
-                if let Some(name) = name {
+                if let Some(place) = self.recovery.to_grant.pop_front()
+                    && let Some(name) = self.name_at(place)
+                {
                     self.grant_rebuilt(&name);
                 }
             }
@@ -170,8 +171,8 @@ impl Engine {
                 }
             }
             Task::Arrive(keeper) => {
-                let places = self.recovery.claimed_from.get_mut(&keeper);
-                if let Some(name) = places.and_then(Vec::pop).and_then(|place| self.name_at(place)) {
+                let place = self.recovery.claimed_from.get_mut(&keeper).and_then(Vec::pop);
+                if let Some(name) = place.and_then(|place| self.name_at(place)) {
                     self.touch(&name);
                 }
             }
@@ -202,8 +203,9 @@ impl Engine {
 
     fn release_at(&mut self, place: u32) {
         self.recovery.release = Some(place + 1);
-        let found = self.trees.at(place).map(|(name, tree)| (Name::clone(name), tree.epoch));
-        if let Some((name, epoch)) = found {
+        if let Some(name) = self.name_at(place)
+            && let Some(epoch) = self.trees.get(&name).map(|tree| tree.epoch)
+        {
             self.exorcise(&name, epoch);
         } else {
             self.haunted.remove(&place);
@@ -230,8 +232,8 @@ impl Engine {
         }
     }
 
-    fn name_at(&self, place: u32) -> Option<Name> {
-        self.trees.at(place).map(|(name, _)| Name::clone(name))
+    fn name_at(&mut self, place: u32) -> Option<Name> {
+        self.trees.key_at(place)
     }
 
     /// True if a tree that `master` mastered in view `since` is not mastered by it any more.
