@@ -257,57 +257,41 @@ pub(crate) fn eligibility(
     state: &State,
     group: &str,
 ) -> Vec<(NodeInstance, Option<Ineligible>)> {
-    let Some((name, current)) = state.groups.get_key_value(group) else { return Vec::new() };
-    let Some(group_config) = config.group(group) else { return Vec::new() };
     let standing = state.nodes.iter().filter_map(|(i, n)| Some((*i, &n.fence.as_ref()?.cause)));
     let doomed: Doomed<'_> = standing.collect();
-    let (rules, first, lost) = (Rules::default(), 0, &lost_nodes(state));
-    let scene = Scene {
-        config: group_config,
-        name,
-        group: current,
-        state,
-        rules,
-        doomed: &doomed,
-        lost,
-        whole: config,
-        first,
-    };
-    state.living().map(|(i, n)| (i, scene.ineligible(i, n))).collect()
+    each_member((config, state), group, &doomed, |scene, i, n| (i, scene.ineligible(i, n)))
 }
 
 /// Each member: how good it is for a group.
 pub(crate) fn scores(config: &Config, state: &State, group: &str) -> Vec<NodeScore> {
-    let Some((name, current)) = state.groups.get_key_value(group) else { return Vec::new() };
-    let Some(group_config) = config.group(group) else { return Vec::new() };
-    let doomed = BTreeMap::new();
-    let (rules, first, lost) = (Rules::default(), 0, &lost_nodes(state));
-    let scene = Scene {
-        config: group_config,
-        name,
-        group: current,
-        state,
-        rules,
-        doomed: &doomed,
-        lost,
-        whole: config,
-        first,
-    };
-    let score = |(node, n): (NodeInstance, &Node)| {
+    each_member((config, state), group, &Doomed::new(), |scene, node, n| {
         let holds = if scene.is_many() {
             scene.spots(n).any(|(_, s)| s.is_running())
         } else {
-            current.home == Some(node)
+            scene.group.home == Some(node)
         };
         NodeScore {
             node,
             preference: scene.score(node.node),
-            stickiness: if holds { group_config.stickiness() } else { Score::ZERO },
-            promotion: (group_config.promoted > 0 && scene.spots(n).all(|(_, s)| s.is_running()))
+            stickiness: if holds { scene.config.stickiness() } else { Score::ZERO },
+            promotion: (scene.config.promoted > 0 && scene.spots(n).all(|(_, s)| s.is_running()))
                 .then(|| scene.promotion(n)),
         }
-    };
-    state.living().map(score).collect()
+    })
+}
+
+/// What `look` says of each member as a place for a group; nothing if there is no such group.
+fn each_member<T>(
+    (whole, state): (&Config, &State),
+    group: &str,
+    doomed: &Doomed<'_>,
+    look: impl Fn(&Scene<'_>, NodeInstance, &Node) -> T,
+) -> Vec<T> {
+    let Some((name, current)) = state.groups.get_key_value(group) else { return Vec::new() };
+    let Some(config) = whole.group(group) else { return Vec::new() };
+    let (rules, first, lost) = (Rules::default(), 0, &lost_nodes(state));
+    let scene = Scene { config, name, group: current, state, rules, doomed, lost, whole, first };
+    state.living().map(|(instance, node)| look(&scene, instance, node)).collect()
 }
 
 /// Whom to fence: target, cause, who asks.
