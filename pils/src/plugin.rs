@@ -39,9 +39,12 @@
 //!   `process`), and [`serve`](program::serve) to write one in Rust.
 //!
 //! What comes in by the second and third way is a [`Remote`], called by the names of methods; the program says by a
-//! [`Contract`] what each plug-in of a type must be able to do, and by an adapter how its trait is made of one. A handler
-//! that is missing is looked for in the loader's folders.
+//! [`Contract`] what each plug-in of a type must be able to do, and by an adapter how its trait is made of one. Plug-ins
+//! are loaded by name, and a handler that is missing is looked for, in the loader's folders. An adapter whose trait must not
+//! block calls through a [`Caller`].
 
+#[cfg(feature = "process")]
+mod caller;
 #[cfg(feature = "dynamic")]
 pub mod dynamic;
 mod loader;
@@ -51,6 +54,8 @@ mod registry;
 mod remote;
 mod universe;
 
+#[cfg(feature = "process")]
+pub use caller::{CALLS_MAX, Caller, PendingCall};
 pub use loader::{LoadError, Loader, MODULES_MAX, ModuleInfo, PLUGINS_MAX};
 #[cfg(feature = "process")]
 pub use program::Program;

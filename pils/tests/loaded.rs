@@ -11,6 +11,7 @@ use pils::plugin::{
 use pils::{Registry, Value};
 use std::ffi::OsString;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,6 +21,7 @@ trait Counter: Send + Sync {
     fn next(&self) -> Result<i64, CallError>;
     fn add(&self, n: i64) -> Result<i64, CallError>;
     fn call(&self, method: &str) -> Result<Value, CallError>;
+    fn within(&self, method: &str, limit: Duration) -> Result<Value, CallError>;
 }
 
 struct Loaded(Arc<dyn Remote>);
@@ -35,6 +37,10 @@ impl Counter for Loaded {
 
     fn call(&self, method: &str) -> Result<Value, CallError> {
         self.0.call(method, &[])
+    }
+
+    fn within(&self, method: &str, limit: Duration) -> Result<Value, CallError> {
+        self.0.call_within(method, &[], limit)
     }
 }
 
@@ -214,6 +220,30 @@ fn a_handler_that_is_missing_is_looked_for_in_the_folders() {
     assert!(error.contains("is no shared object") && error.contains("known types: PluginHandler"), "{error}");
     assert!(loader.load("..", "counter").is_err() && loader.load(TYPE, "../counter/more").is_err());
     assert_eq!(universe.types().len(), 1, "nothing was added");
+}
+
+#[test]
+#[ignore = "needs python3"]
+fn a_program_in_a_folder_is_loaded_by_its_name_and_started_again_whenever_it_ended() {
+    let scratch = Scratch::new("by-name");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/counter_program.py");
+    let text =
+        fs::read_to_string(script).unwrap().replacen("counts =", "sys.argv.append('--hang')\ncounts =", 1);
+    let file = scratch.file("counter/python", text.as_bytes());
+    scratch.file("counter/notes", b"no program: it may not be run");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+    let (_universe, loader, counters) = counters();
+    loader.add_folder(&scratch.0);
+    loader.add_folder(&scratch.0);
+    assert_eq!(loader.folders().len(), 1, "each folder once");
+    assert_eq!(loader.available(TYPE), ["python"]);
+    assert_eq!(loader.load(TYPE, "python").unwrap().kind, "program");
+    let up = counters.get("python_up").unwrap();
+    for _ in 0..8 {
+        assert_eq!(up.next(), Ok(1));
+        let limit = Duration::from_millis(50);
+        assert_eq!(up.within("add", limit), Err(CallError::TimedOut(limit)), "it hangs, and is ended");
+    }
 }
 
 #[test]

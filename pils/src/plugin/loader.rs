@@ -5,7 +5,8 @@ use super::{HANDLERS, PluginError, Registry, Source, Universe};
 use core::fmt;
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
 /// Modules and programs loaded at one time.
@@ -144,21 +145,32 @@ impl Loader {
         self.inner.types.write().insert(plugin_type.to_owned(), entry);
     }
 
-    /// Adds a folder where modules are looked for: `<folder>/<type>/<name>.so`, the earliest added first. A missing handler
-    /// is `<folder>/PluginHandler/<type>.so`.
+    /// Adds a folder where plug-ins are looked for by [`load`](Self::load): the module `<folder>/<type>/<name>.so`, or the
+    /// program `<folder>/<type>/<name>`; the earliest added first, each folder once. A missing handler is
+    /// `<folder>/PluginHandler/<type>.so`.
     pub fn add_folder(&self, folder: impl Into<PathBuf>) {
-        self.inner.folders.write().push(folder.into());
+        let (folder, mut folders) = (folder.into(), self.inner.folders.write());
+        if !folders.contains(&folder) {
+            folders.push(folder);
+        }
     }
 
-    /// The names of the modules in the folders for one type, sorted, each once.
+    /// The folders, in the order in which they are looked at.
+    #[must_use]
+    pub fn folders(&self) -> Vec<PathBuf> {
+        self.inner.folders.read().clone()
+    }
+
+    /// The names of the modules and programs in the folders for one type, sorted, each once.
     #[must_use]
     pub fn available(&self, plugin_type: &str) -> Vec<String> {
         let mut names = BTreeSet::new();
         for folder in self.inner.folders.read().iter() {
             for entry in std::fs::read_dir(folder.join(plugin_type)).into_iter().flatten().flatten() {
                 let path = entry.path();
-                if path.extension().is_some_and(|ext| ext == "so")
-                    && let Some(name) = path.file_stem().and_then(|stem| stem.to_str())
+                let name = if is_module(&path) { path.file_stem() } else { path.file_name() };
+                if let Some(name) = name.and_then(|name| name.to_str())
+                    && (is_module(&path) || is_program(&path))
                 {
                     names.insert(name.to_owned());
                 }
@@ -167,21 +179,22 @@ impl Loader {
         names.into_iter().collect()
     }
 
-    /// The file of a module, if a folder has it.
+    /// The file of a module or program, if a folder has it.
     fn find(&self, plugin_type: &str, name: &str) -> Option<PathBuf> {
         let plain = |part: &str| !part.is_empty() && !part.contains('/') && part != "." && part != "..";
         if !plain(plugin_type) || !plain(name) {
             return None;
         }
         let folders = self.inner.folders.read();
-        let mut files = folders.iter().map(|folder| folder.join(plugin_type).join(format!("{name}.so")));
-        files.find(|file| file.is_file())
+        let places = folders.iter().map(|folder| folder.join(plugin_type));
+        let mut files = places.flat_map(|place| [place.join(format!("{name}.so")), place.join(name)]);
+        files.find(|file| if is_module(file) { file.is_file() } else { is_program(file) })
     }
 
     /// Loads the module of a missing handler. It says, as a plug-in of the type [`HANDLERS`] named like the new type, which
     /// methods each plug-in of that type has; those plug-ins are then called by method, as `dyn Remote`.
     fn load_handler(&self, plugin_type: &str) -> Result<(), String> {
-        let Some(file) = self.find(HANDLERS, plugin_type) else {
+        let Some(file) = self.find(HANDLERS, plugin_type).filter(|file| is_module(file)) else {
             let folders = self.inner.folders.read();
             let shown: Vec<String> = folders.iter().map(|folder| folder.display().to_string()).collect();
             return Err(format!("no module {HANDLERS}/{plugin_type}.so in {}", super::known_list(&shown)));
@@ -195,27 +208,42 @@ impl Loader {
     }
 
     #[cfg(feature = "dynamic")]
-    fn load_module_dyn(&self, file: &std::path::Path) -> Result<ModuleInfo, LoadError> {
+    fn load_module_dyn(&self, file: &Path) -> Result<ModuleInfo, LoadError> {
         self.load_module(file)
     }
 
     #[cfg(not(feature = "dynamic"))]
     #[expect(clippy::unused_self, reason = "the other form uses it")]
-    fn load_module_dyn(&self, file: &std::path::Path) -> Result<ModuleInfo, LoadError> {
+    fn load_module_dyn(&self, file: &Path) -> Result<ModuleInfo, LoadError> {
         let reason = "this program was built without dynamic modules (feature dynamic of pils)".to_owned();
         Err(LoadError::Unusable { name: file.display().to_string(), reason })
     }
 
-    /// Loads the module `<folder>/<type>/<name>.so` of the first folder that has it.
+    #[cfg(feature = "process")]
+    fn start_program_dyn(&self, file: PathBuf) -> Result<ModuleInfo, LoadError> {
+        let env = vec![("PATH".into(), super::program::PATH.into())];
+        self.start_program(super::Program { env, restarts_max: u32::MAX, ..super::Program::new(file) })
+    }
+
+    #[cfg(not(feature = "process"))]
+    #[expect(clippy::unused_self, reason = "the other form uses it")]
+    fn start_program_dyn(&self, file: PathBuf) -> Result<ModuleInfo, LoadError> {
+        let reason = "this program was built without plug-in programs (feature process of pils)".to_owned();
+        Err(LoadError::Unusable { name: file.display().to_string(), reason })
+    }
+
+    /// Loads the module `<folder>/<type>/<name>.so`, or starts the program `<folder>/<type>/<name>`, of the first folder that
+    /// has one. The program gets no arguments, and of the environment the usual search path; whenever it ended, the next
+    /// call starts it again.
     ///
     /// # Errors
-    /// See [`LoadError`]; one plug-in or none is registered.
-    #[cfg(feature = "dynamic")]
+    /// See [`LoadError`]; all its plug-ins are registered or none.
     pub fn load(&self, plugin_type: &str, name: &str) -> Result<ModuleInfo, LoadError> {
         match self.find(plugin_type, name) {
-            Some(file) => self.load_module(&file),
+            Some(file) if is_module(&file) => self.load_module_dyn(&file),
+            Some(file) => self.start_program_dyn(file),
             None => Err(LoadError::Unusable {
-                name: format!("{plugin_type}/{name}.so"),
+                name: format!("{plugin_type}/{name}"),
                 reason: format!(
                     "is in no folder; there are {}",
                     super::known_list(&self.available(plugin_type))
@@ -231,7 +259,7 @@ impl Loader {
     /// # Errors
     /// See [`LoadError`]; all its plug-ins are registered or none.
     #[cfg(feature = "dynamic")]
-    pub fn load_module(&self, file: &std::path::Path) -> Result<ModuleInfo, LoadError> {
+    pub fn load_module(&self, file: &Path) -> Result<ModuleInfo, LoadError> {
         let name = file.display().to_string();
         self.check_new(&name)?;
         let plugins = super::dynamic::load(file)
@@ -361,6 +389,16 @@ impl fmt::Debug for Loader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Loader").field("modules", &self.list()).finish_non_exhaustive()
     }
+}
+
+/// True if the file, if there is one, is a module by its name.
+fn is_module(file: &Path) -> bool {
+    file.extension().is_some_and(|extension| extension == "so")
+}
+
+/// True if the file is there and may be run.
+fn is_program(file: &Path) -> bool {
+    file.metadata().is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
 }
 
 /// Reads what a module or program says its plug-ins are.

@@ -41,6 +41,8 @@ pub const DESCRIBE: &str = "plugin.describe";
 const LINE_MAX: u64 = 256;
 /// Bytes of standard error that are kept.
 const STDERR_KEPT: usize = 4096;
+/// The search path of a program that is loaded by name.
+pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// From the end of its input to the end of the program; from the end of its output to its exit status and last words.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -98,8 +100,12 @@ impl Remote for Plugin {
     }
 
     fn call(&self, method: &str, params: &[Value]) -> Result<Value, CallError> {
+        self.call_within(method, params, self.host.program.timeout)
+    }
+
+    fn call_within(&self, method: &str, params: &[Value], limit: Duration) -> Result<Value, CallError> {
         check_method(&self.description, method)?;
-        self.host.call(&format!("{}/{method}", self.description.name), params)
+        self.host.call(&format!("{}/{method}", self.description.name), params, limit)
     }
 }
 
@@ -116,7 +122,7 @@ struct State {
 }
 
 impl Host {
-    fn call(&self, method: &str, params: &[Value]) -> Result<Value, CallError> {
+    fn call(&self, method: &str, params: &[Value], limit: Duration) -> Result<Value, CallError> {
         // one call at a time: answers have no other sign than their order
         let mut state = self.state.lock();
         if state.running.is_none() {
@@ -135,7 +141,7 @@ impl Host {
             state.running = Some(running);
         }
         let running = state.running.as_mut().expect("it was started above");
-        let result = running.call(&self.program, method, params);
+        let result = running.call(&self.program, (method, params), limit);
         if matches!(result, Err(CallError::Gone(_) | CallError::TimedOut(_) | CallError::Broken(_))) {
             state.running = None;
         }
@@ -204,14 +210,19 @@ impl Running {
     }
 
     fn describe(&mut self, program: &Program) -> Result<Vec<Description>, CallError> {
-        let value = self.call(program, DESCRIBE, &[])?;
+        let value = self.call(program, (DESCRIBE, &[]), program.timeout)?;
         let all = descriptions(value).map_err(CallError::Broken)?;
         let bad = all.iter().find(|d| d.name.contains('/'));
         bad.map_or(Ok(()), |d| Err(CallError::Broken(format!("{:?} is not the name of a plug-in", d.name))))?;
         Ok(all)
     }
 
-    fn call(&mut self, program: &Program, method: &str, params: &[Value]) -> Result<Value, CallError> {
+    fn call(
+        &mut self,
+        program: &Program,
+        (method, params): (&str, &[Value]),
+        limit: Duration,
+    ) -> Result<Value, CallError> {
         let call = Call { method: method.to_owned(), params: params.to_vec() };
         // nothing was sent: the program is as it was, and the next call may be a better one
         let document = call.to_xml().map_err(|error| {
@@ -221,7 +232,7 @@ impl Running {
         if let Some(Err(error)) = sent {
             return Err(CallError::Gone(self.obituary(&error.to_string())));
         }
-        match self.answers.recv_timeout(program.timeout) {
+        match self.answers.recv_timeout(limit) {
             Ok(Ok(bytes)) => {
                 let limits = Limits { bytes_max: program.answer_max, ..Limits::default() };
                 let broken = |error: DecodeError| CallError::Broken(format!("its answer is none: {error}"));
@@ -231,7 +242,7 @@ impl Running {
                 Err(CallError::Gone(self.obituary("it closed its output")))
             }
             Ok(Err(error)) => Err(CallError::Broken(error.to_string())),
-            Err(RecvTimeoutError::Timeout) => Err(CallError::TimedOut(program.timeout)),
+            Err(RecvTimeoutError::Timeout) => Err(CallError::TimedOut(limit)),
             Err(RecvTimeoutError::Disconnected) => Err(CallError::Gone(self.obituary("nobody reads it"))),
         }
     }

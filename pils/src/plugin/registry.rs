@@ -84,6 +84,22 @@ impl<T: ?Sized> Registry<T> {
         Ok(())
     }
 
+    /// Adds a plug-in in place of the one that has its name, if there is one.
+    ///
+    /// # Errors
+    /// [`PluginError::InUse`] while a [`Plugin`] of the other lives, or [`PluginError::BadName`]; nothing changed.
+    pub fn replace(
+        &self,
+        name: &str,
+        version: &str,
+        source: impl Into<Source<T>>,
+    ) -> Result<(), PluginError> {
+        match self.unregister(name) {
+            Ok(()) | Err(PluginError::Unknown { .. }) => self.register(name, version, source),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Removes a plug-in.
     ///
     /// # Errors

@@ -17,6 +17,16 @@ pub trait Remote: Send + Sync {
     /// # Errors
     /// See [`CallError`].
     fn call(&self, method: &str, params: &[Value]) -> Result<Value, CallError>;
+
+    /// As [`call`](Self::call), but waits for this long. A program that does not answer by then is ended; a module cannot be
+    /// interrupted, and takes as long as it takes.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    fn call_within(&self, method: &str, params: &[Value], limit: Duration) -> Result<Value, CallError> {
+        let _ = limit;
+        self.call(method, params)
+    }
 }
 
 /// The other side of [`Remote`]: what a module or a program implements. One call at a time.
@@ -113,9 +123,15 @@ pub enum CallError {
     /// The answer cannot be read, or the arguments cannot be written.
     #[error("the call cannot be carried: {0}")]
     Broken(String),
-    /// The program did not answer in time, and was ended.
-    #[error("no answer within {0:?}; the program was ended")]
+    /// No answer in time. A program was ended; what a module does is not known.
+    #[error("no answer within {0:?}")]
     TimedOut(Duration),
+    /// Who called does not wait any longer. What was done is not known.
+    #[error("the call was cancelled")]
+    Cancelled,
+    /// So many calls have no answer yet: the plug-in hangs, or is asked for too much. It was not called.
+    #[error("{0} calls have no answer yet")]
+    Busy(usize),
     /// The program ended. It is started again for the next call, unless that happened too often.
     #[error("the program ended: {0}")]
     Gone(String),
