@@ -1,9 +1,10 @@
 //! Three nodes in namespaces of their own on a switch, run by us or by Pacemaker on corosync, with one resource.
 
+use crate::support::Samples;
 use crate::support::lab::{SWITCH, Shell};
 use ocf::{Node, NodeConfig, NodeEvent};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
@@ -11,6 +12,9 @@ const NODES: usize = 3;
 const CONFIG: &str = "OCF_BENCH_NODE";
 /// Exists while the resource runs; `/run` is each node's own.
 const STATE: &str = "run/bench.state";
+const AGENT: &str = "/usr/lib/ocf/resource.d/heartbeat/Dummy";
+/// The process id of whoever decides on a node: ours, or corosync.
+const DAEMON: &str = "/run/daemon";
 /// How many members the node sees that this program runs.
 const MEMBERS: &str = "run/members";
 /// Time to form, and for any recovery.
@@ -54,11 +58,12 @@ printf '%s\n' "$CONF" > /etc/corosync/corosync.conf
 PCMK_logfile=/var/log/pacemaker/pacemaker.log
 export PCMK_logfile
 setsid corosync -f &
+echo $! > /run/daemon
 sleep 2
 setsid pacemakerd -f &
 "#;
 
-const RESOURCE: &str = "<primitive id='bench' class='ocf' provider='pacemaker' type='Dummy'>\
+const RESOURCE: &str = "<primitive id='bench' class='ocf' provider='heartbeat' type='Dummy'>\
     <instance_attributes id='bench-a'><nvpair id='bench-a-s' name='state' value='/run/bench.state'/></instance_attributes>\
     <operations><op id='bench-m' name='monitor' interval='1s' timeout='20s'/></operations></primitive>";
 
@@ -96,8 +101,7 @@ impl Lab {
         if !rustix::process::geteuid().is_root() {
             return Err("namespaces need root".to_owned());
         }
-        let needed =
-            ["/usr/lib/ocf/resource.d/pacemaker/Dummy", "/usr/sbin/pacemakerd", "/usr/sbin/corosync"];
+        let needed = [AGENT, "/usr/sbin/pacemakerd", "/usr/sbin/corosync"];
         let needed = if kind == Kind::Ours { &needed[..1] } else { &needed[..] };
         if let Some(missing) = needed.iter().find(|file| !Path::new(file).exists()) {
             return Err(format!("{missing} is not installed"));
@@ -107,7 +111,7 @@ impl Lab {
         let mut nodes = Vec::new();
         for node in 1..=NODES {
             let (start, conf, config) = match kind {
-                Kind::Ours => (format!("{} &", own.display()), String::new(), ours(node)),
+                Kind::Ours => (format!("{} &\necho $! > {DAEMON}", own.display()), String::new(), ours(node)),
                 Kind::Pacemaker { token } => (PACEMAKER.to_owned(), corosync(token), String::new()),
             };
             let words = [
@@ -178,12 +182,17 @@ impl Lab {
 
     /// The node where the resource runs.
     pub fn owner(&self) -> Option<usize> {
-        (1..=NODES).find(|node| self.path(*node, STATE).is_some_and(|path| path.exists()))
+        (1..=NODES).find(|node| self.runs_on(*node))
+    }
+
+    fn runs_on(&self, node: usize) -> bool {
+        self.path(node, STATE).is_some_and(|path| path.exists())
     }
 
     /// Waits until it runs on a node other than `lost`.
     pub fn wait_for_owner(&self, lost: Option<usize>) -> Result<(), String> {
-        wait(|| self.owner().is_some_and(|owner| Some(owner) != lost))
+        let others = || (1..=NODES).filter(|node| Some(*node) != lost);
+        wait(|| others().any(|node| self.runs_on(node)))
             .map_err(|_late| format!("{:?}: the resource does not come up", self.kind))
     }
 
@@ -191,6 +200,13 @@ impl Lab {
     pub fn fail(&self, node: usize) -> Result<(), String> {
         let path = self.path(node, STATE).ok_or("that node is gone")?;
         fs::remove_file(&path).map_err(|error| format!("{}: {error}", path.display()))
+    }
+
+    /// The program that decides on the node is killed; the machine lives, and with it what the program started.
+    pub fn kill(&mut self, node: usize) -> Result<(), String> {
+        let shell = self.nodes[node - 1].as_mut().ok_or("that node is gone")?;
+        shell.say(&format!("kill -9 $(cat {DAEMON}) && echo killed"))?;
+        shell.expect("killed")
     }
 
     /// Power cut: nothing of the node is heard any more, and everything on it ends.
@@ -202,6 +218,21 @@ impl Lab {
         }
         Ok(())
     }
+}
+
+/// How long the agent's start takes by itself, in milliseconds: the median of five.
+pub fn start_of_agent() -> f64 {
+    let state = env::temp_dir().join(format!("bench-agent-{}", std::process::id()));
+    let times = (0..5).map(|_| {
+        let began = Instant::now();
+        let mut agent = Command::new(AGENT);
+        agent.arg("start").env("OCF_ROOT", "/usr/lib/ocf").env("OCF_RESKEY_state", &state);
+        let output = agent.env("OCF_RESOURCE_INSTANCE", "bench").output().expect("it was there before");
+        assert!(output.status.success(), "it starts");
+        fs::remove_file(&state).expect("it made it");
+        began.elapsed().as_secs_f64() * 1e3
+    });
+    Samples::new(times.collect()).median()
 }
 
 fn wait(mut done: impl FnMut() -> bool) -> Result<(), String> {
@@ -222,7 +253,7 @@ fn ours(node: usize) -> String {
          key = '00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff'\n\
          [[fencing.devices]]\nname = 'power'\nclass = 'simulated'\nnodes = [{{ node = 1 }}, {{ node = 2 }}, {{ node = 3 }}]\n\
          [[resources.groups]]\nname = 'bench'\nmigration_threshold = 1000\n\
-         [[resources.groups.resources]]\nname = 'bench'\nagent = 'ocf:pacemaker:Dummy'\n\
+         [[resources.groups.resources]]\nname = 'bench'\nagent = 'ocf:heartbeat:Dummy'\n\
          monitor_interval = '1s'\nparameters = {{ state = '/{STATE}' }}\n"
     );
     for node in 1..=NODES {
