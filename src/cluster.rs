@@ -178,6 +178,7 @@ impl Cluster {
             resources: self.builder.resources.clone(),
             api: ApiConfig::default(),
             outside: crate::config::OutsideConfig::default(),
+            plugins: Vec::new(),
         }
     }
 

@@ -141,6 +141,11 @@ pub struct NodeConfig {
     /// What is told outside the cluster: programs, mail; and heartbeats of applications. Nothing by default.
     #[serde(default)]
     pub outside: OutsideConfig,
+    /// Folders of plug-ins, absolute paths: a class of fence devices that is not built in is the program `fence-class/NAME` of
+    /// one of them, or the module `fence-class/NAME.so`; a class of agents is `agent-class/NAME`. What is there runs as this
+    /// program does, once something is configured that needs it. Modules need the feature `modules`. None by default.
+    #[serde(default)]
+    pub plugins: Vec<PathBuf>,
 }
 
 /// One of several keys of the cluster.

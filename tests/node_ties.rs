@@ -50,11 +50,11 @@ struct Power {
 }
 
 impl DeviceClass for Power {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "power"
     }
 
-    fn describe(&self) -> &'static str {
+    fn describe(&self) -> &str {
         "ends a node of this process"
     }
 

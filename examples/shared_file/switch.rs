@@ -66,11 +66,11 @@ fn runs(pid: i32) -> bool {
 }
 
 impl DeviceClass for Switch {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "process"
     }
 
-    fn describe(&self) -> &'static str {
+    fn describe(&self) -> &str {
         "kills the process of a node on this machine, and reads back that it is gone"
     }
 

@@ -108,11 +108,11 @@ impl ResourceAgent for Service {
 struct Switches(Arc<Switch>);
 
 impl DeviceClass for Switches {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "switch"
     }
 
-    fn describe(&self) -> &'static str {
+    fn describe(&self) -> &str {
         "a simulated power switch that reads back what it did"
     }
 

@@ -6,6 +6,7 @@ use ocf_resource::driver::{
     HeartbeatClass, LsbClass, OcfClass, RustClass, ServiceClass, Stateful, SystemdClass,
 };
 use ocf_resource::{Action, AgentName, Agents, Metadata, OcfCode, Operation, Outcome};
+use pils::plugin::{Loader, Universe};
 use pils::process::Runner;
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -33,10 +34,12 @@ const USAGE: &str = "\
 run_agent list
 run_agent AGENT meta-data
 run_agent AGENT ACTION [NAME=VALUE ..] [--resource NAME] [--timeout SECONDS] [--depth LEVEL] [--root DIR]
+run_agent .. --plugins FOLDER
 
 AGENT is class:name or class:provider:name, such as ocf:heartbeat:Dummy, lsb:cron or systemd:cron. ACTION is start, stop,
 monitor, validate-all, promote, demote, notify, migrate_to, migrate_from, reload or reload-agent. NAME=VALUE are the agent's
 parameters.
+FOLDER has classes of agents that are not built in, as modules agent-class/NAME.so or programs agent-class/NAME.
 The exit status is the agent's own code; 1 if it did not run or did not end in time.";
 
 fn main() -> ExitCode {
@@ -54,7 +57,7 @@ fn run(args: &[String]) -> Result<ExitCode, Box<dyn Error>> {
     let mut rest = args.iter();
     while let Some(arg) = rest.next() {
         if let Some(option) = arg.strip_prefix("--") {
-            let known = ["resource", "timeout", "root", "depth"].contains(&option);
+            let known = ["resource", "timeout", "root", "depth", "plugins"].contains(&option);
             match rest.next().filter(|_| known) {
                 Some(value) => options.insert(option, value.as_str()),
                 None => return Err(USAGE.into()),
@@ -68,7 +71,9 @@ fn run(args: &[String]) -> Result<ExitCode, Box<dyn Error>> {
     let root = options.get("root").copied().unwrap_or(OcfClass::ROOT);
     let runner = Runner::new(4)?;
     let (lsb, systemd) = (LsbClass::new(runner.clone()), SystemdClass::new(runner.clone()));
-    let agents = Agents::new()
+    let loader = Loader::new(&Universe::new());
+    options.get("plugins").iter().for_each(|folder| loader.add_folder(folder));
+    let agents = Agents::of(&loader)?
         .with("ocf", Arc::new(OcfClass::new(runner.clone()).with_root(root)))
         .with("lsb", Arc::new(lsb.clone()))
         .with("systemd", Arc::new(systemd.clone()))

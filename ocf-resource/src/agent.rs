@@ -4,7 +4,8 @@ use crate::{Action, Metadata, OcfCode, Promotion, Role, Severity};
 use core::fmt;
 use core::str::FromStr;
 use core::time::Duration;
-use std::collections::BTreeMap;
+use pils::plugin::{Loader, Registry};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -272,6 +273,14 @@ pub enum AgentError {
         /// The classes there are, separated by commas.
         known: String,
     },
+    /// The class is in a folder of plug-ins, and does not load.
+    #[error("agent class {class:?} cannot be loaded: {detail}")]
+    ClassNotLoaded {
+        /// The class.
+        class: String,
+        /// Why not.
+        detail: String,
+    },
     /// The class has no agent of this name.
     #[error("agent {agent} is missing; looked at {}", places(looked_at))]
     AgentMissing {
@@ -335,6 +344,7 @@ impl AgentError {
         match self {
             Self::Start { .. } => Severity::Soft,
             Self::UnknownClass { .. }
+            | Self::ClassNotLoaded { .. }
             | Self::AgentMissing { .. }
             | Self::NotExecutable { .. }
             | Self::WrongForm { .. }
@@ -405,50 +415,101 @@ pub trait AgentClass: Send + Sync {
     fn list(&self) -> Vec<AgentName>;
 }
 
-/// The classes that a node knows, by name.
-#[derive(Clone, Default)]
+/// The plug-in type of agent classes.
+///
+/// A class in a module or a program has three methods. `list` gives the names of its agents, without the class; it is called
+/// once. `metadata` gets a name, and gives the description in XML, as an OCF agent prints it. `run` gets a struct:
+/// `agent` (the name), `resource`, `action` (the word of OCF), `parameters` and `meta` (structs of texts),
+/// `timeout_ms`, `check_level`, and, where they apply, `interval_ms` and `role`; it gives `{code, reason, output}`, the code
+/// one of OCF's, 0 for success. A fault is a generic failure.
+///
+/// A `run` that takes longer than `timeout_ms` has failed, whatever it answers later; a program is ended and started again,
+/// so what it runs must not be its own children. Calls of one program or module come one after the other.
+pub const AGENT_CLASS: &str = "agent-class";
+
+/// The classes that a node knows, by name: a plug-in type of `pils`. Cheap to clone; clones share.
+///
+/// With the feature `driver`, `Agents::of` has further ones loaded from modules and programs, by name when an agent of
+/// theirs is asked for.
+#[derive(Clone)]
 pub struct Agents {
-    classes: BTreeMap<String, Arc<dyn AgentClass>>,
+    registry: Arc<Registry<dyn AgentClass>>,
+    loader: Option<Loader>,
 }
 
 impl fmt::Debug for Agents {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.classes.keys()).finish()
+        f.debug_struct("Agents").field("registry", &self.registry).finish_non_exhaustive()
+    }
+}
+
+impl Default for Agents {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
 impl Agents {
-    /// Knows no class.
+    /// Knows no class, and loads none.
     #[must_use]
     pub fn new() -> Self {
-        Self::default()
+        Self { registry: Arc::new(Registry::new(AGENT_CLASS)), loader: None }
+    }
+
+    #[cfg(feature = "driver")]
+    pub(crate) fn loaded_by(loader: Loader, registry: Arc<Registry<dyn AgentClass>>) -> Self {
+        Self { registry, loader: Some(loader) }
     }
 
     /// Adds a class, replacing one of the same name.
+    ///
+    /// # Panics
+    /// If the name is empty, longer than 64 bytes or has a blank, or somebody holds the class that it replaces.
     #[must_use]
-    pub fn with(mut self, name: &str, class: Arc<dyn AgentClass>) -> Self {
-        self.classes.insert(name.to_owned(), class);
+    pub fn with(self, name: &str, class: Arc<dyn AgentClass>) -> Self {
+        self.registry
+            .replace(name, env!("CARGO_PKG_VERSION"), class)
+            .unwrap_or_else(|error| panic!("a class of agents is added: {error}"));
         self
     }
 
-    /// The agent of this name. May look at the file system.
+    /// The classes, to add to or to look at.
+    #[must_use]
+    pub const fn registry(&self) -> &Arc<Registry<dyn AgentClass>> {
+        &self.registry
+    }
+
+    /// The agent of this name. May look at the file system, and load its class.
     ///
     /// # Errors
     /// [`AgentError`] that says where it was looked for.
     pub fn find(&self, agent: &AgentName) -> Result<Arc<dyn ResourceAgent>, AgentError> {
-        match self.classes.get(agent.class()) {
-            Some(class) => class.find(agent),
-            None => Err(AgentError::UnknownClass {
-                class: agent.class().to_owned(),
-                known: self.classes.keys().cloned().collect::<Vec<_>>().join(", "),
-            }),
+        let name = agent.class();
+        if let Ok(class) = self.registry.get(name) {
+            return class.find(agent);
         }
+        let known = self.classes();
+        let Some(loader) = self.loader.as_ref().filter(|_| known.iter().any(|there| there == name)) else {
+            return Err(AgentError::UnknownClass { class: name.to_owned(), known: known.join(", ") });
+        };
+        let failed = |detail: String| AgentError::ClassNotLoaded { class: name.to_owned(), detail };
+        loader.load(AGENT_CLASS, name).map_err(|error| failed(error.to_string()))?;
+        self.registry.get(name).map_err(|error| failed(error.to_string()))?.find(agent)
     }
 
-    /// Every agent of every class, sorted.
+    /// The names of all classes, those included that could be loaded, in order.
+    #[must_use]
+    pub fn classes(&self) -> Vec<String> {
+        let known = self.registry.list().into_iter().map(|info| info.name);
+        let loadable = self.loader.iter().flat_map(|loader| loader.available(AGENT_CLASS));
+        known.chain(loadable).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// Every agent of every class that is there, sorted. Loads none.
     #[must_use]
     pub fn list(&self) -> Vec<AgentName> {
-        self.classes.values().flat_map(|c| c.list()).collect()
+        let classes = self.registry.list().into_iter().filter_map(|info| self.registry.get(&info.name).ok());
+        classes.flat_map(|class| class.list()).collect()
     }
 }
 

@@ -8,6 +8,7 @@
 
 mod address;
 pub mod apphb;
+mod described;
 mod exits;
 mod filesystem;
 mod heartbeat;
@@ -17,6 +18,7 @@ mod lsb;
 mod ocf;
 mod process;
 mod promotion;
+mod remote;
 mod rust;
 mod systemd;
 pub mod tester;
@@ -24,6 +26,7 @@ mod tree;
 mod workers;
 
 pub use address::Address;
+pub use described::Descriptions;
 pub use exits::{AddressError, Exits, Mail, context};
 pub use filesystem::FileSystem;
 pub use heartbeat::{HeartbeatClass, from_haresources};

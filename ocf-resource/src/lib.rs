@@ -51,8 +51,8 @@ mod wire;
 
 pub use action::{Action, OcfCode, Role, Severity, UnknownAction};
 pub use agent::{
-    AgentClass, AgentError, AgentName, AgentNameError, Agents, Canceller, Done, MetadataDone, Operation,
-    OperationResult, Outcome, ResourceAgent,
+    AGENT_CLASS, AgentClass, AgentError, AgentName, AgentNameError, Agents, Canceller, Done, MetadataDone,
+    Operation, OperationResult, Outcome, ResourceAgent,
 };
 pub use config::{
     AccessNeed, Config, GroupConfig, MonitorConfig, PartitionPolicy, Preference, ResourceConfig,

@@ -22,8 +22,8 @@ impl Metadata {
                 let given = parameters.get(&p.name).is_some_and(|v| !v.is_empty());
                 let replaced = p.deprecated || self.has_replacement(p, parameters);
                 if !given && !replaced {
-                    let fix =
-                        if p.summary.is_empty() { "give it a value".to_owned() } else { p.summary.clone() };
+                    let summary = if p.summary.is_empty() { "see the agent's manual" } else { &p.summary };
+                    let fix = format!("write {} = \"...\": {summary}", p.name);
                     errors.push(p.name.clone(), "", "is missing and has no default", fix);
                 }
             }

@@ -59,6 +59,10 @@ struct Arguments {
     /// A file to which `off`, `reboot` and `drill` add what became of them, and which `history` reads.
     #[arg(long, global = true)]
     log: Option<PathBuf>,
+    /// A folder of plug-ins: a device class that is not built in is its module `fence-class/NAME.so` or its program
+    /// `fence-class/NAME`. Loading one runs it: trust it as this program.
+    #[arg(long, global = true)]
+    plugins: Vec<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -121,14 +125,17 @@ fn main() -> ExitCode {
         }
     };
     let (json, log) = (arguments.json, arguments.log);
+    let classes = Classes::default();
+    arguments.plugins.into_iter().for_each(|folder| classes.loader().add_folder(folder));
+    let classes = &classes;
     let result = match arguments.command {
-        Command::List { config } => list(config.as_deref(), json),
+        Command::List { config } => list(classes, config.as_deref(), json),
         Command::Metadata { agent } => metadata(&agent, json),
-        Command::Status(target) => switch(&target, FenceAction::Status, json),
-        Command::Off(target) => fence(&target, FenceAction::Off, json, log.as_deref()),
-        Command::On(target) => switch(&target, FenceAction::On, json),
-        Command::Reboot(target) => fence(&target, FenceAction::Reboot, json, log.as_deref()),
-        Command::Drill { target, harm } => drill(&target, harm, json, log.as_deref()),
+        Command::Status(target) => switch(classes, &target, FenceAction::Status, json),
+        Command::Off(target) => fence(classes, &target, FenceAction::Off, json, log.as_deref()),
+        Command::On(target) => switch(classes, &target, FenceAction::On, json),
+        Command::Reboot(target) => fence(classes, &target, FenceAction::Reboot, json, log.as_deref()),
+        Command::Drill { target, harm } => drill(classes, &target, harm, json, log.as_deref()),
         Command::History { node } => history(node, json, log.as_deref()),
     };
     result.unwrap_or_else(|error| {
@@ -137,15 +144,16 @@ fn main() -> ExitCode {
     })
 }
 
-fn read_config(path: &Path) -> Result<Config, Box<dyn Error>> {
+fn read_config(classes: &Classes, path: &Path) -> Result<Config, Box<dyn Error>> {
     let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
     let config = toml::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?;
-    Classes::default().check(&config)?;
+    classes.check(&config)?;
     Ok(config)
 }
 
-fn list(config: Option<&Path>, json: bool) -> Result<ExitCode, Box<dyn Error>> {
-    for class in Classes::default().iter() {
+fn list(classes: &Classes, config: Option<&Path>, json: bool) -> Result<ExitCode, Box<dyn Error>> {
+    for name in classes.names() {
+        let class = classes.find(&name)?;
         if json {
             say!("{}", json!({ "class": class.name(), "about": class.describe() }));
         } else {
@@ -159,7 +167,7 @@ fn list(config: Option<&Path>, json: bool) -> Result<ExitCode, Box<dyn Error>> {
             say!("agent   {agent}");
         }
     }
-    let config = config.map(read_config).transpose()?.unwrap_or_default();
+    let config = config.map(|path| read_config(classes, path)).transpose()?.unwrap_or_default();
     for device in &config.devices {
         if json {
             say!("{}", json!({ "device": device.name, "class": device.class }));
@@ -206,8 +214,8 @@ struct Session {
 }
 
 impl Session {
-    fn new(target: &Target, json: bool) -> Result<Self, Box<dyn Error>> {
-        let mut config = read_config(&target.config)?;
+    fn new(classes: &Classes, target: &Target, json: bool) -> Result<Self, Box<dyn Error>> {
+        let mut config = read_config(classes, &target.config)?;
         if let Some(name) = &target.device {
             config.devices.retain(|d| d.name == *name);
             config.levels.clear();
@@ -220,7 +228,7 @@ impl Session {
         }
         let (tell, reports) = channel();
         let report = move |report| tell.send(report).unwrap_or(());
-        let host = DeviceHost::new(&config, &Classes::default(), &Runner::new(4)?, report)?;
+        let host = DeviceHost::new(&config, classes, &Runner::new(4)?, report)?;
         let mut fencer = Fencer::new(config, NodeId::new(u32::MAX), Rng::new(1));
         fencer.set_authority(Instant::ZERO, Authority::Absent);
         Ok(Self { fencer, host, reports, origin: std::time::Instant::now(), json })
@@ -286,12 +294,13 @@ fn who() -> String {
 }
 
 fn fence(
+    classes: &Classes,
     target: &Target,
     action: FenceAction,
     json: bool,
     log: Option<&Path>,
 ) -> Result<ExitCode, Box<dyn Error>> {
-    let mut session = Session::new(target, json)?;
+    let mut session = Session::new(classes, target, json)?;
     let node = life(target.node);
     let cause = Cause::Operator { who: who().into() };
     session.fencer.request(session.now(), FenceRequest { target: node, action, cause })?;
@@ -318,8 +327,14 @@ fn fence(
     Ok(if confirmed { ExitCode::SUCCESS } else { ExitCode::from(2) })
 }
 
-fn drill(target: &Target, harm: bool, json: bool, log: Option<&Path>) -> Result<ExitCode, Box<dyn Error>> {
-    let mut session = Session::new(target, json)?;
+fn drill(
+    classes: &Classes,
+    target: &Target,
+    harm: bool,
+    json: bool,
+    log: Option<&Path>,
+) -> Result<ExitCode, Box<dyn Error>> {
+    let mut session = Session::new(classes, target, json)?;
     let node = life(target.node);
     session.fencer.drill(session.now(), node, harm, &who())?;
     let events = session.drive(node)?;
@@ -386,9 +401,14 @@ fn tell(entry: &Value, text: &str, json: bool, log: Option<&Path>) -> Result<(),
     Ok(())
 }
 
-fn switch(target: &Target, action: FenceAction, json: bool) -> Result<ExitCode, Box<dyn Error>> {
-    let config = read_config(&target.config)?;
-    let host = DeviceHost::new(&config, &Classes::default(), &Runner::new(1)?, |_report| {})?;
+fn switch(
+    classes: &Classes,
+    target: &Target,
+    action: FenceAction,
+    json: bool,
+) -> Result<ExitCode, Box<dyn Error>> {
+    let config = read_config(classes, &target.config)?;
+    let host = DeviceHost::new(&config, classes, &Runner::new(1)?, |_report| {})?;
     let node = NodeId::new(target.node);
     let wanted = |d: &&DeviceConfig| target.device.as_ref().is_none_or(|name| *name == d.name);
     let devices: Vec<_> = config.devices_of(node).filter(wanted).collect();

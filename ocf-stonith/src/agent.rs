@@ -10,6 +10,7 @@
 //! # Ok::<(), agent::InputError>(())
 //! ```
 
+mod check;
 mod metadata;
 
 pub use metadata::{AgentAction, Metadata, MetadataError, Parameter};

@@ -30,11 +30,13 @@
 mod access;
 mod address;
 mod classes;
+mod described;
 mod external;
 mod fence_agent;
 mod host;
 mod manual;
 mod none;
+mod remote;
 mod sbd;
 mod sbd_disk;
 mod self_fencing;
@@ -44,7 +46,7 @@ mod watchdog;
 
 pub use access::{AccessDevice, AddressFence, SimulatedAccess};
 pub use address::AddressClass;
-pub use classes::{Classes, DeviceClass};
+pub use classes::{Classes, DeviceClass, FENCE_CLASS};
 pub use external::{External, ExternalClass, find_external, installed_externals, query_external};
 pub use fence_agent::{
     AgentQueryError, FenceAgent, FenceAgentClass, find_agent, installed_agents, query_metadata,

@@ -98,8 +98,8 @@ fn run(attempt: u64, device: &str, action: FenceAction) -> Run {
 fn a_simulated_device_switches_what_it_is_told_to_before_it_answers() {
     let (tell_power, power_told) = channel();
     let power = move |node: NodeId, on| tell_power.send((node.raw(), on)).expect("the test listens");
-    let mut classes = Classes::default();
-    classes.add(Arc::new(SimulatedClass::with_power(power)));
+    let classes = Classes::default();
+    classes.add(Arc::new(SimulatedClass::with_power(power))).expect("nobody uses the other");
     let config =
         "[[devices]]\nname='s'\nclass='simulated'\nnodes='all'\nparameters={script='fail; confirm 10ms'}";
     let (host, told) = host(config, &classes);
@@ -169,10 +169,10 @@ impl FenceDevice for Panics {
 struct PanicsClass;
 
 impl ocf_stonith::driver::DeviceClass for PanicsClass {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "panics"
     }
-    fn describe(&self) -> &'static str {
+    fn describe(&self) -> &str {
         "has a bug"
     }
     fn check(&self, _: &ocf_stonith::DeviceConfig, _: &mut pils::ConfigErrors) {}
@@ -187,8 +187,8 @@ impl ocf_stonith::driver::DeviceClass for PanicsClass {
 
 #[test]
 fn every_run_is_reported_whatever_the_device_does() {
-    let mut classes = Classes::default();
-    classes.add(Arc::new(PanicsClass));
+    let classes = Classes::default();
+    classes.add(Arc::new(PanicsClass)).expect("a good name");
     let config = "
         [[devices]]\nname='p'\nclass='panics'\nnodes='all'
         [[devices]]\nname='m'\nclass='manual'\nnodes='all'";

@@ -96,9 +96,9 @@ fn a_script_gets_its_action_and_host_and_its_success_is_proof_only_if_the_operat
     assert_eq!(ask(&trusted, FenceAction::List, LONG), DeviceResult::Hosts { hosts });
     let calls = fs::read_to_string(dir.0.join("log")).unwrap();
     let verbs: Vec<_> = calls.lines().filter_map(|l| l.split(" [").next()).collect();
-    assert_eq!(verbs, ["off good", "off good", "reset good", "on good", "status", "gethosts"]);
+    assert_eq!(verbs, ["getinfo-xml", "off good", "off good", "reset good", "on good", "status", "gethosts"]);
     assert!(
-        calls.lines().all(|l| l.ends_with("[good other] []")),
+        calls.lines().skip(1).all(|l| l.ends_with("[good other] []")),
         "nothing else of the environment: {calls}"
     );
 }
@@ -172,4 +172,22 @@ fn the_parameters_of_every_installed_script_are_understood() {
         }
     }
     assert_eq!(bad, Vec::<String>::new());
+}
+
+#[test]
+fn what_a_script_needs_is_told_before_it_runs() {
+    let dir = Scratch::new("needs");
+    let described = SCRIPT.replace(
+        "status) exit 0 ;;",
+        "status) exit 0 ;;\ngetinfo-xml) echo '<parameters><parameter name=\"hostlist\" required=\"1\"/>\
+         <parameter name=\"passwd\" required=\"1\"/><parameter name=\"ipaddr\" required=\"1\">\
+         <shortdesc lang=\"en\">address of the board</shortdesc></parameter></parameters>' ;;",
+    );
+    dir.write(&described, 0o755);
+    let said = |more: &str| Classes::default().check(&config(&dir.script(), "good", more));
+    let errors = said("userid = 'root'").unwrap_err();
+    let paths: Vec<_> = errors.0.iter().map(|e| e.path.as_str()).collect();
+    assert_eq!(paths, ["devices[0].parameters.ipaddr", "devices[0].parameters.userid"]);
+    assert!(errors.0[0].fix.contains("write ipaddr = \"...\": address of the board"), "{errors}");
+    assert_eq!(said("ipaddr = '192.0.2.7'"), Ok(()));
 }

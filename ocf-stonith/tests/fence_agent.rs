@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 const LONG: Duration = Duration::from_secs(60);
 
-/// Switches the file `power`; writes what it reads to `log`; does what the file `mode` says.
+/// Switches the file `power`; writes what it reads to `log`, if it is no question about itself; does what the file `mode` says.
 const AGENT: &str = r#"
 here=$(dirname "$0")
 while IFS= read -r line; do
@@ -30,6 +30,8 @@ done
 echo "-- $# $PATH" >>"$here/log"
 mode=$(cat "$here/mode")
 case $mode:$action in
+    garbled:metadata) echo '<resource-agent' ;;
+    *:metadata) cat "$here/metadata"; rm "$here/log" ;;
     hang:*|hang-status:status) echo $$ >"$here/pid"; sleep 300 & wait ;;
     stubborn:*) echo $$ >"$here/pid"; trap '' TERM; while :; do sleep 1; done ;;
     garbage:status) head -c 3000 /dev/urandom; exit 7 ;;
@@ -44,10 +46,13 @@ case $mode:$action in
     *:status)
         echo "Status: $(tr a-z A-Z <"$here/power")"
         [ "$(cat "$here/power")" = on ] || exit 2 ;;
-    *:metadata) echo '<resource-agent name="fence_fake"><actions><action name="off"/></actions></resource-agent>' ;;
     *) exit 1 ;;
 esac
 "#;
+
+/// What the agent says about itself.
+const METADATA: &str =
+    r#"<resource-agent name="fence_fake"><actions><action name="off"/></actions></resource-agent>"#;
 
 struct Fake {
     dir: PathBuf,
@@ -61,6 +66,7 @@ impl Fake {
         fs::create_dir_all(&fake.dir).expect("a directory");
         fake.install("/bin/sh", AGENT);
         fs::write(fake.dir.join("power"), "on").expect("a file");
+        fs::write(fake.dir.join("metadata"), METADATA).expect("a file");
         fs::write(fake.dir.join("mode"), mode).expect("a file");
         fake
     }
@@ -314,4 +320,62 @@ fn metadata_is_asked_for_and_read() {
     fake.install("/bin/sh", "echo none; exit 1");
     let failed = ask().unwrap_err();
     assert!(matches!(failed, AgentQueryError::Agent { .. }), "{failed}");
+}
+
+/// What `Classes::check` finds wrong with a device of an agent that says this about its parameters.
+fn found(fake: &Fake, parameters: &str, config: &Config) -> Vec<String> {
+    let metadata =
+        format!("<resource-agent name=\"fence_fake\"><parameters>{parameters}</parameters></resource-agent>");
+    fs::write(fake.dir.join("metadata"), metadata).expect("a file");
+    let errors = Classes::default().check(config).err().unwrap_or_default();
+    errors.0.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn what_an_agent_needs_and_what_it_does_not_know_is_told_before_it_is_asked_to_fence() {
+    let fake = Fake::new("works");
+    let parameters = r#"
+        <parameter name="action" required="1"/><parameter name="password"/>
+        <parameter name="plug" required="1" obsoletes="port"/><parameter name="port" required="1" deprecated="1"/>
+        <parameter name="ip" required="1" obsoletes="ipaddr"><shortdesc>address of the board</shortdesc></parameter>
+        <parameter name="ipaddr" required="1" deprecated="1"/>
+        <parameter name="login" required="1"><content type="string" default="admin"/></parameter>"#;
+    assert_eq!(
+        found(&fake, parameters, &fake.config("ip_addr = '192.0.2.7'")),
+        [
+            "devices[0].parameters.ip: is missing, and fence_fake needs it; write ip = \"...\": address of the board",
+            "devices[0].parameters.ip_addr: is not a parameter of fence_fake; known are action, password, plug, ip, login",
+        ]
+    );
+    for name in ["ip", "ipaddr"] {
+        assert_eq!(
+            found(&fake, parameters, &fake.config(&format!("{name} = '192.0.2.7'"))),
+            [""; 0],
+            "{name}"
+        );
+    }
+    let mut without_plug = fake.config("ip = '192.0.2.7'");
+    without_plug.devices[0].nodes = ocf_stonith::Targets::List(vec![ocf_stonith::TargetConfig {
+        node: NodeId::new(2),
+        plug: None,
+        delay_ms: 0,
+    }]);
+    assert_eq!(
+        found(&fake, parameters, &without_plug),
+        ["devices[0].nodes[0].plug: is missing, and fence_fake needs it; write { node = 2, plug = \"...\" }"]
+    );
+    let calls_it_port = r#"<parameter name="password"/><parameter name="port" required="1"/>"#;
+    assert_eq!(
+        found(&fake, calls_it_port, &fake.config("")),
+        ["devices[0].parameters.plug_parameter = plug: is not what fence_fake calls a plug; \
+             write plug_parameter = \"port\""]
+    );
+    assert_eq!(found(&fake, calls_it_port, &fake.config("plug_parameter = 'port'")), [""; 0]);
+    assert_eq!(fake.read("log").matches("action=off").count(), 0, "nothing was fenced");
+}
+
+#[test]
+fn an_agent_that_cannot_describe_itself_is_used_all_the_same() {
+    let fake = Fake::new("garbled");
+    assert_eq!(Classes::default().check(&fake.config("anything = 1")), Ok(()));
 }

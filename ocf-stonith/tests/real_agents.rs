@@ -106,6 +106,30 @@ fn fence_dummy_is_switched_off_and_on() {
     fs::remove_dir_all(dir).unwrap();
 }
 
+#[test]
+#[ignore = "needs fence-agents"]
+fn what_a_real_agent_needs_is_told_before_it_is_called() {
+    let said = |nodes: &str, parameters: &str| {
+        let text = format!(
+            "[[devices]]\nname='real'\nclass='fence_agent'\nnodes={nodes}\n[devices.parameters]\n{parameters}"
+        );
+        let errors =
+            Classes::default().check(&toml::from_str(&text).expect("well-formed")).err().unwrap_or_default();
+        errors.0.iter().map(|e| (e.path.clone(), e.fix.clone())).collect::<Vec<_>>()
+    };
+    let paths = |found: &[(String, String)]| found.iter().map(|(path, _)| path.clone()).collect::<Vec<_>>();
+    let nothing = said("[{ node = 2 }]", "agent = 'fence_apc'\nip_addr = '192.0.2.7'");
+    let expected = ["parameters.ip", "parameters.username", "parameters.ip_addr", "nodes[0].plug"];
+    assert_eq!(paths(&nothing), expected.map(|path| format!("devices[0].{path}")), "{nothing:?}");
+    assert!(nothing[0].1.starts_with("write ip = "), "{nothing:?}");
+    for (address, user) in [("ip", "username"), ("ipaddr", "login")] {
+        let good = format!("agent = 'fence_apc'\n{address} = '192.0.2.7'\n{user} = 'apc'");
+        assert_eq!(said("[{ node = 2, plug = '7' }]", &good), []);
+    }
+    let typo = said("[{ node = 2 }]", "agent = 'fence_ipmilan'\nip = '192.0.2.7'\nlan_plus = true");
+    assert_eq!(paths(&typo), ["devices[0].parameters.lan_plus"]);
+}
+
 /// A simulated management board; the file `power` in its directory is the machine.
 struct Board {
     dir: PathBuf,

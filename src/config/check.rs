@@ -6,6 +6,7 @@ use ocf_resource::AccessNeed;
 use ocf_stonith::Targets;
 use pils::{ConfigErrors, NodeId};
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Longest name of a cluster, in bytes.
@@ -50,6 +51,11 @@ impl NodeConfig {
         }
         self.check_keys(&mut errors);
         errors.nest("outside", self.outside.check());
+        let is_wrong = |folder: &Path| !folder.is_absolute() || !folder.is_dir();
+        for (i, folder) in self.plugins.iter().enumerate().filter(|(_, folder)| is_wrong(folder)) {
+            let fix = "name a folder by its absolute path, or leave it out";
+            errors.push(format!("plugins[{i}]"), folder.display(), "is no folder", fix);
+        }
         for (i, entry) in self.keys.iter().enumerate() {
             if let Some(key) = entry.key.as_ref().filter(|key| key.bytes().len() < KEY_MIN) {
                 let fix = "give at least 64 hexadecimal digits";

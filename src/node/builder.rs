@@ -23,11 +23,12 @@ use ocf_comm::driver::{
 use ocf_comm::rpc::{self, Dispatcher};
 use ocf_membership::TieBreaker;
 use ocf_resource::driver::apphb::AppHeartbeatServer;
-use ocf_resource::driver::{AgentHost, OcfClass, RustClass};
+use ocf_resource::driver::{AgentHost, Descriptions, OcfClass, RustClass};
 use ocf_resource::{AgentClass, AgentName, Agents, GroupConfig};
 use ocf_stonith::driver::{Classes, DeviceClass, DeviceHost, KernelWatchdog, Watchdog, end_by_sysrq};
 use ocf_stonith::sbd::End;
 use parking_lot::Mutex;
+use pils::plugin::{Loader, Universe};
 use pils::process::Runner;
 use pils::topic::Bus;
 use pils::{ConfigErrors, NodeId, NodeInstance, Rng};
@@ -53,6 +54,8 @@ pub struct NodeBuilder {
     has_rust: bool,
     ocf_root: PathBuf,
     devices: Classes,
+    /// What is wrong with what a program brought.
+    wrong: ConfigErrors,
     store: Option<Box<dyn RecordStore>>,
     ports: Option<Ports>,
     offload: bool,
@@ -107,13 +110,16 @@ pub enum StartError {
 
 impl NodeBuilder {
     pub(super) fn new(config: NodeConfig) -> Self {
+        let loader = Loader::new(&Universe::new());
+        config.plugins.iter().for_each(|folder| loader.add_folder(folder));
         Self {
             config,
-            agents: Agents::new(),
+            agents: Agents::of(&loader).expect("the universe is new"),
             has_ocf: false,
             has_rust: false,
             ocf_root: PathBuf::from(OcfClass::ROOT),
-            devices: Classes::default(),
+            devices: Classes::new(&loader).expect("the universe has the type of agents alone"),
+            wrong: ConfigErrors::default(),
             store: None,
             ports: None,
             offload: true,
@@ -130,6 +136,9 @@ impl NodeBuilder {
 
     /// Adds a class of resource agents, by the first part of an agent's name. `ocf` is there already, and `rust`
     /// with the [built-in agents](RustClass::built_in), unless replaced.
+    ///
+    /// # Panics
+    /// If it cannot be a name: see [`Agents::with`].
     #[must_use]
     pub fn agent_class(mut self, name: &str, class: Arc<dyn AgentClass>) -> Self {
         self.has_ocf |= name == "ocf";
@@ -148,8 +157,17 @@ impl NodeBuilder {
     /// Adds a class of fence devices, in place of the one that has its name.
     #[must_use]
     pub fn fence_class(mut self, class: Arc<dyn DeviceClass>) -> Self {
-        self.devices.add(class);
+        let name = class.name().to_owned();
+        if let Err(error) = self.devices.add(class) {
+            self.wrong.push("fencing.classes", name, error.to_string(), "add it under another name");
+        }
         self
+    }
+
+    /// The plug-ins of this node: classes of fence devices and of agents, to look at, and to load more.
+    #[must_use]
+    pub const fn plugins(&self) -> &Loader {
+        self.devices.loader()
     }
 
     /// How other programs reach the node, in place of what the configuration says.
@@ -290,14 +308,18 @@ impl NodeBuilder {
     pub fn check(&self) -> Result<(), StartError> {
         let runner = Runner::new(CHILDREN).map_err(StartError::Threads)?;
         let agents = self.agents(&runner, None).map_err(StartError::Scores)?;
-        Ok(self.check_with(&agents)?)
+        self.check_with(&agents)?;
+        Ok(())
     }
 
-    fn check_with(&self, agents: &Agents) -> Result<(), ConfigErrors> {
+    /// What the agents said about themselves is not asked for again.
+    fn check_with(&self, agents: &Agents) -> Result<Descriptions, ConfigErrors> {
+        let mut descriptions = Descriptions::new();
         let config = &self.config;
         let nodes: Vec<NodeId> = config.nodes.iter().map(|n| n.id).collect();
-        let resources = check_resources(config.node, &config.resources, &nodes, agents);
+        let resources = check_resources(config.node, &config.resources, &nodes, (agents, &mut descriptions));
         let mut errors = config.check_with(self.devices.check(&config.fencing), resources);
+        errors.nest("", self.wrong.clone());
         // What is wrong with the list itself was said above; what is in files only the machine can tell.
         let mut listed = ConfigErrors::default();
         config.check_keys(&mut listed);
@@ -315,7 +337,7 @@ impl NodeBuilder {
             let fix = "make the folder, or name a file in another one";
             errors.push("record", record.display(), "its folder does not exist", fix);
         }
-        errors.into_result()
+        errors.into_result().map(|()| descriptions)
     }
 
     /// Starts the node on a thread of its own, as a fresh incarnation.
@@ -324,13 +346,13 @@ impl NodeBuilder {
     /// See [`StartError`]; nothing runs then.
     pub fn start(self) -> Result<Node, StartError> {
         let runner = Runner::new(CHILDREN).map_err(StartError::Threads)?;
-        self.check_with(&self.agents(&runner, None).map_err(StartError::Scores)?)?;
+        let mut descriptions = self.check_with(&self.agents(&runner, None).map_err(StartError::Scores)?)?;
         let agents = self.agents(&runner, self.scores().as_deref()).map_err(StartError::Scores)?;
         let mut stack_config = self.config.stack()?;
         stack_config.locks = self.locks;
         (self.tune)(&mut stack_config);
         stack_config.comm = cipher::for_this_machine(stack_config.comm);
-        check_here(self.config.node, &stack_config, &agents, &self.devices)?;
+        check_here(self.config.node, &stack_config, (&agents, &mut descriptions), &self.devices)?;
         let keys = self.config.read_keys()?;
         let (record, store, sole) = load(self.store, &self.config)?;
         stack_config.membership.sole_life = sole;
@@ -537,7 +559,7 @@ fn reporter(remote: &Remote<Command>) -> impl Fn(Command) + Send + Sync + 'stati
 fn check_here(
     node: NodeId,
     config: &StackConfig,
-    agents: &Agents,
+    agents: (&Agents, &mut Descriptions),
     devices: &Classes,
 ) -> Result<(), ConfigErrors> {
     let nodes: Vec<NodeId> = config.membership.nodes.iter().map(|n| n.node).collect();
@@ -551,16 +573,19 @@ fn check_here(
     errors.into_result()
 }
 
-/// Checks resources, and looks for the agents of those that may run on `node`.
+/// Checks resources, and, of those that may run on `node`, that their agents are here and can do with their parameters.
 fn check_resources(
     node: NodeId,
     resources: &ocf_resource::Config,
     nodes: &[NodeId],
-    agents: &Agents,
+    (agents, descriptions): (&Agents, &mut Descriptions),
 ) -> Result<(), ConfigErrors> {
     let may_run =
         |group: &GroupConfig| group.nodes.is_empty() || group.elsewhere || group.nodes.contains(&node);
     let here = resources.groups.iter().filter(|g| may_run(g));
     let needed: BTreeSet<&AgentName> = here.flat_map(|g| g.resources.iter().map(|r| &r.agent)).collect();
-    resources.check(nodes, |agent| if needed.contains(agent) { agents.find(agent).map(drop) } else { Ok(()) })
+    let find = |agent: &AgentName| if needed.contains(agent) { agents.find(agent).map(drop) } else { Ok(()) };
+    let mut errors = resources.check(nodes, find).err().unwrap_or_default();
+    errors.nest("", descriptions.check(resources, agents, &needed));
+    errors.into_result()
 }

@@ -111,6 +111,7 @@ impl Lab {
                 resources: toml::from_str(RESOURCES).unwrap(),
                 api: ocf::ApiConfig::default(),
                 outside: ocf::OutsideConfig::default(),
+                plugins: Vec::new(),
             };
             let seed = u64::from(id);
             let birth = Birth {

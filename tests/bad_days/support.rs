@@ -286,6 +286,7 @@ fn config(id: NodeId, key: Key, nodes: Vec<NodeEntry>, plan: &Plan) -> NodeConfi
         resources: toml::from_str(plan.resources).unwrap(),
         api: ocf::ApiConfig::default(),
         outside: ocf::OutsideConfig::default(),
+        plugins: Vec::new(),
     }
 }
 

@@ -1,3 +1,4 @@
+use super::check::same;
 use pils::field::{AgentParameter, Field, Fields};
 use quick_xml::Reader;
 use quick_xml::events::{BytesStart, Event};
@@ -42,6 +43,8 @@ pub struct Parameter {
     pub short: String,
     /// True if a newer name should be used.
     pub deprecated: bool,
+    /// The older name of this parameter.
+    pub obsoletes: Option<String>,
 }
 
 /// An action of an agent.
@@ -130,8 +133,7 @@ impl Metadata {
     /// The parameter that the agent reads from a line of this name; `-` and `_` are the same.
     #[must_use]
     pub fn parameter(&self, name: &str) -> Option<&Parameter> {
-        let same = |p: &&Parameter| p.name.replace('-', "_") == name.replace('-', "_");
-        self.parameters.iter().find(same)
+        self.parameters.iter().find(|p| same(&p.name, name))
     }
 }
 
@@ -203,6 +205,7 @@ impl Reading {
                     required: is_true(get("required")?),
                     unique: is_true(get("unique")?),
                     deprecated: is_true(get("deprecated")?),
+                    obsoletes: get("obsoletes")?,
                     ..Parameter::default()
                 });
             }

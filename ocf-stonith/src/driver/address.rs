@@ -21,11 +21,11 @@ const NFT: &str = "/usr/sbin/nft";
 pub struct AddressClass;
 
 impl DeviceClass for AddressClass {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "address"
     }
 
-    fn describe(&self) -> &'static str {
+    fn describe(&self) -> &str {
         "takes a node its access to what is offered at one place, by its addresses"
     }
 

@@ -1,3 +1,4 @@
+use super::described::{ASK_MAX, Described};
 use super::{AgentQueryError, DeviceClass};
 use crate::agent::{self, Metadata};
 use crate::config::is_secret;
@@ -36,15 +37,17 @@ const OWN: [&str; 2] = ["script", "verify"];
 /// Parameters: `script`: a name such as `ipmi` (also `external/ipmi`), or an absolute path. `verify`: `none` (the
 /// default) says that nobody can tell, because these scripts have no way to read whether a node is off; `trust` takes the
 /// script's success for proof. All others go to the script. The plug of a node is its host name, by default its number.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct ExternalClass;
+#[derive(Clone, Debug, Default)]
+pub struct ExternalClass {
+    described: Described,
+}
 
 impl DeviceClass for ExternalClass {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "external"
     }
 
-    fn describe(&self) -> &'static str {
+    fn describe(&self) -> &str {
         "a script of cluster-glue, such as external/ipmi"
     }
 
@@ -63,6 +66,12 @@ impl DeviceClass for ExternalClass {
                 if let Err(problem) = is_safe(&path) {
                     let fix = "make it a regular file, executable, writable by its owner alone";
                     errors.push("parameters.script", script, problem, fix);
+                    return;
+                }
+                let query = |runner: &Runner, said| query_external(runner, script, ASK_MAX, said);
+                if let Some(described) = self.described.get(&path, query) {
+                    let given = device.parameters.iter().map(|(name, _)| name);
+                    errors.nest("", described.check_names(given.filter(|name| !OWN.contains(name)), &[]));
                 }
             }
         }

@@ -1,9 +1,10 @@
 use super::DeviceClass;
-use crate::agent::{self, Metadata, MetadataError};
+use super::described::{ASK_MAX, Described};
+use crate::agent::{self, Metadata, MetadataError, Parameter};
 use crate::config::is_secret;
 use crate::{
     AttemptId, Capabilities, DeviceConfig, DeviceResult, Done, Failure, FenceAction, FenceDevice, Operation,
-    ReadBack, Targets,
+    ReadBack, TargetConfig, Targets,
 };
 use core::fmt;
 use core::time::Duration;
@@ -36,28 +37,34 @@ const OWN: [&str; 3] = ["agent", "verify", "plug_parameter"];
 /// after `off`; `trust` takes the agent's success for proof, for agents that know death by other means (`fence_kdump`);
 /// `none` says that nobody can tell. `plug_parameter`: how the agent calls the plug of a node, default `plug`. All others
 /// go to the agent, on its standard input, never on its command line.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct FenceAgentClass;
+#[derive(Clone, Debug, Default)]
+pub struct FenceAgentClass {
+    described: Described,
+}
 
 impl DeviceClass for FenceAgentClass {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "fence_agent"
     }
 
-    fn describe(&self) -> &'static str {
+    fn describe(&self) -> &str {
         "a fence agent of the distribution, such as fence_ipmilan"
     }
 
     fn check(&self, device: &DeviceConfig, errors: &mut ConfigErrors) {
         check_shape(device, errors);
-        if let Some(agent) = device.parameters.get("agent").filter(|a| !a.is_empty())
-            && find_agent(agent).is_none()
-        {
+        let Some(agent) = device.parameters.get("agent").filter(|a| !a.is_empty()) else { return };
+        let Some(program) = find_agent(agent) else {
             let fix = agent::package_of(agent).map_or_else(
                 || "check the name, or give an absolute path".to_owned(),
                 |package| format!("install the package {package}, or check the name"),
             );
             errors.push("parameters.agent", agent, "is not installed", fix);
+            return;
+        };
+        let query = |runner: &Runner, said| query_metadata(runner, &program, ASK_MAX, said);
+        if let Some(described) = self.described.get(&program, query) {
+            check_described(device, &described, errors);
         }
     }
 
@@ -111,6 +118,30 @@ fn check_shape(device: &DeviceConfig, errors: &mut ConfigErrors) {
         }
     }
     check_targets(device, errors);
+}
+
+/// What is wrong with a device by what its agent says about itself.
+fn check_described(device: &DeviceConfig, agent: &Metadata, errors: &mut ConfigErrors) {
+    let plug_parameter = device.parameters.get("plug_parameter").unwrap_or("plug");
+    let given = device.parameters.iter().map(|(name, _)| name);
+    // what is set for each operation was said above if it is given
+    let later = ["action", "option", "plug", "port", "nodename", plug_parameter];
+    let given = given.filter(|name| !OWN.contains(name) && !later.contains(name));
+    errors.nest("", agent.check_names(given, &later));
+    let is_needed = |p: &Parameter| p.required && !p.deprecated;
+    let plug = agent.parameters.iter().find(|p| is_needed(p) && ["plug", "port"].contains(&p.name.as_str()));
+    let Some(plug) = plug else { return };
+    if agent.parameter(plug_parameter).is_none() {
+        let problem = format!("is not what {} calls a plug", agent.name);
+        let fix = format!("write plug_parameter = \"{}\"", plug.name);
+        errors.push("parameters.plug_parameter", plug_parameter, problem, fix);
+    }
+    // of several nodes without a plug it was said above
+    if let [TargetConfig { node, plug: None, .. }] = device.listed() {
+        let problem = format!("is missing, and {} needs it", agent.name);
+        let fix = format!("write {{ node = {}, plug = \"...\" }}", node.raw());
+        errors.push("nodes[0].plug", "", problem, fix);
+    }
 }
 
 /// A device must know which of its plugs is which node.

@@ -44,9 +44,7 @@ impl DeviceHost {
         let mut errors = ConfigErrors::default();
         let mut devices = BTreeMap::new();
         for (i, device) in config.devices.iter().enumerate() {
-            let mut unknown = ConfigErrors::default();
-            unknown.push("class", &device.class, "is not known", classes.known());
-            match classes.find(&device.class).ok_or(unknown).and_then(|class| class.open(device, runner)) {
+            match classes.find(&device.class).and_then(|class| class.open(device, runner)) {
                 Ok(opened) => drop(devices.insert(Arc::from(device.name.as_str()), opened)),
                 Err(wrong) => errors.nest(&format!("devices[{i}]"), wrong),
             }

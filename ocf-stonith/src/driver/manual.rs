@@ -13,11 +13,11 @@ use std::sync::Arc;
 pub struct ManualClass;
 
 impl DeviceClass for ManualClass {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "manual"
     }
 
-    fn describe(&self) -> &'static str {
+    fn describe(&self) -> &str {
         "a person switches the node off and confirms it; recovery waits for that"
     }
 

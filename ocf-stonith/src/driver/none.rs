@@ -18,11 +18,11 @@ const GIVEN_UP: &str = "class none switches nothing off: a node that is only unr
 pub struct NoneClass;
 
 impl DeviceClass for NoneClass {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "none"
     }
 
-    fn describe(&self) -> &'static str {
+    fn describe(&self) -> &str {
         "no fencing: recovery from a lost node waits for a person, or, with assume_fenced = true, takes the risk"
     }
 

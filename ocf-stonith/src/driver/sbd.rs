@@ -31,11 +31,11 @@ const DISKS_MAX: usize = 3;
 pub struct SbdClass;
 
 impl DeviceClass for SbdClass {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "sbd"
     }
 
-    fn describe(&self) -> &'static str {
+    fn describe(&self) -> &str {
         "a poison pill over one to three shared disks, for nodes with a watchdog"
     }
 

@@ -36,11 +36,11 @@ impl fmt::Debug for SimulatedClass {
 }
 
 impl DeviceClass for SimulatedClass {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "simulated"
     }
 
-    fn describe(&self) -> &'static str {
+    fn describe(&self) -> &str {
         "a power switch that exists only in memory, for first runs and tests"
     }
 

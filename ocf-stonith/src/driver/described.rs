@@ -1,0 +1,54 @@
+//! What agents say about themselves, for those who check a configuration.
+
+use super::AgentQueryError;
+use crate::agent::Metadata;
+use core::fmt;
+use core::time::Duration;
+use parking_lot::Mutex;
+use pils::process::Runner;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+
+/// The longest time an agent gets to describe itself. One that does not is not checked: it may fence well.
+pub(super) const ASK_MAX: Duration = Duration::from_secs(10);
+
+/// Takes what an agent said.
+pub(super) type Said = Box<dyn FnOnce(Result<Metadata, AgentQueryError>) + Send>;
+
+/// Descriptions by program, each asked for once. Clones share.
+#[derive(Clone, Default)]
+pub(super) struct Described(Arc<Mutex<BTreeMap<PathBuf, Option<Arc<Metadata>>>>>);
+
+impl fmt::Debug for Described {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.lock().keys()).finish()
+    }
+}
+
+impl Described {
+    /// The description of `program`, which `query` asks for if that was not done before. Blocks for [`ASK_MAX`] at most.
+    pub(super) fn get(&self, program: &Path, query: impl FnOnce(&Runner, Said)) -> Option<Arc<Metadata>> {
+        let mut known = self.0.lock();
+        if let Some(described) = known.get(program) {
+            return described.clone();
+        }
+        let described = ask(query).map(Arc::new);
+        if let Err(error) = &described {
+            tracing::warn!(agent = %program.display(), error, "its parameters are not checked");
+        }
+        known.entry(program.to_owned()).or_insert_with(|| described.ok()).clone()
+    }
+}
+
+fn ask(query: impl FnOnce(&Runner, Said)) -> Result<Metadata, String> {
+    let runner = Runner::new(1).map_err(|error| error.to_string())?;
+    let (tell, told) = channel();
+    // nobody listens any more if it took too long
+    query(&runner, Box::new(move |said| tell.send(said).unwrap_or(())));
+    match told.recv_timeout(ASK_MAX) {
+        Ok(said) => said.map_err(|error| error.to_string()),
+        Err(_late) => Err(format!("it does not describe itself within {ASK_MAX:?}")),
+    }
+}
