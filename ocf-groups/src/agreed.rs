@@ -115,7 +115,8 @@ impl<C: Connectivity> AgreedGroups<C> {
 
     fn on(now: Instant, consensus: Consensus, config: Config, below: C) -> Self {
         let mut promises = ViewPromises::NONE;
-        (promises.lease, promises.consecutive, promises.excludes_hung) = (true, true, true);
+        (promises.lease, promises.one_chain) = (true, true);
+        (promises.consecutive, promises.excludes_hung) = (true, true);
         Self {
             groups: Groups::new(config, below.local()),
             below,

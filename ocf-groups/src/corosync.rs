@@ -20,6 +20,8 @@ mod wire;
 
 #[cfg(feature = "corosync")]
 pub use libraries::{Corosync, CorosyncError, Libraries};
+#[cfg(feature = "testing")]
+pub use protocol::CpgSabotage;
 pub use protocol::{CpgGroups, Stats};
 pub use provider::{Cpg, OverCpg, Sent};
 

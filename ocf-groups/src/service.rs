@@ -78,6 +78,9 @@ pub trait GroupProvider: Membership + GroupService {
 pub struct GroupPromises {
     /// The strongest guarantee that a message may ask for; [`Guarantee::Fifo`] and what lies between are offered, too.
     pub strongest: Guarantee,
+    /// Nobody is ever delivered another message at a position than others are, not even who is cut off: what it was delivered last
+    /// may be void for the others, but nothing else stands in its place.
+    pub one_end: bool,
     /// A [`Guarantee::Fifo`] message does not wait for the order of others' messages.
     pub fifo_ahead: bool,
     /// Largest payload in bytes.
@@ -90,13 +93,13 @@ impl GroupPromises {
     /// Everything that this crate's own protocol promises, with these limits.
     #[must_use]
     pub const fn whole(message_max: usize, state_max: usize) -> Self {
-        Self { strongest: Guarantee::Safe, fifo_ahead: true, message_max, state_max }
+        Self { strongest: Guarantee::Safe, one_end: true, fifo_ahead: true, message_max, state_max }
     }
 
     /// What a total order that somebody else makes can promise: no [`Guarantee::Safe`].
     #[must_use]
     pub const fn agreed_only(message_max: usize, state_max: usize) -> Self {
-        Self { strongest: Guarantee::Agreed, fifo_ahead: false, message_max, state_max }
+        Self { strongest: Guarantee::Agreed, one_end: false, fifo_ahead: false, message_max, state_max }
     }
 }
 

@@ -18,7 +18,7 @@ mod view_barrier;
 mod view_synchrony;
 
 pub use history::{Entry, History, Log, Violation};
-pub use providers::check_groups;
+pub use providers::{check_groups, explore_groups};
 pub use stability::{Held, buffers_are_freed_only_when_all_hold};
 
 /// Judges a finished run: every checker, first violation wins. V8 counts only if `quiescent`: the faults stopped, and

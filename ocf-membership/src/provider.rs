@@ -44,6 +44,9 @@ pub struct ViewPromises {
     /// Without it a node that was cut off or paused may act as a primary beside the new one until it is told: what must not
     /// happen twice is fenced first.
     pub lease: bool,
+    /// Every view follows the newest before it. Without it a node that is just being cut off may install a view that the others go on
+    /// without, from the one before; it is told soon that it is outside.
+    pub one_chain: bool,
     /// View numbers grow by one, not only by something.
     pub consecutive: bool,
     /// The chain of primaries outlives the restart of any nodes: who comes back does not take an old state for the newest.
@@ -58,6 +61,7 @@ impl ViewPromises {
     /// None of them.
     pub const NONE: Self = Self {
         lease: false,
+        one_chain: false,
         consecutive: false,
         remembers: false,
         excludes_hung: false,

@@ -33,6 +33,8 @@ pub struct CpgGroups {
     reports: BTreeMap<Process, Report>,
     /// A view is being agreed: nothing is ordered for the groups.
     forming: bool,
+    /// This process's report is on its way. It is not sent twice: one that came after the view was agreed would count for the next.
+    reporting: bool,
     /// This process has proposed a view since the configuration changed.
     proposed: bool,
     ring: Option<RingId>,
@@ -53,6 +55,22 @@ pub struct CpgGroups {
     lost: bool,
     outputs: VecDeque<Output>,
     stats: Stats,
+    #[cfg(feature = "testing")]
+    sabotage: Option<CpgSabotage>,
+}
+
+/// A bug put back on purpose, to see that a checker finds it.
+#[cfg(feature = "testing")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CpgSabotage {
+    /// Does not send again what was not ordered in its view.
+    ForgetsSent,
+    /// Takes the word of the quorum service for whatever ring.
+    TrustsAnyRing,
+    /// Takes all who stood in the newest view to have been delivered the same.
+    IgnoresDigest,
+    /// Gives views numbers that do not follow the ring.
+    NumbersAnew,
 }
 
 /// Counters since the start.
@@ -66,6 +84,17 @@ pub struct Stats {
     pub stale: u64,
 }
 
+/// True if the bug was put back; never, without the feature `testing`.
+macro_rules! sabotaged {
+    ($core:expr, $bug:ident) => {{
+        #[cfg(feature = "testing")]
+        let yes = $core.sabotage == Some(CpgSabotage::$bug);
+        #[cfg(not(feature = "testing"))]
+        let yes = false;
+        yes
+    }};
+}
+
 impl CpgGroups {
     /// A core of a process that is about to join the process group. `known` is what [`Output::Remember`] said last on this node since
     /// its corosync started; zero if nothing.
@@ -77,6 +106,7 @@ impl CpgGroups {
             configuration: Vec::new(),
             reports: BTreeMap::new(),
             forming: true,
+            reporting: false,
             proposed: false,
             ring: None,
             quorum: None,
@@ -91,7 +121,15 @@ impl CpgGroups {
             lost: false,
             outputs: VecDeque::new(),
             stats: Stats::default(),
+            #[cfg(feature = "testing")]
+            sabotage: None,
         }
+    }
+
+    /// Puts a bug back.
+    #[cfg(feature = "testing")]
+    pub const fn sabotage(&mut self, what: CpgSabotage) {
+        self.sabotage = Some(what);
     }
 
     /// Takes what corosync tells. Never fails: what others sent and is none of the protocol is dropped and counted.
@@ -175,8 +213,12 @@ impl CpgGroups {
         self.proposed = false;
         self.reports.clear();
         self.configuration = members;
-        if self.configuration.contains(&self.me) {
-            let report = Report { instance: self.groups.local(), known: self.known, stand: self.stand };
+        if self.configuration.contains(&self.me) && !self.reporting {
+            self.reporting = true;
+            let mut report = Report { instance: self.groups.local(), known: self.known, stand: self.stand };
+            if sabotaged!(self, IgnoresDigest) {
+                report.stand = report.stand.map(|s| Stand { sequence: 0, digest: DIGEST, ..s });
+            }
             self.outputs.push_back(Output::Multicast(Message::Report(report).write()));
         }
     }
@@ -232,7 +274,7 @@ impl CpgGroups {
         }
         let Some(plan) = self.plan().filter(|plan| plan.leader == self.me) else { return };
         let Some(quorum) = self.quorum.as_ref().filter(|q| q.quorate) else { return };
-        if self.ring.is_some_and(|ring| ring != quorum.ring) {
+        if self.ring.is_some_and(|ring| ring != quorum.ring) && !sabotaged!(self, TrustsAnyRing) {
             return;
         }
         let view = self.next_view(&plan, quorum);
@@ -243,7 +285,8 @@ impl CpgGroups {
 
     fn next_view(&self, plan: &Plan, quorum: &RingQuorum) -> View {
         let of_ring = quorum.ring.sequence.saturating_mul(1 << RING_SHIFT);
-        let number = ViewNumber(of_ring.max(plan.known.0.saturating_add(1)));
+        let next = plan.known.0.saturating_add(1);
+        let number = ViewNumber(if sabotaged!(self, NumbersAnew) { next } else { of_ring.max(next) });
         let mut members = Vec::new();
         for (process, report) in &plan.members {
             let votes = quorum.votes.iter().find(|v| v.node == process.node).map_or(0, |v| v.votes);
@@ -276,6 +319,7 @@ impl CpgGroups {
         };
         match message {
             Message::Report(report) => {
+                self.reporting &= from != self.me;
                 if !self.configuration.contains(&from) || report.instance.node != from.node {
                     self.stats.malformed += 1;
                 } else if self.forming && self.reports.insert(from, report) != Some(report) {
@@ -314,6 +358,7 @@ impl CpgGroups {
     fn on_install(&mut self, now: Instant, from: Process, view: &View, table: Option<&[u8]>) {
         let plan = self.plan().filter(|p| p.leader == from && p.agrees(view));
         let of_ring = self.ring.is_none_or(|ring| ring.sequence == view.ballot.round);
+        let of_ring = of_ring || sabotaged!(self, TrustsAnyRing);
         let Some(plan) = plan.filter(|p| of_ring && p.stay.is_empty() == table.is_none()) else {
             self.stats.stale += 1;
             return;
@@ -328,7 +373,9 @@ impl CpgGroups {
         let ours = self.groups.view().map(|v| v.number);
         let kept = plan.stay.contains(&self.me);
         let again = core::mem::take(&mut self.sent);
-        if kept {
+        if kept && sabotaged!(self, ForgetsSent) {
+            self.groups.enter_with_state(view, core::iter::empty());
+        } else if kept {
             self.groups.enter_with_state(view, again.into_iter());
         } else if self.groups.enter_anew(view, table).is_err() {
             self.stats.malformed += 1;

@@ -94,6 +94,12 @@ impl<C: Cpg> OverCpg<C> {
         &self.core
     }
 
+    /// Puts a bug back.
+    #[cfg(feature = "testing")]
+    pub const fn sabotage(&mut self, what: super::CpgSabotage) {
+        self.core.sabotage(what);
+    }
+
     /// The process of this node that was in the process group before: this one is no member, and will be none.
     pub const fn taken_by(&self) -> Option<Process> {
         self.taken

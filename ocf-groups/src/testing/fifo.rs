@@ -38,6 +38,11 @@ pub(super) fn check(history: &History) -> Result<(), Violation> {
                     payload
                 }
                 Event::Message { payload, .. } => payload,
+                // What came last may have been void, and come again.
+                Event::Reset { .. } if history.ends_may_differ => {
+                    last.clear();
+                    continue;
+                }
                 Event::Membership { .. }
                 | Event::State { .. }
                 | Event::StateLost { .. }

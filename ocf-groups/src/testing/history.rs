@@ -2,7 +2,7 @@ use crate::{Event, Guarantee, MemberId, Position};
 use bytes::Bytes;
 use ocf_membership::{View, ViewNumber};
 use pils::NodeInstance;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// A promise that was broken.
@@ -72,6 +72,9 @@ pub struct Log {
 pub struct History {
     /// By instance.
     pub logs: BTreeMap<NodeInstance, Log>,
+    /// Who did not go on from a view may have been delivered another end of it: see
+    /// [`GroupPromises::one_end`](crate::GroupPromises::one_end).
+    pub ends_may_differ: bool,
 }
 
 /// From where to where a member had the group's state and was in the group; both ends excluded.
@@ -98,6 +101,12 @@ impl Log {
 
     pub(super) fn views(&self) -> impl Iterator<Item = &View> {
         self.events().filter_map(|e| if let Event::View(view) = e { Some(view) } else { None })
+    }
+
+    /// The views whose end this instance was delivered as all others who go on were: those it went on from, and the last one.
+    pub(super) fn lasting(&self, instance: NodeInstance) -> BTreeSet<ViewNumber> {
+        let left = self.transitions(instance).into_iter().map(|(from, _)| from);
+        left.chain(self.views().last().map(|v| v.number).filter(|_| !self.dead)).collect()
     }
 
     /// The views that this instance entered as a member of the one before, with the number of that one.

@@ -1,13 +1,13 @@
 //! The conformance suite for [`GroupProvider`]s.
 
-use super::{Entry, History, check};
+use super::{Entry, History, Violation, check};
 use crate::replicated::{self, Context, Machine, Outcome, Output, Phase, Replicated};
-use crate::{Event, GroupProvider, GroupService, Guarantee, JoinError, MemberId, SendError};
+use crate::{Event, GroupProvider, GroupService, Guarantee, JoinError, MemberId, OfferError, SendError};
 use bytes::Bytes;
 use ocf_membership::Membership;
 use ocf_membership::testing::{Cluster, Fabric, node};
-use pils::NodeInstance;
 use pils::wire::{ParseError, Reader, Writer};
+use pils::{NodeInstance, Rng};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -27,6 +27,55 @@ pub fn check_groups<F: Fabric<Node: GroupProvider>>(mut make: impl FnMut() -> F)
     large_messages_and_a_full_window_pass(make());
     who_leaves_is_told_of_and_hears_nothing_more(make());
     a_replicated_machine_survives_its_members(make());
+}
+
+/// Examines a provider under random faults from a seed: nodes are cut off one by one or all at once, killed and started anew (of a
+/// provider that does not [remember](ocf_membership::ViewPromises::remembers) only while the others have the newest view), while all send; then everything heals, and all members must come to the same state. The history is judged by [`check`].
+///
+/// # Errors
+/// The promise that was broken.
+///
+/// # Panics
+/// If the cluster does not become well, or a provider breaks a promise of [`Membership`].
+pub fn explore_groups<F: Fabric<Node: GroupProvider>>(fabric: F, seed: u64) -> Result<(), Violation> {
+    let mut rng = Rng::new(seed);
+    let mut run = Run::start(fabric);
+    let mut cut = BTreeSet::new();
+    for _ in 0..400 {
+        let n = u32::try_from(rng.between(1, 3)).expect("1 to 3");
+        match rng.below(60) {
+            0 => {
+                cut.insert(n);
+                run.cluster.fabric.cut(node(n));
+            }
+            1 if cut.remove(&n) => run.cluster.fabric.heal(node(n)),
+            2 if run.may_kill() => run.kill(n),
+            3 if !run.replicas.contains_key(&n) => run.add(n),
+            4..30 if run.replicas.contains_key(&n) => run.try_to_send(n),
+            _ => run.cluster.fabric.wait(),
+        }
+        run.step();
+        run.join_again();
+    }
+    cut.into_iter().for_each(|n| run.cluster.fabric.heal(node(n)));
+    for n in (1..=3).filter(|n| !run.replicas.contains_key(n)).collect::<Vec<_>>() {
+        run.add(n);
+    }
+    // What was healed may not be known to all yet, and take one of them out once more.
+    for _ in 0..500 {
+        run.step();
+        run.cluster.fabric.wait();
+    }
+    run.cluster.together(&[1, 2, 3]);
+    run.join_again();
+    run.until_members(&[1, 2, 3]);
+    let last: Vec<Bytes> = (1..=3).map(|n| run.send_last(n)).collect();
+    let has = |state: &[u8], payload: &Bytes| state.chunks(8).any(|piece| piece == payload.as_ref());
+    run.until("all have what was sent last, and the same state", |run| {
+        let states = || run.replicas.values().filter_map(|r| r.state.as_ref());
+        states().all(|s| last.iter().all(|p| has(s, p)) && Some(s) == states().next())
+    });
+    check(&run.history, true)
 }
 
 /// A cluster whose nodes run one member each, which keeps what it was delivered.
@@ -63,7 +112,10 @@ impl<F: Fabric<Node: GroupProvider>> Run<F> {
 
     fn new(fabric: F, nodes: &[u32]) -> Self {
         let replicas = nodes.iter().map(|n| (*n, Replica::default())).collect();
-        Self { cluster: Cluster::start(fabric, nodes), history: History::default(), replicas, payloads: 0 }
+        let mut cluster = Cluster::start(fabric, nodes);
+        let one_end = cluster.each().all(|(_, node)| node.group_promises().one_end);
+        let history = History { ends_may_differ: !one_end, ..History::default() };
+        Self { cluster, history, replicas, payloads: 0 }
     }
 
     fn join(&mut self, n: u32) {
@@ -89,6 +141,40 @@ impl<F: Fabric<Node: GroupProvider>> Run<F> {
             self.history.push(instance, Entry::Sent { group: Arc::from(GROUP), sender, guarantee, payload });
         }
         sent
+    }
+
+    /// Sends if that is taken, as it is not outside the primary partition, or without a member.
+    fn try_to_send(&mut self, n: u32) {
+        match self.send(n, Guarantee::Agreed, 8) {
+            Ok(()) | Err(SendError::NotPrimary | SendError::NotMember(_) | SendError::Full { .. }) => {}
+            Err(error) => panic!("a short message is refused: {error}"),
+        }
+    }
+
+    /// Sends a message that the sender keeps for itself.
+    fn send_last(&mut self, n: u32) -> Bytes {
+        assert_eq!(self.send(n, Guarantee::Agreed, 8), Ok(()), "all is well");
+        Bytes::copy_from_slice(&self.payloads.to_be_bytes())
+    }
+
+    /// One node at a time; whoever has the newest view must outlive it, if nobody remembers.
+    fn may_kill(&mut self) -> bool {
+        let remembers = self.cluster.each().all(|(_, node)| node.view_promises().remembers);
+        let mut views = BTreeSet::new();
+        for (_, node) in self.cluster.each() {
+            views.insert(node.view().map(|v| (v.number, v.members.len())).filter(|_| node.is_primary()));
+        }
+        let well = views.len() == 1 && views.iter().all(|v| v.is_some_and(|(_, members)| members == 3));
+        self.replicas.len() == 3 && (remembers || well)
+    }
+
+    /// Has every node join that is in no group.
+    fn join_again(&mut self) {
+        for n in self.replicas.keys().copied().collect::<Vec<_>>() {
+            if !self.cluster.node(n).is_local(GROUP, 0) {
+                self.join(n);
+            }
+        }
     }
 
     fn step(&mut self) {
@@ -188,7 +274,8 @@ impl Replica {
             Event::StateWanted { group, joiner, position } => {
                 if let Some(state) = &self.state {
                     let offered = node.offer_state(now, group, *joiner, *position, state.clone().into());
-                    assert_eq!(offered, Ok(()), "a state that is wanted is taken");
+                    let taken = matches!(offered, Ok(()) | Err(OfferError::NotWanted { .. }));
+                    assert!(taken, "a state is taken, unless its joiner is gone by now: {offered:?}");
                 }
             }
             Event::State { state, .. } => {

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use ocf_groups::Config;
-use ocf_groups::corosync::{Cpg, Departure, Input, OverCpg, Process, RingId, RingQuorum, Sent};
+use ocf_groups::corosync::{Cpg, CpgSabotage, Departure, Input, OverCpg, Process, RingId, RingQuorum, Sent};
 use ocf_membership::testing::Fabric;
 use ocf_membership::{NodeVotes, ViewNumber};
 use pils::{Incarnation, Instant, NodeId, Rng};
@@ -243,10 +243,11 @@ impl Cpg for Port {
 pub(crate) struct Simulated {
     world: Rc<RefCell<World>>,
     now: Instant,
+    bug: Option<CpgSabotage>,
 }
 
 impl Simulated {
-    pub(crate) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64, bug: Option<CpgSabotage>) -> Self {
         let world = World {
             rng: Rng::new(seed),
             daemons: BTreeMap::new(),
@@ -255,7 +256,7 @@ impl Simulated {
             cut: BTreeSet::new(),
             pids: 0,
         };
-        Self { world: Rc::new(RefCell::new(world)), now: Instant::ZERO }
+        Self { world: Rc::new(RefCell::new(world)), now: Instant::ZERO, bug }
     }
 }
 
@@ -283,7 +284,11 @@ impl Fabric for Simulated {
         world.append(id, Entry::Change(members, None));
         drop(world);
         let port = Port { world: Rc::clone(&self.world), process };
-        OverCpg::new(Config::default(), port, Incarnation::new(u128::from(pids) << 96))
+        let mut node = OverCpg::new(Config::default(), port, Incarnation::new(u128::from(pids) << 96));
+        if let Some(bug) = self.bug {
+            node.sabotage(bug);
+        }
+        node
     }
 
     fn kill(&mut self, dead: Self::Node) {

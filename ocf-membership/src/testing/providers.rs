@@ -241,20 +241,19 @@ fn judge<N: Membership>(chain: &mut BTreeMap<ViewNumber, View>, node: &N, view: 
     let newest = chain.last_key_value().map(|(_, v)| v);
     assert!(newest.is_none_or(|v| v.number < number), "{local} installed {number} behind {newest:?}");
     let stays = |m: &&Member| m.joined < number;
+    let one_chain = node.view_promises().one_chain;
+    let before = chain.values().rev().find(|v| one_chain || v.members == view.previous);
     for member in view.members.iter().filter(stays) {
-        let before = newest.and_then(|v| v.members.iter().find(|m| m.instance == member.instance));
-        assert!(
-            before.is_some_and(|m| m.joined == member.joined),
-            "{number}: {member:?} was not in {newest:?}"
-        );
+        let was = before.and_then(|v| v.members.iter().find(|m| m.instance == member.instance));
+        assert!(was.is_some_and(|m| m.joined == member.joined), "{number}: {member:?} was not in {before:?}");
     }
-    if let Some(newest) = newest.filter(|_| view.members.iter().any(|m| stays(&m))) {
-        assert_eq!(view.previous, newest.members, "{number} follows the newest view before it");
+    if let Some(before) = before.filter(|_| view.members.iter().any(|m| stays(&m))) {
+        assert_eq!(view.previous, before.members, "{number} follows the view before it");
         let told = |i: NodeInstance| view.causes.iter().any(|c| c.instance == i);
         let changed = view.joiners().chain(view.departed());
         changed.for_each(|m| assert!(told(m.instance), "{number} does not say why of {}", m.instance));
         if node.view_promises().consecutive {
-            assert_eq!(number.0, newest.number.0 + 1, "numbers grow by one");
+            assert_eq!(number.0, before.number.0 + 1, "numbers grow by one");
         }
     }
     chain.insert(number, view.clone());
