@@ -48,6 +48,8 @@ struct World {
     rng: Rng,
     daemons: BTreeMap<NodeId, Daemon>,
     logs: BTreeMap<RingId, Vec<Entry>>,
+    /// How much of each ring's log any node read, also one that is dead.
+    furthest: BTreeMap<RingId, usize>,
     /// The nodes that each ring was formed of.
     formed: BTreeMap<RingId, BTreeSet<NodeId>>,
     cut: BTreeSet<NodeId>,
@@ -69,6 +71,7 @@ impl World {
 
     /// Forms new rings where the nodes that are connected are in none of their own.
     fn reform(&mut self) {
+        let mut ordered = BTreeMap::new();
         for part in self.parts() {
             let rings: BTreeSet<RingId> = part.iter().map(|n| self.daemons[n].ring).collect();
             // A ring that lost a node forms anew, too.
@@ -81,7 +84,8 @@ impl World {
             for old in rings {
                 let side: Vec<NodeId> =
                     part.iter().copied().filter(|n| self.daemons[n].ring == old).collect();
-                self.leave_ring(old, &side, &mut log);
+                let bound = *ordered.entry(old).or_insert_with(|| self.ordered_in(old));
+                self.leave_ring((old, bound), &side, &mut log);
             }
             let clients = part.iter().filter_map(|n| self.daemons[n].client.as_ref()).map(|c| c.process);
             let change = Entry::Change(clients.collect(), None);
@@ -97,18 +101,27 @@ impl World {
         }
     }
 
-    /// Those who go on together are delivered one part of the old ring; what they sent beyond it goes into the new one.
-    fn leave_ring(&mut self, old: RingId, side: &[NodeId], new: &mut Vec<Entry>) {
+    /// How much of a ring's log was ordered when it broke. What stands beyond it was only about to be.
+    fn ordered_in(&mut self, ring: RingId) -> usize {
+        let read = self.furthest.get(&ring).copied().unwrap_or(0);
+        let more = self.logs.get(&ring).map_or(0, Vec::len) - read;
+        read + usize::try_from(self.rng.below(more as u64 + 1)).expect("small")
+    }
+
+    /// Those who go on together are delivered one part of what was ordered in the old ring, at least what they sent themselves; what they
+    /// were about to send goes into the new one.
+    fn leave_ring(&mut self, (old, ordered): (RingId, usize), side: &[NodeId], new: &mut Vec<Entry>) {
         let Some(log) = self.logs.get(&old).cloned() else { return };
-        let read = side.iter().map(|n| self.daemons[n].read).max().unwrap_or(0);
-        let cut = read + usize::try_from(self.rng.below((log.len() - read) as u64 + 1)).expect("small");
+        let ours = |entry: &&Entry| matches!(entry, Entry::Message(from, _) if side.contains(&from.node));
+        let own = log[..ordered].iter().rposition(|entry| ours(&entry)).map_or(0, |at| at + 1);
+        let least = side.iter().map(|n| self.daemons[n].read).max().unwrap_or(0).max(own);
+        let cut = least + usize::try_from(self.rng.below((ordered - least) as u64 + 1)).expect("small");
         for n in side {
             while self.daemons[n].read < cut {
                 self.deliver(*n);
             }
         }
-        let ours = |entry: &&Entry| matches!(entry, Entry::Message(from, _) if side.contains(&from.node));
-        new.extend(log[cut..].iter().filter(ours).cloned());
+        new.extend(log[ordered..].iter().filter(ours).cloned());
     }
 
     /// Hands the next entry of its ring to a node.
@@ -118,6 +131,8 @@ impl World {
             return false;
         };
         daemon.read += 1;
+        let furthest = self.furthest.entry(daemon.ring).or_default();
+        *furthest = daemon.read.max(*furthest);
         let Some(client) = &mut daemon.client else { return true };
         let me = client.process;
         match entry {
@@ -252,6 +267,7 @@ impl Simulated {
             rng: Rng::new(seed),
             daemons: BTreeMap::new(),
             logs: BTreeMap::new(),
+            furthest: BTreeMap::new(),
             formed: BTreeMap::new(),
             cut: BTreeSet::new(),
             pids: 0,
