@@ -44,7 +44,7 @@ pub use error::{NewError, OverrideError, RecordError, VotesError};
 pub use event::{Contact, Event, Input, Output, PersistToken};
 pub use provider::{Membership, ViewPromises};
 pub use quorum::{
-    AutoTieBreaker, EvenSplit, Majority, NodeVotes, QuorumPolicy, Rules, Standing, StaticThreshold, TieNode,
+    AutoTieBreaker, BySite, EvenSplit, Majority, NodeVotes, QuorumPolicy, Rules, Standing, StaticThreshold, TieNode,
     TwoNode, Unanimous, With, policy_by_name, standing,
 };
 pub use stats::{DropReason, Stats};

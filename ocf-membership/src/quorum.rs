@@ -1,9 +1,11 @@
 mod policies;
+mod sites;
 mod standing;
 
 pub use policies::{
     AutoTieBreaker, Majority, StaticThreshold, TieNode, TwoNode, Unanimous, With, policy_by_name,
 };
+pub use sites::BySite;
 pub(crate) use standing::of_votes;
 pub use standing::{Standing, standing};
 
@@ -63,8 +65,8 @@ pub trait QuorumPolicy: fmt::Debug + Send + Sync {
     fn name(&self) -> String;
     /// Votes that a primary needs among `nodes` (sorted by node, each node once; already weighed by [`Self::weigh`]).
     fn quorum(&self, nodes: &[NodeVotes]) -> u32;
-    /// The weights that this policy counts instead of the configured votes, for the same nodes in the same order. Nobody may get
-    /// more than three times its votes, and who has none gets none. Default: the votes.
+    /// The weights that this policy counts instead of the configured votes, for the same nodes in the same order. Who has
+    /// votes gets some, who has none gets none, and all together must be less than 2^20. Default: the votes.
     fn weigh(&self, nodes: &[NodeVotes]) -> Vec<NodeVotes> {
         nodes.to_vec()
     }

@@ -159,7 +159,7 @@ impl NodeConfig {
         }
         let Some(policy) = ocf_membership::policy_by_name(&self.quorum) else {
             let problem = "is not a known policy";
-            let fix = "use majority, unanimous, threshold:N or auto-tie-breaker:lowest, and what docs/quorum.md says";
+            let fix = "use majority, unanimous, threshold:N, auto-tie-breaker:lowest or sites:1,2/3,4/5, and what docs/quorum.md says";
             errors.push("quorum", &self.quorum, problem, fix);
             return;
         };

@@ -1,6 +1,6 @@
 //! The policies of this crate, and the names by which a configuration chooses them.
 
-use super::{EvenSplit, NodeVotes, QuorumPolicy, Rules, total_votes};
+use super::{BySite, EvenSplit, NodeVotes, QuorumPolicy, Rules, total_votes};
 use core::fmt;
 use pils::NodeId;
 use std::sync::Arc;
@@ -169,7 +169,7 @@ impl QuorumPolicy for With {
 
 /// The policy called `name`, or `None` if there is none of that name.
 ///
-/// `majority`, `unanimous`, `threshold:<votes>`, `auto-tie-breaker:lowest`, `:highest` or `:<node>`, `two-node`; each
+/// `majority`, `unanimous`, `threshold:<votes>`, `auto-tie-breaker:lowest`, `:highest` or `:<node>`, `two-node`, `sites:1,2/3,4/5` ([`BySite`]); each
 /// with `+wait-for-all` and, where an even split asks nobody else, `+tie-breaker`.
 ///
 /// ```
@@ -198,6 +198,9 @@ pub fn policy_by_name(name: &str) -> Option<Arc<dyn QuorumPolicy>> {
 fn simple(name: &str) -> Option<Arc<dyn QuorumPolicy>> {
     if let Some(votes) = name.strip_prefix("threshold:") {
         return Some(Arc::new(StaticThreshold(votes.parse().ok()?)));
+    }
+    if let Some(sites) = name.strip_prefix("sites:") {
+        return Some(Arc::new(BySite::parse(sites)?));
     }
     if let Some(node) = name.strip_prefix("auto-tie-breaker:") {
         let node = match node {
@@ -237,6 +240,8 @@ mod tests {
             "majority+wait-for-all",
             "majority+tie-breaker+wait-for-all",
             "auto-tie-breaker:lowest+wait-for-all",
+            "sites:1,2/3,4/5",
+            "sites:1/2,3+tie-breaker",
         ];
         for name in names {
             assert_eq!(policy_by_name(name).expect("a built-in policy").name(), name);

@@ -7,13 +7,15 @@ use ocf_comm::DownReason;
 use ocf_membership::{ChangeReason, Durability, Evidence, OverrideError, Sabotage, View};
 use pils::Rng;
 
-const POLICIES: [&str; 6] = [
+const POLICIES: [&str; 8] = [
     "majority+tie-breaker",
     "two-node",
     "auto-tie-breaker:lowest",
     "auto-tie-breaker:highest+wait-for-all",
     "majority+wait-for-all",
     "majority+tie-breaker+wait-for-all",
+    "sites:1,2/3/4",
+    "sites:1,2/3,4+tie-breaker",
 ];
 
 fn formed(nodes: usize, policy: &str) -> World {
@@ -52,6 +54,9 @@ fn of_two_halves_the_one_with_the_chosen_node_goes_on() {
         ("auto-tie-breaker:3", 2, vec![2, 3]),
         ("auto-tie-breaker:lowest", 1, vec![1, 2, 3]),
         ("majority", 2, vec![]),
+        // Of three sites the first, with two nodes of four, is one; the other two are more.
+        ("sites:1,2/3/4", 2, vec![2, 3]),
+        ("sites:1,2,3/4", 3, vec![]),
     ] {
         let mut world = formed(4, policy);
         split(&mut world, side);

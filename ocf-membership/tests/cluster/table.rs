@@ -9,13 +9,14 @@ use pils::NodeId;
 use std::path::Path;
 
 /// Heading, policy, votes of the first node.
-const COLUMNS: [(&str, &str, u32); 6] = [
+const COLUMNS: [(&str, &str, u32); 7] = [
     ("`majority`", "majority", 1),
     ("`majority`, node 1 has 2 votes", "majority", 2),
     ("`auto-tie-breaker:lowest`", "auto-tie-breaker:lowest", 1),
     ("`majority+tie-breaker`", "majority+tie-breaker", 1),
     ("`two-node`", "two-node", 1),
     ("`unanimous`", "unanimous", 1),
+    ("`sites:1,2/3,4/5,6,7`", "sites:1,2/3,4/5,6,7", 1),
 ];
 const BEGIN: &str = "<!-- table: begin -->\n";
 const END: &str = "<!-- table: end -->\n";
@@ -152,6 +153,8 @@ fn no_policy_lets_two_sides_of_any_partition_go_on() {
         "auto-tie-breaker:2",
         "threshold:4",
         "unanimous",
+        "sites:1,2/3,4/5,6,7",
+        "sites:1,2,3,4/5/6+tie-breaker",
     ];
     let mut ties = 0;
     for (n, weights) in (2..=7).flat_map(|n| weights.iter().map(move |w| (n, w))) {
