@@ -259,6 +259,7 @@ impl Callbacks {
             | Event::Merged { .. }
             | Event::VotesChanged { .. }
             | Event::VotesNotChanged { .. }
+            | Event::Incompatible { .. }
             | Event::Removed { .. } => {}
         }
     }
@@ -475,6 +476,7 @@ impl Subscriber {
             | Event::Merged { .. }
             | Event::VotesChanged { .. }
             | Event::VotesNotChanged { .. }
+            | Event::Incompatible { .. }
             | Event::Removed { .. } => {}
         }
     }
