@@ -102,22 +102,9 @@ fn whole(options: Options, report: &mut Report) {
         ("V-5/1M", Box::new(|| rate(16 * LARGE, NODES))),
         ("V-8", Box::new(|| machine::on_two(|| two.half_loaded(time)))),
     ];
-    let pings = options.count(1000);
-    let seconds = time.as_secs_f64();
-    let failed = "corosync goes on once it runs";
     let lab = encrypted.as_mut().ok().map(std::cell::RefCell::new);
     if let Some(lab) = &lab {
-        let rate_of = |size, senders| lab.borrow_mut().rate(size, senders, seconds).expect(failed);
-        let rate = move |size| rate_of(size, NODES);
-        let latency = move || lab.borrow_mut().latency(SMALL, pings).expect(failed);
-        measures.push(("corosync V-1", Box::new(latency)));
-        measures.push(("corosync V-3", Box::new(move || rate(SMALL))));
-        measures.push(("corosync V-4", Box::new(move || rate(KIB))));
-        measures.push(("corosync V-4/one", Box::new(move || rate_of(KIB, 1))));
-        measures.push(("corosync V-5", Box::new(move || rate(LARGE))));
-        measures.push(("corosync V-5/one", Box::new(move || rate_of(LARGE, 1))));
-        // Corosync's largest message is 1 MiB with its own header.
-        measures.push(("corosync V-5/1M", Box::new(move || rate(16 * LARGE - KIB))));
+        measures.extend(corosync(options, time, lab));
     }
     let mut taken = interleave(options, measures);
     if let Err(why) = &encrypted {
@@ -148,6 +135,27 @@ fn whole(options: Options, report: &mut Report) {
     if options.plots() {
         plot(&two, &plain, report);
     }
+}
+
+/// The same of corosync.
+fn corosync<'a>(
+    options: Options,
+    time: Duration,
+    lab: &'a std::cell::RefCell<&mut Corosync>,
+) -> Vec<Measure<'a>> {
+    let (pings, seconds) = (options.count(1000), time.as_secs_f64());
+    let failed = "corosync goes on once it runs";
+    let rate = move |size, senders| lab.borrow_mut().rate(size, senders, seconds).expect(failed);
+    vec![
+        ("corosync V-1", Box::new(move || lab.borrow_mut().latency(SMALL, pings).expect(failed))),
+        ("corosync V-3", Box::new(move || rate(SMALL, NODES))),
+        ("corosync V-4", Box::new(move || rate(KIB, NODES))),
+        ("corosync V-4/one", Box::new(move || rate(KIB, 1))),
+        ("corosync V-5", Box::new(move || rate(LARGE, NODES))),
+        ("corosync V-5/one", Box::new(move || rate(LARGE, 1))),
+        // Corosync's largest message is 1 MiB with its own header.
+        ("corosync V-5/1M", Box::new(move || rate(16 * LARGE - KIB, NODES))),
+    ]
 }
 
 /// What is held against corosync without encryption.

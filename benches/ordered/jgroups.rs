@@ -1,4 +1,5 @@
 //! Three members of a JGroups group over TCP on loopback, unencrypted, as packaged by Debian.
+#![expect(clippy::print_stderr, reason = "a bench says what does not end")]
 
 use crate::support::{Goal, Name, Options, Report, Samples, machine};
 use crate::{KIB, NODES, SMALL, Trio};
