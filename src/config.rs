@@ -5,7 +5,9 @@ use ocf_comm::{Cipher, PathId, PathPolicy, Preset, Protection};
 use ocf_membership::{BlankRecord, Durability, NodeVotes, OutsidePolicy};
 use ocf_resource::PartitionPolicy;
 use ocf_stonith::FenceAction;
-use pils::{ConfigErrors, NodeId};
+use pils::codec::{LiXml, Limits};
+use pils::value::from_value;
+use pils::{ConfigErrors, NodeId, ValueCodec as _};
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -344,27 +346,63 @@ const fn one() -> u32 {
     1
 }
 
+fn read_toml(text: &str) -> Result<NodeConfig, ConfigErrors> {
+    toml::from_str(text).map_err(|e| ill_formed(&e))
+}
+
+fn ill_formed(error: &impl fmt::Display) -> ConfigErrors {
+    let mut errors = ConfigErrors::default();
+    let problem = error.to_string();
+    errors.push("(file)", "", problem.trim_end(), "correct this line; the README has a whole example");
+    errors
+}
+
 impl NodeConfig {
     /// Reads and checks a configuration.
     ///
     /// # Errors
     /// One error with line and column if the text is not of the right form, otherwise every mistake in its content.
     pub fn from_toml(text: &str) -> Result<Self, ConfigErrors> {
-        let config: Self = match toml::from_str(text) {
-            Ok(config) => config,
-            Err(error) => {
-                let mut errors = ConfigErrors::default();
-                errors.push(
-                    "(file)",
-                    "",
-                    error.to_string().trim_end(),
-                    "correct this line; the README has a whole example",
-                );
-                return Err(errors);
-            }
-        };
+        let config = read_toml(text)?;
         config.check()?;
         Ok(config)
+    }
+
+    /// Reads and checks a configuration in TOML, or, if it begins with `<`, in XML: a `<hash>` of [`LiXml`], with the same
+    /// names, and `type="int"` or `type="boolean"` at what is no text.
+    ///
+    /// ```
+    /// let config = ocf::NodeConfig::from_text(r#"<hash>
+    ///   <LI key="cluster">demo</LI>
+    ///   <LI key="node" type="int">1</LI>
+    ///   <LI key="key">00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff</LI>
+    ///   <LI key="nodes"><list>
+    ///     <LI><hash><LI key="id" type="int">1</LI><LI key="address">192.0.2.1:5405</LI></hash></LI>
+    ///   </list></LI>
+    /// </hash>"#)?;
+    /// assert_eq!(config.cluster, "demo");
+    /// # Ok::<(), pils::ConfigErrors>(())
+    /// ```
+    ///
+    /// # Errors
+    /// One error with its place if the text is not of the right form, otherwise every mistake in its content.
+    pub fn from_text(text: &str) -> Result<Self, ConfigErrors> {
+        let config = Self::read(text)?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Reads a configuration as [`from_text`](Self::from_text) does, without checking what it says: for a program that changes it
+    /// first. [`NodeBuilder::start`](crate::NodeBuilder::start) checks it in any case.
+    ///
+    /// # Errors
+    /// One error with its place if the text is not of the right form.
+    pub fn read(text: &str) -> Result<Self, ConfigErrors> {
+        if !text.trim_start().starts_with('<') {
+            return read_toml(text);
+        }
+        let value = LiXml.decode(text.as_bytes(), &Limits::default()).map_err(|e| ill_formed(&e))?;
+        from_value(value).map_err(|e| ill_formed(&e))
     }
 
     /// The entry of this node.

@@ -6,8 +6,8 @@
 use ocf::{Cluster, ClusterBuilder, Node, NodeBuilder, NodeEvent, SelfFencingEntry, StartError};
 use ocf_resource::driver::{InProcess, RustClass};
 use ocf_resource::{Action, Config, GroupConfig, Metadata, OcfCode, Operation, ResourceConfig};
-use ocf_stonith::driver::{AccessDevice, DeviceClass, SimulatedAccess, SimulatedWatchdog};
-use ocf_stonith::sbd::End;
+use ocf_stonith::driver::{AccessDevice, DeviceClass, SbdDisk, SimulatedAccess, SimulatedWatchdog};
+use ocf_stonith::sbd::{Command, End, Header};
 use ocf_stonith::{DeviceConfig, Event, Failure, FenceAction, FenceDevice, ReadBack, ResourceFence};
 use parking_lot::Mutex;
 use pils::process::Runner;
@@ -82,11 +82,11 @@ impl Storage {
 }
 
 impl DeviceClass for Storage {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "storage"
     }
 
-    fn describe(&self) -> &'static str {
+    fn describe(&self) -> &str {
         "access in memory"
     }
 
@@ -338,4 +338,148 @@ fn a_node_without_the_watchdog_that_it_was_to_have_does_not_start() {
         Cluster::builder("none").self_fencing(entry).local(1).expect_err("nothing stands behind it");
     assert!(matches!(refused, StartError::NotArmed(_)), "{refused}");
     assert!(refused.to_string().contains("load its driver"), "{refused}");
+}
+
+/// A service that on node 1 can be had to fail and not to stop, and where it runs.
+#[derive(Default)]
+struct Service {
+    running: Mutex<BTreeSet<NodeId>>,
+    /// The most nodes that ran it at one time.
+    most: AtomicU32,
+    stuck: AtomicBool,
+}
+
+/// The service on one node.
+struct OnNode(NodeId, Arc<Service>);
+
+impl InProcess for OnNode {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "all else looks whether it runs")]
+    fn operate(&self, operation: &Operation) -> Result<String, (OcfCode, String)> {
+        let Self(node, service) = self;
+        let stuck = service.stuck.load(Ordering::Relaxed) && *node == NodeId::new(1);
+        let mut running = service.running.lock();
+        match operation.action {
+            _ if stuck => return Err((OcfCode::Generic, "it hangs".to_owned())),
+            Action::Start => {
+                running.insert(*node);
+                service.most.fetch_max(u32::try_from(running.len()).expect("few"), Ordering::Relaxed);
+            }
+            Action::Stop => _ = running.remove(node),
+            _ if running.contains(node) => {}
+            _ => return Err((OcfCode::NotRunning, "stopped".to_owned())),
+        }
+        Ok(String::new())
+    }
+
+    fn metadata(&self) -> Metadata {
+        let text = "<resource-agent name=\"service\"><actions><action name=\"start\"/><action name=\"stop\"/>\
+            <action name=\"monitor\"/></actions></resource-agent>";
+        Metadata::parse(text).expect("well-formed")
+    }
+}
+
+#[test]
+fn a_node_that_cannot_stop_a_service_ends_by_an_order_on_a_shared_disk_before_it_is_taken_over() {
+    let disk = std::env::temp_dir().join(format!("node-fencing-sbd-{}", std::process::id()));
+    std::fs::write(&disk, vec![0; 1 << 20]).expect("a file");
+    let header = Header {
+        slots: 8,
+        sector: 512,
+        watchdog_s: 3,
+        allocate_s: 0,
+        loop_s: 1,
+        msgwait_s: 6,
+        uuid: [7; 16],
+    };
+    SbdDisk::create(&disk, header).expect("a disk");
+    let fencing = format!(
+        "[[devices]]\nname = 'pill'\nclass = 'sbd'\nparameters = {{ disks = '{}' }}\n\
+         nodes = [{{ node = 1, plug = 'n1' }}, {{ node = 2, plug = 'n2' }}, {{ node = 3, plug = 'n3' }}]",
+        disk.display()
+    );
+    let entry = format!("watchdog = '/dev/watchdog0'\ndisks = ['{}']", disk.display());
+    let mut resource = ResourceConfig::new("service", "rust:service".parse().expect("a name"));
+    resource.monitor_interval = Duration::from_millis(200);
+    let mut group = GroupConfig::new("data", vec![resource]);
+    (group.nodes, group.elsewhere) = (vec![NodeId::new(1)], true);
+    let (service, dog) = (Arc::new(Service::default()), Dog::default());
+    let (each, behind) = (Arc::clone(&service), dog.clone());
+    let equip = move |builder: NodeBuilder| {
+        let node = builder.node();
+        let class = RustClass::new().with("service", Arc::new(OnNode(node, Arc::clone(&each))));
+        let builder = builder.agent_class("rust", Arc::new(class));
+        if node != NodeId::new(1) {
+            return Dog::default().behind(builder);
+        }
+        // the end of the machine is the end of what runs there
+        let (ended, ends) = (Arc::clone(&behind.ended), Arc::clone(&each));
+        behind.behind(builder).on_end(move |end| {
+            ends.running.lock().remove(&node);
+            ended.lock().push(end.clone());
+        })
+    };
+    let mut cluster = Cluster::builder("pill")
+        .resources(Config { groups: vec![group], ..Config::default() })
+        .fencing(toml::from_str(&fencing).expect("a configuration"), FenceAction::Off)
+        .self_fencing(toml::from_str(&entry).expect("a configuration"))
+        .equip(equip)
+        .local(3)
+        .expect("it starts");
+    let runs_on = |node| service.running.lock().contains(&NodeId::new(node));
+    wait_until("the service runs on node 1", || runs_on(1));
+    service.stuck.store(true, Ordering::Relaxed);
+    wait_until("node 1 is told to end", || !dog.ended.lock().is_empty());
+    let ended = dog.ended.lock().clone();
+    assert!(
+        matches!(&ended[..], [End::Told(mail)] if mail.command == Command::Off || mail.command == Command::Reset)
+    );
+    cluster.kill(0);
+    wait_until("another node has the service", || runs_on(2) || runs_on(3));
+    assert_eq!(service.most.load(Ordering::Relaxed), 1, "never on two nodes");
+    wait_until("the watchdog is behind it", || dog.has_bitten());
+    std::fs::remove_file(disk).expect("our own file");
+}
+
+#[test]
+#[ignore = "needs python3"]
+fn a_node_fences_by_a_class_in_a_program_that_was_loaded_from_a_folder() {
+    let folder = std::env::temp_dir().join(format!("node-fencing-plugins-{}", std::process::id()));
+    let (classes, switch) = (folder.join("fence-class"), folder.join("switch"));
+    std::fs::create_dir_all(&classes).expect("a folder");
+    std::fs::create_dir_all(&switch).expect("a folder");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/ocf-stonith/examples/file_switch.py");
+    std::fs::copy(script, classes.join("file_switch")).expect("a copy");
+    (1..=3).for_each(|node| std::fs::write(switch.join(format!("{node}")), "on").expect("an outlet"));
+    let fencing = format!(
+        "[[devices]]\nname = 'bench'\nclass = 'file_switch'\nnodes = 'all'\nparameters = {{ folder = '{}' }}",
+        switch.display()
+    );
+    let resource = ResourceConfig::new("service", "rust:service".parse().expect("a name"));
+    let mut group = GroupConfig::new("data", vec![resource]);
+    (group.nodes, group.elsewhere) = (vec![NodeId::new(1)], true);
+    let service = Arc::new(Service::default());
+    let (each, plugins) = (Arc::clone(&service), folder.clone());
+    let equip = move |builder: NodeBuilder| {
+        builder.plugins().add_folder(&plugins);
+        let class = RustClass::new().with("service", Arc::new(OnNode(builder.node(), Arc::clone(&each))));
+        builder.agent_class("rust", Arc::new(class))
+    };
+    let mut cluster = Cluster::builder("plugins")
+        .resources(Config { groups: vec![group], ..Config::default() })
+        .fencing(toml::from_str(&fencing).expect("a configuration"), FenceAction::Off)
+        .equip(equip)
+        .local(3)
+        .expect("it starts");
+    let runs_on = |node| service.running.lock().contains(&NodeId::new(node));
+    wait_until("the service runs on node 1", || runs_on(1));
+    cluster.kill(0);
+    wait_until("another node has the service", || runs_on(2) || runs_on(3));
+    let outlet = |node: u32| std::fs::read_to_string(switch.join(node.to_string())).expect("an outlet");
+    assert_eq!(
+        [outlet(1), outlet(2), outlet(3)],
+        ["off", "on", "on"],
+        "node 1 was switched off, and nobody else"
+    );
+    drop(cluster);
+    std::fs::remove_dir_all(folder).expect("our own folder");
 }

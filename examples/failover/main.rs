@@ -1,7 +1,7 @@
 //! One node of a cluster as its own process, from a TOML file: runs real agents, fences through real devices.
 //!
 //! `failover --example > node.toml` prints a file to begin with; on each machine, `failover --config node.toml --check`
-//! says what is still wrong with it there, and `failover --config node.toml` runs the node.
+//! says what is still wrong with it there, and `failover --config node.toml` runs the node. XML will do as well.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for a terminal")]
 
 mod words;
@@ -81,8 +81,7 @@ fn configuration(arguments: &Arguments) -> Result<NodeConfig, String> {
     let text = fs::read_to_string(path).map_err(|error| {
         format!("{}: {error}; `failover --example` prints a file to begin with", path.display())
     })?;
-    let mut config: NodeConfig = toml::from_str(&text)
-        .map_err(|error| format!("{}: {}", path.display(), error.to_string().trim_end()))?;
+    let mut config = NodeConfig::read(&text).map_err(|error| format!("{}: {error}", path.display()))?;
     if let Some(node) = arguments.node {
         config.node = pils::NodeId::new(node);
     }

@@ -1,7 +1,8 @@
 //! Wrong configurations: everything that is wrong is said at once, with path, value and what to do.
 
 use ocf::{Node, NodeConfig, StartError};
-use pils::ConfigErrors;
+use pils::codec::LiXml;
+use pils::{ConfigErrors, ValueCodec as _};
 
 const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 
@@ -133,4 +134,25 @@ fn a_missing_agent_and_a_missing_fence_agent_are_named_together_before_anything_
     assert!(of("resources.groups[0].resources[0].agent").contains("rust"));
     let fence = of("fencing.devices[0].parameters.agent");
     assert!(fence.contains("fence_nosuch") && fence.contains("fence-agents"), "the package: {fence}");
+}
+
+#[test]
+fn a_configuration_means_the_same_in_xml_and_its_mistakes_are_told_as_well() {
+    let text = include_str!("../../examples/failover/example.toml");
+    let value: toml::Value = toml::from_str(text).expect("it is TOML");
+    let value = pils::value::to_value(&value).expect("a value");
+    let xml = String::from_utf8(LiXml.encode(&value).expect("it can be written")).expect("it is text");
+    let same = |text: &str| format!("{:?}", NodeConfig::read(text).expect("it can be read"));
+    assert_eq!(same(&xml), same(text));
+
+    let wrong = "<hash><LI key='cluster'>demo</LI><LI key='node' type='int'>9</LI>\
+        <LI key='nodes'><list/></LI></hash>";
+    let errors = NodeConfig::from_text(wrong).expect_err("the configuration is wrong");
+    let paths: Vec<&str> = errors.0.iter().map(|e| e.path.as_str()).collect();
+    assert!(["key", "node", "nodes"].iter().all(|path| paths.contains(path)), "{errors}");
+    let unknown =
+        NodeConfig::from_text("<hash><LI key='clustre'>demo</LI></hash>").expect_err("no such field");
+    assert!(unknown.to_string().contains("clustre"), "{unknown}");
+    let broken = NodeConfig::from_text("<hash><LI key='cluster'>").expect_err("it ends too early");
+    assert!(broken.to_string().contains("at byte"), "{broken}");
 }
