@@ -551,6 +551,9 @@ impl World {
     }
 
     fn hear(&mut self, to: NodeInstance, word: Word) {
+        if matches!(word, Word::View(_)) {
+            self.checkers.repairs().comes_to_view(to, &self.nodes);
+        }
         let Some(node) = self.nodes.get_mut(&to) else { return };
         if !matches!(word, Word::Proven(..)) {
             node.suspended = matches!(word, Word::Suspended);

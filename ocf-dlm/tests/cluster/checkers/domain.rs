@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 /// D11: what a failure has made invalid is told to a collector, as long as a member lives that knew of the resource; and
 /// what became invalid after it was collected is not taken for repaired.
 ///
-/// A member knows of a resource that masters it, lists it, or has a lock of it that a master knows.
+/// A member knows of a resource that masters it, lists it, or has a lock of it that a master knows; and, when another is lost,
+/// still has it when it comes to the next view.
 #[derive(Debug, Default)]
 pub(crate) struct Repairs {
     /// Resources whose last writer failed, with the number of that failure.
@@ -18,6 +19,8 @@ pub(crate) struct Repairs {
     /// Whose failure was noted: that of a dead node is when it dies, though its masters note it with the proof.
     noted: BTreeSet<Id>,
     changed: bool,
+    /// Members that have not come to a view since another was lost: what they know of counts once they do.
+    behind: BTreeSet<NodeInstance>,
 }
 
 impl Repairs {
@@ -49,9 +52,23 @@ impl Repairs {
 
     /// Forgets what no member knows of; after each failure and each loss of a member.
     pub(crate) fn excuse(&mut self, nodes: &BTreeMap<NodeInstance, Node>, lost: bool) {
+        if lost {
+            self.behind = nodes.keys().copied().collect();
+        }
         if !core::mem::take(&mut self.changed) && !lost {
             return;
         }
+        self.keep_known(nodes);
+    }
+
+    /// Before a member handles a view: what it has given back since another was lost it does not tell the next master of.
+    pub(crate) fn comes_to_view(&mut self, at: NodeInstance, nodes: &BTreeMap<NodeInstance, Node>) {
+        if self.behind.remove(&at) {
+            self.keep_known(nodes);
+        }
+    }
+
+    fn keep_known(&mut self, nodes: &BTreeMap<NodeInstance, Node>) {
         self.due.retain(|key, _| nodes.values().any(|node| !node.is_outside() && knows(node, key)));
     }
 
