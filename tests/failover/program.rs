@@ -356,10 +356,14 @@ fn the_example_lacks_only_what_a_machine_must_bring() {
     let example = String::from_utf8(example.stdout).unwrap();
     let key = bench.dir.join("key");
     let missing = example.replace("/etc/ocf.key", "/nowhere/key");
+    // It does not say which parameters it has.
+    let silent = bench.dir.join("ocf/resource.d/test/Silent");
+    fs::write(&silent, "#!/bin/sh\nexit 3\n").unwrap();
+    fs::set_permissions(&silent, fs::Permissions::from_mode(0o755)).unwrap();
     let without_agents = |text: &str| {
         // Neither agents nor fence agents need to be installed where this test runs.
-        let classes = text.replace("ocf:heartbeat:Dummy", "ocf:test:File");
-        let classes = classes.replace("ocf:heartbeat:IPaddr2", "ocf:test:File");
+        let classes = text.replace("ocf:heartbeat:Dummy", "ocf:test:Silent");
+        let classes = classes.replace("ocf:heartbeat:IPaddr2", "ocf:test:Silent");
         let lines = classes.replace("\"fence_agent\"", "\"manual\"");
         let kept = lines.lines().filter(|line| !line.starts_with("parameters = { agent"));
         kept.map(|line| format!("{line}\n")).collect::<String>()
