@@ -259,7 +259,6 @@ impl Callbacks {
             | Event::Merged { .. }
             | Event::VotesChanged { .. }
             | Event::VotesNotChanged { .. }
-            | Event::Incompatible { .. }
             | Event::Removed { .. } => {}
         }
     }
@@ -476,7 +475,6 @@ impl Subscriber {
             | Event::Merged { .. }
             | Event::VotesChanged { .. }
             | Event::VotesNotChanged { .. }
-            | Event::Incompatible { .. }
             | Event::Removed { .. } => {}
         }
     }

@@ -174,7 +174,6 @@ mod tests {
             previous: Vec::new(),
             causes: Vec::new(),
             quorum: 1,
-            level: 1,
             unproven: Vec::new(),
         };
         let items = vec![

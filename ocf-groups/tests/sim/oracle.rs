@@ -265,7 +265,6 @@ impl Oracle {
                     previous,
                     causes: Vec::new(),
                     quorum,
-                    level: 2,
                     unproven: Vec::new(),
                 },
                 states,

@@ -2,7 +2,6 @@
 
 mod behaviour;
 mod criteria;
-mod levels;
 mod nodes;
 mod policies;
 mod simulation;
