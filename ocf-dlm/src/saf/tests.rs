@@ -1,0 +1,58 @@
+use super::*;
+use crate::LocalLocks;
+
+fn two() -> (SafLocks, SafLocks) {
+    let manager = LocalLocks::default();
+    let handle = || SafLocks::initialize(&manager, "saf").unwrap();
+    (handle(), handle())
+}
+
+const PLAIN: SafFlags = SafFlags { no_queue: false, orphan: false };
+const NO_QUEUE: SafFlags = SafFlags { no_queue: true, orphan: false };
+
+#[test]
+fn who_waits_is_granted_at_the_unlock_and_the_holder_is_told_with_its_signal() {
+    let (mut a, mut b) = two();
+    assert_eq!(a.open(b"r", false, None), Err(SafError::NotExist));
+    let (ra, rb) = (a.open(b"r", true, None).unwrap(), b.open(b"r", false, None).unwrap());
+    let (mine, status) = a.lock(ra, SafMode::Exclusive, PLAIN, (1, None)).unwrap();
+    assert_eq!(status as i32, 1);
+    let theirs = b.lock_async(rb, SafMode::Shared, PLAIN, (77, 42)).unwrap();
+    let (held, requested) = (SafMode::Exclusive, SafMode::Shared);
+    assert_eq!(a.dispatch(), Some(SafCallback::Waiter { signal: Some(42), lock: mine, held, requested }));
+    assert_eq!(b.dispatch(), None);
+    a.unlock(mine).unwrap();
+    let granted = SafCallback::Granted { invocation: 77, lock: theirs, status: Ok(SafStatus::Granted) };
+    assert_eq!((b.dispatch(), b.dispatch()), (Some(granted), None));
+    assert_eq!(a.unlock(mine), Err(SafError::NotExist));
+}
+
+#[test]
+fn refusals_have_the_statuses_and_codes_of_the_service() {
+    let (mut a, mut b) = two();
+    let (ra, rb) = (a.open(b"r", true, None).unwrap(), b.open(b"r", true, None).unwrap());
+    a.lock(ra, SafMode::Exclusive, PLAIN, (0, None)).unwrap();
+    let again = a.lock(ra, SafMode::Exclusive, PLAIN, (0, None)).unwrap().1;
+    assert_eq!((again, again as i32), (SafStatus::DuplicateExclusive, 6));
+    assert_eq!(b.lock(rb, SafMode::Shared, NO_QUEUE, (0, None)).unwrap().1 as i32, 3);
+    let late = b.lock(rb, SafMode::Shared, PLAIN, (0, Some(Duration::from_millis(10))));
+    assert_eq!(late.unwrap_err().code(), 5);
+    a.close(ra).unwrap();
+    assert_eq!(a.close(ra).unwrap_err().code(), 9);
+    assert_eq!(b.lock(rb, SafMode::Shared, PLAIN, (0, None)).unwrap().1, SafStatus::Granted);
+    b.locks_max = 1;
+    assert_eq!(b.lock(rb, SafMode::Shared, PLAIN, (0, None)).unwrap().1 as i32, 5);
+    assert_eq!(b.open(&[7; 300], true, None).unwrap_err().code(), 13);
+}
+
+#[test]
+fn an_orphan_is_in_the_way_until_it_is_purged() {
+    let (mut a, mut b) = two();
+    let (ra, rb) = (a.open(b"r", true, None).unwrap(), b.open(b"r", true, None).unwrap());
+    let orphan = SafFlags { orphan: true, ..PLAIN };
+    a.lock(ra, SafMode::Exclusive, orphan, (0, None)).unwrap();
+    drop(a);
+    assert_eq!(b.lock(rb, SafMode::Shared, PLAIN, (0, None)).unwrap().1, SafStatus::Orphaned);
+    assert_eq!(b.purge(rb), Ok(1));
+    assert_eq!(b.lock(rb, SafMode::Shared, PLAIN, (0, None)).unwrap().1, SafStatus::Granted);
+}
