@@ -215,7 +215,7 @@ pub struct SafLockId(u64);
 /// orphans.
 ///
 /// Calls that wait, and [`SafLocks::dispatch_within`], look once a second whether an orphan is in the way of what waits; who only calls
-/// [`SafLocks::dispatch`] does so when [`SafLocks::next_look`] says. Each look asks the master of the resource, for a second at most.
+/// [`SafLocks::dispatch`] does so when [`SafLocks::next_look`] says. Each look asks the master of each such resource, for a second at most.
 pub struct SafLocks {
     /// `None` while it is dropped.
     owner: Option<Box<dyn LockOwner>>,
@@ -320,7 +320,7 @@ impl SafLocks {
                 self.opening.remove(&resource);
                 return Err(SafError::Timeout);
             }
-            self.bell.wait(until);
+            self.wait(until);
         }
     }
 
@@ -387,8 +387,7 @@ impl SafLocks {
                 self.locks.remove(&lock);
                 return Err(SafError::Timeout);
             }
-            let look = self.due();
-            self.bell.wait(until.into_iter().chain(look).min());
+            self.wait(until);
         }
     }
 
@@ -463,8 +462,7 @@ impl SafLocks {
             if is_over(until) {
                 return None;
             }
-            let look = self.due();
-            self.bell.wait(until.into_iter().chain(look).min());
+            self.wait(until);
         }
     }
 
@@ -516,6 +514,11 @@ impl SafLocks {
         self.locks.insert(lock, Lock { resource, mode, orphan: flags.orphan, state });
         self.bell.ring(lock.0);
         Ok(None)
+    }
+
+    /// Waits for news, until then or until something is to be looked at.
+    fn wait(&self, until: Option<Instant>) {
+        self.bell.wait(until.into_iter().chain(self.due()).min());
     }
 
     /// When the next look at what waits is due.
@@ -604,32 +607,35 @@ impl SafLocks {
         }
     }
 
-    /// Looks whether orphans are in the way of what waits, and has deadlocks found in one process.
+    /// Looks whether orphans are in the way of what waits, and has deadlocks found in one process. Each resource is asked for once.
     fn look(&mut self) {
         let Ok(owner) = self.owner() else { return };
         owner.see_to_it();
         let started = now();
         let is_due =
             |lock: &Lock| matches!(lock.state, State::Asked { look: Some(look), .. } if look <= started);
-        let due = self.locks.iter().filter(|(_, lock)| is_due(lock)).map(|(id, _)| *id);
-        for id in due.collect::<Vec<SafLockId>>() {
-            if self.is_orphan_in_the_way(id) {
-                self.end(id, Ok(SafStatus::Orphaned), None);
-            } else if let Some(Lock { state: State::Asked { look, .. }, .. }) = self.locks.get_mut(&id) {
-                *look = after(Some(LOOK_EVERY));
+        let mut due: BTreeMap<SafResource, Vec<SafLockId>> = BTreeMap::new();
+        for (id, lock) in self.locks.iter().filter(|(_, lock)| is_due(lock)) {
+            due.entry(lock.resource).or_default().push(*id);
+        }
+        for (resource, waiting) in due {
+            let orphans = self.orphans(resource);
+            for id in waiting {
+                let Some(lock) = self.locks.get_mut(&id) else { continue };
+                if orphans.iter().any(|held| !held.is_compatible(lock.mode.mode())) {
+                    self.end(id, Ok(SafStatus::Orphaned), None);
+                } else if let State::Asked { look, .. } = &mut lock.state {
+                    *look = after(Some(LOOK_EVERY));
+                }
             }
         }
     }
 
-    /// False also if nobody can say at present.
-    fn is_orphan_in_the_way(&self, id: SafLockId) -> bool {
-        let (Some(lock), Some(owner)) = (self.locks.get(&id), &self.owner) else { return false };
-        let Some(open) = self.open.get(&lock.resource) else { return false };
-        let in_the_way = |seen: &SeenLock| {
-            seen.orphan && seen.held.is_some_and(|held| !held.is_compatible(lock.mode.mode()))
-        };
-        let seen = owner.look(&self.space, &open.name, LOOK_EVERY);
-        seen.is_ok_and(|seen| seen.iter().any(in_the_way))
+    /// What orphans hold of a resource; nothing also if nobody can say at present.
+    fn orphans(&self, resource: SafResource) -> Vec<Mode> {
+        let (Some(open), Ok(owner)) = (self.open.get(&resource), self.owner()) else { return Vec::new() };
+        let seen = owner.look(&self.space, &open.name, LOOK_EVERY).unwrap_or_default();
+        seen.iter().filter(|seen| seen.orphan).filter_map(|seen| seen.held).collect()
     }
 }
 

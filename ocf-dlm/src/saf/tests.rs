@@ -56,3 +56,20 @@ fn an_orphan_is_in_the_way_until_it_is_purged() {
     assert_eq!(b.purge(rb), Ok(1));
     assert_eq!(b.lock(rb, SafMode::Shared, PLAIN, (0, None)).unwrap().1, SafStatus::Granted);
 }
+
+#[test]
+fn all_that_wait_for_one_resource_learn_of_an_orphan_by_one_look() {
+    let (mut a, mut b) = two();
+    let (ra, rb) = (a.open(b"r", true, None).unwrap(), b.open(b"r", true, None).unwrap());
+    a.lock(ra, SafMode::Shared, SafFlags { orphan: true, ..PLAIN }, (0, None)).unwrap();
+    drop(a);
+    let shared = b.lock(rb, SafMode::Shared, PLAIN, (0, None)).unwrap();
+    assert_eq!(shared.1, SafStatus::Granted, "an orphan that excludes nothing is in nobody's way");
+    b.unlock(shared.0).unwrap();
+    let wants = b.lock_async(rb, SafMode::Exclusive, PLAIN, (1, 0)).unwrap();
+    let behind = b.lock_async(rb, SafMode::Shared, PLAIN, (2, 0)).unwrap();
+    let orphaned = SafCallback::Granted { invocation: 1, lock: wants, status: Ok(SafStatus::Orphaned) };
+    assert_eq!(b.dispatch_within(Duration::from_secs(10)), Some(orphaned));
+    let granted = SafCallback::Granted { invocation: 2, lock: behind, status: Ok(SafStatus::Granted) };
+    assert_eq!(b.dispatch_within(Duration::from_secs(10)), Some(granted), "it waited for the other alone");
+}
