@@ -183,6 +183,8 @@ pub enum Sabotage {
     NoTieBreak,
     /// Adopt a proposal with other votes though it has no quorum of those before.
     NoFormerVotes,
+    /// Go on without limit as a quorum alone, though another view was accepted and others may be a quorum of that.
+    AloneForGood,
     /// Carry out an order that was given for an older set of nodes.
     NoBaseRevision,
     /// Remove a node from the set while it is a member.
@@ -350,8 +352,8 @@ impl Consensus {
     /// outside the primary and while suspended.
     #[must_use]
     pub fn lease_until(&self) -> Option<Instant> {
-        let installed = self.installed.as_ref().filter(|i| i.suspended.is_none())?;
-        installed.lease.until(&installed.view, self.local, self.config.lease)
+        self.installed.as_ref().filter(|i| i.suspended.is_none())?;
+        self.confirmed_until()
     }
 
     /// Counters.
@@ -488,6 +490,7 @@ impl Consensus {
                 | (Some(Sabotage::NoLeaseExpiry), Bug::LeaseExpiry)
                 | (Some(Sabotage::NoTieBreak), Bug::Tie)
                 | (Some(Sabotage::NoFormerVotes), Bug::FormerVotes)
+                | (Some(Sabotage::AloneForGood), Bug::AloneForGood)
                 | (Some(Sabotage::NoBaseRevision), Bug::BaseRevision)
                 | (Some(Sabotage::RemovesMembers), Bug::RemovesMembers)
                 | (Some(Sabotage::LetsStrangersIn), Bug::LetsStrangersIn)
@@ -585,6 +588,7 @@ enum Bug {
     LeaseExpiry,
     Tie,
     FormerVotes,
+    AloneForGood,
     BaseRevision,
     RemovesMembers,
     LetsStrangersIn,

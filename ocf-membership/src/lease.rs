@@ -24,6 +24,9 @@ pub(crate) struct Lease {
     pub(crate) base: Option<Instant>,
     /// Confirmations of renewals sent before this do not count: this node did not run for a while.
     pub(crate) distrust: Option<Instant>,
+    /// When this node answered the PREPARE of the first ballot in which it accepted the value. Who was a quorum alone is bound to others from
+    /// then on.
+    pub(crate) answered: Option<Instant>,
     /// This node has helped to agree on a view that it does not continue into: it acts no more in this one.
     pub(crate) surrendered: bool,
     sent: VecDeque<(u64, Instant)>,
@@ -37,6 +40,7 @@ impl Lease {
             value,
             base: None,
             distrust: None,
+            answered: None,
             surrendered: false,
             sent: VecDeque::new(),
             next: 1,
@@ -61,6 +65,12 @@ impl Lease {
             let newest = self.acked.entry(from).or_insert(*at);
             *newest = (*newest).max(*at);
         }
+    }
+
+    /// Until when this node, a quorum alone in its view, may go on in that though it accepted `next`, which is this lease's value and may be
+    /// agreed without its knowledge. Whoever accepted it too did so after this node's answer.
+    pub(crate) fn until_next(&self, next: &View, local: NodeInstance, lease: Duration) -> Option<Instant> {
+        self.until(next, local, lease).max(self.answered.map(|at| at + lease))
     }
 
     /// Until when the lease is confirmed by a quorum of `view`, `local` included; `None` if it never was, or not since

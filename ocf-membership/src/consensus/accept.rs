@@ -199,6 +199,8 @@ impl Consensus {
             Some(pending) if pending.persist == Some(token) => pending.persist = None,
             _ => return,
         }
+        // Its disk writes again.
+        self.dirty |= self.unfit_until.take().is_some();
         self.finish_accept(now);
     }
 
@@ -242,6 +244,9 @@ impl Consensus {
         }
         if self.next_lease.as_ref().is_none_or(|l| l.value != view.ballot) {
             self.next_lease = view.contains(self.local).then(|| Lease::new(view.ballot));
+            if let Some(lease) = &mut self.next_lease {
+                lease.answered = self.state_sent;
+            }
         }
         self.record = None;
         self.accepted =

@@ -88,12 +88,26 @@ impl Consensus {
         self.drop_message(from, DropReason::StaleView);
     }
 
+    /// Until when the lease of the installed view is confirmed.
+    pub(super) fn confirmed_until(&self) -> Option<Instant> {
+        let installed = self.installed.as_ref()?;
+        let (local, lease) = (self.local, self.config.lease);
+        let until = installed.lease.until(&installed.view, local, lease);
+        let next = self.accepted.as_ref().map(|a| &a.accept.proposal.view);
+        let next = next.filter(|next| next.number > installed.view.number && until == Some(Instant::MAX));
+        match (next, &self.next_lease) {
+            (Some(view), Some(next)) if !self.is_sabotaged(Bug::AloneForGood) => {
+                next.until_next(view, local, lease)
+            }
+            _ => until,
+        }
+    }
+
     /// Suspends or resumes, as the lease says.
     pub(super) fn check_lease(&mut self, now: Instant) {
-        let (local, lease) = (self.local, self.config.lease);
         let never_expires = self.is_sabotaged(Bug::LeaseExpiry);
+        let until = self.confirmed_until();
         let Some(installed) = self.installed.as_mut().filter(|i| !i.dormant) else { return };
-        let until = installed.lease.until(&installed.view, local, lease);
         let valid = until.is_some_and(|until| now < until) || never_expires;
         if until == Some(Instant::MAX) {
             installed.lease.distrust = None;

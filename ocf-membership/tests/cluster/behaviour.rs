@@ -334,3 +334,21 @@ fn bytes_that_mean_nothing_are_counted_and_change_nothing() {
     assert_eq!(after.stats.dropped(ocf_membership::DropReason::UnknownNode), 1);
     assert!(before.newest == ViewNumber(1));
 }
+
+#[test]
+fn a_node_whose_disk_writes_again_is_not_sent_away_for_the_write_that_failed() {
+    let mut world = with_policy(5, Durability::Durable, "majority");
+    world.run_until(2_000 * MS);
+    assert!(world.is_whole(), "{}", world.describe());
+    let before = world.checks.views.len();
+    // Nobody hears of it before the next ballot has begun.
+    world.cut.extend((0..4).map(|i| (4, i)));
+    world.fail_write(4);
+    world.stop(3, Some(DownReason::LastGasp));
+    world.run_until(world.now + 100 * MS);
+    world.cut.clear();
+    world.run_until(world.now + 3_000 * MS);
+    assert_eq!(world.checks.violation, None);
+    assert!([0, 1, 2, 4].iter().all(|i| world.nodes[*i].active.is_some()), "{}", world.describe());
+    assert_eq!(world.checks.views.len(), before + 1, "{}", world.describe());
+}

@@ -276,6 +276,41 @@ fn votes_that_were_not_agreed_keep_nobody_from_going_on() {
     assert!(tried > 0, "such votes are remembered by one that restarted");
 }
 
+/// A node that is a quorum alone is cut off while a view is being agreed that gives the others more, at one of many moments.
+fn cut_from_the_heaviest(after: u64, sabotage: Option<Sabotage>) -> (World, Option<String>) {
+    let mut world = with_policy(3, Durability::Durable, "majority");
+    world.plan.sabotage = sabotage;
+    world.run_until(2_000 * MS);
+    world.set_votes(0, &list(&[1, 3, 1])).expect("it may");
+    wait(&mut world, 1_000);
+    world.set_votes(0, &list(&[2, 2, 3])).expect("it may");
+    world.run_until(world.now + after);
+    part(&mut world, &[1]);
+    world.run_until(world.now + 10_000 * MS);
+    let violation = world.checks.violation.clone();
+    (world, violation)
+}
+
+#[test]
+fn who_was_a_quorum_alone_stops_once_others_may_be_one_without_it() {
+    let (mut ours, mut theirs) = (0, 0);
+    for step in 0..60 {
+        let (world, violation) = cut_from_the_heaviest(49 * MS + step * MS / 6, None);
+        assert_eq!(violation, None, "{step}: {}", world.describe());
+        ours += u32::from(is_primary(&world, 1));
+        theirs += u32::from(is_primary(&world, 0) && is_primary(&world, 2));
+    }
+    assert!(ours > 0 && theirs > 0, "{ours} times it, {theirs} times the others");
+}
+
+#[test]
+fn going_on_alone_though_others_may_have_agreed_is_caught() {
+    let bug = Some(Sabotage::AloneForGood);
+    let found = (0..60).find_map(|step| cut_from_the_heaviest(49 * MS + step * MS / 6, bug).1);
+    let found = found.expect("it is noticed");
+    assert!(found.contains("Q1"), "{found}");
+}
+
 #[test]
 fn adopting_other_votes_without_a_quorum_of_those_before_is_caught() {
     let bug = Some(Sabotage::NoFormerVotes);

@@ -713,6 +713,11 @@ impl World {
     }
 
     /// The node does not run until `resume`.
+    /// The disk of a node reports that a write failed.
+    pub fn fail_write(&mut self, i: usize) {
+        self.call(i, Some(Owned::PersistFailed(PersistToken(0))));
+    }
+
     pub fn pause(&mut self, i: usize) {
         self.nodes[i].paused = true;
         self.nodes[i].pauses += 1;
