@@ -22,6 +22,8 @@ pub mod channel;
 pub mod checkpoint;
 mod config;
 pub mod corosync;
+#[cfg(feature = "driver")]
+pub mod driver;
 mod error;
 mod event;
 mod flush;

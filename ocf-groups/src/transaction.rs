@@ -5,9 +5,11 @@
 //! point**: it stands at one place of the stream, so all members see the same decision, and no death of any one of them
 //! leaves it open. What is nowhere written down as committed is aborted. See `PROTOCOL.md`, section 11.
 
+pub mod journal;
 mod site;
 mod wire;
 
+pub use journal::Journal;
 #[cfg(feature = "testing")]
 pub use site::Sabotage;
 pub use site::{Output, TransactionSite};
@@ -94,6 +96,16 @@ pub enum Record {
         /// Which transaction.
         txn: TxnId,
     },
+}
+
+impl Record {
+    /// The transaction that it is about.
+    #[must_use]
+    pub const fn txn(&self) -> TxnId {
+        match self {
+            Self::Prepared { txn, .. } | Self::Committed { txn, .. } | Self::Forget { txn } => *txn,
+        }
+    }
 }
 
 /// Why a transaction was aborted.

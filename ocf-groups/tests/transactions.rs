@@ -1,8 +1,8 @@
 //! Goal: a transaction has one outcome for all it concerns, and every one ends, whoever crashes at whatever step, also if all
 //! crash at once: what was told as committed is carried out everywhere, from the journals if need be.
 //!
-//! Method: random runs over the real stream, as in `replicated.rs`, with journals whose last records a crash may lose. Invariants TX1
-//! to TX3 are those of `PROTOCOL.md`, section 11.
+//! Method: random runs over the real stream, as in `replicated.rs`, with journals that a crash cuts off at any byte behind what is durable.
+//! Invariants TX1 to TX3 are those of `PROTOCOL.md`, section 11.
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "what is new fails the test")]
 
@@ -10,7 +10,7 @@ mod sim;
 
 use bytes::Bytes;
 use ocf_groups::replicated::Phase;
-use ocf_groups::transaction::{Output, Record, Sabotage, Site, TransactionSite, TxnId};
+use ocf_groups::transaction::{Output, Record, Sabotage, Site, TransactionSite, TxnId, journal};
 use ocf_groups::{Event, Groups};
 use pils::{Instant, NodeInstance, Rng};
 use sim::host::{Host, Maker, Witness, campaign, config, found, moment};
@@ -21,8 +21,28 @@ use std::rc::Rc;
 /// What a node has on its disk, and what is on its way there.
 #[derive(Default)]
 struct Disk {
-    durable: Vec<Vec<u8>>,
-    pending: VecDeque<(u64, Vec<u8>)>,
+    /// The bytes of the journal.
+    durable: Vec<u8>,
+    pending: VecDeque<(u64, Record)>,
+}
+
+impl Disk {
+    /// The bytes that are written next: a batch of one record.
+    fn next(&mut self) -> Option<(u64, Vec<u8>)> {
+        let (token, record) = self.pending.pop_front()?;
+        let batch = journal::batch(self.durable.len(), [&record]).expect("it is small");
+        Some((token, batch))
+    }
+
+    /// What a site finds when it starts: the records, and a journal that ends with a whole batch.
+    fn open(&mut self) -> Vec<Record> {
+        let contents = journal::read(&self.durable).expect("it was cut off, and not damaged");
+        self.durable.truncate(contents.whole);
+        if self.durable.is_empty() {
+            self.durable.extend_from_slice(&journal::MAGIC);
+        }
+        contents.live.into_values().collect()
+    }
 }
 
 /// All disks, and what all sites together were told.
@@ -56,7 +76,7 @@ impl Bank {
                     world.participants.insert(*txn, parties.participants.clone());
                 }
                 let disk = world.disks.entry(self.name).or_default();
-                disk.pending.push_back((token, record.to_bytes()));
+                disk.pending.push_back((token, record));
             }
             Output::Commit { txn, .. } => {
                 if !*world.outcomes.entry(txn).or_insert(true) {
@@ -101,8 +121,8 @@ impl Bank {
         let written = {
             let mut world = self.world.borrow_mut();
             let disk = world.disks.entry(self.name).or_default();
-            let Some((token, record)) = disk.pending.pop_front() else { return };
-            disk.durable.push(record);
+            let Some((token, batch)) = disk.next() else { return };
+            disk.durable.extend_from_slice(&batch);
             token
         };
         self.site.durable(now, written);
@@ -189,9 +209,14 @@ impl Host for Bank {
         // What was on its way may have arrived, from the front.
         let arrived = self.rng.below(disk.pending.len() as u64 + 1);
         for _ in 0..arrived {
-            if let Some((_, record)) = disk.pending.pop_front() {
-                disk.durable.push(record);
-            }
+            let (_, batch) = disk.next().expect("it is pending");
+            disk.durable.extend_from_slice(&batch);
+        }
+        // And a part of what comes next.
+        if let Some((_, batch)) = disk.next() {
+            let cut = usize::try_from(self.rng.below(batch.len() as u64)).expect("it is small");
+            disk.durable.extend_from_slice(&batch[..cut]);
+            self.witness.borrow_mut().count("cut off");
         }
         disk.pending.clear();
         if self.site.in_doubt().next().is_some() {
@@ -205,9 +230,7 @@ fn run(seed: u64, bug: Option<Sabotage>) -> Result<BTreeMap<&'static str, u64>, 
     let of_maker = Rc::clone(&witness);
     let maker: Maker = Box::new(move |node: NodeInstance, rng| {
         let name = Site { node: node.node, local: 0 };
-        let records: Vec<Record> = world.borrow().disks.get(&name).map_or_else(Vec::new, |disk| {
-            disk.durable.iter().map(|bytes| Record::parse(bytes).expect("our own record")).collect()
-        });
+        let records = world.borrow_mut().disks.entry(name).or_default().open();
         let mut site = TransactionSite::new(config(0), node, records);
         if site.in_doubt().next().is_some() {
             of_maker.borrow_mut().count("restarted in doubt");
@@ -234,6 +257,7 @@ fn a_transaction_has_one_outcome_and_ends_in_random_runs() {
         ("taken back", 3),
         ("presumed", 3),
         ("restarted in doubt", 3),
+        ("cut off", 3),
     ];
     campaign(0..30, &wanted, |seed| run(seed, None));
 }
