@@ -19,12 +19,17 @@ pub struct Config {
     pub fetch_retry: Duration,
     /// Largest state that `offer_state` takes, in bytes, default 64 MiB.
     pub state_max: usize,
-    /// State travels in pieces of this many bytes, default 1 MiB; between 1 and 15 MiB.
+    /// A state larger than this travels in pieces of a quarter of it to all of it, default 1 MiB; between 1 byte and 15 MiB. When a donor is
+    /// lost, what was got of it is kept piece by piece: smaller ones keep more, and cost more messages.
     pub state_piece: usize,
+    /// Bytes of a state that a joiner has asked a donor for and not got, default 8 MiB. Too low: the transfer waits for round
+    /// trips; too high: memory at the donor, and other bulk messages wait behind it.
+    pub state_window: usize,
     /// Bytes of ordered messages that are kept while the table of groups or the state of one group is under way,
     /// default 64 MiB. Beyond it the local member drops out of the group and joins again.
     pub transfer_buffer: usize,
-    /// Incomplete states that are kept at one time, default 64.
+    /// States on their way here that are kept at one time, default 64. With what is kept of an earlier one, each takes up to twice
+    /// `state_max`.
     pub transfers_max: usize,
     /// Bytes of messages kept for a view that is not installed here yet, default 64 MiB.
     pub early_max: usize,
@@ -45,6 +50,7 @@ impl Default for Config {
             fetch_retry: Duration::from_millis(50),
             state_max: 64 * MIB,
             state_piece: MIB,
+            state_window: 8 * MIB,
             transfer_buffer: 64 * MIB,
             transfers_max: 64,
             early_max: 64 * MIB,

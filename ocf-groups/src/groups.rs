@@ -8,17 +8,19 @@ use crate::{
     SendError,
 };
 use bytes::{Bytes, BytesMut};
-use local::{Gates, Phase, Transfer};
+use local::{Gates, Phase};
 use ocf_membership::{Ballot, View};
 use pils::buffer::Recycler;
 use pils::{Instant, Layer, NodeInstance};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use transfer::{Incoming, Outgoing};
 
 mod change;
 mod elsewhere;
 mod local;
 mod receive;
+mod transfer;
 mod turn;
 
 /// Process groups on one ordered stream: a sans-IO [`Layer`].
@@ -79,7 +81,12 @@ pub struct Groups {
     /// Local members that wait for the state of their group.
     unstated: BTreeSet<(u32, u32)>,
     gates: BTreeMap<u32, Gates>,
-    transfers: BTreeMap<(u32, u32, Position), Transfer>,
+    /// States on their way to members that live here: group, local member.
+    incoming: BTreeMap<(u32, u32), Incoming>,
+    /// States that this node gives, of more than one message: group, joiner.
+    outgoing: BTreeMap<(u32, MemberId), Outgoing>,
+    /// When to cut more of them.
+    cut_at: Option<Instant>,
     /// Own items that have no place in this node's sequence yet.
     queue: VecDeque<Item>,
     /// Cost of own items that are queued or not consumed by every member.
@@ -143,6 +150,10 @@ pub enum Sabotage {
     ForgetAhead,
     /// Drops what was delivered and not told when the node was outside, though it goes on.
     ForgetUntold,
+    /// Begins a state anew when its donor is lost.
+    ForgetPieces,
+    /// Takes pieces of a state for the same if they stand at the same place.
+    BlindPieces,
 }
 
 impl Groups {
@@ -168,7 +179,9 @@ impl Groups {
             locals: BTreeMap::new(),
             unstated: BTreeSet::new(),
             gates: BTreeMap::new(),
-            transfers: BTreeMap::new(),
+            incoming: BTreeMap::new(),
+            outgoing: BTreeMap::new(),
+            cut_at: None,
             queue: VecDeque::new(),
             own_bytes: 0,
             ledger: VecDeque::new(),
@@ -454,8 +467,11 @@ impl Groups {
         {
             return Err("the window bounds one's own messages");
         }
-        if self.early_bytes > self.config.early_max || self.transfers.len() > self.config.transfers_max {
+        if self.early_bytes > self.config.early_max || self.incoming.len() > self.config.transfers_max {
             return Err("what waits is bounded");
+        }
+        if self.cut_at.is_some() != self.is_cutting() {
+            return Err("a timer for cutting states runs while there is one to cut");
         }
         Ok(())
     }
@@ -516,6 +532,9 @@ impl Layer for Groups {
             self.report_now = true;
             self.dirty = true;
         }
+        if self.cut_at.is_some_and(|at| at <= now) {
+            self.cut_slice();
+        }
         if self.fetch_at.is_some_and(|at| at <= now) {
             self.fetch_at = None;
             self.retry_flush();
@@ -535,6 +554,6 @@ impl Layer for Groups {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        self.report_at.into_iter().chain(self.fetch_at).min()
+        [self.report_at, self.fetch_at, self.cut_at].into_iter().flatten().min()
     }
 }

@@ -28,6 +28,7 @@ mod error;
 mod event;
 mod flush;
 mod groups;
+mod pieces;
 pub mod queue;
 mod quorum;
 pub mod replicated;

@@ -17,6 +17,10 @@ pub struct Stats {
     pub resubmitted: u64,
     /// Items got from others in a flush.
     pub fetched: u64,
+    /// Bytes of states that came for members here.
+    pub state_received: u64,
+    /// Bytes of states that need not come, because they were here from an earlier donor or another place of the same state.
+    pub state_kept: u64,
     /// Local members that dropped out because too much waited for their state.
     pub dropped_out: u64,
     /// Views that this node could not enter with its state, though a member of the one before.

@@ -1,5 +1,6 @@
 //! Layout of the messages between groups cores. See `PROTOCOL.md`, section 2.
 
+use crate::pieces::Digest;
 use crate::{GROUP_NAME_MAX, Guarantee, MESSAGE_COST, MemberId, Position};
 use bytes::{BufMut, Bytes, BytesMut};
 use ocf_membership::ViewNumber;
@@ -14,6 +15,8 @@ const FETCH: u8 = 2;
 const FETCHED: u8 = 3;
 const TABLE: u8 = 4;
 const STATE: u8 = 5;
+const INDEX: u8 = 6;
+const PULL: u8 = 7;
 
 const AGREED: u8 = 0x01;
 const SAFE: u8 = 0x02;
@@ -245,11 +248,8 @@ pub(crate) struct Piece {
 
 impl Piece {
     pub(crate) fn write(&self) -> Bytes {
-        let mut out = BytesMut::with_capacity(48 + self.content.len());
-        out.put_slice(&[VERSION, STATE]);
-        out.put_varint(u64::from(self.group));
-        out.put_varint(u64::from(self.local));
-        write_position(&mut out, self.position);
+        let mut out = start_state(STATE, self.group, self.local, self.position);
+        out.reserve(self.content.len());
         out.put_length(self.offset);
         out.put_length(self.total);
         out.put_slice(&self.content);
@@ -268,6 +268,96 @@ impl Piece {
             return Err(r.error("content", Malformed::OutOfRange));
         }
         Ok(Self { group, local, position, offset, total, content })
+    }
+}
+
+/// Who gets which state, at the head of all messages about it.
+fn start_state(kind: u8, group: u32, local: u32, position: Position) -> BytesMut {
+    let mut out = BytesMut::with_capacity(64);
+    out.put_slice(&[VERSION, kind]);
+    out.put_varint(u64::from(group));
+    out.put_varint(u64::from(local));
+    write_position(&mut out, position);
+    out
+}
+
+/// What a state is made of, from `offset` on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Index {
+    pub(crate) group: u32,
+    pub(crate) local: u32,
+    pub(crate) position: Position,
+    pub(crate) offset: usize,
+    pub(crate) total: usize,
+    /// Length, not zero, and digest of each piece.
+    pub(crate) parts: Vec<(usize, Digest)>,
+}
+
+impl Index {
+    pub(crate) fn write(&self) -> Bytes {
+        let mut out = start_state(INDEX, self.group, self.local, self.position);
+        out.put_length(self.offset);
+        out.put_length(self.total);
+        out.put_length(self.parts.len());
+        for (length, digest) in &self.parts {
+            out.put_length(*length);
+            out.put_slice(&digest.0);
+        }
+        out.freeze()
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<Self, ParseError> {
+        let (group, local, position) = (read_u32(r, "group")?, read_u32(r, "local")?, read_position(r)?);
+        let offset = r.length("offset", usize::MAX)?;
+        let total = r.length("total", usize::MAX)?;
+        let n = r.length("pieces", r.remaining() / (1 + Digest::LENGTH))?;
+        let mut parts = Vec::with_capacity(n);
+        let mut end = offset;
+        for _ in 0..n {
+            let length = r.length("length", usize::MAX)?;
+            end = end.checked_add(length).filter(|end| length > 0 && *end <= total).unwrap_or(usize::MAX);
+            if end == usize::MAX {
+                return Err(r.error("length", Malformed::OutOfRange));
+            }
+            let mut digest = [0; Digest::LENGTH];
+            digest.copy_from_slice(r.take("digest", Digest::LENGTH)?);
+            parts.push((length, Digest(digest)));
+        }
+        r.finish("index")?;
+        Ok(Self { group, local, position, offset, total, parts })
+    }
+}
+
+/// Pieces of a state that its joiner asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Pull {
+    pub(crate) group: u32,
+    pub(crate) local: u32,
+    pub(crate) position: Position,
+    /// Offset and length of each.
+    pub(crate) parts: Vec<(usize, usize)>,
+}
+
+impl Pull {
+    pub(crate) fn write(&self) -> Bytes {
+        let mut out = start_state(PULL, self.group, self.local, self.position);
+        out.put_length(self.parts.len());
+        for (offset, length) in &self.parts {
+            out.put_length(*offset);
+            out.put_length(*length);
+        }
+        out.freeze()
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<Self, ParseError> {
+        let (group, local, position) = (read_u32(r, "group")?, read_u32(r, "local")?, read_position(r)?);
+        let n = r.length("pieces", r.remaining() / 2)?;
+        let mut parts = Vec::with_capacity(n);
+        for _ in 0..n {
+            parts.push((r.length("offset", usize::MAX)?, r.length("length", usize::MAX)?));
+        }
+        r.finish("pull")?;
+        Ok(Self { group, local, position, parts })
     }
 }
 
@@ -298,6 +388,8 @@ pub(crate) enum Message {
         view: ViewNumber,
     },
     State(Piece),
+    Index(Index),
+    Pull(Pull),
 }
 
 impl Message {
@@ -306,8 +398,11 @@ impl Message {
             return Err(r.error("version", Malformed::OutOfRange));
         }
         let kind = r.u8("kind")?;
-        if kind == STATE {
-            return Ok(Self::State(Piece::read(r, whole)?));
+        match kind {
+            STATE => return Ok(Self::State(Piece::read(r, whole)?)),
+            INDEX => return Ok(Self::Index(Index::read(r)?)),
+            PULL => return Ok(Self::Pull(Pull::read(r)?)),
+            _ => {}
         }
         let view = ViewNumber(r.varint("view")?);
         Ok(match kind {

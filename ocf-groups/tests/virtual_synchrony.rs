@@ -45,6 +45,7 @@ fn every_promise_holds_in_a_thousand_random_runs() {
         ("window full", 1000),
         ("writable", 300),
         ("state", 1000),
+        ("pieces kept", 500),
         ("state lost", 20),
         ("state offered too late", 100),
         ("dropped out", 50),
@@ -121,4 +122,10 @@ fn what_was_delivered_and_dropped_untold_by_one_that_goes_on_is_found() {
 #[test]
 fn a_joiner_that_does_not_wait_for_the_state_is_found() {
     found(Sabotage::OpenGates);
+}
+
+#[test]
+fn pieces_of_a_state_that_are_not_compared_are_found() {
+    let what = found(Sabotage::BlindPieces);
+    assert!(what.contains("V10"), "{what}");
 }

@@ -187,7 +187,6 @@ impl Groups {
         self.reported = (0, 0);
         self.report_at = None;
         self.report_now = false;
-        self.transfers.retain(|(_, _, position), _| position.view >= view.number);
         self.stream = Stream::new(view, self.local);
     }
 
@@ -206,6 +205,7 @@ impl Groups {
             self.table = Table::new(&self.config, self.local);
         }
         let position = Position { view: view.number, sequence: 0 };
+        self.drop_passed(position);
         let mut effects = Vec::new();
         self.table.enter(view, &mut effects);
         self.carry_out(position, effects);
@@ -231,6 +231,7 @@ impl Groups {
     fn enter_fresh(&mut self, view: &View, lost: bool) {
         self.reset_locals();
         self.table = Table::new(&self.config, self.local);
+        self.drop_outgoing();
         if lost {
             self.stats.lost += 1;
             self.sync = Sync::Lost;

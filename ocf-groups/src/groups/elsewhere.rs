@@ -114,7 +114,7 @@ impl Groups {
         self.view = Some(view.clone());
         self.elsewhere = Some(Position { view: view.number, sequence: 0 });
         self.own_bytes = self.queue.iter().map(Item::cost).sum();
-        self.transfers.retain(|(_, _, position), _| position.view >= view.number);
+        self.drop_passed(Position { view: view.number, sequence: 0 });
         self.outputs.push_back(Output::Event(Event::View(view.clone())));
         self.say_writable();
     }

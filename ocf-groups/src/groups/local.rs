@@ -2,11 +2,9 @@
 
 use super::{Groups, Sync, sabotaged};
 use crate::table::{Effect, Status};
-use crate::wire::{Item, Piece};
+use crate::wire::Item;
 use crate::{Event, MemberId, Output, Position};
-use bytes::{Bytes, BytesMut};
-use ocf_comm::Lane;
-use pils::NodeInstance;
+use bytes::Bytes;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -43,13 +41,6 @@ impl Gates {
     const fn new(name: Arc<str>) -> Self {
         Self { name, queue: VecDeque::new(), bytes: 0, dropped_out: BTreeSet::new() }
     }
-}
-
-/// A state on its way to a local joiner.
-#[derive(Debug)]
-pub(super) struct Transfer {
-    total: usize,
-    content: BytesMut,
 }
 
 fn size_of_event(event: &Event) -> usize {
@@ -148,6 +139,7 @@ impl Groups {
 
     /// Makes the effects of a change of the table known here.
     pub(super) fn carry_out(&mut self, position: Position, effects: Vec<Effect>) {
+        self.drop_unwanted();
         for effect in effects {
             match effect {
                 Effect::Changed { group, name, members, joined, left, here } => {
@@ -198,6 +190,9 @@ impl Groups {
             ids.iter().filter(|id| id.instance == me).map(|id| id.local).collect()
         };
         for gone in local(&left) {
+            if !local(&joined).contains(&gone) {
+                self.incoming.remove(&(number, gone));
+            }
             self.open_gate(number, gone);
             self.unstated.remove(&(number, gone));
             if let Some(gates) = self.gates.get_mut(&number) {
@@ -213,7 +208,9 @@ impl Groups {
             let id = MemberId { instance: me, local: new };
             let ready =
                 self.table.get(number).and_then(|g| g.entry(id)).is_some_and(|e| e.status == Status::Ready);
-            if !ready {
+            if ready {
+                self.incoming.remove(&(number, new));
+            } else {
                 self.unstated.insert((number, new));
             }
             if let Some(Phase::Joining { .. }) = self.phase(&name, new) {
@@ -230,6 +227,7 @@ impl Groups {
         let Some(group) = self.table.get(number) else { return };
         let name = Arc::clone(&group.name);
         if self.unstated.remove(&(number, member.local)) {
+            self.incoming.remove(&(number, member.local));
             self.open_gate(number, member.local);
             self.emit(number, Event::StateLost { group: name, member, position });
         }
@@ -281,11 +279,8 @@ impl Groups {
             }
             return;
         }
-        let complete = |t: &Transfer| t.content.len() == t.total;
-        let here = self.transfers.get(&(number, local, position)).is_some_and(complete);
-        let state = if here { self.transfers.remove(&(number, local, position)) } else { None };
-        self.transfers.retain(|(n, l, p), _| (*n, *l) != (number, local) || *p >= position);
-        let state = state.map(|t| t.content.freeze());
+        let state = self.take_incoming((number, local), position);
+        let Some(gates) = self.gates.get_mut(&number) else { return };
         gates.queue.push_back(Waiting::Gate { local, position, state });
         self.release(number);
     }
@@ -339,6 +334,7 @@ impl Groups {
             self.gates.remove(&number);
         }
         for local in stated {
+            self.incoming.remove(&(number, local));
             self.unstated.remove(&(number, local));
             self.enqueue(Item::Stated { group: number, local });
         }
@@ -392,72 +388,25 @@ impl Groups {
 
     /// The group's number, if this node was asked for that state and nothing has changed since.
     pub(super) fn wanted_from_here(&self, group: &str, joiner: MemberId, position: Position) -> Option<u32> {
-        let (number, group) = self.table.named(group)?;
-        match group.entry(joiner)?.status {
-            Status::Pending { donor, position: asked }
-                if donor.instance == self.local && asked == position =>
-            {
-                Some(number)
+        let (number, _) = self.table.named(group)?;
+        self.is_wanted_from_here(number, joiner, position).then_some(number)
+    }
+
+    pub(super) fn is_wanted_from_here(&self, number: u32, joiner: MemberId, position: Position) -> bool {
+        match self.table.get(number).and_then(|g| g.entry(joiner)).map(|entry| entry.status) {
+            Some(Status::Pending { donor, position: asked }) => {
+                donor.instance == self.local && asked == position
             }
-            Status::Pending { .. } | Status::Ready | Status::Orphan | Status::Denied => None,
+            Some(Status::Ready | Status::Orphan | Status::Denied) | None => false,
         }
     }
 
-    pub(super) fn offer(&mut self, number: u32, joiner: MemberId, position: Position, state: Bytes) {
-        if joiner.instance == self.local {
-            self.on_state(number, joiner.local, position, state);
-            return;
-        }
-        let to: Arc<[NodeInstance]> = Arc::from([joiner.instance]);
-        let (total, mut offset) = (state.len(), 0_usize);
-        loop {
-            let end = offset.saturating_add(self.config.state_piece.max(1)).min(total);
-            let content = state.slice(offset..end);
-            let piece = Piece { group: number, local: joiner.local, position, offset, total, content };
-            let message = piece.write();
-            self.sends.push_back(Output::Send { to: Arc::clone(&to), lane: Lane::Bulk, message });
-            offset = end;
-            if offset >= total {
-                break;
-            }
-        }
-    }
-
-    pub(super) fn on_piece(&mut self, _from: NodeInstance, piece: &Piece) {
-        let key = (piece.group, piece.local, piece.position);
-        let passed = piece.position < self.position() && !self.is_awaited(key);
-        let fits = self.transfers.contains_key(&key) || self.transfers.len() < self.config.transfers_max;
-        if passed || !fits || piece.total > self.config.state_max {
-            self.stats.dropped.state += 1;
-            return;
-        }
-        if piece.offset == 0 {
-            let content = BytesMut::with_capacity(piece.total.min(self.config.state_piece));
-            self.transfers.insert(key, Transfer { total: piece.total, content });
-        }
-        let Some(transfer) = self.transfers.get_mut(&key) else {
-            self.stats.dropped.state += 1;
-            return;
-        };
-        if transfer.total != piece.total || transfer.content.len() != piece.offset {
-            self.stats.dropped.state += 1;
-            return;
-        }
-        transfer.content.extend_from_slice(&piece.content);
-        if transfer.content.len() == transfer.total
-            && self.is_awaited(key)
-            && let Some(transfer) = self.transfers.remove(&key)
-        {
-            self.on_state(piece.group, piece.local, piece.position, transfer.content.freeze());
-        }
-    }
-
-    fn is_awaited(&self, (number, local, position): (u32, u32, Position)) -> bool {
+    pub(super) fn is_awaited(&self, (number, local): (u32, u32), position: Position) -> bool {
         let gate = |w: &Waiting| matches!(w, Waiting::Gate { local: l, position: p, .. } if *l == local && *p == position);
         self.gates.get(&number).is_some_and(|g| g.queue.iter().any(gate))
     }
 
-    fn on_state(&mut self, number: u32, for_local: u32, as_of: Position, content: Bytes) {
+    pub(super) fn on_state(&mut self, number: u32, for_local: u32, as_of: Position, content: Bytes) {
         let Some(gates) = self.gates.get_mut(&number) else { return };
         for waiting in &mut gates.queue {
             if let Waiting::Gate { local, position, state } = waiting

@@ -72,14 +72,19 @@ proptest! {
         let position = Position { view: ViewNumber(2), sequence: 77 };
         let piece = Piece { group: 1, local: 2, position, offset, total, content: Bytes::from(content) };
         let (head, _) = frames(&piece.write());
-        prop_assert_eq!(head, Message::State(piece));
+        prop_assert_eq!(head, Message::State(piece.clone()));
+        let parts = piece.content.chunks(7).map(|p| (p.len(), Digest::of(p))).collect();
+        let index = Index { group: 3, local: 4, position, offset, total, parts };
+        prop_assert_eq!(frames(&index.write()).0, Message::Index(index));
+        let pull = Pull { group: 5, local: 6, position, parts: vec![(offset, total), (0, 1)] };
+        prop_assert_eq!(frames(&pull.write()).0, Message::Pull(pull));
         let ahead = if synced { held.clone() } else { Vec::new() };
         let report = Report { view: ViewNumber(9), synced, stamped: 12, held, ahead };
         prop_assert_eq!(Report::read(&report.write()), Ok(report));
     }
 
     #[test]
-    fn any_bytes_parse_or_fail_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..80), kind in 0..8_u8) {
+    fn any_bytes_parse_or_fail_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..80), kind in 0..9_u8) {
         let mut with_head = vec![VERSION, kind];
         with_head.extend_from_slice(&bytes);
         for bytes in [Bytes::from(bytes), Bytes::from(with_head)] {

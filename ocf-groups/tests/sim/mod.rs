@@ -559,6 +559,7 @@ impl Cluster {
                 ("resubmitted", stats.resubmitted),
                 ("fetched", stats.fetched),
                 ("dropped out", stats.dropped_out),
+                ("pieces kept", stats.state_kept),
                 ("stale", stats.dropped.stale),
                 ("frozen", stats.dropped.frozen),
             ] {
