@@ -92,17 +92,20 @@ impl Oracle {
 
     /// True if these instances may decide on what follows the last view: a majority of it that remembers.
     fn may_continue(&self, instances: &[NodeInstance]) -> bool {
-        let Some(last) = &self.last else { return instances.len() as u32 >= self.quorum };
+        instances.len() as u32 >= self.quorum && (self.last.is_none() || self.is_remembered_by(instances))
+    }
+
+    /// True if these are a majority of the last view that has its state.
+    fn is_remembered_by(&self, instances: &[NodeInstance]) -> bool {
+        let Some(last) = &self.last else { return false };
         let remember = instances.iter().filter(|i| last.contains(**i) && self.synced.contains(i)).count();
-        2 * remember > last.members.len() && instances.len() as u32 >= self.quorum
+        2 * remember > last.members.len()
     }
 
     pub(crate) fn may_die(&self, victim: NodeInstance, nodes: &BTreeMap<NodeInstance, Node>) -> bool {
         let rest: Vec<NodeInstance> = nodes.keys().copied().filter(|i| *i != victim).collect();
-        let Some(last) = &self.last else { return false };
-        let remember = rest.iter().filter(|i| last.contains(**i) && self.synced.contains(i)).count();
         // Of an undecided proposal enough must live, too.
-        2 * remember > last.members.len()
+        self.is_remembered_by(&rest)
     }
 
     pub(crate) fn is_settled(&self, nodes: &BTreeMap<NodeInstance, Node>) -> bool {
@@ -246,10 +249,13 @@ impl Oracle {
             let previous = oracle.last.as_ref().map(|v| v.members.clone()).unwrap_or_default();
             let current =
                 |i: &NodeInstance| cluster.nodes.get(i).and_then(|n| n.core.view()) == oracle.last.as_ref();
+            let told = |i: &NodeInstance| oracle.told_out.contains(i);
+            // Who was outside begins anew only if there is a majority that remembers without it.
+            let inside: Vec<NodeInstance> = candidates.iter().copied().filter(|i| !told(i)).collect();
+            let lenient = oracle.lenient || !oracle.is_remembered_by(&inside);
             let member = |i: &NodeInstance| {
-                let before = previous.iter().find(|m| {
-                    m.instance == *i && (oracle.lenient && current(i) || !oracle.told_out.contains(i))
-                });
+                let before =
+                    previous.iter().find(|m| m.instance == *i && (lenient && current(i) || !told(i)));
                 Member { instance: *i, joined: before.map_or(number, |m| m.joined), votes: 1 }
             };
             let mut members: Vec<Member> = candidates.iter().map(member).collect();
