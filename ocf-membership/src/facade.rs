@@ -3,6 +3,10 @@
 //! * [`Callbacks`]: the event API 0.2 as it was shipped: classes, callbacks, cookies, one array of nodes with three lists in it.
 //! * [`Change`] and [`Subscriber`]: the draft of the membership API 0.1: full or incremental events, and unique ids that compare.
 //!
+//! A token or a descriptor of the interfaces is the value itself here: who dropped it cannot name it any more, so `EINVAL` for a bad
+//! token and `EBADF` are errors of the compiler. `docs/ocf-api.md` has every call, event and error line by line, with the test of each;
+//! the draft of the event API by topics is `pils::topic`.
+//!
 //! Neither does I/O: who has a [`Consensus`](crate::Consensus), or the events of a node, hands them in by [`Callbacks::tell`] and
 //! [`Subscriber::tell`].
 
@@ -43,6 +47,24 @@ impl EventId {
     pub const PRIMARY_RESTORED: Self = Self::new(Class::Membership, 3);
     /// This node was removed: others go on without it. No data.
     pub const EVICTED: Self = Self::new(Class::Membership, 4);
+    /// Connectivity: not told here, and so are the next three.
+    pub const CONN_INVALID: Self = Self::new(Class::Connectivity, 0);
+    /// Connectivity: an interface.
+    pub const CONN_INTERFACE: Self = Self::new(Class::Connectivity, 1);
+    /// Connectivity: a node that may be a member.
+    pub const CONN_ELIGIBLE: Self = Self::new(Class::Connectivity, 2);
+    /// Connectivity: a node can be talked to.
+    pub const CONN_CONNECT: Self = Self::new(Class::Connectivity, 3);
+    /// Groups: not told here, and so are the next four.
+    pub const GROUP_INVALID: Self = Self::new(Class::Group, 0);
+    /// Groups: a member came.
+    pub const GROUP_JOIN: Self = Self::new(Class::Group, 1);
+    /// Groups: a member went.
+    pub const GROUP_LEAVE: Self = Self::new(Class::Group, 2);
+    /// Groups: a message to all.
+    pub const GROUP_CAST: Self = Self::new(Class::Group, 3);
+    /// Groups: an answer to one.
+    pub const GROUP_REPLY: Self = Self::new(Class::Group, 4);
 
     /// Puts a number together.
     #[must_use]
@@ -137,6 +159,9 @@ pub enum CallError {
     /// EMFILE: no class has a callback.
     #[error("no class has a callback")]
     NoClass,
+    /// EL2HLT: this node was removed from the set of nodes, and nothing will be told any more.
+    #[error("this node was removed from the cluster: add it again, and start it anew")]
+    Halted,
     /// ENOSYS: an incremental event has no list of those who stayed.
     #[error("an incremental event does not tell who stayed")]
     NotTold,
@@ -150,6 +175,7 @@ impl CallError {
             Self::Invalid => 22,
             Self::NoClass => 24,
             Self::NotTold => 38,
+            Self::Halted => 51,
         }
     }
 }
@@ -162,6 +188,8 @@ pub struct Callbacks {
     active: bool,
     special: bool,
     current: Option<Arc<Membership>>,
+    /// It was told of a membership with quorum, and of nothing since that ends it.
+    primary: bool,
     first: bool,
     waiting: VecDeque<(EventId, Option<Arc<Membership>>)>,
     in_use: BTreeMap<Cookie, Option<Arc<Membership>>>,
@@ -185,6 +213,7 @@ impl Callbacks {
             active: false,
             special: false,
             current: None,
+            primary: false,
             first: true,
             waiting: VecDeque::new(),
             in_use: BTreeMap::new(),
@@ -200,12 +229,27 @@ impl Callbacks {
         }
     }
 
-    /// Asks for memberships without quorum, too.
-    pub const fn special(&mut self) {
-        self.special = true;
+    /// Ends the registration: what waits is forgotten, and no callback comes any more.
+    ///
+    /// ```compile_fail,E0382
+    /// # use ocf_membership::facade::Callbacks;
+    /// let mut program = Callbacks::register(pils::NodeId::new(1), []);
+    /// program.unregister();
+    /// program.handle_event(); // EINVAL in the interface, an error of the compiler here
+    /// ```
+    pub fn unregister(self) {
+        drop(self);
     }
 
-    /// Begins to collect events.
+    /// Asks for memberships without quorum, too, or no more. Of the class of membership alone; for others it means nothing.
+    pub const fn special(&mut self, class: Class, wanted: bool) {
+        if matches!(class, Class::Membership) {
+            self.special = wanted;
+        }
+    }
+
+    /// Begins to collect events. There is no descriptor, as nothing here does I/O: after each [`Self::tell`], [`Self::waiting`] says
+    /// whether there is something to handle.
     ///
     /// # Errors
     /// [`CallError::NoClass`] if no class has a callback.
@@ -235,16 +279,22 @@ impl Callbacks {
             Event::Installed(view) => {
                 let membership = Arc::new(self.membership(view));
                 self.current = Some(Arc::clone(&membership));
-                self.first = false;
+                (self.first, self.primary) = (false, true);
                 self.queue(EventId::NEW_MEMBERSHIP, Some(membership));
             }
-            Event::Suspended => self.queue(EventId::NOT_PRIMARY, self.current.clone()),
-            Event::Resumed => self.queue(EventId::PRIMARY_RESTORED, self.current.clone()),
-            Event::NonPrimary(situation) if self.current.is_some() && !situation.dormant => {
-                self.current = None;
-                self.queue(EventId::EVICTED, None);
+            Event::Suspended => self.in_flux(),
+            Event::Resumed => {
+                self.primary = true;
+                self.queue(EventId::PRIMARY_RESTORED, self.current.clone());
             }
-            Event::NonPrimary(situation) if self.special => {
+            Event::NonPrimary(situation) if self.current.is_some() && !situation.dormant => self.evicted(),
+            Event::Removed { .. } => self.evicted(),
+            Event::NonPrimary(situation) => {
+                // Who does not hear of memberships without quorum must hear that the one it knows has none.
+                self.in_flux();
+                if !self.special {
+                    return;
+                }
                 let nodes: Vec<Node> = situation.reachable.iter().map(|i| self.node(*i, 0)).collect();
                 let membership = Membership {
                     m_instance: situation.last_primary.0,
@@ -254,12 +304,24 @@ impl Callbacks {
                 };
                 self.queue(EventId::INVALID, Some(Arc::new(membership)));
             }
-            Event::NonPrimary(_)
-            | Event::TieWon { .. }
+            Event::TieWon { .. }
             | Event::Merged { .. }
             | Event::VotesChanged { .. }
-            | Event::VotesNotChanged { .. }
-            | Event::Removed { .. } => {}
+            | Event::VotesNotChanged { .. } => {}
+        }
+    }
+
+    fn in_flux(&mut self) {
+        if core::mem::take(&mut self.primary) {
+            self.queue(EventId::NOT_PRIMARY, self.current.clone());
+        }
+    }
+
+    /// Once, however many events say so.
+    fn evicted(&mut self) {
+        self.primary = false;
+        if self.current.take().is_some() {
+            self.queue(EventId::EVICTED, None);
         }
     }
 
@@ -328,6 +390,16 @@ impl Callbacks {
             m_in_idx,
             m_array: array,
         }
+    }
+}
+
+/// A node of the draft API: 16 bytes, equal for all lives of a node. Compared as bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeUuid(pub [u8; 16]);
+
+impl From<NodeId> for NodeUuid {
+    fn from(node: NodeId) -> Self {
+        Self(u128::from(node.raw()).to_be_bytes())
     }
 }
 
@@ -425,12 +497,33 @@ impl Change {
     }
 }
 
+/// Where the draft API sees this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// In a primary subcluster that stands.
+    Stable,
+    /// In one of which it is not sure at the moment.
+    InTransition,
+    /// In no primary subcluster.
+    Outside,
+}
+
 /// A program of the draft API.
+///
+/// ```compile_fail,E0382
+/// # use ocf_membership::facade::Subscriber;
+/// # let local = pils::NodeInstance::new(pils::NodeId::new(1), pils::Incarnation::new(1));
+/// let mut program = Subscriber::new(local);
+/// drop(program);
+/// program.event(); // EBADF in the interface, an error of the compiler here
+/// ```
 #[derive(Clone, Debug)]
 pub struct Subscriber {
     local: NodeInstance,
     wanted: Wanted,
     told_full: bool,
+    phase: Phase,
+    halted: bool,
     view: Option<View>,
     waiting: VecDeque<Change>,
 }
@@ -439,7 +532,15 @@ impl Subscriber {
     /// A program of this life of a node, that is told nothing until [`Self::request`].
     #[must_use]
     pub const fn new(local: NodeInstance) -> Self {
-        Self { local, wanted: Wanted::Not, told_full: false, view: None, waiting: VecDeque::new() }
+        Self {
+            local,
+            wanted: Wanted::Not,
+            told_full: false,
+            phase: Phase::Outside,
+            halted: false,
+            view: None,
+            waiting: VecDeque::new(),
+        }
     }
 
     /// The local node.
@@ -448,13 +549,26 @@ impl Subscriber {
         self.local
     }
 
+    /// Whether what was told last stands.
+    #[must_use]
+    pub const fn phase(&self) -> Phase {
+        self.phase
+    }
+
     /// Asks for full or incremental events. A full one follows soon: at once, if there is a membership.
-    pub fn request(&mut self, wanted: Wanted) {
+    ///
+    /// # Errors
+    /// [`CallError::Halted`] (EL2HLT) if this node was removed; nothing has changed.
+    pub fn request(&mut self, wanted: Wanted) -> Result<(), CallError> {
+        if self.halted {
+            return Err(CallError::Halted);
+        }
         self.wanted = wanted;
         self.told_full = false;
         if let Some(view) = self.view.clone() {
             self.queue(&view, ViewNumber(0));
         }
+        Ok(())
     }
 
     /// Takes an event of the membership layer.
@@ -464,19 +578,26 @@ impl Subscriber {
                 let before = self.view.as_ref().map_or(ViewNumber(0), |v| v.number);
                 self.queue(view, before);
                 self.view = Some(view.clone());
+                self.phase = Phase::Stable;
             }
-            Event::NonPrimary(_) => {
-                self.view = None;
-                self.told_full = false;
+            Event::NonPrimary(_) => self.outside(),
+            Event::Removed { .. } => {
+                self.outside();
+                self.halted = true;
             }
-            Event::Suspended
-            | Event::Resumed
-            | Event::TieWon { .. }
+            Event::Suspended => self.phase = Phase::InTransition,
+            Event::Resumed => self.phase = Phase::Stable,
+            Event::TieWon { .. }
             | Event::Merged { .. }
             | Event::VotesChanged { .. }
-            | Event::VotesNotChanged { .. }
-            | Event::Removed { .. } => {}
+            | Event::VotesNotChanged { .. } => {}
         }
+    }
+
+    fn outside(&mut self) {
+        self.view = None;
+        self.told_full = false;
+        self.phase = Phase::Outside;
     }
 
     /// The next event, if any.

@@ -36,7 +36,7 @@ fn program(special: bool) -> (Callbacks, Told) {
     let callback: Callback = Box::new(move |id, _, data| tell.send((id, data.cloned())).unwrap());
     assert!(program.set_callback(Class::Membership, Some(callback)).is_none());
     if special {
-        program.special();
+        program.special(Class::Membership, true);
     }
     program.activate().expect("a class has a callback");
     (program, told)
@@ -53,13 +53,134 @@ fn event_ids_are_ten_bits_of_class_and_the_rest() {
 }
 
 #[test]
+fn events_have_the_numbers_of_the_interface() {
+    let events = [
+        (
+            1,
+            [EventId::CONN_INVALID, EventId::CONN_INTERFACE, EventId::CONN_ELIGIBLE, EventId::CONN_CONNECT]
+                .as_slice(),
+        ),
+        (
+            2,
+            &[
+                EventId::INVALID,
+                EventId::NEW_MEMBERSHIP,
+                EventId::NOT_PRIMARY,
+                EventId::PRIMARY_RESTORED,
+                EventId::EVICTED,
+            ],
+        ),
+        (
+            3,
+            &[
+                EventId::GROUP_INVALID,
+                EventId::GROUP_JOIN,
+                EventId::GROUP_LEAVE,
+                EventId::GROUP_CAST,
+                EventId::GROUP_REPLY,
+            ],
+        ),
+    ];
+    for (class, events) in events {
+        for (number, event) in (0..).zip(events) {
+            assert_eq!(event.0, class << 22 | number, "{event:?}");
+        }
+    }
+}
+
+#[test]
+fn a_callback_is_replaced_and_the_one_before_is_given_back() {
+    let (mut program, told) = program(false);
+    let (tell, told_next) = channel();
+    let next: Callback = Box::new(move |id, cookie, _| tell.send((id, cookie)).unwrap());
+    let mut before = program.set_callback(Class::Membership, Some(next)).expect("one was set");
+    before(EventId::EVICTED, 9, None);
+    assert_eq!(told.try_recv().map(|(id, _)| id), Ok(EventId::EVICTED), "it is the one that was set first");
+    program.tell(&Event::Installed(view(3, &[(1, 1)], &[])));
+    assert!(program.handle_event());
+    assert_eq!((told_next.try_recv(), told.try_recv().is_err()), (Ok((EventId::NEW_MEMBERSHIP, 1)), true));
+    assert!(program.set_callback(Class::Membership, None).is_some());
+    program.tell(&Event::Suspended);
+    assert_eq!(program.waiting(), 0, "nobody is interested");
+    program.unregister();
+    assert!(told_next.recv().is_err(), "the callback is gone with the registration");
+}
+
+#[test]
+fn who_hears_of_no_membership_without_quorum_hears_that_its_own_has_none() {
+    for special in [false, true] {
+        let (mut program, told) = program(special);
+        program.tell(&Event::Installed(view(3, &[(1, 1), (2, 3)], &[(1, 1)])));
+        program.tell(&outside(true));
+        program.tell(&outside(true));
+        program.tell(&Event::Installed(view(4, &[(1, 1), (2, 3)], &[(1, 1), (2, 3)])));
+        while program.handle_event() {}
+        let ids: Vec<EventId> = told.try_iter().map(|(id, _)| id).collect();
+        let mut expected = vec![EventId::NEW_MEMBERSHIP, EventId::NOT_PRIMARY];
+        expected.extend([EventId::INVALID; 2].iter().filter(|_| special));
+        expected.push(EventId::NEW_MEMBERSHIP);
+        assert_eq!(ids, expected, "once, and the same members with quorum are a new membership");
+    }
+}
+
+#[test]
+fn who_wants_them_no_more_hears_of_no_membership_without_quorum() {
+    let (mut program, _told) = program(true);
+    program.special(Class::Group, false);
+    program.tell(&outside(false));
+    assert_eq!(program.waiting(), 1, "another class changes nothing");
+    program.special(Class::Membership, false);
+    program.tell(&outside(false));
+    assert_eq!(program.waiting(), 1);
+}
+
+fn removed() -> Event {
+    Event::Removed { revision: 5, nodes: Vec::new() }
+}
+
+#[test]
+fn a_node_that_is_removed_from_the_set_is_told_once_that_it_is_evicted() {
+    let (mut program, told) = program(false);
+    program.tell(&Event::Installed(view(3, &[(1, 1), (2, 3)], &[(1, 1)])));
+    program.tell(&removed());
+    program.tell(&outside(false));
+    while program.handle_event() {}
+    let ids: Vec<EventId> = told.try_iter().map(|(id, _)| id).collect();
+    assert_eq!(ids, [EventId::NEW_MEMBERSHIP, EventId::EVICTED]);
+}
+
+#[test]
+fn the_draft_api_says_whether_the_membership_stands_and_refuses_who_was_removed() {
+    let mut program = Subscriber::new(instance(1));
+    assert_eq!((program.local(), program.phase()), (instance(1), Phase::Outside));
+    program.tell(&Event::Installed(view(3, &[(1, 1)], &[])));
+    assert_eq!(program.phase(), Phase::Stable);
+    program.tell(&Event::Suspended);
+    assert_eq!(program.phase(), Phase::InTransition);
+    program.tell(&Event::Resumed);
+    assert_eq!(program.phase(), Phase::Stable);
+    program.tell(&removed());
+    assert_eq!(program.phase(), Phase::Outside);
+    assert_eq!(program.request(Wanted::Full).expect_err("removed").errno(), 51);
+}
+
+#[test]
+fn node_ids_of_the_draft_api_are_sixteen_bytes_that_compare_and_outlive_a_restart() {
+    let id = |n, incarnation| {
+        NodeUuid::from(NodeInstance::new(NodeId::new(n), Incarnation::new(incarnation)).node)
+    };
+    assert_eq!(id(7, 1), id(7, 2));
+    assert!(id(7, 9) < id(8, 1) && id(255, 0) < id(256, 0));
+    assert_eq!((id(258, 0).0[14], id(258, 0).0[15]), (1, 2));
+}
+
+#[test]
 fn a_program_is_called_with_members_and_who_came_and_went() {
     let (mut program, told) = program(false);
     program.tell(&Event::Installed(view(3, &[(1, 1), (2, 3)], &[(1, 1), (3, 2)])));
     program.tell(&Event::Installed(view(4, &[(1, 1), (3, 4)], &[(1, 1), (2, 3)])));
     program.tell(&Event::Suspended);
     program.tell(&Event::Resumed);
-    program.tell(&outside(true));
     program.tell(&outside(false));
     program.tell(&outside(false));
     assert_eq!(program.waiting(), 5);
@@ -111,7 +232,7 @@ fn the_draft_api_tells_one_whole_membership_and_then_changes() {
     let old = view(3, &[(1, 1), (2, 3)], &[(1, 1)]);
     program.tell(&Event::Installed(old.clone()));
     assert_eq!(program.event(), None, "nothing was asked for");
-    program.request(Wanted::Incremental);
+    program.request(Wanted::Incremental).expect("a node of the cluster may");
     let full = program.event().expect("one full event");
     assert_eq!((full.kind, full.joined().len(), full.stayed().map(<[_]>::len)), (Wanted::Full, 2, Ok(0)));
     program.tell(&Event::Installed(view(4, &[(1, 1), (3, 4)], &[(1, 1), (2, 3)])));
@@ -123,7 +244,7 @@ fn the_draft_api_tells_one_whole_membership_and_then_changes() {
     assert_eq!(full.id.compare(&UniqueId::of(&old)), Compared::Same);
     let other = View { ballot: Ballot { round: 9, ..old.ballot }, ..old };
     assert_eq!(full.id.compare(&UniqueId::of(&other)), Compared::NotComparable);
-    program.request(Wanted::Full);
+    program.request(Wanted::Full).expect("a node of the cluster may");
     program.tell(&Event::Installed(view(5, &[(1, 1), (3, 4)], &[(1, 1), (3, 4)])));
     let all: Vec<Change> = core::iter::from_fn(|| program.event()).collect();
     assert!(all.iter().all(|c| c.kind == Wanted::Full));
