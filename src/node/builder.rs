@@ -64,6 +64,8 @@ pub struct NodeBuilder {
     methods: rpc::Builder,
     tune: Box<dyn FnOnce(&mut StackConfig)>,
     locks: Option<ocf_dlm::cluster::Config>,
+    /// What is done to the new stack, in tests.
+    alter: Box<dyn FnOnce(&mut Stack)>,
     tie_breaker: Option<Box<dyn TieBreaker>>,
     watchdog: Option<Box<dyn Watchdog>>,
     ender: Ender,
@@ -128,6 +130,7 @@ impl NodeBuilder {
             methods: Dispatcher::builder(),
             tune: Box::new(|_| {}),
             locks: None,
+            alter: Box::new(|_| {}),
             tie_breaker: None,
             watchdog: None,
             ender: Box::new(end_by_sysrq),
@@ -253,6 +256,14 @@ impl NodeBuilder {
         self
     }
 
+    /// Puts a protocol bug back, to see that what judges the histories of real nodes finds it.
+    #[cfg(feature = "sim")]
+    #[must_use]
+    pub fn put_back(mut self, bug: crate::sim::cluster::Bug) -> Self {
+        self.alter = Box::new(move |stack| bug.put_back(stack));
+        self
+    }
+
     /// Asks this in even splits, in place of what the configuration says. `quorum` must have `+tie-breaker`.
     #[must_use]
     pub fn tie_breaker(mut self, breaker: impl TieBreaker + 'static) -> Self {
@@ -367,8 +378,8 @@ impl NodeBuilder {
         let secrets = Secrets { keys, seed: entropy::bytes(), agreement: Box::new(Agreement::start()) };
         let fencing = stack_config.fencing.clone();
         let birth = Birth { local, secrets, record, rng: Rng::new(entropy::seed()) };
-        let mut stack = Stack::new(ports.clock().now(), stack_config, birth)?;
-        stack.set_names(self.config.nodes.iter().map(|n| (n.id, self.config.name_of(n.id))));
+        let mut stack = named(Stack::new(ports.clock().now(), stack_config, birth)?, &self.config);
+        (self.alter)(&mut stack);
 
         let (addresses, (remote, inbox)) = (ports.local_addresses()?, ports.inbox::<Command>());
         let recorder = store.map(|store| recorder(store, &remote)).transpose();
@@ -419,6 +430,12 @@ impl NodeBuilder {
             }),
         })
     }
+}
+
+/// A stack that calls nodes what people call them.
+fn named(mut stack: Stack, config: &NodeConfig) -> Stack {
+    stack.set_names(config.nodes.iter().map(|n| (n.id, config.name_of(n.id))));
+    stack
 }
 
 /// Starts the node's thread, and what answers others.
