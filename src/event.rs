@@ -1,7 +1,7 @@
 use bytes::Bytes;
 use ocf_comm::ping::PingChange;
 use ocf_comm::{DownReason, KeyId, Lane, PathId, PathReason, PathState, Refusal};
-use ocf_membership::{Claim, Evidence, NodeVotes, NonPrimary, ViewNumber};
+use ocf_membership::{Claim, Evidence, Levels, NodeVotes, NonPrimary, ViewNumber};
 use pils::{Instant, NodeId, NodeInstance};
 use std::net::SocketAddr;
 
@@ -110,6 +110,18 @@ pub enum NodeEvent {
         votes: Vec<NodeVotes>,
         /// How many of them a primary needs.
         quorum: u32,
+    },
+    /// This node and a peer are of builds that cannot be members of one view: the one that does not speak the level at which the cluster runs
+    /// stays outside until it is upgraded. Told once for each life of a peer and each level.
+    Incompatible {
+        /// The other.
+        peer: NodeInstance,
+        /// The level that the cluster runs at.
+        level: u32,
+        /// What this node speaks.
+        ours: Levels,
+        /// What the peer speaks.
+        theirs: Levels,
     },
     /// This node was a member, and an agreed view removed it from the set of nodes: it joins nothing until it is added again. End its
     /// program.

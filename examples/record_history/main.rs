@@ -133,7 +133,7 @@ impl Recorder {
         };
         let line = json!({
             "number": view.number.0, "round": view.ballot.round, "proposer": instance(view.ballot.proposer),
-            "members": members(&view.members), "previous": members(&view.previous), "quorum": view.quorum,
+            "members": members(&view.members), "previous": members(&view.previous), "quorum": view.quorum, "level": view.level,
             "log": self.synced.then(|| self.log()),
         });
         self.history.write(now(), "view", line);

@@ -44,6 +44,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         previous: Vec::new(),
         causes: Vec::new(),
         quorum: 2,
+        level: 2,
         unproven: Vec::new(),
     };
     for node in &mut nodes {

@@ -13,6 +13,8 @@ pub enum Guarantee {
     /// other order, such as measurements. A message is delivered when it arrives, one hop after it was sent, unless the same
     /// sender's messages before it wait for the order.
     ///
+    /// In a view of level 1, which has members of an older build, it stands for `Agreed`.
+    ///
     /// A member that joins is told what its node delivers after the join. The state it gets may contain some of that already:
     /// keep what FIFO messages say out of the state, or make it safe to be told twice.
     Fifo,

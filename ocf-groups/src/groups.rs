@@ -16,6 +16,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use transfer::{Incoming, Outgoing};
 
+/// From this level on all members understand FIFO messages.
+const FIFO_LEVEL: u32 = 2;
+
 mod change;
 mod elsewhere;
 mod local;
@@ -45,6 +48,7 @@ mod turn;
 ///     previous: vec![],
 ///     causes: vec![],
 ///     quorum: 1,
+///     level: 1,
 ///     unproven: vec![],
 /// };
 /// let mut groups = Groups::new(Config::default(), me);
@@ -290,6 +294,7 @@ impl Groups {
             return Err(SendError::Full { queued: window.used, limit: window.limit });
         }
         self.now = now;
+        let guarantee = self.understood(guarantee);
         self.enqueue(Item::Data { group: number, local, guarantee, payload });
         Ok(())
     }
@@ -335,8 +340,15 @@ impl Groups {
     ) -> bool {
         let Some(Phase::Member { group: number }) = self.phase(group, local) else { return false };
         self.now = now;
+        let guarantee = self.understood(guarantee);
         self.enqueue(Item::Data { group: number, local, guarantee, payload });
         true
+    }
+
+    /// What all members of the view understand: at the level of older builds a FIFO message is an agreed one.
+    fn understood(&self, guarantee: Guarantee) -> Guarantee {
+        let fifo = self.view.as_ref().is_some_and(|view| view.level >= FIFO_LEVEL);
+        if guarantee == Guarantee::Fifo && !fifo { Guarantee::Agreed } else { guarantee }
     }
 
     /// A message was refused on the word of [`Groups::sending`] because the window is full:

@@ -33,6 +33,7 @@ impl Trio {
             previous: Vec::new(),
             causes: Vec::new(),
             quorum: 2,
+            level: 2,
             unproven: Vec::new(),
         };
         let cores = (0..3).map(|i| Groups::new(Config::default(), instance(i))).collect();

@@ -1,4 +1,7 @@
-use crate::{Coordinator, Criterion, EvenSplit, Majority, Mesh, NodeVotes, OutsidePolicy, QuorumPolicy};
+use crate::{
+    Coordinator, Criterion, EvenSplit, LEVEL_MAX, Levels, Majority, Mesh, NodeVotes, OutsidePolicy,
+    QuorumPolicy,
+};
 use core::time::Duration;
 use std::sync::Arc;
 
@@ -44,6 +47,9 @@ pub struct Config {
     /// kernel's lock on the file of its record. Then its earlier lives count as ended as soon as this one takes part in a view, and need not be
     /// fenced. Default: no.
     pub sole_life: bool,
+    /// The feature levels that this node speaks. Default: [`Levels::THIS`]. Lower, a node behaves in the agreement as an older build does: for
+    /// tests of an upgrade.
+    pub levels: Levels,
     /// How many votes a primary needs. Default: [`Majority`].
     pub policy: Arc<dyn QuorumPolicy>,
     /// Who must see whom to be in one view. Default: [`Mesh`], everybody everybody. Groups and locks need that.
@@ -102,6 +108,7 @@ impl Default for Config {
             last_man_standing: None,
             names_unproven: false,
             sole_life: false,
+            levels: Levels::THIS,
             policy: Arc::new(Majority),
             criterion: Arc::new(Mesh),
             coordinator: Coordinator::Senior,
@@ -157,6 +164,9 @@ impl Config {
         }
         if self.lease > self.detection {
             errors.push(ConfigError::LeaseTooLong { lease: self.lease, detection: self.detection });
+        }
+        if !self.levels.are_sound() {
+            errors.push(ConfigError::Levels(self.levels));
         }
         if self.flap_hold_max < self.flap_hold {
             errors.push(ConfigError::FlapHold { hold: self.flap_hold, max: self.flap_hold_max });
@@ -310,6 +320,9 @@ pub enum ConfigError {
         /// Votes that a primary needs.
         quorum: u32,
     },
+    /// No level, or one that cannot be told.
+    #[error("levels {0}: the oldest must be at least 1 and the newest not below it, at most {LEVEL_MAX}")]
+    Levels(Levels),
     /// A duration is below its minimum.
     #[error("{field} is {value:?}, must be at least {least:?}")]
     TooShort {

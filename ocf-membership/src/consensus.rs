@@ -3,6 +3,7 @@
 mod accept;
 mod ballot;
 mod decide;
+mod levels;
 mod nodes;
 mod renew;
 mod status;
@@ -55,7 +56,7 @@ const DOWN_MAX: usize = 256;
 /// }
 /// # Ok::<(), ocf_membership::NewError>(())
 /// ```
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Consensus {
     config: Config,
     /// The votes of the configuration.
@@ -84,6 +85,7 @@ pub struct Consensus {
     /// The last word of peers that fell silent: valid again if they come back.
     parked: BTreeMap<NodeInstance, Status>,
     announced: Option<Status>,
+    levels: levels::Heard,
     /// Instances that are not to be proposed, and until when.
     held: BTreeMap<NodeInstance, status::Hold>,
     // Agreement.
@@ -195,6 +197,8 @@ pub enum Sabotage {
     ForgetsUnproven,
     /// Forget, with each change of the set, how nodes are reached that were added before.
     ForgetsContacts,
+    /// Propose each view at the level that its members have in common, whatever the one before had.
+    FallsBack,
 }
 
 /// A value copy of what a node knows about its membership, for operators and for the layers above.
@@ -225,6 +229,8 @@ pub struct Snapshot {
     pub quorum: u32,
     /// The view that brought these votes; of those of the configuration, [`Config::votes_revision`].
     pub votes_revision: u64,
+    /// The feature level that the cluster runs at, as far as this node knows; zero before the first view.
+    pub level: u32,
     /// Who can be talked to, this node included; sorted.
     pub reachable: Vec<NodeInstance>,
     /// Who should be in the next view, as this node sees it; sorted.
@@ -281,6 +287,7 @@ impl Consensus {
             statuses: BTreeMap::new(),
             parked: BTreeMap::new(),
             announced: None,
+            levels: levels::Heard::default(),
             held: BTreeMap::new(),
             voteless,
             unfit_until: None,
@@ -328,6 +335,31 @@ impl Consensus {
     #[cfg(feature = "testing")]
     pub const fn sabotage(&mut self, sabotage: Sabotage) {
         self.sabotage = Some(sabotage);
+    }
+
+    /// What the further course depends on, without counters; and sets the generator back. Two cores that tell the same here, and run
+    /// under the same configuration, go on alike: for those who explore every course.
+    #[cfg(feature = "testing")]
+    pub fn essence(&mut self) -> impl core::fmt::Debug + use<'_> {
+        self.rng = Rng::new(1);
+        self.stats = Stats::default();
+        let peers = (&self.up, &self.strangers, &self.down, &self.statuses, &self.parked, &self.held);
+        let said = (
+            &self.announced,
+            &self.levels,
+            &self.reported,
+            self.last,
+            self.told_votes,
+            self.was_member,
+            self.removed,
+        );
+        let voice =
+            (&self.votes, self.voteless, self.unfit_until, &self.wanted, &self.overridden, self.reach);
+        let promise = (self.promised, self.highest_round, self.progress, self.awaiting, self.state_sent);
+        let agreed = (&self.pending, &self.accepted, &self.record, &self.chosen, &self.installed);
+        let leases = (&self.next_lease, &self.acks, &self.unproven, self.started, self.next_token);
+        let ballot = (&self.round, self.retry_at, self.backoff, self.forgetting, self.dirty);
+        (self.local, &self.timers, self.armed, (peers, said, voice), (promise, agreed), (leases, ballot))
     }
 
     /// Who this node is.
@@ -378,6 +410,7 @@ impl Consensus {
             votes: self.votes.nodes.clone(),
             quorum: self.votes.quorum,
             votes_revision: self.votes.revision,
+            level: self.level(),
             reachable: self.row(),
             desired: self.desired(),
             stats: self.stats,
@@ -496,6 +529,7 @@ impl Consensus {
                 | (Some(Sabotage::LetsStrangersIn), Bug::LetsStrangersIn)
                 | (Some(Sabotage::ForgetsUnproven), Bug::ForgetsUnproven)
                 | (Some(Sabotage::ForgetsContacts), Bug::ForgetsContacts)
+                | (Some(Sabotage::FallsBack), Bug::FallsBack)
         );
         #[cfg(not(feature = "testing"))]
         {
@@ -515,6 +549,7 @@ impl Consensus {
             Message::Install { ballot, known } => self.on_install(now, ballot, &known),
             Message::Renew { value, sequence } => self.on_renew(now, from, value, sequence),
             Message::RenewAck { value, sequence } => self.on_renew_ack(from, value, sequence),
+            Message::Levels { levels, in_force } => self.on_levels(from, levels, in_force),
         }
     }
 
@@ -530,6 +565,7 @@ impl Consensus {
             Ok(Message::Status(status)) if stranger => {
                 self.parked.insert(from, status);
             }
+            Ok(Message::Levels { levels, in_force }) if stranger => self.on_levels(from, levels, in_force),
             Ok(_) if stranger => self.drop_message(from, DropReason::UnknownNode),
             Ok(message) => self.on_message(now, from, message),
             Err(error) => {
@@ -594,6 +630,7 @@ enum Bug {
     LetsStrangersIn,
     ForgetsUnproven,
     ForgetsContacts,
+    FallsBack,
 }
 
 impl Layer for Consensus {

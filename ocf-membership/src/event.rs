@@ -1,4 +1,6 @@
-use crate::{Ballot, Claim, Evidence, Grant, NodeVotes, NonPrimary, Proposal, Verdict, View, ViewNumber};
+use crate::{
+    Ballot, Claim, Evidence, Grant, Levels, NodeVotes, NonPrimary, Proposal, Verdict, View, ViewNumber,
+};
 use bytes::Bytes;
 use ocf_comm::{DownReason, Lane};
 use pils::{NodeId, NodeInstance};
@@ -186,6 +188,18 @@ pub enum Event {
         revision: u64,
         /// The nodes of that set, sorted.
         nodes: Vec<NodeVotes>,
+    },
+    /// This node and a peer cannot be members of one view: the cluster runs at a level that one of them does not speak. The one
+    /// stays outside until it is upgraded. Told once for each life of a peer and each level.
+    Incompatible {
+        /// The other.
+        peer: NodeInstance,
+        /// The level that the cluster runs at.
+        level: u32,
+        /// What this node speaks.
+        ours: Levels,
+        /// What the peer speaks.
+        theirs: Levels,
     },
     /// This node's half of an even split may go on; a view follows unless somebody goes down meanwhile.
     TieWon {

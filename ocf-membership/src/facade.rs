@@ -307,7 +307,8 @@ impl Callbacks {
             Event::TieWon { .. }
             | Event::Merged { .. }
             | Event::VotesChanged { .. }
-            | Event::VotesNotChanged { .. } => {}
+            | Event::VotesNotChanged { .. }
+            | Event::Incompatible { .. } => {}
         }
     }
 
@@ -590,7 +591,8 @@ impl Subscriber {
             Event::TieWon { .. }
             | Event::Merged { .. }
             | Event::VotesChanged { .. }
-            | Event::VotesNotChanged { .. } => {}
+            | Event::VotesNotChanged { .. }
+            | Event::Incompatible { .. } => {}
         }
     }
 

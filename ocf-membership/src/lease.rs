@@ -121,6 +121,7 @@ mod tests {
             previous: Vec::new(),
             causes: Vec::new(),
             quorum: n / 2 + 1,
+            level: 1,
             unproven: Vec::new(),
         }
     }

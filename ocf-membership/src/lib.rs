@@ -25,6 +25,7 @@ mod error;
 mod event;
 pub mod facade;
 mod lease;
+mod level;
 mod provider;
 mod quorum;
 mod record;
@@ -42,6 +43,7 @@ pub use consensus::{Consensus, Removal, Snapshot};
 pub use criterion::{Coordinator, Criterion, Mesh, Star, StaticList, criterion_by_name};
 pub use error::{NewError, OverrideError, RecordError, VotesError};
 pub use event::{Contact, Event, Input, Output, PersistToken};
+pub use level::{LEVEL_MAX, Levels};
 pub use provider::{Membership, ViewPromises};
 pub use quorum::{
     AutoTieBreaker, BySite, EvenSplit, Majority, NodeVotes, QuorumPolicy, Rules, Standing, StaticThreshold,

@@ -105,6 +105,7 @@ mod tests {
             previous: members,
             causes: Vec::new(),
             quorum: 1,
+            level: 3,
             unproven: vec![NodeInstance::new(NodeId::new(3), Incarnation::new(5))],
         };
         let votes =

@@ -119,6 +119,9 @@ pub struct View {
     pub causes: Vec<Cause>,
     /// Votes that are needed for a primary in the vote configuration of this view.
     pub quorum: u32,
+    /// The feature level at which its members talk to each other: the layers above use nothing that came with a higher one. Never lower than
+    /// that of the view before.
+    pub level: u32,
     /// Who left an **earlier** primary than [`previous`](Self::previous) and is not proven to have ended, as the layers above told
     /// ([`Input::Unproven`](crate::Input::Unproven)) those who agreed on this view; sorted, none of them a member. At most
     /// [`UNPROVEN_MAX`].

@@ -6,7 +6,7 @@ mod state;
 pub(crate) use state::StateReport;
 
 use crate::quorum::VoteConfig;
-use crate::{Ballot, Member, NodeVotes, Proposal, ViewNumber};
+use crate::{Ballot, LEVEL_MAX, Levels, Member, NodeVotes, Proposal, ViewNumber};
 use bytes::{BufMut, Bytes};
 use parts::{
     ballot, contact, instances, members, node_votes, number, proposal, put_ballot, put_contact,
@@ -98,6 +98,11 @@ pub(crate) enum Message {
         value: Ballot,
         sequence: u64,
     },
+    /// What its sender speaks, and at which level the newest view is that it knows; zero: it knows none.
+    Levels {
+        levels: Levels,
+        in_force: u32,
+    },
 }
 
 impl Message {
@@ -140,6 +145,12 @@ impl Message {
                 put_ballot(&mut out, *value);
                 out.put_varint(*sequence);
             }
+            Self::Levels { levels, in_force } => {
+                out.put_u8(10);
+                out.put_u32(levels.oldest);
+                out.put_u32(levels.newest);
+                out.put_u32(*in_force);
+            }
         }
         out.into()
     }
@@ -157,6 +168,14 @@ impl Message {
             7 => Self::Install { ballot: ballot(&mut r)?, known: Known::read(&mut r)? },
             8 => Self::Renew { value: ballot(&mut r)?, sequence: r.varint("sequence")? },
             9 => Self::RenewAck { value: ballot(&mut r)?, sequence: r.varint("sequence")? },
+            10 => {
+                let levels = Levels { oldest: r.u32("oldest level")?, newest: r.u32("newest level")? };
+                let in_force = r.u32("level in force")?;
+                if !levels.are_sound() || in_force > LEVEL_MAX {
+                    return Err(r.error("levels", Malformed::OutOfRange));
+                }
+                Self::Levels { levels, in_force }
+            }
             _ => return Err(r.error("kind", Malformed::OutOfRange)),
         };
         r.finish("message")?;

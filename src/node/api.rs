@@ -8,6 +8,7 @@ use crate::stack::Stack;
 use ocf_comm::Lane;
 use ocf_comm::driver::Handle;
 use ocf_comm::local::{Accept, Address, LocalConfig, ServeError, Server};
+use ocf_comm::ping::PingChange;
 use ocf_comm::rpc::{Access, Body, Builder, Caller, Dispatcher, Fault, Method, Policy};
 use pils::topic::{
     Bus, CONNECTIVITY, Config as BusConfig, Draft, FENCING, GROUP, LINK, LIVENESS, MEMBERSHIP, QUORUM,
@@ -279,6 +280,10 @@ fn sides(event: &NodeEvent) -> Option<(&'static str, Draft)> {
 /// What happens to the votes of the cluster.
 fn votes(event: &NodeEvent) -> Option<(&'static str, Draft)> {
     let view = |revision: u64| i64::try_from(revision).unwrap_or(i64::MAX);
+    if let NodeEvent::Incompatible { peer, level, .. } = event {
+        let draft = Draft::new().property("kind", "incompatible").property("peer", peer.to_string());
+        return Some((MEMBERSHIP, draft.property("level", i64::from(*level))));
+    }
     if let NodeEvent::Removed { revision, .. } = event {
         return Some((QUORUM, Draft::new().property("kind", "removed").property("view", view(*revision))));
     }
@@ -288,6 +293,18 @@ fn votes(event: &NodeEvent) -> Option<(&'static str, Draft)> {
     let draft = Draft::new().property("kind", "votes_changed");
     let draft = draft.property("view", view(*revision));
     Some((QUORUM, draft.property("quorum", i64::from(*quorum))))
+}
+
+/// A host outside the cluster is reached, or not any more.
+fn ping(change: &PingChange) -> (&'static str, Draft) {
+    let draft = Draft::new().property("kind", "ping").property("target", &*change.target);
+    let draft = match change.host {
+        Some(host) => draft.property("host", host.to_string()),
+        None => draft,
+    };
+    let draft = draft.property("state", change.state.to_string());
+    let draft = draft.property("reason", change.reason.to_string());
+    (LIVENESS, draft.property("reachable", i64::try_from(change.reachable).unwrap_or(i64::MAX)))
 }
 
 fn draft(event: &NodeEvent) -> Option<(&'static str, Draft)> {
@@ -318,16 +335,7 @@ fn draft(event: &NodeEvent) -> Option<(&'static str, Draft)> {
             let millis = i64::try_from(late.as_millis()).unwrap_or(i64::MAX);
             (LIVENESS, new("stalled").property("late_ms", millis))
         }
-        NodeEvent::Ping(change) => {
-            let draft = new("ping").property("target", &*change.target);
-            let draft = match change.host {
-                Some(host) => draft.property("host", host.to_string()),
-                None => draft,
-            };
-            let draft = draft.property("state", change.state.to_string());
-            let draft = draft.property("reason", change.reason.to_string());
-            (LIVENESS, draft.property("reachable", i64::try_from(change.reachable).unwrap_or(i64::MAX)))
-        }
+        NodeEvent::Ping(change) => ping(change),
         NodeEvent::Direct { from, lane, message } => {
             let draft = new("message")
                 .property("from", node(from))
@@ -336,7 +344,10 @@ fn draft(event: &NodeEvent) -> Option<(&'static str, Draft)> {
         }
         NodeEvent::NonPrimary(why) => (QUORUM, new("non_primary").property("why", format!("{why:?}"))),
         NodeEvent::Merged { .. } | NodeEvent::TieAsked(_) | NodeEvent::TieWon { .. } => return sides(event),
-        NodeEvent::VotesChanged { .. } | NodeEvent::VotesNotChanged { .. } | NodeEvent::Removed { .. } => {
+        NodeEvent::Incompatible { .. }
+        | NodeEvent::VotesChanged { .. }
+        | NodeEvent::VotesNotChanged { .. }
+        | NodeEvent::Removed { .. } => {
             return votes(event);
         }
         NodeEvent::Suspended => (QUORUM, new("suspended")),

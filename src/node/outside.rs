@@ -6,7 +6,7 @@ use crate::stack::Stack;
 use core::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use ocf_comm::driver::Stopped;
-use ocf_membership::NodeVotes;
+use ocf_membership::{Levels, NodeVotes};
 use ocf_resource::Status;
 use ocf_resource::driver::{Exits, Mail};
 use pils::NodeInstance;
@@ -127,6 +127,15 @@ fn run(happenings: &Receiver<Happening>, exits: Option<&Exits>, mail: Option<&Ma
     }
 }
 
+/// A peer that cannot be in a view with this node.
+fn apart(peer: NodeInstance, level: u32, (ours, theirs): (Levels, Levels)) -> Value {
+    json!({
+        "event": "incompatible", "peer": peer.to_string(), "level": level,
+        "ours": [ours.oldest, ours.newest], "theirs": [theirs.oldest, theirs.newest],
+        "text": format!("the cluster runs at level {level}; this node speaks {ours}, {peer} {theirs}: upgrade the older one"),
+    })
+}
+
 /// What programs are told of an event that is not about resources; `None` for those that are nobody's concern outside.
 fn context(event: &NodeEvent) -> Option<Value> {
     Some(match event {
@@ -167,6 +176,7 @@ fn context(event: &NodeEvent) -> Option<Value> {
             "event": "votes-changed", "view": revision, "votes": by_node(votes), "quorum": quorum,
             "text": format!("{quorum} votes are needed from view {revision} on"),
         }),
+        NodeEvent::Incompatible { peer, level, ours, theirs } => apart(*peer, *level, (*ours, *theirs)),
         NodeEvent::Removed { revision, nodes } => json!({
             "event": "removed", "view": revision, "votes": by_node(nodes),
             "text": format!("view {revision} removed this node from the set of nodes"),

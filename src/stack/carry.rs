@@ -196,6 +196,9 @@ impl Stack {
             From::Event(Event::VotesChanged { revision, votes, quorum }) => {
                 self.emit(NodeEvent::VotesChanged { revision, votes, quorum });
             }
+            From::Event(Event::Incompatible { peer, level, ours, theirs }) => {
+                self.emit(NodeEvent::Incompatible { peer, level, ours, theirs });
+            }
             From::Event(Event::Removed { revision, nodes }) => {
                 self.emit(NodeEvent::Removed { revision, nodes });
             }

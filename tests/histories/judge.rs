@@ -91,6 +91,7 @@ fn record(who: NodeInstance, line: &Value) -> Record {
             members: members(&line["members"]),
             previous: members(&line["previous"]),
             quorum: small(&line["quorum"]),
+            level: small(&line["level"]),
             log: Some(&line["log"]).filter(|log| !log.is_null()).map(log),
         })),
         "offered" => Record::StateOffered(place(), log(&line["log"])),

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use core::time::Duration;
 use ocf_comm::DownReason;
 use ocf_membership::{
-    Ballot, Cause, ChangeReason, Event, Member, NonPrimary, OutsidePolicy, View, ViewNumber,
+    Ballot, Cause, ChangeReason, Event, Levels, Member, NonPrimary, OutsidePolicy, View, ViewNumber,
 };
 use pils::{Instant, Layer as _, NodeInstance};
 use std::collections::{BTreeMap, VecDeque};
@@ -309,7 +309,9 @@ impl CpgGroups {
         }
         causes.sort_by_key(|c| c.instance);
         let ballot = Ballot { round: quorum.ring.sequence, proposer: self.groups.local() };
-        View { number, ballot, members, previous, causes, quorum: quorum.needed, unproven: Vec::new() }
+        // All builds of this provider speak it.
+        let (level, quorum, unproven) = (Levels::THIS.newest, quorum.needed, Vec::new());
+        View { number, ballot, members, previous, causes, quorum, level, unproven }
     }
 
     fn on_message(&mut self, now: Instant, from: Process, message: &Bytes) {

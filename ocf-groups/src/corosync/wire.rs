@@ -174,6 +174,7 @@ mod tests {
             previous: Vec::new(),
             causes: Vec::new(),
             quorum: 1,
+            level: 1,
             unproven: Vec::new(),
         };
         let items = vec![

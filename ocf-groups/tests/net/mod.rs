@@ -124,6 +124,7 @@ impl<A: App> Net<A> {
             previous: core::mem::replace(&mut self.members, members.clone()),
             causes: Vec::new(),
             quorum: 1,
+            level: 1,
             unproven: Vec::new(),
             members,
         };

@@ -271,6 +271,7 @@ impl Oracle {
                     previous,
                     causes: Vec::new(),
                     quorum,
+                    level: 2,
                     unproven: Vec::new(),
                 },
                 states,

@@ -130,7 +130,8 @@ impl Consensus {
             self.send(from, &Message::Nack { ballot, promised });
             return;
         }
-        let entitled = ballot.proposer == from && candidates.contains(&self.local);
+        let speaks = self.config.levels.include(view.level);
+        let entitled = ballot.proposer == from && candidates.contains(&self.local) && speaks;
         if ballot != self.promised || self.state_sent.is_none() || !entitled {
             self.drop_message(from, DropReason::NotEntitled);
             return;
@@ -273,6 +274,7 @@ impl Consensus {
         let view = accepted.accept.proposal.view.clone();
         let primary = self.newest_before(view.number);
         self.chosen = Some((view.clone(), accepted.accept.votes.clone()));
+        self.forget_floor();
         self.dirty = true;
         let own = view.members.iter().find(|m| m.instance == self.local);
         let joins = own.is_some_and(|m| m.joined == view.number);

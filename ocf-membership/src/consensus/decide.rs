@@ -64,7 +64,17 @@ impl Consensus {
             entries(&states, agreed).into_iter().partition(|e| is_refuted(e, &states));
         let top = possible.into_iter().max_by_key(|e| (e.number, e.ballot));
         let top = top.filter(|_| !self.is_sabotaged(Bug::Accepted));
+        let possible = top.iter().map(|entry| entry.view.level);
+        let in_force = newest.iter().map(|(view, _)| view.level).chain(possible).max().unwrap_or(0);
         let demands = self.demands(top.as_ref(), newest.as_ref());
+        let level = match self.next_level(in_force, &demands.in_force, &candidates) {
+            Ok(level) => level,
+            Err(level) => {
+                self.demand_level(level);
+                self.restart_round(now);
+                return;
+            }
+        };
         let worth = |votes: &VoteConfig| self.worth(votes, counted_votes(votes, &states, &candidates));
         let standing = demands.all.iter().map(worth).min().unwrap_or(Standing::Short);
         if standing == Standing::Short {
@@ -99,6 +109,7 @@ impl Consensus {
         };
         let (mut proposal, votes) = self.fresh(&states, former.first(), &demands, tie);
         proposal.view.unproven = unproven;
+        proposal.view.level = level;
         proposal.view.causes.extend(over);
         proposal.view.causes.sort_by_key(|c| c.instance);
         let members: Vec<Member> = former.iter().flat_map(|f| f.members.iter().copied()).collect();
@@ -284,7 +295,8 @@ impl Consensus {
             causes.sort_by_key(|c| c.instance);
         }
         let (ballot, quorum) = (round.ballot, votes.quorum);
-        let view = View { number, ballot, members, previous, causes, quorum, unproven: Vec::new() };
+        let (level, unproven) = (1, Vec::new());
+        let view = View { number, ballot, members, previous, causes, quorum, level, unproven };
         (Proposal { view, states: upper }, votes)
     }
 

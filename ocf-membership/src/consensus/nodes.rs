@@ -130,6 +130,8 @@ impl Consensus {
         self.strangers.retain(|p| p.node != peer.node);
         if self.strangers.len() < NODES_MAX {
             self.strangers.insert(peer);
+            let (levels, in_force) = (self.config.levels, self.level());
+            self.send(peer, &Message::Levels { levels, in_force });
             let status = self.status();
             self.send(peer, &Message::Status(status));
         }

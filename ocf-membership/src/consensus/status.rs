@@ -48,6 +48,7 @@ impl Consensus {
         }
         // The row has changed, so everybody is told, the new peer too.
         self.announced = None;
+        self.tell_levels_anew();
         self.dirty = true;
         self.report_soon(now);
     }
@@ -137,6 +138,7 @@ impl Consensus {
 
     /// Tells every peer what changed here.
     pub(super) fn announce(&mut self) {
+        self.announce_levels();
         let status = self.status();
         if self.announced.as_ref() == Some(&status) {
             return;
@@ -172,7 +174,8 @@ impl Consensus {
     fn vertices(&self) -> Vec<NodeInstance> {
         let fit = |p: &NodeInstance| self.status_of(*p).is_some_and(|s| s.fit);
         let admitted = |p: &NodeInstance| self.config.criterion.admits(p.node);
-        let direct = self.up.iter().copied().filter(fit).chain([self.local]).filter(admitted);
+        let speaks = |p: &NodeInstance| self.speaks(*p);
+        let direct = self.up.iter().copied().filter(fit).filter(speaks).chain([self.local]).filter(admitted);
         let mut vertices = sorted(direct.collect());
         let configured = |p: &NodeInstance| self.is_peer(p.node) && admitted(p);
         let ended = |p: &NodeInstance| self.down.get(p).is_some_and(|reason| reason.is_final());
@@ -294,13 +297,15 @@ impl Consensus {
         let desired = self.desired();
         let follows = self.config.criterion.head().is_some_and(|head| head != self.local.node);
         let listed = self.is_peer(self.local.node);
-        let me = listed && desired.contains(&self.local) && self.unfit_until.is_none() && !follows;
+        let fit = self.unfit_until.is_none() && self.speaks(self.local);
+        let me = listed && desired.contains(&self.local) && fit && !follows;
         (me && self.standing_of(&desired) > Standing::Short).then_some(desired)
     }
 
     /// Decides whether, and when, this node starts a ballot.
     pub(super) fn evaluate(&mut self, now: Instant) {
         self.prolong_holds(now);
+        self.tell_incompatible();
         if self.round.is_some() {
             return;
         }
@@ -321,8 +326,8 @@ impl Consensus {
         let joins = candidates.iter().any(|p| !in_primary(*p));
         // One who was told to be outside comes back by another view, even if it is of the same members.
         let unfinished = self.is_unfinished() || self.is_dormant();
-        let changes =
-            || self.view().is_some() && self.next_votes(&self.votes, &candidates, members).is_some();
+        let votes = || self.view().is_some() && self.next_votes(&self.votes, &candidates, members).is_some();
+        let changes = || self.may_rise(&candidates) || votes();
         if !departs && !joins && !unfinished && !changes() {
             return None;
         }

@@ -17,6 +17,7 @@ fn view(number: u64, members: &[(u32, u64)], previous: &[(u32, u64)]) -> View {
         previous: previous.iter().map(member).collect(),
         causes: vec![Cause { instance: instance(1), reason: ChangeReason::Joined }],
         quorum: 2,
+        level: 1,
         unproven: Vec::new(),
     }
 }

@@ -1,8 +1,8 @@
 use super::{CONTACT_MAX, UPPER_STATE_MAX};
 use crate::quorum::VoteConfig;
 use crate::{
-    Ballot, Cause, ChangeReason, Evidence, Member, NODES_MAX, NodeVotes, Proposal, UNPROVEN_MAX, View,
-    ViewNumber,
+    Ballot, Cause, ChangeReason, Evidence, LEVEL_MAX, Member, NODES_MAX, NodeVotes, Proposal, UNPROVEN_MAX,
+    View, ViewNumber,
 };
 use bytes::{BufMut, Bytes};
 use core::time::Duration;
@@ -18,6 +18,8 @@ const INSTANCES_MAX: usize = 2 * NODES_MAX;
 const VOTES_REVISED: u32 = 1 << 31;
 /// In the word of the quorum of a view: who is unproven follows.
 const VIEW_UNPROVEN: u32 = 1 << 31;
+/// In the word of the quorum of a view: how far its level is above the first; the quorum itself is less than 2^20.
+const VIEW_LEVEL: u32 = 20;
 /// In the word of the quorum: what was in force before follows.
 const VOTES_BEFORE: u32 = 1 << 30;
 /// In the word of the quorum: how nodes are reached follows.
@@ -166,7 +168,8 @@ pub(crate) fn put_view(out: &mut Vec<u8>, view: &View) {
         out.put_instance(cause.instance);
         put_reason(out, cause.reason);
     }
-    out.put_u32(view.quorum | if view.unproven.is_empty() { 0 } else { VIEW_UNPROVEN });
+    let level = view.level.saturating_sub(1).min(LEVEL_MAX - 1) << VIEW_LEVEL;
+    out.put_u32(view.quorum | level | if view.unproven.is_empty() { 0 } else { VIEW_UNPROVEN });
     if !view.unproven.is_empty() {
         put_instances(out, &view.unproven);
     }
@@ -185,7 +188,9 @@ pub(crate) fn view(r: &mut Reader<'_>) -> Result<View, ParseError> {
     }
     let word = r.u32("quorum")?;
     let unproven = if word & VIEW_UNPROVEN == 0 { Vec::new() } else { unproven(r)? };
-    Ok(View { number, ballot, members, previous, causes, quorum: word & !VIEW_UNPROVEN, unproven })
+    let quorum = word & ((1 << VIEW_LEVEL) - 1);
+    let level = ((word & !VIEW_UNPROVEN) >> VIEW_LEVEL) + 1;
+    Ok(View { number, ballot, members, previous, causes, quorum, level, unproven })
 }
 
 pub(super) fn put_proposal(out: &mut Vec<u8>, proposal: &Proposal) {

@@ -28,6 +28,7 @@ fn sample_view(size: u32) -> View {
         previous: (2..=size).map(member).collect(),
         causes,
         quorum: size / 2 + 1,
+        level: 1 + size % 7,
         unproven: (0..size % 3).map(|n| instance(40 + n)).collect(),
     }
 }
@@ -91,6 +92,7 @@ fn samples(size: u32, text: &[u8]) -> Vec<Message> {
         Message::Install { ballot, known },
         Message::Renew { value: ballot, sequence: 9 },
         Message::RenewAck { value: ballot, sequence: 1 << 40 },
+        Message::Levels { levels: Levels { oldest: 1, newest: size }, in_force: size / 2 },
     ]
 }
 
@@ -106,7 +108,7 @@ proptest! {
 
     #[test]
     fn damaged_messages_are_errors_or_other_messages_but_never_panics(
-        size in 1_u32..8, which in 0_usize..10, at in any::<u16>(), byte in any::<u8>(), cut in any::<u16>(),
+        size in 1_u32..8, which in 0_usize..11, at in any::<u16>(), byte in any::<u8>(), cut in any::<u16>(),
     ) {
         let mut bytes = samples(size, b"abc")[which].emit().to_vec();
         let n = bytes.len();

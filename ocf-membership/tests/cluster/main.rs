@@ -2,6 +2,7 @@
 
 mod behaviour;
 mod criteria;
+mod levels;
 mod nodes;
 mod policies;
 mod simulation;

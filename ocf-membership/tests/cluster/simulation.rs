@@ -42,6 +42,7 @@ struct Coverage {
     no_answer: usize,
     flushes: u64,
     naming: u64,
+    rises: u64,
 }
 
 impl Coverage {
@@ -60,6 +61,7 @@ impl Coverage {
         self.no_answer += causes().filter(|r| *r == ChangeReason::NoAnswer).count();
         self.flushes += world.checks.flushes;
         self.naming += world.checks.naming;
+        self.rises += world.checks.rises;
     }
 
     fn is_complete(&self) -> bool {
@@ -71,6 +73,7 @@ impl Coverage {
             && self.no_answer > 0
             && self.flushes > 0
             && self.naming > 0
+            && self.rises > 0
     }
 }
 
@@ -124,6 +127,11 @@ fn forgetting_the_memory_rule_is_caught() {
 #[test]
 fn acting_without_a_lease_is_caught() {
     is_caught(Sabotage::NoLeaseExpiry, "Q");
+}
+
+#[test]
+fn a_cluster_that_falls_back_to_an_older_level_is_caught() {
+    is_caught(Sabotage::FallsBack, "L1");
 }
 
 #[test]

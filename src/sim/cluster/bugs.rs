@@ -23,12 +23,13 @@ pub enum Bug {
 
 impl Bug {
     /// Every bug that can be put back.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Membership(Membership::NoLeaseWait),
         Self::Membership(Membership::IgnoreAccepted),
         Self::Membership(Membership::NoMemoryRule),
         Self::Membership(Membership::NoLeaseExpiry),
         Self::Membership(Membership::ForgetsContacts),
+        Self::Membership(Membership::FallsBack),
         Self::Groups(Groups::SafeWithoutQuorum),
         Self::Groups(Groups::SkipFetch),
         Self::Groups(Groups::FreeOnOwnDelivery),

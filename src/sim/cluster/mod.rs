@@ -25,8 +25,9 @@ pub use record::{Ending, Log, MessageId, Record, ViewRecord};
 pub use set::SET_CASES;
 
 use super::checkers::{
-    DeadMembers, FenceTruth, NodeSet, OneHolder, OnePlan, OneView, PerChain, PrimaryOverlap, QuorumChain,
-    ResourceOrder, RunOnce, SenderOrder, StateKept, Steady, Suspicion, TotalOrder, VirtualSynchrony,
+    DeadMembers, FenceTruth, NodeSet, OneHolder, OneLevel, OnePlan, OneView, PerChain, PrimaryOverlap,
+    QuorumChain, ResourceOrder, RunOnce, SenderOrder, StateKept, Steady, Suspicion, TotalOrder,
+    VirtualSynchrony,
 };
 use super::{Checker, Fault, Report, Simulation};
 use core::time::Duration;
@@ -59,6 +60,7 @@ fn checkers(plan: &Plan) -> Vec<Box<dyn Checker<Record>>> {
         Box::new(PerChain::<OneView>::default()),
         Box::new(PerChain::<QuorumChain>::default()),
         Box::new(PerChain::<NodeSet>::default()),
+        Box::new(PerChain::<OneLevel>::default()),
         Box::new(PerChain::<PrimaryOverlap>::default()),
         Box::new(DeadMembers::default()),
         Box::new(Suspicion::new(plan.timers, slack, is_regular(plan))),

@@ -98,6 +98,8 @@ pub struct Plan {
     pub access: bool,
     /// Whether the nodes have distributed locks, and applications use them.
     pub locks: bool,
+    /// Nodes begin with builds of different age, and are upgraded when they start again.
+    pub upgrades: bool,
     /// Mean time between two changes of the set of nodes, which begins without the last one.
     pub set_changes: Option<Duration>,
     /// A protocol bug to put back.
@@ -172,6 +174,7 @@ impl Plan {
             lease: if extra.chance(0.7) { 1.0 } else { 0.2 + 0.8 * extra.unit() },
             locks: extra.chance(0.5) && !idle,
             set_changes,
+            upgrades: rng.clone().fork().fork().fork().chance(0.3),
             access: extra.chance(0.25) && !idle,
             bug: options.bug,
             profile,

@@ -13,7 +13,7 @@ use ocf_comm::crypto::SimulatedAgreement;
 use ocf_comm::{PathId, Received, Secrets};
 use ocf_groups::Event as GroupEvent;
 use ocf_groups::{Guarantee, SendError};
-use ocf_membership::{NewError, PersistToken};
+use ocf_membership::{Levels, NewError, PersistToken};
 use ocf_resource::executor::RunId;
 use ocf_resource::{Action, Command, OperationResult};
 use ocf_stonith::{DeviceReport, Run};
@@ -99,9 +99,20 @@ pub struct Cluster {
     pub(super) ordered: Option<Instant>,
     /// Machines that began without access.
     closed: BTreeSet<NodeId>,
+    /// How often each node started.
+    starts: BTreeMap<NodeId, u32>,
 }
 
 impl Cluster {
+    /// What the next life of a node speaks: of those that the cluster begins with every second one is of an older build, until it is
+    /// upgraded before it starts again.
+    fn levels(&mut self, node: NodeId) -> Levels {
+        let starts = self.starts.entry(node).or_default();
+        *starts += 1;
+        let old = *starts == 1 && node.raw() % 2 == 1 && self.plan.first_set().any(|n| n == node);
+        if self.plan.upgrades && old { Levels::FIRST } else { Levels::THIS }
+    }
+
     pub(crate) fn new(plan: Plan) -> Self {
         let apps = (0..plan.nodes).map(|_| App::default()).collect();
         let cases = Cases::new(&plan);
@@ -123,6 +134,7 @@ impl Cluster {
             set,
             ordered: None,
             closed: BTreeSet::new(),
+            starts: BTreeMap::new(),
         }
     }
 
@@ -206,6 +218,7 @@ impl Cluster {
                     members: view.members,
                     previous: view.previous,
                     quorum: view.quorum,
+                    level: view.level,
                     log: app.synced.then_some(app.log),
                 })));
             }
@@ -369,6 +382,8 @@ impl Program for Cluster {
         let rng = ctx.world().rng();
         let birth = Birth { local, secrets, record: record.map(|r| r.to_vec()), rng: rng.fork() };
         let mut config = self.plan.stack(local.node);
+        let levels = self.levels(local.node);
+        config.membership.levels = levels;
         for peer in &mut config.comm.peers {
             peer.addresses = ctx.world().addresses(peer.node);
         }
@@ -386,6 +401,7 @@ impl Program for Cluster {
             Ok(stack) => stack,
             Err(error) => panic!("{local} cannot start: {error}"),
         };
+        ctx.record(Record::Speaks(levels));
         if let Some(bug) = self.plan.bug {
             bug.put_back(&mut stack);
         }

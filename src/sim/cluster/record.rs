@@ -2,7 +2,7 @@ use core::fmt;
 use ocf_comm::{DownReason, PathId, PathReason, PathState};
 use ocf_dlm::FencingToken;
 use ocf_groups::{Guarantee, Position};
-use ocf_membership::{Ballot, Member, ViewNumber};
+use ocf_membership::{Ballot, Levels, Member, ViewNumber};
 use ocf_resource::{Action, Decision};
 use ocf_stonith::AttemptId;
 use pils::{NodeId, NodeInstance};
@@ -20,6 +20,8 @@ pub enum Record {
     Path(NodeInstance, PathId, PathState, PathReason),
     /// A view was installed.
     View(Arc<ViewRecord>),
+    /// A life of a node speaks these levels.
+    Speaks(Levels),
     /// A set of nodes with their votes counts from this view on.
     Set(u64, Vec<(NodeId, u32)>),
     /// The node is outside the primary partition.
@@ -103,6 +105,8 @@ pub struct ViewRecord {
     pub previous: Vec<Member>,
     /// Votes that a primary needs.
     pub quorum: u32,
+    /// The level at which its members talk to each other.
+    pub level: u32,
     /// The application's log when it came, if the application was in step.
     pub log: Option<Log>,
 }

@@ -16,12 +16,14 @@
 //! | U2 who is said to have ended has ended | its own word, or that of a later life alone on its node |
 //! | S5 a node is told that it was removed only if a view did it | agreement on the set |
 //! | S6 whoever counts by a set knows how each of its nodes is reached | the address travels and is recorded with the set |
+//! | L1 the level of the chain never falls | an older build never comes back in by a view |
+//! | L2 every member speaks the level of its view | agreement on the level |
 //! | Q4 nobody acts for longer than a lease without a quorum | lease |
 
 #![expect(unreachable_pub, reason = "a module of a test program has no outside")]
 
 use super::{DETECTION, MS, World};
-use ocf_membership::{NodeVotes, Proposal, View, ViewNumber};
+use ocf_membership::{Levels, NodeVotes, Proposal, View, ViewNumber};
 use pils::{NodeId, NodeInstance};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -42,6 +44,8 @@ pub struct Checks {
     pub naming: u64,
     /// Views that the tie-breaker was told of.
     pub notes: u64,
+    /// Views of a higher level than the one before.
+    pub rises: u64,
 }
 
 impl Checks {
@@ -105,6 +109,21 @@ impl Checks {
             self.fail(format!("{local} continues into {} without the view before", view.number));
         }
         self.lives.insert(local, view.number);
+    }
+
+    /// The view is of a level that `local` speaks, and not of a lower one than the view before.
+    pub fn speaks(&mut self, local: NodeInstance, view: &View, levels: Levels) {
+        if !levels.include(view.level) {
+            self.fail(format!("L2: {local} speaks {levels}, and {} is of level {}", view.number, view.level));
+        }
+        let Some((before, former)) = self.views.range(..view.number).next_back() else { return };
+        if former.level > view.level {
+            let text =
+                format!("L1: {} is of level {} and {before} of {}", view.number, view.level, former.level);
+            self.fail(text);
+        } else if former.level < view.level {
+            self.rises += 1;
+        }
     }
 
     /// Everybody who was in an earlier primary is in this one, or in the one before, or named, or has ended. Where nobody goes on,

@@ -9,8 +9,8 @@ use core::time::Duration;
 use ocf_comm::DownReason;
 use ocf_membership::{
     Ballot, BlankRecord, Claim, Config, Consensus, Durability, EvenSplit, Event, Evidence, GrantRegister,
-    Input, NodeVotes, Output, OutsidePolicy, PersistToken, Removal, Sabotage, Verdict, View, ViewNumber,
-    VotesError, policy_by_name,
+    Input, Levels, NodeVotes, Output, OutsidePolicy, PersistToken, Removal, Sabotage, Verdict, View,
+    ViewNumber, VotesError, policy_by_name,
 };
 use pils::{Incarnation, Instant, Layer, NodeId, NodeInstance, Rng};
 use std::cmp::Reverse;
@@ -53,6 +53,8 @@ pub struct Plan {
     pub last_man: Option<u64>,
     /// Nodes say that no earlier life of them runs when they start.
     pub sole: bool,
+    /// Nodes begin with builds of different age, and may be upgraded when they start again.
+    pub upgrades: bool,
     /// Nodes of the end of the list that are not in the set at first.
     pub spares: usize,
 }
@@ -121,6 +123,7 @@ impl Plan {
             breaker: Breaker::Sound,
             last_man: None,
             sole: rng.clone().chance(0.5),
+            upgrades: rng.clone().fork().chance(0.4),
             spares: 0,
         }
     }
@@ -237,6 +240,8 @@ pub struct Node {
     reach: BTreeMap<NodeId, Bytes>,
     pub active: Option<ViewNumber>,
     pub alone_since: Option<u64>,
+    /// What this life speaks.
+    speaks: Levels,
     pub upper: Upper,
 }
 
@@ -270,6 +275,12 @@ pub struct World {
     pub rng: Rng,
     /// Chance of proofs.
     proofs: Rng,
+    /// Chance of upgrades.
+    upgrades: Rng,
+    /// What the next life of each node speaks.
+    pub levels: Vec<Levels>,
+    /// Who was told that it does not fit, to whom, at which level.
+    pub incompatible: Vec<(NodeId, NodeId, u32)>,
     pub nodes: Vec<Node>,
     queue: BinaryHeap<Reverse<(u64, u64)>>,
     actions: BTreeMap<u64, Action>,
@@ -334,13 +345,17 @@ impl World {
                 reach: BTreeMap::new(),
                 active: None,
                 alone_since: None,
+                speaks: Levels::THIS,
                 upper: Upper::default(),
             })
             .collect();
         let mut world = Self {
             now: 0,
+            levels: first_levels(&plan, &mut rng.clone().fork()),
             plan,
             proofs: Rng::new(rng.clone().next_u64()),
+            upgrades: rng.clone().fork(),
+            incompatible: Vec::new(),
             rng,
             nodes,
             queue: BinaryHeap::new(),
@@ -637,10 +652,16 @@ impl World {
         let now = self.local_time(i);
         let mut config = self.config.clone();
         config.sole_life = self.plan.sole;
+        let lives = self.nodes[i].lives;
+        if self.plan.upgrades && lives > 1 && self.upgrades.chance(0.5) {
+            self.levels[i].newest = (self.levels[i].newest + 1).min(MOST);
+        }
+        config.levels = self.levels[i];
         // The file of one that is new lists the others and itself.
         if config.nodes.iter().all(|n| n.node != local.node) {
             config.nodes.push(NodeVotes::new(local.node, 1));
         }
+        self.nodes[i].speaks = config.levels;
         self.nodes[i].reach = config.nodes.iter().map(|n| (n.node, Bytes::new())).collect();
         let core = Consensus::new(now, config, local, disk.as_deref(), Rng::new(seed));
         let mut core = core.expect("a record that was written can be read");
@@ -867,8 +888,14 @@ impl World {
         self.plan.slow = 0.0;
         self.cut.clear();
         self.cut_breaker.clear();
+        let level = self.checks.views.values().map(|view| view.level).max().unwrap_or(1);
         for i in 0..self.nodes.len() {
             self.resume(i);
+            if self.nodes[i].speaks.newest < level {
+                // It was not in the set when the level rose.
+                self.stop(i, None);
+                self.levels[i].newest = level;
+            }
             self.start(i);
         }
     }
@@ -1003,7 +1030,9 @@ impl World {
                     self.at(at, Action::Claim(local, claim));
                 }
                 Output::NoteTie(view) => {
-                    let arrives = !self.cut_breaker.contains(&i) && self.rng.chance(0.8);
+                    // Where nothing else goes wrong, it is not lost.
+                    let arrives =
+                        !self.cut_breaker.contains(&i) && (self.rng.chance(0.8) || self.plan.trouble == 0);
                     self.checks.notes += u64::from(arrives && self.register.note(&view));
                 }
                 // What is under way at the fence device may happen all the same.
@@ -1063,6 +1092,7 @@ impl World {
                     self.checks.fail(format!("U2: {number} says that {x} has ended, which runs"));
                 }
                 self.checks.installed(local, &view, amnesia);
+                self.checks.speaks(local, &view, self.nodes[i].speaks);
                 let set = self.nodes[i].core.as_ref().map(|c| c.snapshot().votes).unwrap_or_default();
                 self.checks.counted(local, &view, &set);
                 let joiner = view.joiners().any(|m| m.instance == local);
@@ -1076,6 +1106,7 @@ impl World {
                 self.removed.push(local);
             }
             Event::VotesNotChanged { .. } => self.votes_not_changed += 1,
+            Event::Incompatible { peer, level, .. } => self.incompatible.push((id(i), peer.node, level)),
             Event::Merged { ours, primary, kept } => self.merges.push((id(i), ours, primary, kept)),
             Event::TieWon { evidence, reason, .. } => {
                 self.reasons.extend((evidence == Evidence::Operator).then_some(reason));
@@ -1107,6 +1138,19 @@ impl World {
 
 pub fn id(i: usize) -> NodeId {
     NodeId::new(u32::try_from(i + 1).expect("few nodes"))
+}
+
+/// The newest level that any node comes to speak.
+const MOST: u32 = 4;
+
+/// Builds of different age; one that is to be added later is new.
+fn first_levels(plan: &Plan, rng: &mut Rng) -> Vec<Levels> {
+    let newest = |i: usize| match plan.upgrades {
+        true if i >= plan.nodes - plan.spares => MOST,
+        true => *rng.pick(&[1, 1, 2, 3]).expect("a list"),
+        false => Levels::THIS.newest,
+    };
+    (0..plan.nodes).map(newest).map(|newest| Levels { oldest: 1, newest }).collect()
 }
 
 /// How an added node is reached.

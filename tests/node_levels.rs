@@ -1,0 +1,144 @@
+//! Goal: nodes of an older build are in one cluster with newer ones while they are upgraded one after the other, messages go on, and
+//! a node that is too old is told so and stays outside.
+//!
+//! Method: real nodes over loopback; the test has a node speak what an older build speaks.
+#![expect(clippy::wildcard_enum_match_arm, reason = "what is not looked for is passed over")]
+
+use bytes::Bytes;
+use ocf::{Cluster, Node, NodeEvent};
+use ocf_groups::{Event, Guarantee};
+use ocf_membership::Levels;
+use parking_lot::Mutex;
+use pils::NodeId;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const GROUP: &str = "levels";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What the next life of each node speaks.
+type Builds = Arc<Mutex<BTreeMap<NodeId, Levels>>>;
+
+fn cluster(builds: &Builds) -> Cluster {
+    let builds = Arc::clone(builds);
+    let equip = move |node: ocf::NodeBuilder| {
+        let levels = builds.lock().get(&node.node()).copied().unwrap_or(Levels::FIRST);
+        node.tune(move |stack| stack.membership.levels = levels)
+    };
+    Cluster::builder("levels").equip(equip).local(3).expect("nodes on loopback")
+}
+
+fn level(node: &Node) -> u32 {
+    node.view().filter(|view| view.members.len() == 3).map_or(0, |view| view.level)
+}
+
+/// Takes the next events of all nodes until `done`, and gives states to who joins.
+fn until(cluster: &Cluster, what: &str, mut done: impl FnMut(&Cluster, NodeId, NodeEvent) -> bool) {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        assert!(Instant::now() < end, "waited too long for {what}");
+        for node in cluster.running() {
+            let Some(numbered) = node.next_event(Duration::from_millis(5)) else { continue };
+            if let NodeEvent::Group(Event::StateWanted { group, joiner, position }) = &numbered.event {
+                // Refused if the joiner is gone again.
+                drop(node.offer_state(group, *joiner, *position, Bytes::new()));
+            }
+            if done(cluster, node.local().node, numbered.event) {
+                return;
+            }
+        }
+    }
+}
+
+fn until_level(cluster: &Cluster, wanted: u32) {
+    let end = Instant::now() + PATIENCE;
+    while !cluster.running().all(|node| level(node) == wanted) {
+        assert!(
+            Instant::now() < end,
+            "level {wanted}: {:?}",
+            cluster.running().map(level).collect::<Vec<_>>()
+        );
+        for node in cluster.running() {
+            if let Some(numbered) = node.next_event(Duration::from_millis(5))
+                && let NodeEvent::Group(Event::StateWanted { group, joiner, position }) = numbered.event
+            {
+                // Refused if the joiner is gone again.
+                drop(node.offer_state(&group, joiner, position, Bytes::new()));
+            }
+        }
+    }
+}
+
+/// Node 1 sends a message that asks for no other order than its own: is it delivered as such?
+fn is_told_as_fifo(cluster: &Cluster, text: &'static str) -> bool {
+    let sender = cluster.node(0).expect("it runs");
+    let end = Instant::now() + PATIENCE;
+    while sender.send(GROUP, 0, Guarantee::Fifo, Bytes::from_static(text.as_bytes())).is_err() {
+        assert!(Instant::now() < end, "node 1 is no member");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let mut fifo = None;
+    until(cluster, text, |_, node, event| {
+        match event {
+            NodeEvent::Group(Event::Fifo { payload, .. }) if payload == text && node.raw() == 2 => {
+                fifo = Some(true);
+            }
+            NodeEvent::Group(Event::Message { payload, .. }) if payload == text && node.raw() == 2 => {
+                fifo = Some(false);
+            }
+            _ => {}
+        }
+        fifo.is_some()
+    });
+    fifo.expect("it was waited for")
+}
+
+#[test]
+fn three_nodes_are_upgraded_while_they_serve_and_then_use_what_is_new() {
+    let builds = Builds::default();
+    let mut cluster = cluster(&builds);
+    for node in [0, 1] {
+        cluster.node(node).expect("it runs").join(GROUP, 0).expect("a new group");
+    }
+    until_level(&cluster, 1);
+    assert!(!is_told_as_fifo(&cluster, "while all are old"));
+    for index in [2, 1, 0] {
+        builds.lock().insert(NodeId::new(u32::try_from(index + 1).expect("few")), Levels::THIS);
+        cluster.kill(index).expect("it ran");
+        let again = cluster.start(index).expect("its port is free");
+        if index < 2 {
+            again.join(GROUP, 0).expect("a fresh member");
+        }
+        until_level(&cluster, if index > 0 { 1 } else { 2 });
+    }
+    assert!(is_told_as_fifo(&cluster, "when all are new"));
+}
+
+#[test]
+fn a_node_that_is_too_old_stays_outside_and_both_sides_say_why() {
+    let builds: Builds = Arc::new(Mutex::new((1..=3).map(|n| (NodeId::new(n), Levels::THIS)).collect()));
+    let mut cluster = cluster(&builds);
+    until_level(&cluster, 2);
+    builds.lock().insert(NodeId::new(3), Levels::FIRST);
+    cluster.kill(2).expect("it ran");
+    cluster.start(2).expect("its port is free");
+    let mut told: Vec<(u32, u32, Levels, Levels)> = Vec::new();
+    until(&cluster, "the news on both sides", |cluster, node, event| {
+        if let NodeEvent::Incompatible { peer, level, ours, theirs } = event {
+            assert_eq!(level, 2);
+            told.push((node.raw(), peer.node.raw(), ours, theirs));
+        }
+        assert_eq!(cluster.node(2).and_then(Node::view), None, "it is in no view");
+        told.len() == 4
+    });
+    told.sort_unstable();
+    let (old, new) = (Levels::FIRST, Levels::THIS);
+    assert_eq!(told, [(1, 3, new, old), (2, 3, new, old), (3, 1, old, new), (3, 2, old, new)]);
+    let others = cluster.node(0).and_then(Node::view).expect("the others go on");
+    assert_eq!(others.members.len(), 2);
+    builds.lock().insert(NodeId::new(3), Levels::THIS);
+    cluster.kill(2).expect("it ran");
+    cluster.start(2).expect("its port is free");
+    until_level(&cluster, 2);
+}
