@@ -187,6 +187,8 @@ pub enum Sabotage {
     NoFormerVotes,
     /// Go on without limit as a quorum alone, though another view was accepted and others may be a quorum of that.
     AloneForGood,
+    /// Adopt a proposal though a later one, itself not agreed, followed another view.
+    AdoptsOvertaken,
     /// Carry out an order that was given for an older set of nodes.
     NoBaseRevision,
     /// Remove a node from the set while it is a member.
@@ -524,6 +526,7 @@ impl Consensus {
                 | (Some(Sabotage::NoTieBreak), Bug::Tie)
                 | (Some(Sabotage::NoFormerVotes), Bug::FormerVotes)
                 | (Some(Sabotage::AloneForGood), Bug::AloneForGood)
+                | (Some(Sabotage::AdoptsOvertaken), Bug::Overtaken)
                 | (Some(Sabotage::NoBaseRevision), Bug::BaseRevision)
                 | (Some(Sabotage::RemovesMembers), Bug::RemovesMembers)
                 | (Some(Sabotage::LetsStrangersIn), Bug::LetsStrangersIn)
@@ -625,6 +628,7 @@ enum Bug {
     Tie,
     FormerVotes,
     AloneForGood,
+    Overtaken,
     BaseRevision,
     RemovesMembers,
     LetsStrangersIn,

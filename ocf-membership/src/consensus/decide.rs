@@ -62,7 +62,8 @@ impl Consensus {
         let agreed = newest.as_ref().map_or(ViewNumber(0), |(view, _)| view.number);
         let (refuted, possible): (Vec<Entry>, Vec<Entry>) =
             entries(&states, agreed).into_iter().partition(|e| is_refuted(e, &states));
-        let top = possible.into_iter().max_by_key(|e| (e.number, e.ballot));
+        let overtaken = |e: &Entry| !self.is_sabotaged(Bug::Overtaken) && is_overtaken(e, &refuted);
+        let top = possible.into_iter().filter(|e| !overtaken(e)).max_by_key(|e| (e.number, e.ballot));
         let top = top.filter(|_| !self.is_sabotaged(Bug::Accepted));
         let possible = top.iter().map(|entry| entry.view.level);
         let in_force = newest.iter().map(|(view, _)| view.level).chain(possible).max().unwrap_or(0);
@@ -383,6 +384,11 @@ fn is_refuted(entry: &Entry, states: &States) -> bool {
         !chosen && accepted.is_none_or(|at| at < (entry.number, entry.ballot))
     };
     entry.ballot == entry.view.ballot && entry.candidates.iter().any(missed)
+}
+
+/// True if a later proposal, itself not agreed, followed something else: whoever made it had a quorum, and knew what was agreed before.
+fn is_overtaken(entry: &Entry, refuted: &[Entry]) -> bool {
+    refuted.iter().any(|later| later.number > entry.number && later.view.previous != entry.view.members)
 }
 
 fn whole_proposal(states: &States, value: Ballot) -> Option<AcceptMessage> {

@@ -451,7 +451,10 @@ impl Consensus {
         if self.held.is_empty() {
             return;
         }
-        let members: Vec<NodeInstance> = self.newest_primary().1.iter().map(|m| m.instance).collect();
+        // Of a member that has ended nobody can hear again.
+        let here = |p: &NodeInstance| *p == self.local || self.is_seen(*p);
+        let members: Vec<NodeInstance> =
+            self.newest_primary().1.iter().map(|m| m.instance).filter(here).collect();
         let whole = |p: NodeInstance| members.iter().all(|m| *m == p || self.linked(*m, p));
         let broken: Vec<NodeInstance> = self.held.keys().copied().filter(|p| !whole(*p)).collect();
         for (instance, hold) in &mut self.held {

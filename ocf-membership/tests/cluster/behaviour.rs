@@ -2,7 +2,9 @@
 
 use crate::world::{Breaker, DETECTION, MS, Plan, World, id};
 use ocf_comm::DownReason;
-use ocf_membership::{ChangeReason, Consensus, Durability, Input, NewError, Output, RecordError, ViewNumber};
+use ocf_membership::{
+    ChangeReason, Consensus, Durability, Input, NewError, Output, RecordError, Sabotage, ViewNumber,
+};
 use pils::{Incarnation, Instant, Layer, NodeInstance, Rng};
 use std::collections::BTreeSet;
 
@@ -355,4 +357,90 @@ fn a_node_whose_disk_writes_again_is_not_sent_away_for_the_write_that_failed() {
     assert_eq!(world.checks.violation, None);
     assert!([0, 1, 2, 4].iter().all(|i| world.nodes[*i].active.is_some()), "{}", world.describe());
     assert_eq!(world.checks.views.len(), before + 1, "{}", world.describe());
+}
+
+fn run_until_it_is(world: &mut World, i: usize, wanted: &str) {
+    let end = world.now + 3_000 * MS;
+    let state = |world: &World| world.nodes[i].core.as_ref().expect("it runs").snapshot().state;
+    while state(world) != wanted {
+        assert!(world.now < end, "{}", world.describe());
+        world.run_until(world.now + MS / 20);
+    }
+}
+
+fn cut_off(world: &mut World, i: usize) {
+    world.cut.clear();
+    world.cut.extend((0..3).filter(|j| *j != i).flat_map(|j| [(i, j), (j, i)]));
+}
+
+/// Node 1 holds a proposal that the others went past. Node 3, without node 2, proposes to it what follows, records that alone, and
+/// restarts: of what was agreed just a later proposal tells, that was not.
+fn one_holds_what_others_went_past(sabotage: Option<Sabotage>) -> World {
+    let mut world = cluster(3, Durability::Durable);
+    world.plan.sabotage = sabotage;
+    world.run_until(2_000 * MS);
+    world.stop(2, Some(DownReason::LastGasp));
+    world.run_until(world.now + 1_000 * MS);
+    world.start(2);
+    run_until_it_is(&mut world, 0, "proposing");
+    world.cut.extend([(0, 1), (1, 0)]);
+    world.run_until(world.now + 3 * MS);
+    cut_off(&mut world, 0);
+    world.run_until(world.now + 3_000 * MS);
+    assert_eq!(
+        [0, 1, 2].map(|i| world.nodes[i].active.is_some()),
+        [false, true, true],
+        "{}",
+        world.describe()
+    );
+    cut_off(&mut world, 1);
+    run_until_it_is(&mut world, 0, "accepting");
+    world.fail_write(0);
+    world.run_until(world.now + 3 * MS);
+    world.stop(2, None);
+    world.start(2);
+    world.run_until(world.now + 8_000 * MS);
+    world
+}
+
+#[test]
+fn what_others_went_past_is_not_completed_though_only_a_refuted_proposal_tells_of_it() {
+    let mut world = one_holds_what_others_went_past(None);
+    sound(&world);
+    assert!(
+        world.nodes.iter().all(|n| n.active.is_none()),
+        "what node 2 has is waited for: {}",
+        world.describe()
+    );
+    world.cut.clear();
+    world.run_until(world.now + 3_000 * MS);
+    assert!(world.is_whole(), "{}", world.describe());
+    sound(&world);
+}
+
+#[test]
+fn completing_what_others_went_past_is_caught() {
+    let mut world = one_holds_what_others_went_past(Some(Sabotage::AdoptsOvertaken));
+    world.cut.clear();
+    world.run_until(world.now + 3_000 * MS);
+    let found = world.checks.violation.expect("it is noticed");
+    assert!(found.contains("M1") || found.contains("Q2"), "{found}");
+}
+
+#[test]
+fn one_that_was_held_back_is_let_in_though_members_that_missed_it_have_ended() {
+    let mut world = formed(4, Durability::Durable);
+    world.cut_link(2, 3);
+    world.run_until(world.now + 2_000 * MS);
+    assert_eq!([0, 1, 2, 3].map(|i| number(&world, i)), [2, 2, 2, 0], "{}", world.describe());
+    world.stop(0, None);
+    world.stop(1, None);
+    world.cut.clear();
+    world.run_until(world.now + 3_000 * MS);
+    world.start(0);
+    world.start(1);
+    world.run_until(world.now + 5_000 * MS);
+    assert!(world.is_whole(), "{}", world.describe());
+    assert_eq!(number(&world, 2), 3, "by one view: {}", world.describe());
+    sound(&world);
 }
