@@ -65,8 +65,9 @@ impl Consensus {
         let overtaken = |e: &Entry| !self.is_sabotaged(Bug::Overtaken) && is_overtaken(e, &refuted);
         let top = possible.into_iter().filter(|e| !overtaken(e)).max_by_key(|e| (e.number, e.ballot));
         let top = top.filter(|_| !self.is_sabotaged(Bug::Accepted));
-        let possible = top.iter().map(|entry| entry.view.level);
-        let in_force = newest.iter().map(|(view, _)| view.level).chain(possible).max().unwrap_or(0);
+        // What a refuted proposal followed may be known from that alone, and had no higher level.
+        let proposed = top.iter().chain(&refuted).map(|entry| entry.view.level);
+        let in_force = newest.iter().map(|(view, _)| view.level).chain(proposed).max().unwrap_or(0);
         let demands = self.demands(top.as_ref(), newest.as_ref());
         let level = match self.next_level(in_force, &demands.in_force, &candidates) {
             Ok(level) => level,
