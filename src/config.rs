@@ -2,7 +2,8 @@ use crate::stack::StackConfig;
 use core::fmt;
 use core::time::Duration;
 use ocf_comm::{Cipher, PathId, PathPolicy, Preset, Protection};
-use ocf_membership::{BlankRecord, Durability, NodeVotes};
+use ocf_membership::{BlankRecord, Durability, NodeVotes, OutsidePolicy};
+use ocf_resource::PartitionPolicy;
 use ocf_stonith::FenceAction;
 use pils::codec::{LiXml, Limits};
 use pils::value::from_value;
@@ -97,7 +98,7 @@ pub struct NodeConfig {
     #[serde(default)]
     pub sentinel: bool,
     /// Votes that a primary needs: `majority` (the default), `unanimous`, `threshold:N`, `auto-tie-breaker:lowest`, `:highest` or
-    /// `:<node>`, `two-node` (fences first), `majority+tie-breaker` (asks `tie_breaker`); each also with `+wait-for-all` behind it.
+    /// `:<node>`, `two-node` (fences first), `majority+tie-breaker` (asks `tie_breaker`), `sites:1,2/3,4/5` (counts sites); each also with `+wait-for-all` behind it.
     /// `docs/quorum.md` helps to choose.
     #[serde(default = "majority")]
     pub quorum: String,
@@ -442,6 +443,7 @@ impl NodeConfig {
         if let Some(policy) = ocf_membership::policy_by_name(&self.quorum) {
             membership.policy = policy;
         }
+        membership.outside = self.when_outside();
         membership.votes_revision = self.votes_revision;
         membership.last_man_standing = self.last_man_standing_ms.map(Duration::from_millis);
         if let Some(entry) = &self.tie_breaker {
@@ -465,6 +467,16 @@ impl NodeConfig {
             fence_action: self.fence_action,
             locks: None,
         })
+    }
+
+    /// What becomes of this node outside the primary partition, as its events say.
+    const fn when_outside(&self) -> OutsidePolicy {
+        match (&self.self_fencing, self.resources.on_partition) {
+            // With disks, orders on them decide.
+            (Some(entry), _) if entry.disks.is_empty() => OutsidePolicy::SelfFence,
+            (_, PartitionPolicy::Freeze) => OutsidePolicy::Freeze,
+            (_, PartitionPolicy::Stop) => OutsidePolicy::Stop,
+        }
     }
 
     /// The detection time of the preset.
@@ -557,5 +569,18 @@ mod tests {
         let errors = wrong.unwrap_err();
         let paths: Vec<&str> = errors.0.iter().map(|e| e.path.as_str()).collect();
         assert_eq!(paths, ["fencing.priority_delay_ms", "tie_breaker.timeout_ms"], "{errors}");
+    }
+
+    #[test]
+    fn what_a_node_outside_is_told_is_what_becomes_of_it() {
+        let told = |more: &str| {
+            let config = NodeConfig::from_toml(&format!("{TWO_NETWORKS}\n{more}")).unwrap();
+            config.stack().unwrap().membership.outside
+        };
+        let watchdog = "[self_fencing]\nwatchdog = '/dev/watchdog0'";
+        assert_eq!(told(""), OutsidePolicy::Stop);
+        assert_eq!(told("[resources]\non_partition = 'freeze'"), OutsidePolicy::Freeze);
+        assert_eq!(told(watchdog), OutsidePolicy::SelfFence);
+        assert_eq!(told(&format!("{watchdog}\ndisks = ['/dev/a']")), OutsidePolicy::Stop);
     }
 }
