@@ -179,6 +179,13 @@ impl Consensus {
         others.map(|node| Contact { node, address: votes.contact(node) }).collect()
     }
 
+    /// What was in force before the votes of this revision, if this node accepted them and does not know whether they were agreed. Whoever
+    /// tells of them as certain may know that from one who is gone.
+    fn before_accepted(&self, revision: u64) -> Option<Box<VoteConfig>> {
+        let accept = &self.accepted.as_ref()?.accept;
+        (accept.votes.revision == revision).then(|| accept.votes.before.clone()).flatten()
+    }
+
     /// Learns from a peer which votes are in force, so that this node does not take a few for enough, nor wait for too many, nor
     /// for nodes that were removed. What is agreed rests on what views say, not on this. Votes of a number that this node knows to be
     /// agreed without them were refuted; and who knows a view agreed that this node does not knows which were, too.
@@ -189,7 +196,8 @@ impl Consensus {
         let from_view = theirs.revision > self.configured.revision;
         let certain = known > agreed && (!from_view || theirs.revision <= known);
         let newer = from_view && theirs.revision > agreed.max(self.votes.revision);
-        let before = status.votes.as_ref().filter(|_| !certain).and_then(|v| v.before.clone());
+        let told = || status.votes.as_ref().and_then(|v| v.before.clone());
+        let before = if certain { None } else { told().or_else(|| self.before_accepted(theirs.revision)) };
         let wider = agreed < theirs.revision && theirs == self.votes && before.is_some();
         if newer || wider || certain && known >= self.votes.revision && theirs != self.votes {
             // Until it is certain, nodes that were in the set before are needed, and may start ballots.

@@ -235,6 +235,36 @@ fn the_one_that_proposes_a_change_dies_at_any_moment_and_the_rest_agree_on_one_s
     assert!(with > 0 && without > 0, "{with} times with the new node, {without} times without");
 }
 
+#[test]
+fn a_removal_that_only_its_proposer_saw_agreed_is_completed_though_that_one_lost_its_disk() {
+    let mut world = formed(4, 0, None);
+    world.stop(3, Some(DownReason::Left));
+    wait(&mut world, 1_000);
+    world.remove_node(0, 3).expect("it has ended");
+    let end = world.now + 1_000 * MS;
+    while seen(&world, 0).view.is_none_or(|v| v.number.0 != seen(&world, 0).votes_revision) {
+        assert!(world.now < end, "{}", world.describe());
+        world.run_until(world.now + MS / 20);
+    }
+    world.cut.extend([1, 2].into_iter().flat_map(|i| [(i, 0), (0, i), (i, 3), (3, i)]));
+    world.start(3);
+    wait(&mut world, 300);
+    assert_eq!(seen(&world, 3).votes.len(), 3, "it was told so");
+    assert!(
+        seen(&world, 1).votes_revision == 0 && seen(&world, 2).votes_revision == 0,
+        "{}",
+        world.describe()
+    );
+    world.stop(0, None);
+    world.nodes[0].disk = None;
+    world.cut.clear();
+    wait(&mut world, 2_000);
+    world.start(0);
+    wait(&mut world, 10_000);
+    assert!(world.is_whole(), "{}", world.describe());
+    assert_eq!(seen(&world, 1).votes.len(), 3);
+}
+
 fn run(seed: u64, sabotage: Option<Sabotage>) -> Result<World, String> {
     let mut rng = Rng::new(seed);
     let plan = Plan { sabotage, ..Plan::with_nodes(&mut rng) };
