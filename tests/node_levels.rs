@@ -42,62 +42,44 @@ fn again(cluster: &mut Cluster, index: usize) {
     }
 }
 
-/// Takes the next events of all nodes until `done`, and gives states to who joins.
-fn until(cluster: &Cluster, what: &str, mut done: impl FnMut(&Cluster, NodeId, NodeEvent) -> bool) {
+/// Takes the next events of all nodes until they are what is waited for, and gives states to who joins.
+fn until(cluster: &Cluster, what: &str, mut done: impl FnMut(&[(NodeId, NodeEvent)]) -> bool) {
     let end = Instant::now() + PATIENCE;
     loop {
-        assert!(Instant::now() < end, "waited too long for {what}");
+        let mut seen = Vec::new();
         for node in cluster.running() {
             let Some(numbered) = node.next_event(Duration::from_millis(5)) else { continue };
             if let NodeEvent::Group(Event::StateWanted { group, joiner, position }) = &numbered.event {
                 // Refused if the joiner is gone again.
                 drop(node.offer_state(group, *joiner, *position, Bytes::new()));
             }
-            if done(cluster, node.local().node, numbered.event) {
-                return;
-            }
+            seen.push((node.local().node, numbered.event));
         }
+        if done(&seen) {
+            return;
+        }
+        assert!(Instant::now() < end, "waited too long for {what}");
     }
 }
 
 fn until_level(cluster: &Cluster, wanted: u32) {
-    let end = Instant::now() + PATIENCE;
-    while !cluster.running().all(|node| level(node) == wanted) {
-        assert!(
-            Instant::now() < end,
-            "level {wanted}: {:?}",
-            cluster.running().map(level).collect::<Vec<_>>()
-        );
-        for node in cluster.running() {
-            if let Some(numbered) = node.next_event(Duration::from_millis(5))
-                && let NodeEvent::Group(Event::StateWanted { group, joiner, position }) = numbered.event
-            {
-                // Refused if the joiner is gone again.
-                drop(node.offer_state(&group, joiner, position, Bytes::new()));
-            }
-        }
-    }
+    until(cluster, "one view at the level", |_| cluster.running().all(|node| level(node) == wanted));
 }
 
-/// Node 1 sends a message that asks for no other order than its own: is it delivered as such?
+/// Node 1 sends messages that ask for no other order than its own: are they delivered as such?
 fn is_told_as_fifo(cluster: &Cluster, text: &'static str) -> bool {
-    let sender = cluster.node(0).expect("it runs");
-    let end = Instant::now() + PATIENCE;
-    while sender.send(GROUP, 0, Guarantee::Fifo, Bytes::from_static(text.as_bytes())).is_err() {
-        assert!(Instant::now() < end, "node 1 is no member");
-        std::thread::sleep(Duration::from_millis(10));
-    }
     let mut fifo = None;
-    until(cluster, text, |_, node, event| {
-        match event {
-            NodeEvent::Group(Event::Fifo { payload, .. }) if payload == text && node.raw() == 2 => {
-                fifo = Some(true);
+    until(cluster, text, |seen| {
+        for (_, event) in seen.iter().filter(|(node, _)| node.raw() == 2) {
+            match event {
+                NodeEvent::Group(Event::Fifo { payload, .. }) if payload == text => fifo = Some(true),
+                NodeEvent::Group(Event::Message { payload, .. }) if payload == text => fifo = Some(false),
+                _ => {}
             }
-            NodeEvent::Group(Event::Message { payload, .. }) if payload == text && node.raw() == 2 => {
-                fifo = Some(false);
-            }
-            _ => {}
         }
+        // Refused until node 1 is a member, and not delivered to node 2 until that is one.
+        let sender = cluster.node(0).expect("it runs");
+        drop(sender.send(GROUP, 0, Guarantee::Fifo, Bytes::from_static(text.as_bytes())));
         fifo.is_some()
     });
     fifo.expect("it was waited for")
@@ -133,10 +115,12 @@ fn a_node_that_is_too_old_stays_outside_and_both_sides_say_why() {
     drop(cluster.kill(2).expect("it ran"));
     again(&mut cluster, 2);
     let mut told: Vec<(u32, u32, Levels, Levels)> = Vec::new();
-    until(&cluster, "the news on both sides", |cluster, node, event| {
-        if let NodeEvent::Incompatible { peer, level, ours, theirs } = event {
-            assert_eq!(level, 2);
-            told.push((node.raw(), peer.node.raw(), ours, theirs));
+    until(&cluster, "the news on both sides", |seen| {
+        for (node, event) in seen {
+            if let NodeEvent::Incompatible { peer, level, ours, theirs } = event {
+                assert_eq!(*level, 2);
+                told.push((node.raw(), peer.node.raw(), *ours, *theirs));
+            }
         }
         assert_eq!(cluster.node(2).and_then(Node::view), None, "it is in no view");
         told.len() == 4
@@ -145,7 +129,7 @@ fn a_node_that_is_too_old_stays_outside_and_both_sides_say_why() {
     let (old, new) = (Levels::FIRST, Levels::THIS);
     assert_eq!(told, [(1, 3, new, old), (2, 3, new, old), (3, 1, old, new), (3, 2, old, new)]);
     // Its former life is in their view until it is found silent.
-    until(&cluster, "a view of the others", |cluster, _, _| {
+    until(&cluster, "a view of the others", |_| {
         cluster.node(0).and_then(Node::view).is_some_and(|view| view.members.len() == 2)
     });
     builds.lock().insert(NodeId::new(3), Levels::THIS);
