@@ -2,6 +2,7 @@
 
 mod accept;
 mod ballot;
+mod bugs;
 mod decide;
 mod levels;
 mod nodes;
@@ -11,7 +12,11 @@ mod tie;
 mod unproven;
 mod votes;
 
+#[cfg(feature = "testing")]
+pub use bugs::Sabotage;
 pub use nodes::Removal;
+
+use bugs::Bug;
 
 use crate::lease::Lease;
 use crate::quorum::VoteConfig;
@@ -168,41 +173,6 @@ enum Timer {
     Votes,
 }
 
-/// A protocol bug to put back, so that a test can show that it would be noticed.
-#[cfg(feature = "testing")]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Sabotage {
-    /// Install a view without waiting for the leases of those it excludes.
-    NoLeaseWait,
-    /// Propose a fresh view although an accepted one is reported.
-    IgnoreAccepted,
-    /// Form a primary though the memory rule forbids it.
-    NoMemoryRule,
-    /// Go on without a confirmed lease.
-    NoLeaseExpiry,
-    /// Go on with half of the votes, and ask nobody.
-    NoTieBreak,
-    /// Adopt a proposal with other votes though it has no quorum of those before.
-    NoFormerVotes,
-    /// Go on without limit as a quorum alone, though another view was accepted and others may be a quorum of that.
-    AloneForGood,
-    /// Adopt a proposal though a later one, itself not agreed, followed another view.
-    AdoptsOvertaken,
-    /// Carry out an order that was given for an older set of nodes.
-    NoBaseRevision,
-    /// Remove a node from the set while it is a member.
-    RemovesMembers,
-    /// Let nodes into a view that are not in the set.
-    LetsStrangersIn,
-    /// Propose views that do not say who left before and may not have ended.
-    ForgetsUnproven,
-    /// Forget, with each change of the set, how nodes are reached that were added before.
-    ForgetsContacts,
-    /// Propose each view at the level that its members have in common, whatever the one before had.
-    FallsBack,
-}
-
 /// A value copy of what a node knows about its membership, for operators and for the layers above.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -331,12 +301,6 @@ impl Consensus {
         self.report_soon(now);
         self.settle(now);
         self
-    }
-
-    /// Puts a protocol bug back.
-    #[cfg(feature = "testing")]
-    pub const fn sabotage(&mut self, sabotage: Sabotage) {
-        self.sabotage = Some(sabotage);
     }
 
     /// What the further course depends on, without counters; and sets the generator back. Two cores that tell the same here, and run
@@ -515,32 +479,6 @@ impl Consensus {
         token
     }
 
-    const fn is_sabotaged(&self, bug: Bug) -> bool {
-        #[cfg(feature = "testing")]
-        return matches!(
-            (self.sabotage, bug),
-            (Some(Sabotage::NoLeaseWait), Bug::LeaseWait)
-                | (Some(Sabotage::IgnoreAccepted), Bug::Accepted)
-                | (Some(Sabotage::NoMemoryRule), Bug::MemoryRule)
-                | (Some(Sabotage::NoLeaseExpiry), Bug::LeaseExpiry)
-                | (Some(Sabotage::NoTieBreak), Bug::Tie)
-                | (Some(Sabotage::NoFormerVotes), Bug::FormerVotes)
-                | (Some(Sabotage::AloneForGood), Bug::AloneForGood)
-                | (Some(Sabotage::AdoptsOvertaken), Bug::Overtaken)
-                | (Some(Sabotage::NoBaseRevision), Bug::BaseRevision)
-                | (Some(Sabotage::RemovesMembers), Bug::RemovesMembers)
-                | (Some(Sabotage::LetsStrangersIn), Bug::LetsStrangersIn)
-                | (Some(Sabotage::ForgetsUnproven), Bug::ForgetsUnproven)
-                | (Some(Sabotage::ForgetsContacts), Bug::ForgetsContacts)
-                | (Some(Sabotage::FallsBack), Bug::FallsBack)
-        );
-        #[cfg(not(feature = "testing"))]
-        {
-            let _: Bug = bug;
-            false
-        }
-    }
-
     fn on_message(&mut self, now: Instant, from: NodeInstance, message: Message) {
         match message {
             Message::Status(status) => self.on_status(now, from, status),
@@ -616,25 +554,6 @@ impl Consensus {
             Timer::Votes => self.on_votes_timer(now),
         }
     }
-}
-
-/// Where a sabotaged node behaves differently.
-#[derive(Clone, Copy, Debug)]
-enum Bug {
-    LeaseWait,
-    Accepted,
-    MemoryRule,
-    LeaseExpiry,
-    Tie,
-    FormerVotes,
-    AloneForGood,
-    Overtaken,
-    BaseRevision,
-    RemovesMembers,
-    LetsStrangersIn,
-    ForgetsUnproven,
-    ForgetsContacts,
-    FallsBack,
 }
 
 impl Layer for Consensus {
