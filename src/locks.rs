@@ -27,7 +27,10 @@ use core::task::{Context, Poll, Waker};
 use core::time::Duration;
 use ocf_dlm::cluster::{Completed, Snapshot, Waiting};
 use ocf_dlm::wire::Key;
-use ocf_dlm::{ClientId, FencingToken, Flags, LockError, Mode, NumberOp, Status, Transfer, ValueBlock, Wait};
+use ocf_dlm::{
+    ClientId, FencingToken, Flags, LockError, LockTerms, Mode, NumberOp, Status, Transfer, ValueBlock, Wait,
+    Wanted,
+};
 use std::sync::Arc;
 
 /// The distributed locks of a cluster, for one owner on a node. Clones are the same owner: they wait as one in deadlock
@@ -79,23 +82,27 @@ impl Locks {
     }
 
     fn ask(&self, place: Place<'_>, mode: Mode, wait: Wait) -> Result<PendingLock, LockError> {
-        self.ask_with(place, mode, wait, Flags::NONE)
+        self.ask_with(place, mode, wait.into(), Flags::NONE)
     }
 
     fn ask_with(
         &self,
         place: Place<'_>,
         mode: Mode,
-        wait: Wait,
+        terms: LockTerms,
         more: Flags,
     ) -> Result<PendingLock, LockError> {
+        let LockTerms { wait, lasting, signal } = terms;
         let mut flags = Flags::NOTIFY | Flags::VALBLK | more;
         if wait == Wait::No {
             flags |= Flags::NOQUEUE;
         }
+        if lasting {
+            flags |= Flags::PERSISTENT;
+        }
         let (slot, key) = (Arc::new(Slot::default()), place.key());
         let (owner, transaction) = (self.client, self.transaction);
-        let asked = Asked { owner, place, key: &key, mode, flags, wait, transaction };
+        let asked = Asked { owner, place, key: &key, mode, flags, wait, transaction, signal };
         let lock = self.backend.ask(&asked, &slot)?;
         let guard = LockGuard {
             locks: self.clone(),
@@ -318,6 +325,12 @@ impl LockGuard {
     /// Waits at most so long to be told that another wants the lock, and in which mode. Each notice is told once.
     #[must_use]
     pub fn wanted(&self, wait: Duration) -> Option<Mode> {
+        self.wanted_by(wait).map(|wanted| wanted.mode)
+    }
+
+    /// As [`LockGuard::wanted`], with the signal that who wants it gave ([`LockTerms::signal`]).
+    #[must_use]
+    pub fn wanted_by(&self, wait: Duration) -> Option<Wanted> {
         self.slot.wanted(wait)
     }
 

@@ -176,6 +176,7 @@ impl LockNode {
             flags: if gives_way { Flags::NOTIFY } else { Flags::NONE },
             transaction: None,
             deadline: None,
+            signal: 0,
         };
         let lock = self.engine.lock(now, ask).expect("there is room");
         if matches!(self.work, Work::Pipelined { .. }) {

@@ -126,12 +126,14 @@ pub enum Sabotage {
     MoveMarked,
     /// Says of a wait first who only waits ahead, and then who holds what excludes it.
     ExplainOutOfOrder,
+    /// Tells who is in the way the signal of who asked last, whatever that asks for.
+    TellAnother,
 }
 
 #[cfg(feature = "testing")]
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::ReleaseWithoutProof,
         Self::ForgetSuspects,
         Self::SkipBarrier,
@@ -164,6 +166,7 @@ impl Sabotage {
         Self::ValidateAnew,
         Self::MoveMarked,
         Self::ExplainOutOfOrder,
+        Self::TellAnother,
     ];
 }
 
@@ -230,6 +233,8 @@ pub struct Engine {
     pub(crate) stopping: BTreeSet<u64>,
     /// Proofs that came while the lease was in doubt, and in which epoch.
     pub(crate) proofs: Vec<(NodeInstance, Proof, u64)>,
+    /// What those are told that are in the way of a lock of this node, for the few locks that were asked for with a signal.
+    pub(crate) signals: BTreeMap<u64, u64>,
     /// Locks of this node that outlived their client.
     pub(crate) orphans: BTreeSet<u64>,
     /// Locks of this node that nobody here has.
@@ -316,6 +321,7 @@ impl Engine {
             idle_due: false,
             stopping: BTreeSet::new(),
             proofs: Vec::new(),
+            signals: BTreeMap::new(),
             orphans: BTreeSet::new(),
             kept: KeptLocks::default(),
             orders: BTreeSet::new(),

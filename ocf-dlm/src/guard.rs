@@ -7,6 +7,7 @@ pub use conversion::{Converted, PendingConversion};
 use crate::client::{Ask, Client, LockError, Wait};
 use crate::flags::{Flags, Remarks};
 use crate::identity::{FencingToken, LockId};
+use crate::manager::Wanted;
 use crate::mode::{Mode, Transfer};
 use crate::pending::{Awaited, Slot, Watch};
 use crate::request::Completion;
@@ -219,6 +220,13 @@ impl LockGuard {
     /// # Errors
     /// If the lock is lost.
     pub fn on_blocking(&mut self, watch: impl Fn(Mode) + Send + Sync + 'static) -> Result<(), LockError> {
+        self.on_wanted(move |wanted| watch(wanted.mode))
+    }
+
+    pub(crate) fn on_wanted(
+        &mut self,
+        watch: impl Fn(Wanted) + Send + Sync + 'static,
+    ) -> Result<(), LockError> {
         self.check()?;
         self.watch = Some(Arc::new(watch));
         self.route_watch();

@@ -182,7 +182,7 @@ mod tests {
 
     fn notice(lock: LockId, number: u64) -> Notice {
         let owner = Owner::local(ClientId::new(1), number);
-        Notice::Blocking(Blocking { lock, owner, held: Mode::Pr, wanted: Mode::Ex })
+        Notice::Blocking(Blocking { lock, owner, held: Mode::Pr, wanted: Mode::Ex, signal: 0 })
     }
 
     fn number(notice: &Notice) -> u64 {

@@ -76,7 +76,7 @@ pub use local::LocalLocks;
 pub use lockspace::{Clock, Lockspace, OpenError, Outbox};
 pub use manager::{
     ConvertedLock, HeldLock, LockConversion, LockManager, LockOwner, LockRequest, LockTerms, SPACE_NAME_MAX,
-    SeenLock, check_names,
+    SeenLock, Wanted, check_names,
 };
 pub use mode::{Mode, Transfer};
 pub use name::{NAME_MAX, NameError, ResourceName, hash};

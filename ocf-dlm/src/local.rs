@@ -8,7 +8,7 @@ use crate::identity::FencingToken;
 use crate::lockspace::{Clock, Lockspace, OpenError};
 use crate::manager::{
     ConvertedLock, HeldLock, LockConversion, LockManager, LockOwner, LockRequest, LockTerms, SeenLock,
-    check_names,
+    Wanted, check_names,
 };
 use crate::mode::{Mode, Transfer};
 use crate::object::{ObjectRanges, SpaceRanges};
@@ -156,12 +156,6 @@ impl LockOwner for Owner {
         Ok(orphans.filter_map(|lock| client.lockspace().force_release(lock.lock, "purged").ok()).sum())
     }
 
-    fn signal_of(&self, space: &str, name: &[u8], asked: Mode) -> Option<u64> {
-        let state = self.client(space).ok()?.lockspace().resource_state(name).ok()??;
-        let waits = |lock: &&LockState| lock.asked == Some(asked) && lock.owner.node.is_local();
-        state.locks.iter().find(waits).map(|lock| lock.owner.tag)
-    }
-
     fn see_to_it(&self) {
         let clients: Vec<Client> = self.clients.lock().values().cloned().collect();
         for client in clients {
@@ -205,13 +199,13 @@ impl Future for Requested {
 /// What the owner of a lock was told and has not seen yet.
 #[derive(Default)]
 struct News {
-    wanted: Mutex<Option<Mode>>,
+    wanted: Mutex<Option<Wanted>>,
     arrived: Condvar,
     wake: Mutex<Option<Arc<dyn Fn() + Send + Sync>>>,
 }
 
 impl News {
-    fn tell(&self, wanted: Mode) {
+    fn tell(&self, wanted: Wanted) {
         *self.wanted.lock() = Some(wanted);
         self.arrived.notify_all();
         let wake = self.wake.lock().clone();
@@ -296,7 +290,7 @@ impl Held {
     fn new(mut guard: LockGuard) -> Result<Self, LockError> {
         let news = Arc::<News>::default();
         let told = Arc::clone(&news);
-        guard.on_blocking(move |wanted| told.tell(wanted)).map_err(gone)?;
+        guard.on_wanted(move |wanted| told.tell(wanted)).map_err(gone)?;
         let value = guard.value().copied().filter(|_| !guard.remarks().value_invalid);
         Ok(Self { guard, value, news })
     }
@@ -329,7 +323,7 @@ impl HeldLock for Held {
         Ok(self.guard.token()?)
     }
 
-    fn wanted(&self, wait: Duration) -> Option<Mode> {
+    fn wanted_by(&self, wait: Duration) -> Option<Wanted> {
         let mut wanted = self.news.wanted.lock();
         if wanted.is_none() {
             // Whether it was told or waited long enough shows below.

@@ -57,7 +57,7 @@ pub struct LockTerms {
     /// The lock outlives its owner: when that ends ([`LockOwner::end`], or its process does), it stays held as an orphan until
     /// somebody purges it ([`LockOwner::purge`]). It does not outlive its node.
     pub lasting: bool,
-    /// A number for those that are in the way, as far as it reaches them ([`LockOwner::signal_of`]).
+    /// A number for those that are in the way ([`Wanted::signal`]), also while a conversion of the lock waits. Zero: none.
     pub signal: u64,
 }
 
@@ -65,6 +65,16 @@ impl From<Wait> for LockTerms {
     fn from(wait: Wait) -> Self {
         Self { wait, ..Self::default() }
     }
+}
+
+/// Another wants what a lock is in the way of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// The mode that is asked for.
+    pub mode: Mode,
+    /// The signal ([`LockTerms::signal`]) of the first that waited for that mode when this was told. Zero: it gave none, or waited
+    /// no more when a new master told it again.
+    pub signal: u64,
 }
 
 /// A lock of a resource, as [`LockOwner::look`] shows it.
@@ -135,13 +145,6 @@ pub trait LockOwner: Debug + Send + Sync {
     /// As [`LockOwner::look`]; some may be gone then.
     fn purge(&self, space: &str, name: &[u8], patience: Duration) -> Result<usize, LockError>;
 
-    /// The signal ([`LockTerms::signal`]) of the first that waits for the resource in that mode. Between nodes it does not travel:
-    /// nobody knows it.
-    fn signal_of(&self, space: &str, name: &[u8], asked: Mode) -> Option<u64> {
-        let _known = (space, name, asked);
-        None
-    }
-
     /// Ends waits that are due, and looks for deadlocks, for those who await requests in one process: who waits on a thread does that
     /// itself, and so does a cluster, where this does nothing. O(locks that wait).
     fn see_to_it(&self) {}
@@ -205,8 +208,14 @@ pub trait HeldLock: Debug + Send {
     /// As [`HeldLock::check`].
     fn token(&self) -> Result<FencingToken, LockError>;
 
-    /// Waits at most so long to be told that another wants the lock, and in which mode. Each notice is told once.
-    fn wanted(&self, wait: Duration) -> Option<Mode>;
+    /// Waits at most so long to be told that another wants the lock, in which mode and with which signal. Each notice is told once;
+    /// of several since the last call, the last.
+    fn wanted_by(&self, wait: Duration) -> Option<Wanted>;
+
+    /// As [`HeldLock::wanted_by`]: the mode alone.
+    fn wanted(&self, wait: Duration) -> Option<Mode> {
+        self.wanted_by(wait).map(|wanted| wanted.mode)
+    }
 
     /// Calls `wake` when another wants the lock, and between nodes also when it is lost; [`HeldLock::wanted`] and [`HeldLock::check`]
     /// tell which. In one process only an operator takes a lock away, and [`HeldLock::check`] alone tells. `wake` must not block, nor

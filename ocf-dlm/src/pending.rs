@@ -6,6 +6,7 @@ use crate::guard::LockGuard;
 use crate::identity::LockId;
 use crate::inbox::{Notice, Sink};
 use crate::lockspace::Lockspace;
+use crate::manager::Wanted;
 use crate::request::{Answer, Completion};
 use core::future::Future;
 use core::pin::Pin;
@@ -45,8 +46,8 @@ impl Taken {
     }
 }
 
-/// Called with the mode that another wants.
-pub(crate) type Watch = Arc<dyn Fn(crate::Mode) + Send + Sync>;
+/// Called with what another wants.
+pub(crate) type Watch = Arc<dyn Fn(Wanted) + Send + Sync>;
 
 impl Slot {
     pub(crate) fn new() -> Self {
@@ -60,7 +61,7 @@ impl Slot {
             Notice::Completed(completion) => slot.fill(completion),
             Notice::Blocking(blocking) => {
                 if let Some(watch) = &watch {
-                    watch(blocking.wanted);
+                    watch(blocking.into());
                 }
             }
         })

@@ -1,5 +1,6 @@
 use crate::flags::{Flags, Remarks};
 use crate::identity::{FencingToken, LockId, NodeSlot, Owner};
+use crate::manager::Wanted;
 use crate::mode::Mode;
 use crate::status::Status;
 use crate::value::ValueBlock;
@@ -124,6 +125,14 @@ pub struct Blocking {
     pub held: Mode,
     /// The mode that another asks for.
     pub wanted: Mode,
+    /// What the owner of that request calls it ([`Owner::tag`]); of the first, if several ask for the mode.
+    pub signal: u64,
+}
+
+impl From<Blocking> for Wanted {
+    fn from(Blocking { wanted, signal, .. }: Blocking) -> Self {
+        Self { mode: wanted, signal }
+    }
 }
 
 /// An effect of a shard, to be carried out in order.

@@ -1,7 +1,7 @@
 //! The lock service of the Service Availability Forum, over any [`LockManager`]: its modes, flags, statuses and error codes.
 //!
 //! A resource that is open is kept by a lock in NL; each lock of the service is one lock in PR or EX. Source: AIS lock
-//! service, B.02. Deviations: D4, D5, D12.
+//! service, B.02. Deviations: D4, D12.
 //!
 //! ```
 //! use ocf_dlm::LocalLocks;
@@ -179,8 +179,8 @@ pub enum SafCallback {
     },
     /// A lock is in the way of another request.
     Waiter {
-        /// What the other gave with its request. Between nodes it is not known.
-        signal: Option<u64>,
+        /// What the other gave with its request; zero if that is not one of this service.
+        signal: u64,
         /// The lock in the way.
         lock: SafLockId,
         /// Its mode.
@@ -595,11 +595,9 @@ impl SafLocks {
 
     /// Who wants a lock that is held, or that it is lost.
     fn see_held(&mut self, id: SafLockId) {
-        let Some(Lock { resource, mode, state: State::Held(held), .. }) = self.locks.get(&id) else { return };
-        if let Some(wanted) = held.wanted(Duration::ZERO) {
-            let name = self.open.get(resource).map_or(&[][..], |open| &open.name);
-            let signal = self.owner().ok().and_then(|owner| owner.signal_of(&self.space, name, wanted));
-            let (held, requested) = (*mode, SafMode::of(wanted));
+        let Some(Lock { mode, state: State::Held(held), .. }) = self.locks.get(&id) else { return };
+        if let Some(wanted) = held.wanted_by(Duration::ZERO) {
+            let (held, requested, signal) = (*mode, SafMode::of(wanted.mode), wanted.signal);
             self.callbacks.push_back(SafCallback::Waiter { signal, lock: id, held, requested });
         } else if held.check().is_err() {
             self.locks.remove(&id);

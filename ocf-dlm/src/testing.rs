@@ -15,7 +15,7 @@ mod ranges;
 mod saf;
 
 use crate::client::{LockError, Wait};
-use crate::manager::{HeldLock, LockManager, LockOwner};
+use crate::manager::{HeldLock, LockManager, LockOwner, LockTerms, Wanted};
 use crate::mode::Mode;
 use crate::name::{NAME_MAX, NameError};
 use crate::shard::NumberOp;
@@ -60,6 +60,7 @@ pub fn check(managers: &[&dyn LockManager]) {
     modes_are_converted(a, b);
     two_readers_cannot_both_become_writers(a, b);
     who_is_in_the_way_is_told(a, b);
+    the_signal_of_who_waits_is_told(a, b, c);
     parts_are_locked_below_the_whole(a, b);
     a_request_is_awaited(a, b);
     a_deadlock_across_resources_ends(a, b);
@@ -246,6 +247,34 @@ fn who_is_in_the_way_is_told(a: &dyn LockOwner, b: &dyn LockOwner) {
     assert_eq!(held.wanted(PATIENCE), Some(Mode::Ex));
     drop(held);
     assert!(writer.wait().is_ok(), "it is out of the way");
+}
+
+fn the_signal_of_who_waits_is_told(a: &dyn LockOwner, b: &dyn LockOwner, c: &dyn LockOwner) {
+    let ask = |who: &dyn LockOwner, mode, signal| {
+        let terms = LockTerms { wait: WAIT, signal, ..LockTerms::default() };
+        who.request_with("conformance.signals", b"x", mode, terms).expect("it may be asked for")
+    };
+    let wanted = |mode, signal| Some(Wanted { mode, signal });
+    let held = ask(a, Mode::Pw, 1).wait().expect("free");
+    let reader = ask(b, Mode::Pr, 7);
+    assert_eq!(held.wanted_by(PATIENCE), wanted(Mode::Pr, 7));
+    let writer = ask(c, Mode::Ex, u64::MAX);
+    assert_eq!(held.wanted_by(PATIENCE), wanted(Mode::Ex, u64::MAX), "of who asks for the higher mode");
+    drop(held);
+    let reader = reader.wait().expect("it waited longest");
+    assert_eq!(reader.wanted_by(PATIENCE), wanted(Mode::Ex, u64::MAX), "of who waits still");
+    drop((writer, reader));
+    let (mine, mut theirs) = (ask(a, Mode::Pr, 5).wait(), ask(b, Mode::Pr, 6).wait().expect("shared"));
+    let mine = mine.expect("shared");
+    thread::scope(|scope| {
+        let converts = scope.spawn(|| theirs.convert(Mode::Ex, None, WAIT));
+        assert_eq!(mine.wanted_by(PATIENCE), wanted(Mode::Ex, 6), "a conversion has that of its lock");
+        drop(mine);
+        assert_eq!(converts.join().expect("it ends"), Ok(()));
+    });
+    let plain = c.request("conformance.signals", b"x", Mode::Ex, WAIT).expect("it may be asked for");
+    assert_eq!(theirs.wanted_by(PATIENCE), wanted(Mode::Ex, 0), "it has none");
+    drop((theirs, plain));
 }
 
 fn parts_are_locked_below_the_whole(a: &dyn LockOwner, b: &dyn LockOwner) {

@@ -33,7 +33,7 @@ use pils::wire::{ParseError, Reader, Writer as _};
 use std::sync::Arc;
 
 /// First byte of every message.
-pub const VERSION: u8 = 6;
+pub const VERSION: u8 = 7;
 /// Most items of one message that a parser accepts.
 pub const ITEMS_MAX: usize = 1 << 16;
 /// Most lockspaces of whose domains the programs of one node take part.

@@ -54,6 +54,8 @@ struct Three {
     claims: usize,
     /// What engines leave to be done stays so until they are told.
     by_hand: bool,
+    /// Of the locks that are asked for next.
+    signal: u64,
 }
 
 impl Three {
@@ -81,6 +83,7 @@ impl Three {
             retries: 0,
             claims: 0,
             by_hand: false,
+            signal: 0,
         };
         three.install(&view(1, &[(1, 1), (2, 1), (3, 1)], &[]));
         three
@@ -139,6 +142,7 @@ impl Three {
             flags,
             transaction: None,
             deadline: None,
+            signal: self.signal,
         };
         let lock = self.engines.get_mut(&instance(node)).unwrap().lock(Instant::ZERO, ask).unwrap();
         self.drain(instance(node), 0);
@@ -210,6 +214,15 @@ impl Three {
             unreachable!("{reported:?} is no report")
         };
         report
+    }
+
+    /// What came with the notices that a lock is in the way.
+    fn signals(&self, node: u32, lock: u64) -> Vec<u64> {
+        let told = self.told.iter().filter_map(|(_, at, output)| {
+            let Output::Blocking { lock: of, signal, .. } = output else { return None };
+            ((*at, *of) == (instance(node), lock)).then_some(*signal)
+        });
+        told.collect()
     }
 
     fn unlock(&mut self, node: u32, lock: u64) {
@@ -612,6 +625,55 @@ fn a_holder_in_the_way_is_told_by_the_new_master_what_the_old_one_could_not_tell
 }
 
 #[test]
+fn a_notice_has_the_signal_of_who_waits_also_from_a_new_master() {
+    let mut three = Three::new();
+    let key = kept_by(1);
+    three.lock(3, &key, Mode::Nl);
+    let (held, _) = three.lock(1, &key, Mode::Ex);
+    three.told.clear();
+    for (node, mode, signal) in [(2, Mode::Pr, 7), (3, Mode::Ex, 8), (2, Mode::Ex, 9), (3, Mode::Cr, 10)] {
+        three.signal = signal;
+        three.ask(node, &key, mode);
+        three.settle();
+    }
+    assert_eq!(three.signals(1, held), [7, 8], "the next in that mode waits behind");
+    three.lose_the_third();
+    assert_eq!(three.signals(1, held), [9], "what asks for most, of those who are left");
+}
+
+#[test]
+fn a_conversion_that_waits_has_the_signal_of_its_lock_also_at_a_new_master() {
+    let mut three = Three::new();
+    let key = kept_by(1);
+    three.lock(3, &key, Mode::Nl);
+    let (held, _) = three.lock(1, &key, Mode::Pr);
+    three.signal = 7;
+    let (converts, _) = three.lock(2, &key, Mode::Pr);
+    three.told.clear();
+    three.convert(2, converts, Mode::Ex, Flags::NOTIFY);
+    three.settle();
+    assert_eq!(three.signals(1, held), [7]);
+    three.lose_the_third();
+    assert_eq!(three.signals(1, held), [7], "told anew, for it may have been lost");
+    three.unlock(1, held);
+    three.settle();
+    assert_eq!(three.held(2, converts), Some(Mode::Ex));
+}
+
+#[test]
+fn who_is_refused_with_noqueuebast_shows_its_signal() {
+    let mut three = Three::new();
+    let key = kept_by(1);
+    let (held, _) = three.lock(2, &key, Mode::Ex);
+    three.told.clear();
+    three.signal = 9;
+    let refused = three.ask_with(3, &key, Mode::Ex, Flags::NOQUEUE | Flags::NOQUEUEBAST);
+    three.settle();
+    assert_eq!(three.ended(3, refused), Some(Status::NotQueued));
+    assert_eq!(three.signals(2, held), [9]);
+}
+
+#[test]
 fn who_went_down_to_end_a_deadlock_does_not_wait_ahead_of_whom_it_waits_for() {
     let mut three = Three::new();
     let key = kept_by(1);
@@ -986,7 +1048,7 @@ impl Three {
     fn ask_as(&mut self, node: u32, (client, transaction): (u32, Option<u64>), key: &Key) -> u64 {
         let client = ClientId::new(client);
         let (key, mode, flags) = (key.clone(), Mode::Ex, Flags::NONE);
-        let ask = Ask { client, key, parent: None, mode, flags, transaction, deadline: None };
+        let ask = Ask { client, key, parent: None, mode, flags, transaction, deadline: None, signal: 0 };
         let lock = self.engines.get_mut(&instance(node)).unwrap().lock(Instant::ZERO, ask).unwrap();
         self.drain(instance(node), 0);
         self.settle();

@@ -95,6 +95,7 @@ impl Net {
             flags: Flags::NOTIFY | Flags::VALBLK,
             transaction: None,
             deadline: None,
+            signal: u64::from(node),
         };
         self.with(node, |engine, now| engine.lock(now, ask)).unwrap()
     }
@@ -189,8 +190,12 @@ fn everything_moves_holders_waiters_their_order_the_value_and_the_token() {
     let last = net.granted(2, third).expect("then this one");
     assert!(last.token > granted.token && last.value.unwrap().block.number() == 8);
     // Who is in the way is told once, before the move or after it.
-    let told = net.told.iter().filter(|(_, output)| matches!(output, Output::Blocking { .. })).count();
-    assert_eq!(told, 2, "the first of the second, the second of the third");
+    let told = net.told.iter().filter_map(|(at, output)| {
+        let Output::Blocking { lock, signal, .. } = output else { return None };
+        Some((at.node.raw(), *lock, *signal))
+    });
+    let told: Vec<_> = told.collect();
+    assert_eq!(told, [(1, first, 3), (3, second, 2)], "the first of the second, the second of the third");
 }
 
 #[test]
@@ -236,6 +241,7 @@ fn a_tree_with_longer_names_than_one_message_takes_stays() {
             flags: Flags::NONE,
             transaction: None,
             deadline: None,
+            signal: 0,
         };
         net.with(1, |engine, now| engine.lock(now, ask)).unwrap();
     }

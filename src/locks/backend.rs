@@ -50,6 +50,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) wait: Wait,
     /// The transaction that it counts for in searches for deadlocks. `None`: its owner alone.
     pub(crate) transaction: Option<u32>,
+    /// What those are told that are in its way; zero: nothing.
+    pub(crate) signal: u64,
 }
 
 /// Who locks for guards: the node of this process, or one beside it that this process is connected to.

@@ -48,7 +48,7 @@ impl LockDomain {
     pub fn collect(&self, patience: Duration) -> Result<LockCollection, LockOrderError> {
         let place = Place::Collector { space: &self.space };
         // What the collector was at work on when it failed is kept for the next one anyway.
-        let asked = self.locks.ask_with(place, Mode::Ex, Wait::No, Flags::NODOMAIN);
+        let asked = self.locks.ask_with(place, Mode::Ex, Wait::No.into(), Flags::NODOMAIN);
         let guard = asked.and_then(super::PendingLock::wait).map_err(|error| match error {
             LockError::WouldBlock => OrderError::NotCollector.into(),
             LockError::Refused(RequestError::NotAllowed(_)) => LockOrderError::NotAllowed,

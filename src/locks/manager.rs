@@ -12,7 +12,8 @@ use ocf_dlm::cluster::OrderError;
 use ocf_dlm::wire::ReportedLock;
 use ocf_dlm::{
     ConvertedLock, FencingToken, Flags, HeldLock, LockConversion, LockError, LockManager, LockOwner,
-    LockRequest, LockTerms, Mode, ObjectRanges, RequestError, SeenLock, ValueBlock, Wait, check_names,
+    LockRequest, LockTerms, Mode, ObjectRanges, RequestError, SeenLock, ValueBlock, Wait, Wanted,
+    check_names,
 };
 use std::sync::Arc;
 
@@ -33,8 +34,7 @@ impl LockOwner for Locks {
         terms: LockTerms,
     ) -> Result<Box<dyn LockRequest>, LockError> {
         check_names(space, name)?;
-        let more = if terms.lasting { Flags::PERSISTENT } else { Flags::NONE };
-        Ok(Box::new(Requested(self.ask_with(Place::Root { space, name }, mode, terms.wait, more)?)))
+        Ok(Box::new(Requested(self.ask_with(Place::Root { space, name }, mode, terms, Flags::NONE)?)))
     }
 
     fn look(&self, space: &str, name: &[u8], patience: Duration) -> Result<Vec<SeenLock>, LockError> {
@@ -144,8 +144,8 @@ impl HeldLock for LockGuard {
         Ok(Self::token(self)?)
     }
 
-    fn wanted(&self, wait: Duration) -> Option<Mode> {
-        Self::wanted(self, wait)
+    fn wanted_by(&self, wait: Duration) -> Option<Wanted> {
+        Self::wanted_by(self, wait)
     }
 
     fn on_news(&self, wake: Arc<dyn Fn() + Send + Sync>) {

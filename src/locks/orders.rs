@@ -4,7 +4,7 @@ use super::{LockGuard, Locks, Place};
 use core::time::Duration;
 use ocf_dlm::cluster::{Holder, OrderError, WaitReason, Waiting};
 use ocf_dlm::wire::{Key, OrderRefusal, OrphanLock, Outcome, ReleaseGuard, ResourceReport};
-use ocf_dlm::{ClientId, Flags, LockError, Mode, Wait};
+use ocf_dlm::{ClientId, Flags, LockError, LockTerms, Mode, Wait};
 use pils::NodeInstance;
 use std::collections::BTreeSet;
 use std::thread;
@@ -231,7 +231,8 @@ impl Locks {
         mode: Mode,
         wait: Wait,
     ) -> Result<LockGuard, LockError> {
-        self.ask_with(Place::Root { space, name: name.as_ref() }, mode, wait, Flags::PERSISTENT)?.wait()
+        let terms = LockTerms { wait, lasting: true, ..LockTerms::default() };
+        self.ask_with(Place::Root { space, name: name.as_ref() }, mode, terms, Flags::NONE)?.wait()
     }
 
     /// Takes over an orphan of this node, of exactly that mode. It does not wait.
@@ -240,7 +241,7 @@ impl Locks {
     /// [`LockError::Refused`] with [`RequestError::NoOrphan`](ocf_dlm::RequestError::NoOrphan) if there is none.
     pub fn adopt(&self, space: &str, name: impl AsRef<[u8]>, mode: Mode) -> Result<LockGuard, LockError> {
         let place = Place::Root { space, name: name.as_ref() };
-        self.ask_with(place, mode, Wait::Forever, Flags::ORPHAN)?.wait()
+        self.ask_with(place, mode, Wait::Forever.into(), Flags::ORPHAN)?.wait()
     }
 
     /// Ends this owner, with all its clones: its locks are released, and value blocks that it could write are invalid. Those that are

@@ -406,7 +406,7 @@ impl Connection {
     }
 
     fn ask(&self, asked: &Asked<'_>, slot: &Arc<Slot>) -> Result<u64, LockError> {
-        let Asked { owner, place, mode, flags, wait, transaction, .. } = *asked;
+        let Asked { owner, place, mode, flags, wait, transaction, signal, .. } = *asked;
         let (space, name, checked) = match place {
             Place::Root { space, name } => (space, name, (space, name)),
             Place::Below { name, .. } => ("", name, ("-", name)),
@@ -431,6 +431,7 @@ impl Connection {
             flags: flags.bits(),
             wait: wait.into(),
             transaction,
+            signal: signal.cast_signed(),
             collector: matches!(place, Place::Collector { .. }),
         };
         self.tell("lock", &lock).map_err(|error| {

@@ -5,7 +5,7 @@ use core::task::{Context, Poll, Waker};
 use core::time::Duration;
 use ocf_dlm::cluster::Completed;
 use ocf_dlm::range::{Range, RangeKind};
-use ocf_dlm::{LockError, Mode};
+use ocf_dlm::{LockError, Wanted};
 use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,7 +18,7 @@ pub(crate) enum News {
     /// An operation was not begun; nothing has changed.
     Refused(LockError),
     /// Another wants it.
-    Wanted(Mode),
+    Wanted(Wanted),
     /// What is in the way of a range that was asked about: nothing more will be heard of the question.
     Tested(Option<(Range, RangeKind)>),
     /// It is gone.
@@ -53,7 +53,7 @@ pub(crate) struct Slot {
 struct Told {
     /// How the operation under way ended.
     completed: Option<Result<Completed, LockError>>,
-    wanted: Option<Mode>,
+    wanted: Option<Wanted>,
     tested: Option<Option<(Range, RangeKind)>>,
     lost: bool,
     /// Who awaits the end of the operation under way.
@@ -75,7 +75,7 @@ impl Listener for Slot {
         match news {
             News::Completed(completed) => told.completed = Some(Ok(completed)),
             News::Refused(why) => told.completed = Some(Err(why)),
-            News::Wanted(mode) => told.wanted = Some(mode),
+            News::Wanted(wanted) => told.wanted = Some(wanted),
             News::Tested(found) => told.tested = Some(found),
             News::Lost => told.lost = true,
         }
@@ -99,7 +99,7 @@ impl Slot {
     }
 
     /// Waits at most so long for another to want the lock, or for its loss.
-    pub(super) fn wanted(&self, wait: Duration) -> Option<Mode> {
+    pub(super) fn wanted(&self, wait: Duration) -> Option<Wanted> {
         let until = Instant::now().checked_add(wait);
         let mut told = self.told.lock();
         while told.wanted.is_none() && !told.lost {

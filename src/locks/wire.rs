@@ -13,6 +13,7 @@ use ocf_dlm::cluster::Completed;
 use ocf_dlm::wire::{Key, TREE_MAX, Value as Versioned};
 use ocf_dlm::{
     ClientId, FencingToken, LockError, Mode, NameError, Remarks, RequestError, Status, ValueBlock, Wait,
+    Wanted,
 };
 use pils::Value;
 use serde::{Deserialize, Serialize};
@@ -58,6 +59,9 @@ pub(crate) struct Lock {
     /// The transaction that it counts for, among those of the program's user.
     #[serde(default)]
     pub(crate) transaction: Option<u32>,
+    /// What those are told that are in its way, as a number with a sign; zero: nothing.
+    #[serde(default)]
+    pub(crate) signal: i64,
     /// It is the lock of who collects what the lockspace's recovery domain has to repair; the name has no meaning.
     #[serde(default)]
     pub(crate) collector: bool,
@@ -185,8 +189,12 @@ pub(crate) enum What {
     Ended { status: i32, held: Option<u8>, token: String, value: Option<Value>, remarks: u8 },
     /// An operation was not begun. `lock`: there is one all the same, as it was before.
     Refused { why: Refusal, lock: bool },
-    /// Another wants it.
-    Wanted { mode: u8 },
+    /// Another wants it, and gave this signal.
+    Wanted {
+        mode: u8,
+        #[serde(default)]
+        signal: i64,
+    },
     /// What is in the way of bytes that were asked about.
     Tested { blocker: Option<WireRange> },
     /// It is gone.
@@ -271,7 +279,9 @@ impl What {
                 remarks: completed.remarks.bits(),
             },
             News::Refused(why) => Self::Refused { why: Refusal::of(why), lock: false },
-            News::Wanted(mode) => Self::Wanted { mode: mode.raw() },
+            News::Wanted(Wanted { mode, signal }) => {
+                Self::Wanted { mode: mode.raw(), signal: signal.cast_signed() }
+            }
             News::Tested(found) => {
                 let blocker = found.map(|(range, kind)| Bytes { range, kind }.into());
                 Self::Tested { blocker }
@@ -296,7 +306,9 @@ impl What {
                 value: block(value).map(|block| Versioned { block, sequence: 0 }),
             }),
             Self::Refused { why, .. } => News::Refused(why.error()?),
-            Self::Wanted { mode: wanted } => News::Wanted(mode(wanted)?),
+            Self::Wanted { mode: wanted, signal } => {
+                News::Wanted(Wanted { mode: mode(wanted)?, signal: signal.cast_unsigned() })
+            }
             Self::Tested { blocker: None } => News::Tested(None),
             Self::Tested { blocker: Some(found) } => {
                 let Bytes { range, kind } = found.bytes()?;
@@ -390,7 +402,11 @@ mod tests {
             assert_eq!(back, completed);
         }
         for mode in Mode::ALL {
-            assert!(matches!(there_and_back(&News::Wanted(mode)), Some(News::Wanted(back)) if back == mode));
+            for signal in [0, 42, u64::MAX] {
+                let wanted = Wanted { mode, signal };
+                let back = there_and_back(&News::Wanted(wanted));
+                assert!(matches!(back, Some(News::Wanted(back)) if back == wanted));
+            }
         }
         assert!(matches!(there_and_back(&News::Lost), Some(News::Lost)));
         for found in
@@ -430,7 +446,7 @@ mod tests {
 
     #[test]
     fn numbers_that_mean_nothing_are_no_news() {
-        assert!(What::Wanted { mode: 77 }.news(1).is_none());
+        assert!(What::Wanted { mode: 77, signal: 0 }.news(1).is_none());
         let ended = |status, held, token: &str| What::Ended {
             status,
             held,

@@ -14,7 +14,7 @@ use ocf_comm::local::{ClientInfo, EventSink, Process, Service, no_method};
 use ocf_comm::rpc::{Access, Body, Builder, Caller, Dispatcher, Fault, Method, Responder};
 use ocf_dlm::cluster::Ask;
 use ocf_dlm::wire::{Key, Value};
-use ocf_dlm::{ClientId, Flags, LockError, Mode, RequestError, check_names};
+use ocf_dlm::{ClientId, Flags, LockError, Mode, RequestError, Wanted, check_names};
 use parking_lot::Mutex;
 use pils::Instant;
 use serde::Serialize;
@@ -200,7 +200,7 @@ impl Listener for Notices {
             state.gone
         };
         if gone {
-            if let News::Wanted(mode) = news {
+            if let News::Wanted(Wanted { mode, .. }) = news {
                 let (pid, name) = (self.program.pid(), &self.program.info.name);
                 tracing::warn!(pid, name, %mode, "a lock is wanted whose program closed its connection and lives");
             }
@@ -294,7 +294,7 @@ impl LockService {
 
     /// An error comes with whether the tag is a lock all the same.
     fn ask(&self, program: &Arc<Program>, lock: Lock) -> Result<(), (RequestError, bool)> {
-        let Lock { tag, owner, space, name, above, mode, flags, wait, transaction, collector } = lock;
+        let Lock { tag, owner, space, name, above, mode, flags, wait, transaction, signal, collector } = lock;
         let no = |refused: RequestError| (refused, false);
         let allowed = match (above, collector) {
             (None, false) => ALLOWED_AT_ROOT,
@@ -336,7 +336,16 @@ impl LockService {
                 return Err(no(RequestError::Limit("PROGRAM_ORPHANS_MAX")));
             }
             let transaction = transaction.map(|number| transaction_of(program.info.credentials.uid, number));
-            let ask = Ask { client, key: key.clone(), parent, mode, flags, transaction, deadline };
+            let ask = Ask {
+                client,
+                key: key.clone(),
+                parent,
+                mode,
+                flags,
+                transaction,
+                deadline,
+                signal: signal.cast_unsigned(),
+            };
             let lock = stack.lock(now, ask).map_err(no)?;
             state.locks.insert(tag, Entry { lock, key, owner });
             state.owners.entry(owner).or_insert((client, 0)).1 += 1;

@@ -9,7 +9,7 @@ use core::time::Duration;
 use ocf_dlm::cluster::{Ask, Output, RangeAsk, RangeStep, Snapshot, Waiting};
 use ocf_dlm::range::{Range, RangeKind};
 use ocf_dlm::wire::{Key, Outcome, Value};
-use ocf_dlm::{ClientId, Flags, LockError, Mode, RequestError, ValueBlock, Wait};
+use ocf_dlm::{ClientId, Flags, LockError, Mode, RequestError, ValueBlock, Wait, Wanted};
 use parking_lot::Mutex;
 use pils::Instant;
 use std::collections::BTreeMap;
@@ -67,7 +67,9 @@ impl Table {
     pub(super) fn tell(&self, output: Output) {
         let (lock, news) = match output {
             Output::Completed(completed) => (completed.lock, News::Completed(completed)),
-            Output::Blocking { lock, wanted, .. } => (lock, News::Wanted(wanted)),
+            Output::Blocking { lock, wanted, signal, .. } => {
+                (lock, News::Wanted(Wanted { mode: wanted, signal }))
+            }
             Output::Lost { lock, .. } | Output::Revoked { lock, .. } => (lock, News::Lost),
             Output::Tested { lock, blocker, .. } => {
                 (lock, News::Tested(blocker.map(|blocker| (blocker.range, blocker.kind))))
@@ -163,12 +165,12 @@ impl Backend for Here {
     }
 
     fn ask(&self, asked: &Asked<'_>, slot: &Arc<Slot>) -> Result<u64, LockError> {
-        let Asked { owner, place, key, mode, flags, wait, transaction } = *asked;
+        let Asked { owner, place, key, mode, flags, wait, transaction, signal } = *asked;
         let transaction = transaction.map(own_transaction);
         let done = self.0.inner.handle.call(|stack, host, now| {
             let deadline = deadline(now, wait);
             let (key, parent) = (key.clone(), place.above());
-            let ask = Ask { client: owner, key, parent, mode, flags, transaction, deadline };
+            let ask = Ask { client: owner, key, parent, mode, flags, transaction, deadline, signal };
             let lock = stack.lock(now, ask)?;
             // Before the outputs of this call are carried out.
             host.locks().add(lock, Arc::<Slot>::clone(slot));

@@ -40,9 +40,9 @@ impl Engine {
         };
         self.touch(&name);
         let Some(known) = self.locks.get(&lock) else { return };
-        if let Answer::Blocking { wanted, .. } = answer {
+        if let Answer::Blocking { wanted, signal, .. } = answer {
             if known.held.is_some() {
-                self.on_wanted(lock, wanted);
+                self.on_wanted(lock, wanted, signal);
             }
             return;
         }

@@ -127,6 +127,7 @@ impl Engine {
             ranges: None,
         };
         self.locks.insert(lock, client);
+        self.note_signal(lock, ask.signal);
         self.begin(lock, (ask.mode, ask.flags, None), ask.deadline);
         if let (Some((own, asked)), Some(known)) = (ranges, self.locks.get_mut(&lock)) {
             known.ranges = Some(Box::new(own));
@@ -201,7 +202,8 @@ impl Engine {
         known.value_certain &= mode > Mode::Cr;
         let op = known.op;
         let completed = known.completed(lock, Status::Granted);
-        let item = Item::Convert(Convert { lock, op, mode, flags, value, told: true, ranges: None });
+        let item =
+            Item::Convert(Convert { lock, op, mode, flags, value, told: true, ranges: None, signal: 0 });
         self.tell_master(&name, item);
         self.outputs.push_back(Output::Completed(completed));
         Ok(())
@@ -403,6 +405,7 @@ impl Engine {
         (pending.sent, pending.known) = (true, true);
         let (mode, flags, value) = (pending.mode, pending.flags, pending.value);
         let ranges = known.asked_ranges();
+        let signal = self.signals.get(&lock).copied().unwrap_or_default();
         if known.held.is_some() {
             let orphan = if self.orphans.contains(&lock) { Flags::ORPHAN } else { Flags::NONE };
             let flags = flags | orphan;
@@ -414,6 +417,7 @@ impl Engine {
                 value,
                 told: false,
                 ranges,
+                signal,
             }));
         }
         let request = Request {
@@ -425,6 +429,7 @@ impl Engine {
             mode,
             flags,
             ranges,
+            signal,
         };
         Some(if known_master { Item::Request(request) } else { Item::Lookup(request) })
     }
@@ -480,12 +485,22 @@ impl Engine {
         self.tidy(&known.key);
     }
 
+    /// What those are told that are in the way of this lock from now on.
+    pub(super) fn note_signal(&mut self, lock: u64, signal: u64) {
+        if signal == 0 {
+            self.signals.remove(&lock);
+        } else {
+            self.signals.insert(lock, signal);
+        }
+    }
+
     /// Takes a lock out of every table.
     pub(crate) fn forget_lock(&mut self, lock: u64) -> Option<ClientLock> {
         self.no_longer_kept(lock);
         let known = self.locks.remove(&lock)?;
         self.orphans.remove(&lock);
         self.domains.forget_collector(lock);
+        self.signals.remove(&lock);
         self.forget_owner(lock, &known);
         let op = known.op;
         if let Some(pending) = &known.pending {

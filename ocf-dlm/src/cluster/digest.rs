@@ -42,6 +42,7 @@ impl Hash for Engine {
             idle,
             idle_due,
             stopping,
+            signals,
             orphans,
             kept,
             range_owners,
@@ -65,7 +66,7 @@ impl Hash for Engine {
         (local, now, standing, epoch, members, departed, proven).hash(state);
         (slots, entries, waiting_lookups, trees, mastering, holders, locks, waiting, lookups).hash(state);
         (searched, haunted, unsettled, leaving, idle, idle_due, stopping, proofs).hash(state);
-        (orphans, kept, range_owners, orders, next_ticket, domains).hash(state);
+        (signals, orphans, kept, range_owners, orders, next_ticket, domains).hash(state);
         (moving_lookups, moving, handing, to_move, to_hand).hash(state);
         (next_lock, next_order, timers, recovery, loopback, batches, held, outputs.len()).hash(state);
     }

@@ -107,6 +107,8 @@ pub enum Output {
         client: ClientId,
         /// The mode that is wanted.
         wanted: Mode,
+        /// The signal ([`Ask::signal`]) of the first that waits for that mode; zero: it gave none, or waits no more.
+        signal: u64,
     },
     /// Tell a client that its lock is lost: this node is outside the primary. It must stop at once.
     Lost {
@@ -167,6 +169,8 @@ pub struct Ask {
     pub transaction: Option<u64>,
     /// Until when it may wait.
     pub deadline: Option<Instant>,
+    /// What those are told that are in its way, also of its conversions. Zero: nothing.
+    pub signal: u64,
 }
 
 /// An operation of this node that waits.

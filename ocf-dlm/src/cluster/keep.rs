@@ -128,6 +128,7 @@ impl Engine {
             return None;
         }
         self.no_longer_kept(lock);
+        self.note_signal(lock, ask.signal);
         let step = if sabotaged!(self, KeepMoreTokens) { 2 * KEPT_USES } else { 1 };
         let known = self.locks.get_mut(&lock)?;
         let transaction = ask.transaction.unwrap_or_else(|| u64::from(ask.client.raw()));
@@ -178,7 +179,7 @@ impl Engine {
     }
 
     /// The master needs an answer: a lock that is wanted goes back if nobody has it, or is said to be in use, and by whom.
-    pub(super) fn on_wanted(&mut self, lock: u64, wanted: Mode) {
+    pub(super) fn on_wanted(&mut self, lock: u64, wanted: Mode, signal: u64) {
         let Some(known) = self.locks.get(&lock) else { return };
         if known.keep.unused {
             self.give_back(lock);
@@ -189,7 +190,7 @@ impl Engine {
             self.say_in_use(lock);
         }
         if notify {
-            self.outputs.push_back(Output::Blocking { lock, client, wanted });
+            self.outputs.push_back(Output::Blocking { lock, client, wanted, signal });
         }
     }
 

@@ -57,7 +57,7 @@ impl Engine {
         }
         let who = Holder { node: origin, lock: request.lock };
         let mut effects = Effects::new();
-        let Request { key, op, client, transaction, mode, flags, ranges, .. } = request;
+        let Request { key, op, client, transaction, mode, flags, ranges, signal, .. } = request;
         let known = self.holders.get(&who).cloned();
         self.note_use(&key.tree, origin);
         if let Some(tree) = self.trees.get_mut(&key.tree) {
@@ -92,7 +92,7 @@ impl Engine {
             }
             queues
         });
-        let terms = Terms { op, mode, flags, ranges: ranges.as_ref().map(|ranges| &ranges.set) };
+        let terms = Terms { op, mode, flags, ranges: ranges.as_ref().map(|ranges| &ranges.set), signal };
         queues.at(now).request((who, client, transaction), terms, token, &mut effects);
         if queues.contains(who) {
             self.holders.insert(who, key.clone());
@@ -104,7 +104,8 @@ impl Engine {
     pub(crate) fn on_convert(&mut self, from: NodeInstance, convert: &Convert) {
         let who = Holder { node: from, lock: convert.lock };
         let ranges = convert.ranges.as_ref().map(|ranges| &ranges.set);
-        let terms = Terms { op: convert.op, mode: convert.mode, flags: convert.flags, ranges };
+        let Convert { op, mode, flags, signal, .. } = *convert;
+        let terms = Terms { op, mode, flags, ranges, signal };
         if let Some(key) = self.holders.get(&who).cloned() {
             self.note_use(&key.tree, from);
         }
@@ -181,11 +182,19 @@ impl Engine {
                     }
                     Answer::Refused { lock, op, why, held }
                 }
-                Effect::Blocking { wanted } => Answer::Blocking { lock, wanted },
+                Effect::Blocking { wanted, signal } => {
+                    let other = sabotaged!(self, TellAnother).then(|| self.last_signal(key)).flatten();
+                    Answer::Blocking { lock, wanted, signal: other.unwrap_or(signal) }
+                }
                 Effect::Tested { op, blocker } => Answer::Tested { lock, op, blocker },
             };
             self.push(who.node, Item::Answer(answer));
         }
+    }
+
+    /// What came with the request that waits last, whatever it asks for: a bug that can be put back.
+    fn last_signal(&self, key: &Key) -> Option<u64> {
+        self.trees.get(&key.tree)?.mastered()?.resources.get(&key.path)?.last_signal()
     }
 
     /// Departed instances whose locks, or possible locks, keep `who` waiting.

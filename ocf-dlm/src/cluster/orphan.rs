@@ -81,6 +81,7 @@ impl Engine {
         let completed =
             Completed { value: known.value.filter(|_| certain), ..known.completed(lock, Status::Granted) };
         let (client, transaction, flags) = (known.client, known.transaction, known.flags);
+        self.note_signal(lock, ask.signal);
         self.outputs.push_back(Output::Completed(completed));
         // Who waits for it is told of anew.
         let owner = NewOwner { lock, client, transaction, flags };

@@ -86,7 +86,11 @@ impl ClientLock {
     }
 
     /// What a new master is told of it; nothing if no master knows of it.
-    pub(crate) fn claim(&self, lock: u64, (now, orphan): (Instant, bool)) -> Option<ClaimedLock> {
+    pub(crate) fn claim(
+        &self,
+        (lock, signal): (u64, u64),
+        (now, orphan): (Instant, bool),
+    ) -> Option<ClaimedLock> {
         let sent = self.pending.as_ref().filter(|p| p.sent);
         if self.held.is_none() && sent.is_none() {
             return None;
@@ -105,6 +109,7 @@ impl ClientLock {
                 let asked = sent.and_then(|p| p.ranges.as_ref()).map(|ranges| ranges.0.clone());
                 Box::new((ranges.held.clone(), asked.unwrap_or_default()))
             }),
+            signal: if sent.is_some() { signal } else { 0 },
         })
     }
 

@@ -470,8 +470,7 @@ impl Mastered {
         for (path, queues) in self.resources.iter() {
             weight += path.len() / BYTES_OF_A_LOCK;
             for entry in queues.entries() {
-                weight +=
-                    1 + entry.ranges.as_ref().map_or(0, |ranges| ranges.held.len() + ranges.asked.len());
+                weight += 1 + entry.ranges().map_or(0, |ranges| ranges.held.len() + ranges.asked.len());
                 if entry.who.lock == 0 || weight > MOVED_MAX {
                     return None;
                 }

@@ -2,12 +2,15 @@
 
 mod kept;
 mod moved;
+mod notice;
+mod rare;
 
 use super::range_queue::EntryRanges;
 use crate::range::RangeSet;
 use crate::wire::{NewOwner, RangeBlocker, Refusal, Value};
 use crate::{ClientId, FencingToken, Flags, Mode, Remarks, Transfer, ValueBlock};
 use pils::{Instant, NodeInstance};
+use rare::Rare;
 
 /// A lock as its master knows it: the node it lives on, and what that node calls it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -24,7 +27,7 @@ pub(crate) enum Effect {
     Granted { op: u32, mode: Mode, token: FencingToken, remarks: Remarks, value: Option<Value> },
     Queued { op: u32, place: i64, demoted: bool },
     Refused { op: u32, why: Refusal, held: Option<Mode> },
-    Blocking { wanted: Mode },
+    Blocking { wanted: Mode, signal: u64 },
     Tested { op: u32, blocker: Option<RangeBlocker> },
 }
 
@@ -57,6 +60,8 @@ pub(crate) struct Terms<'a> {
     pub(crate) flags: Flags,
     /// Of which bytes; `None`: of all.
     pub(crate) ranges: Option<&'a RangeSet>,
+    /// What those are told that are in the way.
+    pub(crate) signal: u64,
 }
 
 #[derive(Clone, Debug, Hash)]
@@ -76,8 +81,7 @@ pub(crate) struct Entry {
     demoted: bool,
     /// How the last operation was refused, to say it again.
     refused: Option<Refusal>,
-    /// `None`: it is on the whole resource.
-    pub(crate) ranges: Option<Box<EntryRanges>>,
+    rare: Rare,
 }
 
 impl Entry {
@@ -86,18 +90,6 @@ impl Entry {
         let choices = [(Flags::ALTPR, Mode::Pr), (Flags::ALTCW, Mode::Cw)];
         let other = |choice: &&(Flags, Mode)| self.flags.has(choice.0) && self.asked != Some(choice.1);
         choices.iter().find(other).map(|choice| choice.1)
-    }
-
-    /// Tells it that it is in the way of `asked`, unless it was told as much since its last grant.
-    fn tell(&mut self, asked: Mode, out: &mut Effects) {
-        let differs = |told: Mode| matches!((told, asked), (Mode::Cw, Mode::Pr) | (Mode::Pr, Mode::Cw));
-        let mut told = Mode::ALL.into_iter().filter(|mode| self.notified & (1 << mode.raw()) != 0);
-        if self.flags.has_any(Flags::NOTIFY | Flags::KEEP)
-            && !told.any(|told| told >= asked && !differs(told))
-        {
-            self.notified |= 1 << asked.raw();
-            out.push((self.who, Effect::Blocking { wanted: asked }));
-        }
     }
 
     fn effect_queued(&self) -> (Holder, Effect) {
@@ -195,9 +187,9 @@ impl Queues {
             notified: 0,
             demoted: false,
             refused: None,
-            ranges: None,
+            rare: Rare::default(),
         };
-        entry.ask_ranges(terms.ranges);
+        entry.ask_rare(&terms);
         let calm = self.converting.is_empty() && self.waiting.is_empty();
         if let Some((mode, alternative)) = self.grantable(&entry, |flags| calm || flags.has(Flags::NOORDER)) {
             let entry = self.grant(entry, (mode, alternative), token, out);
@@ -208,7 +200,7 @@ impl Queues {
         if terms.flags.has(Flags::NOQUEUE) && !self.may_become_free(&entry, i64::MAX) {
             out.push((who, Effect::Refused { op: terms.op, why: Refusal::NotQueued, held: None }));
             if terms.flags.has(Flags::NOQUEUEBAST) {
-                self.notify((terms.mode, terms.ranges), who, true, out);
+                self.notify(&terms, who, true, out);
             }
             return;
         }
@@ -216,7 +208,7 @@ impl Queues {
         out.push(entry.effect_queued());
         let at = if terms.flags.has(Flags::HEADQUE) { 0 } else { self.waiting.len() };
         self.waiting.insert(at, entry);
-        self.notify((terms.mode, terms.ranges), who, false, out);
+        self.notify(&terms, who, false, out);
         if terms.flags.has(Flags::HEADQUE) {
             self.pass(token, out);
         }
@@ -234,7 +226,7 @@ impl Queues {
         let entry = &mut self.granted[at];
         (entry.flags, entry.op, entry.asked, entry.refused) = (terms.flags, terms.op, Some(terms.mode), None);
         entry.demoted = false;
-        entry.ask_ranges(terms.ranges);
+        entry.ask_rare(&terms);
         let mut granted = self.converts_at_once(at, terms.mode);
         if !granted && self.is_deadlock(at) {
             if !terms.flags.has(Flags::CONVDEADLK) {
@@ -262,7 +254,7 @@ impl Queues {
         if terms.flags.has(Flags::NOQUEUE) && !self.may_become_free(&self.granted[at], i64::MAX) {
             self.refuse(at, Refusal::NotQueued, out);
             if terms.flags.has(Flags::NOQUEUEBAST) {
-                self.notify((terms.mode, terms.ranges), who, true, out);
+                self.notify(&terms, who, true, out);
             }
             return;
         }
@@ -275,7 +267,7 @@ impl Queues {
         out.push(entry.effect_queued());
         let at = if flags.has(Flags::HEADQUE) { 0 } else { self.converting.len() };
         self.converting.insert(at, entry);
-        self.notify((terms.mode, terms.ranges), who, false, out);
+        self.notify(&terms, who, false, out);
         if demoted || terms.flags.has_any(Flags::HEADQUE | Flags::NOORDER) {
             self.pass(token, out);
         }
@@ -294,7 +286,7 @@ impl Queues {
         if entry.flags.has_any(Flags::NOQUEUE | Flags::NODLCKWT) {
             return false;
         }
-        if entry.ranges.is_some() {
+        if entry.ranges().is_some() {
             return self.is_range_deadlock(entry);
         }
         self.converting.iter().filter(|other| !other.flags.has(Flags::NODLCKWT)).any(|other| {
@@ -310,6 +302,7 @@ impl Queues {
     fn refuse(&mut self, at: usize, why: Refusal, out: &mut Effects) {
         let entry = &mut self.granted[at];
         (entry.asked, entry.refused) = (None, Some(why));
+        entry.rare.asks_no_more();
         out.push((entry.who, Effect::Refused { op: entry.op, why, held: entry.held }));
     }
 
@@ -366,6 +359,7 @@ impl Queues {
         out.push((who, Effect::Refused { op, why: Refusal::Cancelled, held: entry.held }));
         if entry.held.is_some() {
             (entry.asked, entry.refused, entry.since) = (None, Some(Refusal::Cancelled), self.now);
+            entry.rare.asks_no_more();
             self.granted.push(entry);
         }
         self.notify_anew();
@@ -385,7 +379,11 @@ impl Queues {
         let (theirs, others): (Vec<Entry>, Vec<Entry>) =
             core::mem::take(&mut self.converting).into_iter().partition(|e| e.who.node == node);
         self.converting = others;
-        self.granted.extend(theirs.into_iter().map(|e| Entry { asked: None, ..e }));
+        for mut entry in theirs {
+            entry.asked = None;
+            entry.rare.asks_no_more();
+            self.granted.push(entry);
+        }
         if certain {
             let wrote = |e: &Entry| e.who.node == node && e.held.is_some_and(Mode::is_writer);
             if invalidate && self.granted.iter().any(wrote) {
@@ -428,7 +426,9 @@ impl Queues {
             (None, None) => {}
         }
         let told = Mode::ALL.into_iter().filter(|mode| entry.notified & (1 << mode.raw()) != 0);
-        out.extend(told.map(|wanted| (who, Effect::Blocking { wanted })));
+        out.extend(
+            told.map(|wanted| (who, Effect::Blocking { wanted, signal: self.signal_for(entry, wanted) })),
+        );
     }
 
     /// Who keeps `who` from being granted: holders in conflict, and who waits before it.
@@ -437,7 +437,7 @@ impl Queues {
         let Some(asked) = entry.asked else { return Vec::new() };
         let conflict = |e: &Entry| e.excludes(entry, asked);
         let mut found: Vec<&Entry> = self.holders().filter(|e| e.who != who && conflict(e)).collect();
-        if entry.ranges.is_some() {
+        if entry.ranges().is_some() {
             // Nobody waits for the order alone.
             return found;
         }
@@ -495,7 +495,7 @@ impl Queues {
     }
 
     /// As [`Queues::suspect`]; `ranges`: what it may have of a resource that is locked by ranges.
-    pub(crate) fn suspect_of(&mut self, node: NodeInstance, ranges: Option<Box<EntryRanges>>) {
+    pub(crate) fn suspect_of(&mut self, node: NodeInstance, ranges: Option<EntryRanges>) {
         let who = Holder { node, lock: 0 };
         if self.contains(who) {
             return;
@@ -522,7 +522,7 @@ impl Queues {
             notified: 0,
             demoted: false,
             refused: None,
-            ranges,
+            rare: Rare::new(ranges, 0),
         });
     }
 
@@ -545,17 +545,6 @@ impl Queues {
                 let entry = self.waiting.remove(at);
                 let entry = self.grant(entry, mode, token, out);
                 self.granted.push(entry);
-            }
-        }
-    }
-
-    fn tell_in_the_way(&mut self, out: &mut Effects) {
-        let Self { granted, converting, waiting, .. } = self;
-        for entry in granted {
-            let waits = converting.iter().chain(&*waiting);
-            let wanted = waits.filter_map(|other| other.asked.filter(|asked| entry.excludes(other, *asked)));
-            if let Some(asked) = wanted.max() {
-                entry.tell(asked, out);
             }
         }
     }
@@ -618,35 +607,9 @@ impl Queues {
         let effect = Effect::Granted { op: entry.op, mode, token: issued, remarks, value };
         out.push((entry.who, effect));
         (entry.held, entry.asked, entry.notified, entry.demoted) = (Some(mode), None, 0, false);
+        entry.rare.asks_no_more();
         entry.since = self.now;
         entry
-    }
-
-    /// Tells the granted locks, and those that convert if a request was refused, that are in the way of `asked`.
-    fn notify(
-        &mut self,
-        (asked, ranges): (Mode, Option<&RangeSet>),
-        by: Holder,
-        refused: bool,
-        out: &mut Effects,
-    ) {
-        let converting = self.converting.iter_mut().take(if refused { usize::MAX } else { 0 });
-        for entry in self.granted.iter_mut().chain(converting) {
-            let in_the_way = match (&entry.ranges, ranges) {
-                (Some(mine), Some(theirs)) => mine.held.in_the_way(theirs).is_some(),
-                (Some(_) | None, _) => entry.held.is_some_and(|held| !held.is_compatible(asked)),
-            };
-            if entry.who != by && in_the_way {
-                entry.tell(asked, out);
-            }
-        }
-    }
-
-    /// A wait ended ungranted: if it was the last, the next one is told of anew.
-    fn notify_anew(&mut self) {
-        if self.converting.is_empty() && self.waiting.is_empty() {
-            self.granted.iter_mut().for_each(|entry| entry.notified = 0);
-        }
     }
 
     fn write(&mut self, flags: Flags, value: Option<&Value>) {

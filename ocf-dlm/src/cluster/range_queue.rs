@@ -7,7 +7,7 @@ use crate::{ClientId, Mode};
 use pils::NodeInstance;
 
 /// The bytes of a lock that is not on the whole resource.
-#[derive(Clone, Debug, Hash)]
+#[derive(Clone, Debug, Default, Hash)]
 pub(crate) struct EntryRanges {
     pub(crate) held: RangeSet,
     /// What an operation under way is to end with. Of the last one, if none is.
@@ -18,7 +18,7 @@ impl Entry {
     /// True if what this holds keeps `other` from having `asked`. They are two locks.
     pub(super) fn excludes(&self, other: &Self, asked: Mode) -> bool {
         let Some(held) = self.held else { return false };
-        match (&self.ranges, &other.ranges) {
+        match (self.ranges(), other.ranges()) {
             (Some(mine), Some(theirs)) => mine.held.in_the_way(&theirs.asked).is_some(),
             (Some(_) | None, _) => !held.is_compatible(asked),
         }
@@ -26,7 +26,7 @@ impl Entry {
 
     /// True if what is asked for is no more than what is held.
     pub(super) fn goes_down(&self, mode: Mode) -> bool {
-        match &self.ranges {
+        match self.ranges() {
             Some(ranges) => ranges.held.covers(&ranges.asked),
             None => self.held.is_some_and(|held| held.is_down(mode)),
         }
@@ -34,17 +34,8 @@ impl Entry {
 
     /// What was asked for is held.
     pub(super) fn take_ranges(&mut self) {
-        if let Some(ranges) = &mut self.ranges {
+        if let Some(ranges) = self.ranges_mut() {
             ranges.held.clone_from(&ranges.asked);
-        }
-    }
-
-    pub(super) fn ask_ranges(&mut self, asked: Option<&RangeSet>) {
-        if let Some(asked) = asked {
-            let ranges = self.ranges.get_or_insert_with(|| {
-                Box::new(EntryRanges { held: RangeSet::default(), asked: RangeSet::default() })
-            });
-            ranges.asked.clone_from(asked);
         }
     }
 }
@@ -78,7 +69,7 @@ impl Queues {
     ) -> Option<RangeBlocker> {
         let others = self.holders().filter(|e| e.who.lock == 0 || (e.who.node, e.client) != (node, client));
         let found = others.filter_map(|entry| {
-            let (range, kind) = match &entry.ranges {
+            let (range, kind) = match entry.ranges() {
                 Some(ranges) => ranges.held.in_the_way(wanted)?,
                 None if entry.held.is_some_and(|held| !held.is_compatible(wanted.mode())) => {
                     (Range::WHOLE, RangeKind::Exclusive)
@@ -92,8 +83,8 @@ impl Queues {
 
     /// What a departed owner may have beside those that are known: each byte as strongly as they allow. `None` if the
     /// resource is not locked by ranges.
-    pub(super) fn range_suspicion(&self) -> Option<Box<EntryRanges>> {
-        let known = || self.entries().filter(|e| e.who.lock != 0).filter_map(|e| e.ranges.as_deref());
+    pub(super) fn range_suspicion(&self) -> Option<EntryRanges> {
+        let known = || self.entries().filter(|e| e.who.lock != 0).filter_map(Entry::ranges);
         known().next()?;
         let mut held = RangeSet::of(Range::WHOLE, RangeKind::Exclusive);
         for (without, left) in [(RangeKind::Shared, Some(RangeKind::Shared)), (RangeKind::Exclusive, None)] {
@@ -103,6 +94,6 @@ impl Queues {
                 }
             }
         }
-        Some(Box::new(EntryRanges { held, asked: RangeSet::default() }))
+        Some(EntryRanges { held, asked: RangeSet::default() })
     }
 }

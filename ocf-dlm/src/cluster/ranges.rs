@@ -79,6 +79,7 @@ impl Engine {
                 flags,
                 transaction: ask.transaction,
                 deadline: ask.deadline,
+                signal: 0,
             };
             let lock = self.new_lock(request, Some((OwnRanges::default(), set)))?;
             self.range_owners.insert(owner, lock);
@@ -151,6 +152,7 @@ impl Engine {
             flags: FLAGS | Flags::NOQUEUE,
             transaction: None,
             deadline: None,
+            signal: 0,
         };
         let lock = self.new_lock(request, Some((OwnRanges { test: true, ..OwnRanges::default() }, set)))?;
         self.settle();
@@ -178,7 +180,7 @@ impl Engine {
                 let key = Key { tree: std::sync::Arc::clone(name), path: std::sync::Arc::clone(path) };
                 let ranged = queues.entries().filter(|entry| entry.who.lock != 0);
                 all.extend(ranged.filter_map(|entry| {
-                    let ranges = entry.ranges.as_ref()?;
+                    let ranges = entry.ranges()?;
                     Some((key.clone(), entry.who, ranges.held.clone()))
                 }));
             }
@@ -244,6 +246,15 @@ impl ClientLock {
         self.op += 1;
         let ranges = Some(Box::new(AskedRanges { set: to, test: false }));
         let flags = self.flags.without(Flags::NOQUEUE);
-        Some(Item::Convert(Convert { lock, op: self.op, mode, flags, value: None, told: true, ranges }))
+        Some(Item::Convert(Convert {
+            lock,
+            op: self.op,
+            mode,
+            flags,
+            value: None,
+            told: true,
+            ranges,
+            signal: 0,
+        }))
     }
 }

@@ -51,7 +51,7 @@ impl LockGuard {
                 }
                 Notice::Blocking(blocking) => {
                     if let Some(watch) = &watch {
-                        watch(blocking.wanted);
+                        watch(blocking.into());
                     }
                 }
             };

@@ -216,7 +216,9 @@ impl Engine {
         let mut claims: Vec<Claim> = Vec::new();
         let mut at: BTreeMap<Name, usize> = BTreeMap::new();
         for (id, lock) in tree.locks.iter().filter_map(|id| self.locks.get(id).map(|lock| (*id, lock))) {
-            let Some(mut claimed) = lock.claim(id, (self.now, self.orphans.contains(&id))) else { continue };
+            let signal = self.signals.get(&id).copied().unwrap_or_default();
+            let how = (self.now, self.orphans.contains(&id));
+            let Some(mut claimed) = lock.claim((id, signal), how) else { continue };
             if sabotaged!(self, ClaimOnlyHeld) && claimed.held.is_none() {
                 continue;
             }

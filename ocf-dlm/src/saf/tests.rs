@@ -19,7 +19,7 @@ fn who_waits_is_granted_at_the_unlock_and_the_holder_is_told_with_its_signal() {
     assert_eq!(status as i32, 1);
     let theirs = b.lock_async(rb, SafMode::Shared, PLAIN, (77, 42)).unwrap();
     let (held, requested) = (SafMode::Exclusive, SafMode::Shared);
-    assert_eq!(a.dispatch(), Some(SafCallback::Waiter { signal: Some(42), lock: mine, held, requested }));
+    assert_eq!(a.dispatch(), Some(SafCallback::Waiter { signal: 42, lock: mine, held, requested }));
     assert_eq!(b.dispatch(), None);
     a.unlock(mine).unwrap();
     let granted = SafCallback::Granted { invocation: 77, lock: theirs, status: Ok(SafStatus::Granted) };

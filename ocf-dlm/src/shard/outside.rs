@@ -107,7 +107,7 @@ impl Shard {
     pub fn blocks(&mut self, lock: LockId, wanted: Mode) -> Result<(), RequestError> {
         let at = self.place(lock)?;
         if self.locks[at].held.is_some() {
-            self.notify(at, wanted);
+            self.notify(at, wanted, None);
         }
         Ok(())
     }

@@ -306,7 +306,7 @@ impl Shard {
             let held = self.locks[at].held.expect("a granted lock holds a mode");
             let blocked = wanted & held.conflicts();
             if let Some(mode) = Mode::ALL.into_iter().rev().find(|mode| blocked & mode.bit() != 0) {
-                self.notify(at, mode);
+                self.notify(at, mode, None);
             }
             at = next;
         }
@@ -325,7 +325,7 @@ impl Shard {
                 let next = self.resources[resource].after(&self.locks, other);
                 let held = self.locks[other].held;
                 if other != at && held.is_some_and(|held| !held.is_compatible(asked)) {
-                    self.notify(other, asked);
+                    self.notify(other, asked, Some(at));
                 }
                 other = next;
             }
@@ -333,8 +333,8 @@ impl Shard {
     }
 
     /// Tells a lock's owner that it is in the way of `wanted`, unless it was told of that or of a higher mode since its
-    /// last grant. PR and CW count as higher than each other.
-    pub(super) fn notify(&mut self, at: u32, wanted: Mode) {
+    /// last grant. PR and CW count as higher than each other. `by`: who asks, if not the first of those who wait.
+    pub(super) fn notify(&mut self, at: u32, wanted: Mode, by: Option<u32>) {
         let lock = &mut self.locks[at];
         if !lock.flags.has(Flags::NOTIFY) || lock.orphan {
             return;
@@ -348,8 +348,19 @@ impl Shard {
         }
         lock.notified |= wanted.bit();
         let (owner, held) = (lock.owner, lock.held.expect("who is in the way holds a mode"));
-        let blocking = Blocking { lock: self.id(at), owner, held, wanted };
+        let by = by.or_else(|| self.first_for(self.locks[at].resource, wanted));
+        let signal = by.map_or(0, |by| self.locks[by].owner.tag);
+        let blocking = Blocking { lock: self.id(at), owner, held, wanted, signal };
         self.outputs.push_back(Output::Blocking(blocking));
+    }
+
+    /// The first that waits for the mode.
+    fn first_for(&self, resource: u32, asked: Mode) -> Option<u32> {
+        let found = &self.resources[resource];
+        let mut waiting = [Queue::Converting, Queue::Waiting]
+            .into_iter()
+            .flat_map(|queue| found.queued(&self.locks, queue));
+        waiting.find(|at| self.locks[*at].asked == Some(asked))
     }
 
     /// Once nobody waits any more because a wait ended ungranted, whoever was in the way is told anew the next time.

@@ -95,7 +95,7 @@ fn who_is_in_the_way_is_told_and_who_waits_is_granted_at_the_unlock(mut both: [S
     let theirs = b.lock_async(rb, Shared, PLAIN, (77, 42)).expect("it may");
     let SafCallback::Waiter { signal, lock, held, requested } = next(a) else { panic!("it is in the way") };
     assert_eq!((lock, held, requested), (mine, Exclusive, Shared));
-    assert!(signal.is_none_or(|signal| signal == 42), "{signal:?}");
+    assert_eq!(signal, 42, "what came with the request");
     assert_eq!(b.dispatch(), None);
     let before = a.held(mine).and_then(|held| held.token().ok()).expect("it is held");
     a.unlock_async(mine, 5);

@@ -1,6 +1,6 @@
 use super::common::{
-    Name, Value, put_mode_or_none, put_range, put_token, take_bool, take_mode, take_mode_or_none, take_name,
-    take_range, take_token,
+    Name, Value, put_mode_or_none, put_range, put_signal, put_token, take_bool, take_mode, take_mode_or_none,
+    take_name, take_range, take_signal, take_token,
 };
 use crate::range::{Range, RangeKind};
 use crate::{ClientId, FencingToken, Mode, Remarks};
@@ -58,6 +58,8 @@ pub enum Answer {
         lock: u64,
         /// The mode that is wanted.
         wanted: Mode,
+        /// What came with the request; zero: nothing.
+        signal: u64,
     },
     /// The sender does not master the tree; ask `hint`, or the directory.
     Retry {
@@ -159,9 +161,10 @@ impl Answer {
                 out.push(why.raw());
                 put_mode_or_none(*held, out);
             }
-            Self::Blocking { lock, wanted } => {
+            Self::Blocking { lock, wanted, signal } => {
                 put_head(BLOCKING, *lock, 0, out);
                 out.push(wanted.raw());
+                put_signal(*signal, out);
             }
             Self::Retry { tree, lock, op, hint } => {
                 put_head(RETRY, *lock, *op, out);
@@ -207,7 +210,7 @@ impl Answer {
                 Self::Queued { lock, op, place, demoted, fence: super::take_instances(r)? }
             }
             REFUSED => Self::Refused { lock, op, why: Refusal::parse(r)?, held: take_mode_or_none(r)? },
-            BLOCKING if op == 0 => Self::Blocking { lock, wanted: take_mode(r)? },
+            BLOCKING if op == 0 => Self::Blocking { lock, wanted: take_mode(r)?, signal: take_signal(r)? },
             RETRY => Self::Retry { lock, op, tree: take_name(r)?, hint: r.instance("hint")? },
             TESTED => {
                 let mut blocker = None;

@@ -180,6 +180,23 @@ pub(super) fn take_option(r: &mut Reader<'_>, field: &'static str) -> Result<Opt
     Ok(if take_bool(r, field)? { Some(i64::from_be_bytes(r.array(field)?)) } else { None })
 }
 
+/// A signal that is none is one byte.
+pub(super) fn put_signal(signal: u64, out: &mut Vec<u8>) {
+    out.push(u8::from(signal != 0));
+    if signal != 0 {
+        out.extend_from_slice(&signal.to_be_bytes());
+    }
+}
+
+pub(super) fn take_signal(r: &mut Reader<'_>) -> Result<u64, ParseError> {
+    let at = r.clone();
+    if !take_bool(r, "signal")? {
+        return Ok(0);
+    }
+    let signal = r.u64("signal")?;
+    if signal == 0 { Err(at.error("signal", Malformed::OutOfRange)) } else { Ok(signal) }
+}
+
 /// One range on the wire: first and last byte, kind.
 const RANGE_SIZE: usize = 8 + 8 + 1;
 

@@ -1,6 +1,6 @@
 use super::common::{
-    Key, Name, Value, put_mode_or_none, put_option, put_ranges, put_token, take_bool, take_flags,
-    take_mode_or_none, take_name, take_option, take_ranges, take_token,
+    Key, Name, Value, put_mode_or_none, put_option, put_ranges, put_signal, put_token, take_bool, take_flags,
+    take_mode_or_none, take_name, take_option, take_ranges, take_signal, take_token,
 };
 use super::{put_instances, take_instances};
 use crate::range::RangeSet;
@@ -48,6 +48,8 @@ pub struct ClaimedLock {
     pub age_ms: u64,
     /// Of which bytes: held, and asked for; `None`: of the whole resource.
     pub ranges: Option<Box<(RangeSet, RangeSet)>>,
+    /// What those are told that are in the way, if an operation waits; zero: nothing.
+    pub signal: u64,
 }
 
 impl Claim {
@@ -92,7 +94,7 @@ impl Claim {
 }
 
 impl ClaimedLock {
-    pub(super) const SIZE_MIN: usize = 8 + 4 + 4 + 8 + 4 + 1 + 1 + 1 + 1;
+    pub(super) const SIZE_MIN: usize = 8 + 4 + 4 + 8 + 4 + 1 + 1 + 1 + 1 + 1 + 1;
 
     pub(super) fn emit(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.lock.to_be_bytes());
@@ -109,6 +111,7 @@ impl ClaimedLock {
             put_ranges(held, out);
             put_ranges(asked, out);
         }
+        put_signal(self.signal, out);
     }
 
     pub(super) fn parse(r: &mut Reader<'_>) -> Result<Self, ParseError> {
@@ -128,6 +131,7 @@ impl ClaimedLock {
             } else {
                 None
             },
+            signal: take_signal(r)?,
         };
         if lock.held.is_none() && lock.asked.is_none() {
             return Err(at.error("lock", Malformed::OutOfRange));

@@ -1,4 +1,6 @@
-use super::common::{Key, Value, put_ranges, take_bool, take_flags, take_mode, take_ranges};
+use super::common::{
+    Key, Value, put_ranges, put_signal, take_bool, take_flags, take_mode, take_ranges, take_signal,
+};
 use crate::range::RangeSet;
 use crate::{ClientId, Flags, Mode};
 use pils::wire::{Malformed, ParseError, Reader};
@@ -54,6 +56,8 @@ pub struct Request {
     pub flags: Flags,
     /// Of which bytes; `None`: of the whole resource.
     pub ranges: Option<Box<AskedRanges>>,
+    /// What those are told that are in the way; zero: nothing.
+    pub signal: u64,
 }
 
 impl Request {
@@ -67,6 +71,7 @@ impl Request {
         out.push(self.mode.raw());
         out.extend_from_slice(&self.flags.bits().to_be_bytes());
         AskedRanges::emit(self.ranges.as_deref(), out);
+        put_signal(self.signal, out);
     }
 
     pub(super) fn parse(r: &mut Reader<'_>) -> Result<Self, ParseError> {
@@ -79,6 +84,7 @@ impl Request {
             mode: take_mode(r)?,
             flags: take_flags(r)?,
             ranges: AskedRanges::parse(r)?,
+            signal: take_signal(r)?,
         })
     }
 }
@@ -100,6 +106,8 @@ pub struct Convert {
     pub told: bool,
     /// Of which bytes; `None`: of the whole resource.
     pub ranges: Option<Box<AskedRanges>>,
+    /// What those are told that are in the way; zero: nothing.
+    pub signal: u64,
 }
 
 impl Convert {
@@ -112,6 +120,7 @@ impl Convert {
         Value::emit(self.value.as_ref(), out);
         out.push(u8::from(self.told));
         AskedRanges::emit(self.ranges.as_deref(), out);
+        put_signal(self.signal, out);
     }
 
     pub(super) fn parse(r: &mut Reader<'_>) -> Result<Self, ParseError> {
@@ -123,6 +132,7 @@ impl Convert {
             value: Value::parse(r)?,
             told: take_bool(r, "told")?,
             ranges: AskedRanges::parse(r)?,
+            signal: take_signal(r)?,
         })
     }
 }

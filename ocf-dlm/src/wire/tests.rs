@@ -29,6 +29,7 @@ fn move_samples(n: u64, small: u32, name: &[u8]) -> Vec<Item> {
         place: Some(i64::from(small) - 5),
         age_ms: n >> 2,
         ranges: small.is_multiple_of(3).then(|| Box::new((ranges(n), ranges(n ^ 1)))),
+        signal: n,
     };
     let refused = [None, Some(Refusal::NotQueued), Some(Refusal::Deadlock)][small as usize % 3];
     let moved = MovedLock {
@@ -154,6 +155,7 @@ fn request(n: u64, small: u32, key: &Key) -> Request {
         mode: Mode::ALL[small as usize % 6],
         flags: Flags::NOQUEUE | Flags::NOTIFY,
         ranges: asked_ranges(n, small, true),
+        signal: n,
     }
 }
 
@@ -169,6 +171,7 @@ fn claimed(n: u64, small: u32) -> ClaimedLock {
         place: small.is_multiple_of(3).then_some(-5),
         age_ms: u64::from(small),
         ranges: small.is_multiple_of(2).then(|| Box::new((ranges(n), RangeSet::default()))),
+        signal: u64::from(small),
     }
 }
 
@@ -193,6 +196,7 @@ fn samples(n: u64, small: u32, name: &[u8]) -> Vec<Item> {
             value,
             told: true,
             ranges: asked_ranges(n, small, false),
+            signal: n ^ u64::from(small),
         }),
         Item::Unlock(Unlock { lock: n, flags: Flags::IVVALBLK, value: None }),
         Item::Cancel { lock: n, op: small },
@@ -207,7 +211,7 @@ fn samples(n: u64, small: u32, name: &[u8]) -> Vec<Item> {
             fence: suspects.clone(),
         }),
         Item::Answer(Answer::Refused { lock: n, op: small, why: Refusal::Deadlock, held: Some(mode) }),
-        Item::Answer(Answer::Blocking { lock: n, wanted: mode }),
+        Item::Answer(Answer::Blocking { lock: n, wanted: mode, signal: n }),
         Item::Answer(Answer::Retry { tree: tree.clone(), lock: n, op: small, hint: instance(3) }),
         tested(n, small),
         Item::Master { tree: tree.clone() },

@@ -73,6 +73,7 @@ impl World {
                 flags,
                 transaction: None,
                 deadline: None,
+                signal: 0,
             };
             let lock = self.nodes.get_mut(&at).unwrap().engine.lock(self.now, ask).unwrap();
             self.checkers.asked((at, lock), COLLECTOR, key, (Mode::Ex, flags));

@@ -44,7 +44,7 @@ fn run_in(seeds: impl Iterator<Item = u64>, world: impl Fn(u64) -> World) -> Cov
 }
 
 /// What must have happened in every long run, or the seeds prove nothing about it.
-const NAMED_CASES: [&str; 20] = [
+const NAMED_CASES: [&str; 21] = [
     "crash of a master",
     "crash of a directory keeper",
     "crash of a requester",
@@ -65,6 +65,7 @@ const NAMED_CASES: [&str; 20] = [
     "victim",
     "tree moved",
     "move undone",
+    "signal told",
 ];
 
 fn check_cases(coverage: &Coverage) {
@@ -272,6 +273,11 @@ fn a_holder_that_is_not_told_and_an_orphan_that_is_not_kept_are_found() {
 #[test]
 fn an_explanation_that_does_not_begin_with_the_holders_is_found() {
     assert_eq!(found(Sabotage::ExplainOutOfOrder).map(|(_, rule)| rule), Some("explanation"));
+}
+
+#[test]
+fn the_signal_of_another_waiter_is_found() {
+    assert_eq!(found(Sabotage::TellAnother).map(|(_, rule)| rule), Some("signal"));
 }
 
 #[test]

@@ -78,6 +78,8 @@ pub(crate) struct World {
     only_on_notice: bool,
     asking: bool,
     value: u64,
+    /// The last that came with a request.
+    signal: u64,
     config: Config,
     sabotage: Option<Sabotage>,
     /// Conversions with every flag that there is for them.
@@ -139,6 +141,7 @@ impl World {
             calm: false,
             asking: true,
             value: 0,
+            signal: 0,
             config,
             sabotage,
             all_flags: false,
@@ -627,8 +630,8 @@ impl World {
             match output {
                 Output::Send { to, message } => self.carry(at, to, message),
                 Output::Completed(completed) => self.completed(at, &completed),
-                Output::Blocking { lock, wanted, .. } => {
-                    self.checkers.notified(at, lock, wanted);
+                Output::Blocking { lock, wanted, signal, .. } => {
+                    self.checkers.notified(at, lock, (wanted, signal));
                     self.count("notice");
                     if self.rng.chance(0.7) || !self.asking || self.only_on_notice {
                         let after = Duration::from_micros(self.rng.between(20, 1500));
@@ -794,9 +797,12 @@ impl World {
                 let orphans = self.checkers.orphans_of(at);
                 let Some((key, held)) = self.rng.pick(&orphans).cloned() else { return };
                 let flags = Flags::NOTIFY | Flags::VALBLK | Flags::ORPHAN;
+                self.signal += 1;
+                let (of, transaction, signal) = (key.clone(), None, self.signal);
                 let ask =
-                    Ask { client, key, parent: None, mode: held, flags, transaction: None, deadline: None };
+                    Ask { client, key, parent: None, mode: held, flags, transaction, deadline: None, signal };
                 if let Ok(lock) = node.engine.lock(self.now, ask) {
+                    self.checkers.signals((at, lock), &of, (held, signal));
                     self.checkers.adopted((at, lock), client);
                     self.count("adopted");
                 }
@@ -909,12 +915,15 @@ impl World {
             flags |= Flags::PERSISTENT;
         }
         let deadline = self.rng.chance(0.1).then(|| self.now + Duration::from_millis(4));
-        let ask = Ask { client, key: key.clone(), parent, mode, flags, transaction: None, deadline };
+        self.signal += 1;
+        let (transaction, signal) = (None, self.signal);
+        let ask = Ask { client, key: key.clone(), parent, mode, flags, transaction, deadline, signal };
         let before = node.engine.snapshot();
         if let Ok(lock) = node.engine.lock(self.now, ask) {
             if node.engine.snapshot().stats.reused > before.stats.reused && !before.recovered {
                 *self.coverage.entry("used again during a recovery").or_default() += 1;
             }
+            self.checkers.signals((at, lock), &key, (mode, signal));
             self.checkers.asked((at, lock), client, key, (mode, flags));
             self.checkers.placed((at, lock), parent);
         }
@@ -993,6 +1002,7 @@ impl World {
             flags: Flags::EXPEDITE,
             transaction: None,
             deadline: None,
+            signal: 0,
         };
         let lock = node.engine.lock(self.now, ask).unwrap();
         let held = node.engine.lock_state(lock).and_then(|s| s.held);

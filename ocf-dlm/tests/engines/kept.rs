@@ -161,6 +161,7 @@ fn a_lock_that_was_used_again_is_converted_in_the_name_of_who_has_it() {
         flags: Flags::NONE,
         transaction: None,
         deadline: None,
+        signal: 0,
     };
     let engine = three.engines.get_mut(&instance(2)).unwrap();
     assert_eq!(engine.lock(Instant::ZERO, ask), Ok(lock));

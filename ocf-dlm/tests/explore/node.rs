@@ -198,7 +198,7 @@ impl Nodes {
             Word::Ask(client, key, mode, flags) => {
                 let (parent, transaction, deadline) = (None, None, None);
                 let (client, key, mode, flags) = (*client, key.clone(), *mode, *flags);
-                let ask = Ask { client, key, parent, mode, flags, transaction, deadline };
+                let ask = Ask { client, key, parent, mode, flags, transaction, deadline, signal: 0 };
                 lock = engine.lock(clock, ask).ok();
             }
             Word::Convert(id, mode, flags, number) => {

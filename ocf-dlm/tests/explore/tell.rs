@@ -71,7 +71,7 @@ fn say_item(item: &Item) -> String {
             Answer::Granted { lock, mode, .. } => format!("GRANTED {lock} in {mode}"),
             Answer::Queued { lock, .. } => format!("QUEUED {lock}"),
             Answer::Refused { lock, why, .. } => format!("REFUSED {lock}: {why:?}"),
-            Answer::Blocking { lock, wanted } => format!("BLOCKING {lock}: {wanted} is wanted"),
+            Answer::Blocking { lock, wanted, .. } => format!("BLOCKING {lock}: {wanted} is wanted"),
             Answer::Retry { lock, hint, .. } => format!("RETRY {lock} at {}", name_of(*hint)),
             other => format!("{other:?}"),
         },

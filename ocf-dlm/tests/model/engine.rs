@@ -114,6 +114,7 @@ impl Alone {
             flags,
             transaction: None,
             deadline: deadline.map(Instant::from_nanos),
+            signal: 0,
         };
         let id = self.engine.lock(self.time(), ask).unwrap();
         self.ids.insert(self.next, id);

@@ -43,6 +43,7 @@ impl Cluster {
             flags: Flags::NONE,
             transaction: None,
             deadline: None,
+            signal: 0,
         };
         match layer.lock(ctx.now(), ask) {
             Ok(lock) => {

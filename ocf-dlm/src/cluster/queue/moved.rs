@@ -1,6 +1,6 @@
 //! Queues on their way to another master, whole or told by those who have locks in them.
 
-use super::{Entry, Holder, Queues};
+use super::{Entry, Holder, Queues, Rare};
 use crate::Flags;
 use crate::cluster::range_queue::EntryRanges;
 use crate::wire::{Claim, ClaimedLock, MovedLock, MovedResource, Name};
@@ -23,10 +23,8 @@ impl Queues {
                 age_ms: u64::try_from(self.now.saturating_sub(entry.since))
                     .unwrap_or_default()
                     .min(pils::wire::VARINT_MAX),
-                ranges: entry
-                    .ranges
-                    .as_ref()
-                    .map(|ranges| Box::new((ranges.held.clone(), ranges.asked.clone()))),
+                ranges: entry.ranges().map(|ranges| Box::new((ranges.held.clone(), ranges.asked.clone()))),
+                signal: entry.signal(),
             },
             notified: entry.notified,
             demoted: entry.demoted,
@@ -49,7 +47,6 @@ impl Queues {
         (queues.value_sequence, queues.value_invalid) = (moved.value.sequence, moved.value_invalid);
         (queues.next_place, queues.first_place) = moved.places;
         for MovedLock { node, lock, notified, demoted, refused } in &moved.locks {
-            let ranges = lock.ranges.as_deref();
             let entry = Entry {
                 who: Holder { node: *node, lock: lock.lock },
                 client: lock.client,
@@ -63,8 +60,7 @@ impl Queues {
                 notified: *notified,
                 demoted: *demoted,
                 refused: *refused,
-                ranges: ranges
-                    .map(|(held, asked)| Box::new(EntryRanges { held: held.clone(), asked: asked.clone() })),
+                rare: rare(lock),
             };
             match (entry.held, entry.asked) {
                 (_, None) => queues.granted.push(entry),
@@ -92,10 +88,7 @@ impl Queues {
                 notified: 0,
                 demoted: false,
                 refused: None,
-                ranges:
-                    lock.ranges.as_deref().map(|(held, asked)| {
-                        Box::new(EntryRanges { held: held.clone(), asked: asked.clone() })
-                    }),
+                rare: rare(lock),
             }));
         }
         all.sort_by_key(|e| (e.place, e.who));
@@ -131,4 +124,12 @@ impl Queues {
             self.value_invalid = false;
         }
     }
+}
+
+/// What is told of a lock that few have.
+fn rare(lock: &ClaimedLock) -> Rare {
+    let ranges = lock.ranges.as_deref();
+    let ranges = ranges.map(|(held, asked)| EntryRanges { held: held.clone(), asked: asked.clone() });
+    // Who waits for nothing has none, whatever its node says.
+    Rare::new(ranges, if lock.asked.is_some() { lock.signal } else { 0 })
 }

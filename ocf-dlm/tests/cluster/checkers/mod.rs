@@ -86,6 +86,7 @@ pub(crate) struct Checkers {
     tokens: token::Tokens,
     range_tokens: ranges::Tokens,
     values: value::Values,
+    signals: notice::Signals,
 }
 
 impl Checkers {
@@ -120,6 +121,11 @@ impl Checkers {
             ranges: None,
         };
         self.book.locks.insert((at, lock), seen);
+    }
+
+    /// Whoever is in the way of the lock is told that signal.
+    pub(crate) fn signals(&mut self, id: Id, key: &Key, asked: (Mode, u64)) {
+        self.signals.asked(id, key, asked);
     }
 
     pub(crate) fn placed(&mut self, id: Id, parent: Option<u64>) {
@@ -182,6 +188,7 @@ impl Checkers {
             Some(seen) if seen.pending.is_none() && seen.held.is_some() => {
                 seen.pending = Some((mode, flags));
                 seen.writes = value;
+                self.signals.converting((at, lock), mode);
                 true
             }
             _ => false,
@@ -235,8 +242,9 @@ impl Checkers {
         }
     }
 
-    pub(crate) fn notified(&mut self, at: NodeInstance, lock: u64, wanted: Mode) {
+    pub(crate) fn notified(&mut self, at: NodeInstance, lock: u64, (wanted, signal): (Mode, u64)) {
         notice::notified(&mut self.book, (at, lock), wanted);
+        self.signals.told(&mut self.book, (at, lock), (wanted, signal));
     }
 
     pub(crate) fn lost(&mut self, at: NodeInstance, lock: u64) {
