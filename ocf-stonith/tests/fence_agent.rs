@@ -31,6 +31,11 @@ echo "-- $# $PATH" >>"$here/log"
 mode=$(cat "$here/mode")
 case $mode:$action in
     garbled:metadata) echo '<resource-agent' ;;
+    meets:metadata) # both are asked at once, or neither ever answers
+        echo x >"$here/../$(basename "$here").asked"
+        other=$(cat "$here/other")
+        until [ -e "$here/../$other.asked" ]; do sleep 0.05; done
+        cat "$here/metadata"; rm "$here/log" ;;
     *:metadata) cat "$here/metadata"; rm "$here/log" ;;
     hang:*|hang-status:status) echo $$ >"$here/pid"; sleep 300 & wait ;;
     stubborn:*) echo $$ >"$here/pid"; trap '' TERM; while :; do sleep 1; done ;;
@@ -378,4 +383,29 @@ fn what_an_agent_needs_and_what_it_does_not_know_is_told_before_it_is_asked_to_f
 fn an_agent_that_cannot_describe_itself_is_used_all_the_same() {
     let fake = Fake::new("garbled");
     assert_eq!(Classes::default().check(&fake.config("anything = 1")), Ok(()));
+}
+
+/// Each waits until the other is asked, too: one after the other, both would take the ten seconds that one has.
+#[test]
+fn agents_describe_themselves_at_the_same_time_and_each_mistake_stays_with_its_device() {
+    let fakes = [Fake::new("meets"), Fake::new("meets")];
+    let mut config = Config::default();
+    for (fake, other) in fakes.iter().zip(fakes.iter().rev()) {
+        let name = other.dir.file_name().expect("a directory").to_string_lossy().into_owned();
+        fs::write(fake.dir.join("other"), name).expect("a file");
+        let mut device = fake.config("colour = 'red'").devices.remove(0);
+        device.name = format!("d{}", config.devices.len());
+        config.devices.push(device);
+    }
+    fs::write(fakes[1].dir.join("metadata"), METADATA).expect("a file");
+    let knows = "<resource-agent name=\"fence_fake\"><parameters><parameter name=\"password\"/>\
+        <parameter name=\"plug\"/></parameters></resource-agent>";
+    fs::write(fakes[0].dir.join("metadata"), knows).expect("a file");
+    let errors = Classes::default().check(&config).err().unwrap_or_default();
+    for fake in &fakes {
+        let mark = fake.dir.with_extension("asked");
+        fs::remove_file(mark).expect("it was asked");
+    }
+    let paths: Vec<_> = errors.0.iter().map(|e| e.path.as_str()).collect();
+    assert_eq!(paths, ["devices[0].parameters.colour"], "the other describes no parameters: {errors}");
 }

@@ -312,23 +312,29 @@ impl NodeBuilder {
     }
 
     /// Checks all that can be checked without starting: the configuration, and what it needs of this machine, such as
-    /// the key, the agents and the fence agents.
+    /// the key, the agents and the fence agents, and the parameters of each, by what they say about themselves.
+    ///
+    /// Parameters that a resource agent does not take, or misses, keep no node from starting: that resource is blocked and says
+    /// why. So call this first where a person can mend them. Blocks for 5 s if an agent does not describe itself, see
+    /// [`Descriptions::check`].
     ///
     /// # Errors
     /// [`StartError::Config`] with every mistake at once, or [`StartError::Threads`].
     pub fn check(&self) -> Result<(), StartError> {
         let runner = Runner::new(CHILDREN).map_err(StartError::Threads)?;
         let agents = self.agents(&runner, None).map_err(StartError::Scores)?;
-        self.check_with(&agents)?;
-        Ok(())
+        let mut errors = self.check_with(&agents);
+        let resources = &self.config.resources;
+        let needed = needed(self.config.node, resources);
+        errors.nest("resources", Descriptions::new().check(resources, &agents, &needed));
+        Ok(errors.into_result()?)
     }
 
-    /// What the agents said about themselves is not asked for again.
-    fn check_with(&self, agents: &Agents) -> Result<Descriptions, ConfigErrors> {
-        let mut descriptions = Descriptions::new();
+    /// Everything that keeps the node from starting.
+    fn check_with(&self, agents: &Agents) -> ConfigErrors {
         let config = &self.config;
         let nodes: Vec<NodeId> = config.nodes.iter().map(|n| n.id).collect();
-        let resources = check_resources(config.node, &config.resources, &nodes, (agents, &mut descriptions));
+        let resources = check_resources(config.node, &config.resources, &nodes, agents);
         let mut errors = config.check_with(self.devices.check(&config.fencing), resources);
         errors.nest("", self.wrong.clone());
         // What is wrong with the list itself was said above; what is in files only the machine can tell.
@@ -348,7 +354,7 @@ impl NodeBuilder {
             let fix = "make the folder, or name a file in another one";
             errors.push("record", record.display(), "its folder does not exist", fix);
         }
-        errors.into_result().map(|()| descriptions)
+        errors
     }
 
     /// Starts the node on a thread of its own, as a fresh incarnation.
@@ -357,13 +363,14 @@ impl NodeBuilder {
     /// See [`StartError`]; nothing runs then.
     pub fn start(self) -> Result<Node, StartError> {
         let runner = Runner::new(CHILDREN).map_err(StartError::Threads)?;
-        let mut descriptions = self.check_with(&self.agents(&runner, None).map_err(StartError::Scores)?)?;
+        let agents = self.agents(&runner, None).map_err(StartError::Scores)?;
+        self.check_with(&agents).into_result()?;
         let agents = self.agents(&runner, self.scores().as_deref()).map_err(StartError::Scores)?;
         let mut stack_config = self.config.stack()?;
         stack_config.locks = self.locks;
         (self.tune)(&mut stack_config);
         stack_config.comm = cipher::for_this_machine(stack_config.comm);
-        check_here(self.config.node, &stack_config, (&agents, &mut descriptions), &self.devices)?;
+        check_here(self.config.node, &stack_config, &agents, &self.devices)?;
         let keys = self.config.read_keys()?;
         let (record, store, sole) = load(self.store, &self.config)?;
         stack_config.membership.sole_life = sole;
@@ -576,7 +583,7 @@ fn reporter(remote: &Remote<Command>) -> impl Fn(Command) + Send + Sync + 'stati
 fn check_here(
     node: NodeId,
     config: &StackConfig,
-    agents: (&Agents, &mut Descriptions),
+    agents: &Agents,
     devices: &Classes,
 ) -> Result<(), ConfigErrors> {
     let nodes: Vec<NodeId> = config.membership.nodes.iter().map(|n| n.node).collect();
@@ -590,19 +597,22 @@ fn check_here(
     errors.into_result()
 }
 
-/// Checks resources, and, of those that may run on `node`, that their agents are here and can do with their parameters.
+/// Checks resources, and, of those that may run on `node`, that their agents are here.
 fn check_resources(
     node: NodeId,
     resources: &ocf_resource::Config,
     nodes: &[NodeId],
-    (agents, descriptions): (&Agents, &mut Descriptions),
+    agents: &Agents,
 ) -> Result<(), ConfigErrors> {
+    let needed = needed(node, resources);
+    let find = |agent: &AgentName| if needed.contains(agent) { agents.find(agent).map(drop) } else { Ok(()) };
+    resources.check(nodes, find)
+}
+
+/// The agents of what may run on `node`.
+fn needed(node: NodeId, resources: &ocf_resource::Config) -> BTreeSet<&AgentName> {
     let may_run =
         |group: &GroupConfig| group.nodes.is_empty() || group.elsewhere || group.nodes.contains(&node);
     let here = resources.groups.iter().filter(|g| may_run(g));
-    let needed: BTreeSet<&AgentName> = here.flat_map(|g| g.resources.iter().map(|r| &r.agent)).collect();
-    let find = |agent: &AgentName| if needed.contains(agent) { agents.find(agent).map(drop) } else { Ok(()) };
-    let mut errors = resources.check(nodes, find).err().unwrap_or_default();
-    errors.nest("", descriptions.check(resources, agents, &needed));
-    errors.into_result()
+    here.flat_map(|g| g.resources.iter().map(|r| &r.agent)).collect()
 }

@@ -1,8 +1,11 @@
 //! Agents that hang or are not there.
 
 use crate::support::{Crowd, Plan, World};
-use ocf::{NodeBuilder, NodeEvent};
-use ocf_resource::{Action, AgentClass, AgentError, AgentName, Blocked, Event, ResourceAgent};
+use ocf::{NodeBuilder, NodeEvent, StartError};
+use ocf_resource::driver::{InProcess, RustClass};
+use ocf_resource::{
+    Action, AgentClass, AgentError, AgentName, Blocked, Event, Metadata, OcfCode, Operation, ResourceAgent,
+};
 use parking_lot::Mutex;
 use pils::NodeId;
 use std::sync::Arc;
@@ -99,4 +102,63 @@ fn an_agent_that_is_missing_blocks_its_group_with_a_reason_and_no_other() {
     assert_eq!(world.runs("service").len(), 1, "the other group runs");
     let status = crowd.snapshot(1).resources;
     assert!(status.groups.iter().any(|g| &*g.name == "web" && g.running_on.is_some() && g.blocked.is_none()));
+}
+
+/// An agent that takes one parameter, and needs it.
+struct Strict(Arc<AtomicBool>);
+
+impl InProcess for Strict {
+    fn operate(&self, operation: &Operation) -> Result<String, (OcfCode, String)> {
+        let called = operation.action != Action::Monitor;
+        self.0.fetch_or(called, Ordering::SeqCst);
+        if called { Ok(String::new()) } else { Err((OcfCode::NotRunning, "stopped".to_owned())) }
+    }
+
+    fn metadata(&self) -> Metadata {
+        let text = r#"<resource-agent name="strict"><parameters><parameter name="path" required="1">
+            <content type="string"/></parameter></parameters><actions><action name="start"/><action name="stop"/>
+            <action name="monitor"/></actions></resource-agent>"#;
+        Metadata::parse(text).expect("well-formed")
+    }
+}
+
+#[test]
+fn a_parameter_that_an_agent_does_not_take_blocks_its_resource_and_keeps_no_node_from_starting() {
+    let world = Arc::new(World::default());
+    let called = Arc::new(AtomicBool::new(false));
+    let (here, tell) = (Arc::clone(&world), Arc::clone(&called));
+    let equip = move |node: NodeBuilder| {
+        let strict = RustClass::new().with("agent", Arc::new(Strict(Arc::clone(&tell))));
+        let node = here.equip(node).agent_class("strict", Arc::new(strict));
+        let Err(StartError::Config(errors)) = node.check() else { panic!("a check tells all of it") };
+        let paths: Vec<_> = errors.0.iter().map(|e| e.path.as_str()).collect();
+        let of = |name: &str| format!("resources.groups[0].resources[0].parameters.{name}");
+        assert!(paths.contains(&&*of("path")) && paths.contains(&&*of("pth")), "{errors}");
+        node
+    };
+    let resources = r#"
+        [[groups]]
+        name = "wrong"
+        [[groups.resources]]
+        name = "misspelt"
+        agent = "strict:agent"
+        parameters = { pth = "/srv" }
+        [[groups]]
+        name = "web"
+        [[groups.resources]]
+        name = "service"
+        agent = "rust:service"
+    "#;
+    let mut crowd = Crowd::form(3, &Plan { resources, equip: Box::new(equip), ..Plan::default() });
+    crowd.until("the other service to run", |_| world.runs("service").len() == 1);
+    crowd.until("the group to be blocked, and to say which parameters", |crowd| {
+        let groups = crowd.snapshot(0).resources.groups;
+        let wrong = groups.iter().find(|g| &*g.name == "wrong").expect("it is configured");
+        wrong.blocked.as_ref().is_some_and(|blocked| {
+            let text = blocked.to_string();
+            text.contains("pth") && text.contains("path")
+        })
+    });
+    assert!(!called.load(Ordering::SeqCst), "its agent was not called with parameters that it does not take");
+    assert!(!crowd.anyone(|e| matches!(e, NodeEvent::Fencing(_))), "and nobody is fenced for that");
 }

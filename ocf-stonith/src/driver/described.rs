@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 use pils::process::Runner;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc::channel;
+use std::sync::{Arc, OnceLock};
 
 /// The longest time an agent gets to describe itself. One that does not is not checked: it may fence well.
 pub(super) const ASK_MAX: Duration = Duration::from_secs(10);
@@ -17,9 +17,12 @@ pub(super) const ASK_MAX: Duration = Duration::from_secs(10);
 /// Takes what an agent said.
 pub(super) type Said = Box<dyn FnOnce(Result<Metadata, AgentQueryError>) + Send>;
 
-/// Descriptions by program, each asked for once. Clones share.
+/// `None` once it did not describe itself.
+type Answer = Arc<OnceLock<Option<Arc<Metadata>>>>;
+
+/// Descriptions by program, each asked for once, and those of several programs at the same time. Clones share.
 #[derive(Clone, Default)]
-pub(super) struct Described(Arc<Mutex<BTreeMap<PathBuf, Option<Arc<Metadata>>>>>);
+pub(super) struct Described(Arc<Mutex<BTreeMap<PathBuf, Answer>>>);
 
 impl fmt::Debug for Described {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -30,15 +33,15 @@ impl fmt::Debug for Described {
 impl Described {
     /// The description of `program`, which `query` asks for if that was not done before. Blocks for [`ASK_MAX`] at most.
     pub(super) fn get(&self, program: &Path, query: impl FnOnce(&Runner, Said)) -> Option<Arc<Metadata>> {
-        let mut known = self.0.lock();
-        if let Some(described) = known.get(program) {
-            return described.clone();
-        }
-        let described = ask(query).map(Arc::new);
-        if let Err(error) = &described {
-            tracing::warn!(agent = %program.display(), error, "its parameters are not checked");
-        }
-        known.entry(program.to_owned()).or_insert_with(|| described.ok()).clone()
+        let answer = Arc::clone(self.0.lock().entry(program.to_owned()).or_default());
+        let described = answer.get_or_init(|| {
+            let described = ask(query).map(Arc::new);
+            if let Err(error) = &described {
+                tracing::warn!(agent = %program.display(), error, "its parameters are not checked");
+            }
+            described.ok()
+        });
+        described.clone()
     }
 }
 
