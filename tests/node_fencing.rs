@@ -378,6 +378,74 @@ impl InProcess for OnNode {
     }
 }
 
+/// Three nodes that run a service, first on node 1, and have nothing but watchdogs of two seconds to fence each other.
+fn by_own_watchdogs(name: &str) -> (Cluster, Arc<Service>, Dog) {
+    let fencing = "[[devices]]\nname = 'own'\nclass = 'watchdog'\n\
+        nodes = [{ node = 1 }, { node = 2 }, { node = 3 }]";
+    let mut resource = ResourceConfig::new("service", "rust:service".parse().expect("a name"));
+    resource.monitor_interval = Duration::from_millis(200);
+    let mut group = GroupConfig::new("data", vec![resource]);
+    (group.nodes, group.elsewhere) = (vec![NodeId::new(1)], true);
+    let (service, dog) = (Arc::new(Service::default()), Dog::default());
+    let (each, first) = (Arc::clone(&service), dog.clone());
+    let equip = move |builder: NodeBuilder| {
+        let node = builder.node();
+        let class = RustClass::new().with("service", Arc::new(OnNode(node, Arc::clone(&each))));
+        let builder = builder.agent_class("rust", Arc::new(class));
+        if node != NodeId::new(1) {
+            return Dog::default().behind(builder);
+        }
+        // Only the watchdog ends what runs there: no order to end is obeyed.
+        let (bitten, ends, ended) = (Arc::clone(&first.bitten), Arc::clone(&each), Arc::clone(&first.ended));
+        let bite = move || {
+            ends.running.lock().remove(&node);
+            bitten.fetch_add(1, Ordering::Relaxed);
+        };
+        let builder = builder.watchdog(SimulatedWatchdog::new(Duration::from_secs(2), bite));
+        builder.on_end(move |end| ended.lock().push(end.clone()))
+    };
+    let cluster = Cluster::builder(name)
+        .resources(Config { groups: vec![group], ..Config::default() })
+        .fencing(toml::from_str(fencing).expect("a configuration"), FenceAction::Off)
+        .self_fencing(watched())
+        .equip(equip)
+        .local(3)
+        .expect("it starts");
+    wait_until("the service runs on node 1", || service.running.lock().contains(&NodeId::new(1)));
+    let armed = |node: &Node| {
+        let nodes = node.snapshot().expect("it runs").resources.nodes;
+        nodes.len() == 3 && nodes.iter().all(|node| node.watchdog.is_some())
+    };
+    wait_until("each is known to have its watchdog armed", || cluster.running().all(armed));
+    (cluster, service, dog)
+}
+
+fn elsewhere(service: &Service) -> bool {
+    let running = service.running.lock();
+    running.contains(&NodeId::new(2)) || running.contains(&NodeId::new(3))
+}
+
+#[test]
+fn a_node_that_falls_silent_is_dead_once_its_own_watchdog_has_ended_it_and_no_device_is_needed() {
+    let (mut cluster, service, dog) = by_own_watchdogs("silent");
+    cluster.kill(0);
+    wait_until("another node has the service", || elsewhere(&service));
+    assert!(dog.has_bitten(), "its machine had ended by then");
+    assert_eq!(service.most.load(Ordering::Relaxed), 1, "never on two nodes");
+}
+
+#[test]
+fn a_node_that_cannot_stop_a_service_lets_its_own_watchdog_end_it_before_it_is_taken_over() {
+    let (mut cluster, service, dog) = by_own_watchdogs("stuck");
+    service.stuck.store(true, Ordering::Relaxed);
+    wait_until("its watchdog ends it", || dog.has_bitten());
+    assert_eq!(*dog.ended.lock(), [End::Alone], "it did not keep it quiet any more");
+    assert!(!elsewhere(&service), "nobody counts on that while it is a member");
+    cluster.kill(0);
+    wait_until("another node has the service", || elsewhere(&service));
+    assert_eq!(service.most.load(Ordering::Relaxed), 1, "never on two nodes");
+}
+
 #[test]
 fn a_node_that_cannot_stop_a_service_ends_by_an_order_on_a_shared_disk_before_it_is_taken_over() {
     let disk = std::env::temp_dir().join(format!("node-fencing-sbd-{}", std::process::id()));

@@ -26,6 +26,7 @@ mod planner;
 mod report;
 mod running;
 mod timers;
+mod watchdog;
 
 /// Decides together with the managers of the other nodes what runs where, and has this node's share carried out.
 ///
@@ -69,6 +70,9 @@ pub struct Manager {
     fence_again: BTreeMap<NodeInstance, Instant>,
     /// When to try again to be given access.
     access_again: Option<Instant>,
+    /// The time of the watchdog that is armed and ends this node outside the primary partition; in which view that was last said.
+    watchdog: Option<Duration>,
+    watchdog_said: Option<u64>,
     left: bool,
     /// Outside the primary partition with the state of the last view, which may go on.
     kept: bool,
@@ -137,6 +141,8 @@ impl Manager {
             expiries: Expiries::default(),
             fence_again: BTreeMap::new(),
             access_again: None,
+            watchdog: None,
+            watchdog_said: None,
             left: false,
             kept: false,
             returning: false,

@@ -6,6 +6,7 @@ use crate::{
     Promotion, Severity,
 };
 use bytes::Bytes;
+use core::time::Duration;
 use pils::wire::{Malformed, ParseError, Reader, Writer};
 use pils::{NodeId, NodeInstance};
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 /// Longest explanation that is kept, in bytes.
 pub(crate) const WHY_MAX: usize = 200;
 /// Version of messages and state; the first byte of both.
-pub(crate) const VERSION: u8 = 6;
+pub(crate) const VERSION: u8 = 7;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Message {
@@ -57,6 +58,11 @@ pub(crate) enum Message {
         decision: Decision,
         /// Why it does not have it.
         why: Option<Arc<str>>,
+    },
+    /// The sender's watchdog is armed, and ends it outside the primary partition.
+    Armed {
+        /// Its time, in whole milliseconds.
+        watchdog: Duration,
     },
 }
 
@@ -163,6 +169,11 @@ pub(crate) fn short(text: &str) -> Arc<str> {
     text[..end].into()
 }
 
+/// What of a time goes over the wire.
+pub(crate) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 const FOUND: u8 = 1;
 const REPORT: u8 = 2;
 const MONITOR_FAILED: u8 = 3;
@@ -176,6 +187,7 @@ const RETURNED: u8 = 10;
 const NOTICED: u8 = 11;
 const PROMOTION: u8 = 12;
 const ACCESS: u8 = 13;
+const ARMED: u8 = 14;
 
 impl Message {
     pub(crate) fn emit(&self) -> Bytes {
@@ -231,6 +243,10 @@ impl Message {
                 wire::put_decision(&mut w, *decision);
                 wire::put_option(&mut w, why.as_ref(), |w, why| w.put_text(why));
             }
+            Self::Armed { watchdog } => {
+                w.push(ARMED);
+                wire::put_u64(&mut w, millis(*watchdog));
+            }
             Self::Remember(instances) => {
                 w.push(REMEMBER);
                 wire::put_list(&mut w, instances.iter(), |w, instance| w.put_instance(*instance));
@@ -285,6 +301,7 @@ impl Message {
                 decision: wire::decision(&mut r)?,
                 why: wire::option(&mut r, "why", |r| Ok(short(r.text("why")?)))?,
             },
+            ARMED => Self::Armed { watchdog: Duration::from_millis(r.u64("watchdog")?) },
             REMEMBER => Self::Remember(wire::list(&mut r, "instances", |r| r.instance("instance"))?),
             EXPIRE => Self::Expire {
                 group: r.text("group")?.into(),

@@ -2,12 +2,13 @@
 
 use crate::FenceCause;
 use crate::book::Book;
-use crate::message::{VERSION, short};
+use crate::message::{VERSION, millis, short};
 use crate::state::{Access, Condition, Failures, Fence, Group, Node, Outdated, Presence, Spot, State};
 use crate::wire::{
     self, Parsed, flag, list, option, put_flag, put_list, put_option, put_u64, read_outcome, read_severity,
 };
 use bytes::Bytes;
+use core::time::Duration;
 use pils::wire::{Malformed, Reader, Writer};
 use std::sync::Arc;
 
@@ -80,6 +81,7 @@ fn put_node(w: &mut Vec<u8>, node: &Node) {
     put_flag(w, node.leaving);
     put_flag(w, node.dead);
     put_access(w, &node.access);
+    put_option(w, node.watchdog, |w, watchdog| put_u64(w, millis(watchdog)));
     put_option(w, node.lost.as_ref(), put_cause);
     put_option(w, node.fence.as_ref(), |w, fence| {
         put_cause(w, &fence.cause);
@@ -134,6 +136,7 @@ fn read_node(r: &mut Reader<'_>) -> Parsed<Node> {
         leaving: flag(r, "leaving")?,
         dead: flag(r, "dead")?,
         access: read_access(r)?,
+        watchdog: option(r, "watchdog", |r| Ok(Duration::from_millis(r.u64("watchdog")?)))?,
         lost: option(r, "lost", read_cause)?,
         fence: option(r, "fence", |r| {
             Ok(Fence {

@@ -6,6 +6,7 @@ use crate::plan::{Plan, Step};
 use crate::{
     Action, Config, Decision, Departed, Event, FenceCause, FenceOutcome, Health, Promotion, Severity, Why,
 };
+use core::time::Duration;
 use pils::{NodeId, NodeInstance};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -64,6 +65,8 @@ pub(crate) struct Node {
     pub(crate) dead: bool,
     /// Whether it has what it needs before it may run anything, if it needs that.
     pub(crate) access: Access,
+    /// The time of the watchdog that it said is armed in this life, and ends it outside the primary partition.
+    pub(crate) watchdog: Option<Duration>,
     /// Why it has to be fenced if it is not a member.
     pub(crate) lost: Option<FenceCause>,
     pub(crate) fence: Option<Fence>,
@@ -393,6 +396,10 @@ impl State {
                 }
                 self.complete();
             }
+            Message::Armed { watchdog } => match self.nodes.get_mut(&sender) {
+                Some(node) => node.watchdog = Some(watchdog),
+                None => return false,
+            },
             Message::Access { decision, why } => return self.on_access(sender, decision, why, events),
             Message::Returned => {
                 let Some(node) = self.nodes.get_mut(&sender).filter(|n| !n.dead) else { return false };

@@ -135,6 +135,9 @@ pub struct NodeStatus {
     pub over: bool,
     /// Has it the access that it needs, or needs none?
     pub access: bool,
+    /// The time of its watchdog, if it said that one is armed and ends it outside the primary partition.
+    #[serde(default)]
+    pub watchdog: Option<core::time::Duration>,
     /// Why it is to be fenced, if it is.
     pub fencing: Option<FenceCause>,
     /// What the last attempt to fence it brought.

@@ -675,8 +675,8 @@ fn answers_to_old_decisions_change_nothing() {
 fn a_foreign_or_broken_message_is_counted_and_changes_nothing() {
     let mut t = Table::running(&[1, 2]);
     let before = t.manager(1).state().clone();
-    t.input(1, Input::Ordered { sender: instance(2), payload: b"\x06\xffgarbage" });
-    t.input(1, Input::Ordered { sender: instance(9), payload: b"\x06\x06" });
+    t.input(1, Input::Ordered { sender: instance(2), payload: b"\x07\xffgarbage" });
+    t.input(1, Input::Ordered { sender: instance(9), payload: b"\x07\x06" });
     assert_eq!(t.manager(1).state(), &before);
     assert_eq!(t.manager(1).status().malformed, 1);
 }
@@ -1588,4 +1588,46 @@ fn the_node_with_more_important_groups_is_the_more_important_one() {
     t.answer_probes();
     t.obey();
     assert_eq!([1, 2, 3].map(|n| t.manager(2).importance(NodeId::new(n))), [Some(7), Some(0), None]);
+}
+
+#[test]
+fn what_a_life_says_of_its_watchdog_is_known_to_all_and_to_who_comes_and_after_it_is_lost() {
+    let mut t = Table::founded(&[1, 2]);
+    t.manager(1).set_watchdog(Duration::from_secs(5));
+    t.answer_probes();
+    let of = |t: &mut Table, who: u32, node: u32| t.manager(who).watchdog_of(instance(node));
+    let five = Some(Duration::from_secs(5));
+    assert_eq!((of(&mut t, 2, 1), of(&mut t, 2, 2)), (five, None), "only what was said counts");
+    let told = t.messages.len();
+    t.answer(1, "ip", Action::Start, Outcome::Ok);
+    let said = |t: &Table, from: usize| t.messages[from..].iter().filter(|(_, bytes)| bytes[1] == 14).count();
+    assert_eq!(said(&t, told), 0, "it is said once");
+
+    let members: Vec<_> = [1, 2, 3].map(instance).to_vec();
+    let mut late = Manager::new(instance(3), config());
+    late.set_watchdog(Duration::from_secs(7));
+    late.handle(t.now, Input::View { number: 2, members: &members, joined: &members[2..], departed: &[] });
+    t.view(&members, &members[2..], &[]);
+    let state = t.manager(1).state().emit();
+    late.handle(t.now, Input::State(&state));
+    t.managers.push((instance(3), late));
+    t.settle();
+    assert_eq!((of(&mut t, 3, 1), of(&mut t, 2, 3)), (five, Some(Duration::from_secs(7))));
+
+    t.answer_probes();
+    t.without(1);
+    assert_eq!(of(&mut t, 2, 1), five, "who fences it has to know");
+    assert!(t.fences.iter().any(|(_, target, _)| *target == instance(1)));
+}
+
+#[test]
+fn a_member_that_another_one_has_fenced_knows_it_unless_it_is_alone() {
+    let mut t = Table::running(&[1, 2]);
+    assert!(!t.manager(1).is_condemned());
+    t.command(1, Command::StopGroup("web".into()));
+    t.answer(1, "site", Action::Stop, failed(OcfCode::Generic));
+    assert!(t.manager(1).is_condemned(), "it could not stop something");
+    assert!(!t.manager(2).is_condemned());
+    t.without(2);
+    assert!(!t.manager(1).is_condemned(), "nobody is there who could take over");
 }

@@ -4,6 +4,9 @@ use pils::NodeId;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
+/// The class of devices that are the watchdogs of the nodes themselves: see [`Fencer::silent`](crate::Fencer::silent).
+pub const WATCHDOG: &str = "watchdog";
+
 /// How a node fences others. Times are milliseconds; every field has a default except what names a device.
 ///
 /// ```
@@ -163,7 +166,7 @@ pub enum Hosts {
 pub struct DeviceConfig {
     /// Its name in events and evidence; unique.
     pub name: String,
-    /// Which class drives it: `fence_agent`, `simulated`, `manual`, `none`, or one that was added.
+    /// Which class drives it: `fence_agent`, `simulated`, `manual`, `watchdog`, `none`, or one that was added.
     pub class: String,
     /// The nodes it can fence.
     pub nodes: Targets,
@@ -194,6 +197,11 @@ impl DeviceConfig {
             Targets::Every(_) => Some(TargetConfig { node, plug: None, delay_ms: 0 }),
             Targets::List(list) => list.iter().find(|t| t.node == node).cloned(),
         }
+    }
+
+    /// True if no device is asked, but the node's own watchdog is waited for.
+    pub(crate) fn is_watchdog(&self) -> bool {
+        self.class == WATCHDOG
     }
 
     pub(crate) const fn timeout(&self) -> Duration {

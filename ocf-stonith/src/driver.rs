@@ -36,6 +36,7 @@ mod fence_agent;
 mod host;
 mod manual;
 mod none;
+mod own_watchdog;
 mod remote;
 mod sbd;
 mod sbd_disk;
@@ -54,6 +55,7 @@ pub use fence_agent::{
 pub use host::DeviceHost;
 pub use manual::{Manual, ManualClass};
 pub use none::{NoFencing, NoneClass};
+pub use own_watchdog::{OwnWatchdog, WatchdogClass};
 pub use sbd::{Sbd, SbdClass};
 pub use sbd_disk::{SbdDisk, SbdError};
 pub use self_fencing::{SelfFencing, SelfFencingError, end_by_sysrq};

@@ -2,13 +2,15 @@ mod attempts;
 mod drill;
 mod health;
 mod orders;
+mod silence;
 mod unfence;
 
 pub use drill::{DrillError, Finding};
 pub use health::Health;
+pub use silence::watchdog_wait;
 pub use unfence::UnfenceError;
 
-use crate::request::{Phase, Standing};
+use crate::request::{Phase, Silence, Standing};
 use crate::{
     AttemptId, Cause, Config, Event, Evidence, FenceAction, FenceRequest, History, Input, Outcome, Output,
     ReadBack, Record, Stats, Withdrawal,
@@ -88,6 +90,8 @@ pub struct Fencer {
     /// Of each device.
     checks: Vec<health::Check>,
     priorities: BTreeMap<NodeId, u64>,
+    /// Lives that are not in the primary partition, and when their own watchdogs have ended them.
+    silences: BTreeMap<NodeInstance, Silence>,
     history: History,
     stats: Stats,
     last_attempt: u64,
@@ -121,6 +125,12 @@ pub enum Sabotage {
     LateEchoIsProof,
     /// Gives a life that was fenced by its access that access back.
     GiveBack,
+    /// Takes the silence of a life for its end although its watchdog was not armed.
+    CountUnarmed,
+    /// Goes on counting the silence of a life while it is not sure itself that it is in the primary partition.
+    CountInDoubt,
+    /// Waits for the watchdog's own time alone.
+    CountOnce,
 }
 
 /// True if the bug was put back; never, without the feature `testing`.
@@ -154,6 +164,7 @@ impl Fencer {
             drills: BTreeMap::new(),
             checks,
             priorities: BTreeMap::new(),
+            silences: BTreeMap::new(),
             history,
             stats: Stats::default(),
             last_attempt: 0,
@@ -267,6 +278,9 @@ impl Fencer {
     /// Says whether this node may fence for the cluster. Losing it withdraws every request that no person made.
     pub fn set_authority(&mut self, now: Instant, authority: Authority) {
         self.authority = authority;
+        if authority != Authority::Granted && !sabotaged!(self, CountInDoubt) {
+            self.forget_silence(now);
+        }
         match authority {
             Authority::Granted => {
                 let held: Vec<_> = self.requests.keys().copied().collect();
@@ -321,6 +335,7 @@ impl Fencer {
     /// If something does not hold: a bug here.
     pub fn check_invariants(&self) {
         assert!(self.requests.len() <= self.config.requests_max, "more requests than allowed");
+        assert!(self.silences.len() <= self.config.requests_max, "more silences than allowed");
         assert!(self.history.len() <= self.config.history_max, "more history than allowed");
         let devices = self.config.devices.len();
         assert!(

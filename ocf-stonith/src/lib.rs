@@ -65,7 +65,7 @@ mod script;
 pub mod testing;
 
 pub use config::{
-    Config, DeviceConfig, Every, Hosts, LevelConfig, LevelNodes, Parameters, TargetConfig, Targets,
+    Config, DeviceConfig, Every, Hosts, LevelConfig, LevelNodes, Parameters, TargetConfig, Targets, WATCHDOG,
 };
 pub use device::{
     AttemptId, Capabilities, DeviceReport, DeviceResult, Done, FenceDevice, HOSTS_MAX, Operation,
@@ -75,6 +75,7 @@ pub use event::{Event, Input, Output, Run, Withdrawal};
 pub use fencer::Sabotage;
 pub use fencer::{
     Acceptance, Authority, DrillError, Fencer, Finding, Health, NotStanding, RequestError, UnfenceError,
+    watchdog_wait,
 };
 pub use outcome::{Cause, Evidence, Failure, FenceAction, FenceRequest, Outcome, ReadBack, UnknownReason};
 pub use request::{History, Record, State, Stats, Status, TRIES_MAX, Try};

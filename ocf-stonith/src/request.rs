@@ -45,12 +45,21 @@ pub(crate) struct Standing {
     pub(crate) expired: VecDeque<(AttemptId, usize)>,
 }
 
+/// A life that is not in the primary partition, and armed a watchdog.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Silence {
+    pub(crate) watchdog: Duration,
+    pub(crate) over: Instant,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     /// Until the next attempt may begin.
     Waiting { until: Instant },
     /// For an answer.
     Running(Running),
+    /// Until the node's own watchdog has ended it. No device works meanwhile.
+    Counting(Running),
     /// Until orders to switch the node on, given for other reasons, have ended.
     Quieting { until: Instant },
     /// For authority.
@@ -147,9 +156,10 @@ impl Standing {
 
     pub(crate) const fn deadline(&self) -> Option<Instant> {
         match self.phase {
-            Phase::Waiting { until } | Phase::Running(Running { until, .. }) | Phase::Quieting { until } => {
-                Some(until)
-            }
+            Phase::Waiting { until }
+            | Phase::Running(Running { until, .. })
+            | Phase::Counting(Running { until, .. })
+            | Phase::Quieting { until } => Some(until),
             Phase::Held | Phase::Unconfirmed { .. } => None,
         }
     }
@@ -158,14 +168,22 @@ impl Standing {
     pub(crate) const fn attempt(&self) -> Option<AttemptId> {
         match self.phase {
             Phase::Running(Running { attempt, .. }) => Some(attempt),
-            Phase::Waiting { .. } | Phase::Quieting { .. } | Phase::Held | Phase::Unconfirmed { .. } => None,
+            Phase::Waiting { .. }
+            | Phase::Counting(_)
+            | Phase::Quieting { .. }
+            | Phase::Held
+            | Phase::Unconfirmed { .. } => None,
         }
     }
 
     pub(crate) const fn unconfirmed(&self) -> Option<&Evidence> {
         match &self.phase {
             Phase::Unconfirmed { evidence } => Some(evidence),
-            Phase::Waiting { .. } | Phase::Running(_) | Phase::Quieting { .. } | Phase::Held => None,
+            Phase::Waiting { .. }
+            | Phase::Running(_)
+            | Phase::Counting(_)
+            | Phase::Quieting { .. }
+            | Phase::Held => None,
         }
     }
 
@@ -178,7 +196,7 @@ impl Standing {
             state: match &self.phase {
                 Phase::Waiting { .. } if self.attempts == 0 => State::Delayed,
                 Phase::Waiting { .. } | Phase::Quieting { .. } => State::Pausing,
-                Phase::Running(run) => State::Asking { device: run.device.clone() },
+                Phase::Running(run) | Phase::Counting(run) => State::Asking { device: run.device.clone() },
                 Phase::Held => State::Held,
                 Phase::Unconfirmed { .. } => State::Unconfirmed,
             },

@@ -168,8 +168,17 @@ fn every_way_in_ends_in_the_registry_of_the_program() {
     let class = classes.find("file_switch").unwrap();
     assert_eq!((class.describe(), class.version()), ("a switch whose outlets are files", "1.0"));
     let names: Vec<String> = universe.list(FENCE_CLASS).unwrap().into_iter().map(|info| info.name).collect();
-    let built_in =
-        ["address", "external", "fence_agent", "file_switch", "manual", "none", "sbd", "simulated"];
+    let built_in = [
+        "address",
+        "external",
+        "fence_agent",
+        "file_switch",
+        "manual",
+        "none",
+        "sbd",
+        "simulated",
+        "watchdog",
+    ];
     assert_eq!(names, built_in);
     let module = &loader.list()[0];
     assert!(loader.unload(&module.name).unwrap_err().to_string().contains("in use"));

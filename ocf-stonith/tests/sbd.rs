@@ -261,6 +261,31 @@ fn the_watchdog_of_the_kernel_is_opened_last_petted_and_closed_with_magic() {
     assert!(dog.disarm().is_err(), "a driver that cannot be stopped says so");
 }
 
+#[test]
+fn a_watchdog_that_was_not_taken_away_is_armed_by_nobody_else_in_the_same_boot() {
+    let scratch = Scratch::new("mark");
+    let (device, class) = (scratch.0.join("watchdog0"), scratch.0.join("class"));
+    let (mark, boot) = (scratch.0.join("run/armed"), scratch.0.join("boot_id"));
+    fs::create_dir_all(&class).unwrap();
+    fs::write(class.join("timeout"), "15\n").unwrap();
+    fs::write(&boot, "one\n").unwrap();
+    let dog = || KernelWatchdog::with_class(&device, &class).unwrap().with_mark(&mark, &boot);
+    assert!(dog().arm().is_err(), "there is no device");
+    fs::write(&device, "").unwrap();
+    let mut first = dog();
+    first.arm().expect("what could not be armed left no mark");
+    first.disarm().unwrap();
+    let mut second = dog();
+    second.arm().expect("the first one took it away");
+    drop(second);
+    fs::write(&device, "").unwrap();
+    let refused = dog().arm().expect_err("the second one ended without a word").to_string();
+    assert!(refused.contains("this boot") && refused.contains("armed"), "{refused}");
+    assert_eq!(fs::read(&device).unwrap(), b"", "and it was not opened, which would have kept it quiet");
+    fs::write(&boot, "two\n").unwrap();
+    dog().arm().expect("the machine has started anew");
+}
+
 /// A loop device on a file.
 struct Loop {
     device: PathBuf,

@@ -85,6 +85,7 @@ impl NodeConfig {
         if let Some(entry) = &self.self_fencing {
             errors.nest("self_fencing", entry.check());
         }
+        self.check_own_watchdog(&mut errors);
         if let Err(nested) = resources {
             errors.nest("resources", nested);
         }
@@ -92,6 +93,21 @@ impl NodeConfig {
             errors.nest("api", nested);
         }
         errors
+    }
+
+    /// Others that count on this node's watchdog would wait for ever for one that is not there.
+    fn check_own_watchdog(&self, errors: &mut ConfigErrors) {
+        let mut devices = self.fencing.devices.iter().enumerate();
+        let counted =
+            devices.find(|(_, d)| d.class == ocf_stonith::WATCHDOG && d.target(self.node).is_some());
+        let alone = self.self_fencing.as_ref().is_some_and(|entry| entry.disks.is_empty());
+        if let Some((i, device)) = counted.filter(|_| !alone) {
+            let problem =
+                format!("counts on a watchdog of {} that ends it outside the primary partition", self.node);
+            let fix =
+                "add [self_fencing] with a watchdog and without disks, or take the node from the device";
+            errors.push(format!("fencing.devices[{i}].nodes"), &device.name, problem, fix);
+        }
     }
 
     fn check_nodes(&self, errors: &mut ConfigErrors) {

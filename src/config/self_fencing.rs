@@ -12,6 +12,10 @@ const DISKS_MAX: usize = 3;
 /// The watchdog is armed before the node runs anything, and kept quiet by the node's own thread as long as it acts in the primary
 /// partition, was never in it, or reads its disks. It is taken away when the node leaves with nothing running; whatever else ends the
 /// node, ends the machine.
+///
+/// Without disks, a fence device of the class `watchdog` makes that a proof for the others: each life of the node tells them that its
+/// watchdog is armed, and three times its time after such a life was left outside, it counts as fenced. A node whose program ended
+/// without taking the watchdog away does not start again in the same boot of its machine (`/run/ocf/armed-…` says so).
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SelfFencingEntry {

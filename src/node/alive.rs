@@ -43,8 +43,21 @@ pub enum NotArmedError {
         reason: io::Error,
     },
     /// The watchdog cannot be armed.
-    #[error("the watchdog cannot be armed: does another program hold it?")]
+    #[error(
+        "the watchdog cannot be armed: another program holds it, or one armed it in this boot and ended without taking it away, \
+         so that it ends this machine"
+    )]
     Refused,
+    /// The watchdog would end a node that is well.
+    #[error(
+        "a watchdog of {watchdog:?} is too fast for a lease of {lease:?}: choose one of {lease:?} or more"
+    )]
+    Fast {
+        /// Its time.
+        watchdog: Duration,
+        /// How long a member may act without having heard of the others.
+        lease: Duration,
+    },
     /// Somebody ordered this node to end before it started.
     #[error(
         "{from} ordered this node to end: find out why, then clear its mailbox (sbd -d DISK message {name} clear)"
@@ -80,7 +93,7 @@ impl Alive {
             End::Told(_) | End::Alone => ender(&end),
         };
         let watching = SelfFencing::start(name, &entry.disks, watchdog, end)?;
-        watching.cluster(true);
+        watching.cluster(Some(std::time::Instant::now()));
         if watching.wait_armed(entry.arm_timeout()) {
             return Ok(Self { watching: Mutex::new(Some(watching)) });
         }
@@ -94,10 +107,11 @@ impl Alive {
         })
     }
 
-    /// Says that the node is well.
-    pub(super) fn say(&self) {
-        if let Some(watching) = &*self.watching.lock() {
-            watching.cluster(true);
+    /// Says that the node is well, if it is: `well` is asked after the moment for which that counts was read.
+    pub(super) fn say(&self, well: impl FnOnce() -> bool) {
+        let at = std::time::Instant::now();
+        if let Some(watching) = self.watching.lock().as_ref().filter(|_| well()) {
+            watching.cluster(Some(at));
         }
     }
 

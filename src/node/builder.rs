@@ -363,8 +363,7 @@ impl NodeBuilder {
     /// See [`StartError`]; nothing runs then.
     pub fn start(self) -> Result<Node, StartError> {
         let runner = Runner::new(CHILDREN).map_err(StartError::Threads)?;
-        let agents = self.agents(&runner, None).map_err(StartError::Scores)?;
-        self.check_with(&agents).into_result()?;
+        self.check_with(&self.agents(&runner, None).map_err(StartError::Scores)?).into_result()?;
         let agents = self.agents(&runner, self.scores().as_deref()).map_err(StartError::Scores)?;
         let mut stack_config = self.config.stack()?;
         stack_config.locks = self.locks;
@@ -383,7 +382,7 @@ impl NodeBuilder {
         let sentinel = sentinel.transpose()?;
         stack_config.comm.obituary = sentinel.as_ref().map(Sentinel::commitment);
         let secrets = Secrets { keys, seed: entropy::bytes(), agreement: Box::new(Agreement::start()) };
-        let fencing = stack_config.fencing.clone();
+        let (fencing, lease) = (stack_config.fencing.clone(), stack_config.membership.lease);
         let birth = Birth { local, secrets, record, rng: Rng::new(entropy::seed()) };
         let mut stack = named(Stack::new(ports.clock().now(), stack_config, birth)?, &self.config);
         (self.alter)(&mut stack);
@@ -399,7 +398,6 @@ impl NodeBuilder {
         let report = reporter(&remote);
         let agents = AgentHost::new(agents, move |done| report(Command::Operated(done.run, done.result)));
         let heartbeats = self.config.outside.heartbeats.as_ref().map(|entry| heartbeats(entry, &remote));
-        let heartbeats = heartbeats.transpose().map_err(StartError::Heartbeats)?;
         let outside = Outside::start(&self.config, local).map_err(StartError::Threads)?;
         let bus = api::bus();
         let (callers, jobs) = Callers::new();
@@ -412,13 +410,14 @@ impl NodeBuilder {
         )
         .with_sentinel(sentinel)
         .with_decider(decider(self.tie_breaker, &self.config, local, &remote)?, self.config.ping.len())
-        .with_outside(outside, heartbeats)
+        .with_outside(outside, heartbeats.transpose().map_err(StartError::Heartbeats)?)
         .with_bus(Some(bus.clone()))
         .with_callers(callers)
         .with_application(self.application);
         // Last, and before anything can run here.
-        let alive = arm(&self.config, self.watchdog, self.ender, &remote)?;
-        let reactor = Reactor::new(ports, inbox, stack, host.with_alive(alive.clone()));
+        let alive = arm((&self.config, lease), self.watchdog, self.ender, (&remote, &mut stack))?;
+        let clock = ports.clock();
+        let reactor = Reactor::new(ports, inbox, stack, host.with_alive(alive.clone(), clock));
         let launched = launch((&self.config, local), reactor, self.methods, (jobs, remote), &bus);
         // A node that does not start has not met anybody.
         let (running, api) = launched.inspect_err(|_| alive.iter().for_each(|alive| alive.let_go()))?;
@@ -460,23 +459,31 @@ fn launch(
 
 /// Has the watchdog stand behind the node, if the configuration has one.
 fn arm(
-    config: &NodeConfig,
+    (config, lease): (&NodeConfig, core::time::Duration),
     given: Option<Box<dyn Watchdog>>,
     ender: Ender,
-    remote: &Remote<Command>,
+    (remote, stack): (&Remote<Command>, &mut Stack),
 ) -> Result<Option<Arc<Alive>>, StartError> {
     let Some(entry) = &config.self_fencing else { return Ok(None) };
     let watchdog = match given {
         Some(given) => given,
-        None => Box::new(
-            KernelWatchdog::new(&entry.watchdog)
-                .map_err(|reason| NotArmedError::NoWatchdog { path: entry.watchdog.clone(), reason })?,
-        ),
+        None => {
+            let watchdog = KernelWatchdog::new(&entry.watchdog)
+                .map_err(|reason| NotArmedError::NoWatchdog { path: entry.watchdog.clone(), reason })?;
+            // Orders on disks reach whoever keeps it quiet; without them others count on nobody doing so.
+            Box::new(if entry.disks.is_empty() { watchdog.marked() } else { watchdog })
+        }
     };
     let time = watchdog.timeout();
+    if time < lease {
+        return Err(NotArmedError::Fast { watchdog: time, lease }.into());
+    }
     let alive = Arc::new(Alive::arm(entry, &config.name_of(config.node), watchdog, ender)?);
     let beating = alive::beat(time, remote.clone());
     beating.inspect_err(|_| alive.let_go()).map_err(StartError::Threads)?;
+    if entry.disks.is_empty() {
+        stack.set_watchdog(time);
+    }
     Ok(Some(alive))
 }
 

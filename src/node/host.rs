@@ -12,7 +12,7 @@ use crate::event::{NodeEvent, Numbered};
 use crate::stack::{Input, Output, Stack};
 use ocf_comm::Received;
 use ocf_comm::driver::sentinel::Sentinel;
-use ocf_comm::driver::{Host, Io, MediumStatus, Remote, Report, Stopped};
+use ocf_comm::driver::{Clock, Host, Io, MediumStatus, Remote, Report, Stopped};
 use ocf_comm::medium::Link;
 use ocf_comm::ping::PingChange;
 use ocf_comm::rpc::{Body, Fault, Ticket};
@@ -82,7 +82,7 @@ pub(super) struct NodeHost {
     seats: Seats,
     outside: Option<Outside>,
     heartbeats: Option<AppHeartbeatServer>,
-    alive: Option<Arc<Alive>>,
+    alive: Option<(Arc<Alive>, Clock)>,
 }
 
 impl NodeHost {
@@ -120,8 +120,8 @@ impl NodeHost {
     }
 
     /// Says to a watchdog that the node is well.
-    pub(super) fn with_alive(mut self, alive: Option<Arc<Alive>>) -> Self {
-        self.alive = alive;
+    pub(super) fn with_alive(mut self, alive: Option<Arc<Alive>>, clock: Clock) -> Self {
+        self.alive = alive.map(|alive| (alive, clock));
         self
     }
 
@@ -287,8 +287,8 @@ impl Host<Stack> for NodeHost {
             Command::Tie(ballot, verdict) => Input::Tie { ballot, verdict },
             Command::Application(told) => return self.heard(layer, now, told),
             Command::Alive => {
-                if let Some(alive) = self.alive.as_ref().filter(|_| layer.may_live(now)) {
-                    alive.say();
+                if let Some((alive, clock)) = &self.alive {
+                    alive.say(|| layer.may_live(clock.now()));
                 }
                 return;
             }

@@ -148,7 +148,7 @@ impl Stack {
             From::Event(Event::Installed(view)) => {
                 self.outbox.retain(Channel::GROUPS, |peer| view.contains(peer));
                 self.entering = true;
-                self.fencer.set_authority(now, Authority::Granted);
+                self.may_fence(now);
                 self.retry_access(now);
                 self.groups.handle(now, ocf_groups::Input::Installed(&view));
                 self.view_for_locks(now, &view);
@@ -173,7 +173,7 @@ impl Stack {
                 }
             }
             From::Event(Event::Resumed) => {
-                self.fencer.set_authority(now, Authority::Granted);
+                self.may_fence(now);
                 self.tell_locks(now, ocf_dlm::cluster::Input::Resumed);
                 self.fence_for_locks(now);
                 self.retry_access(now);
@@ -326,7 +326,7 @@ impl Stack {
                     lost => Cause::Lost { why: Arc::from(lost.to_string()) },
                 };
                 let request = FenceRequest { target, action: self.fence_action, cause };
-                if let Err(error) = self.fencer.request(now, request) {
+                if let Err(error) = self.fence(now, request) {
                     let detail = error.to_string();
                     let outcome = FenceOutcome::Unknown;
                     self.manager

@@ -2,7 +2,7 @@
 #![expect(clippy::wildcard_enum_match_arm, reason = "most events of either layer mean nothing to the other")]
 
 use super::Stack;
-use ocf_stonith::UnfenceError;
+use ocf_stonith::{Acceptance, Authority, FenceRequest, RequestError, UnfenceError};
 use pils::{Instant, Layer as _, NodeInstance};
 
 impl Stack {
@@ -72,11 +72,47 @@ impl Stack {
         }
     }
 
+    /// Has a life ended, as this node's part of the primary partition.
+    pub(super) fn fence(&mut self, now: Instant, request: FenceRequest) -> Result<Acceptance, RequestError> {
+        self.weigh_silence(now, request.target);
+        self.fencer.request(now, request)
+    }
+
+    /// A view was installed, or is known to hold: who is to be fenced counts as silent, or does not any more.
+    pub(super) fn may_fence(&mut self, now: Instant) {
+        self.fencer.set_authority(now, Authority::Granted);
+        let standing: Vec<NodeInstance> = self.fencer.standing().map(|request| request.target).collect();
+        for target in standing {
+            self.weigh_silence(now, target);
+        }
+    }
+
+    fn weigh_silence(&mut self, now: Instant, target: NodeInstance) {
+        let member = self.view().is_none_or(|view| view.contains(target));
+        if member {
+            self.fencer.heard(now, target);
+        } else if self.is_active(now)
+            && let Some(watchdog) = self.manager.watchdog_of(target)
+        {
+            self.fencer.silent(now, target, watchdog);
+        }
+    }
+
+    /// A watchdog of this time is armed: see [`ocf_resource::Manager::set_watchdog`].
+    pub const fn set_watchdog(&mut self, watchdog: core::time::Duration) {
+        self.manager.set_watchdog(watchdog);
+    }
+
+    /// True if others have this node fenced and count on its own watchdog.
+    fn is_condemned(&self) -> bool {
+        self.manager.is_condemned() && self.fencer.relies_on_watchdog(self.local.node)
+    }
+
     /// True if this node need not be ended: it acts in the primary partition, or nothing was ever begun here that somebody else would
-    /// have to end. False for good in a life that was fenced.
+    /// have to end. False for good in a life that was fenced, or is to be by its own watchdog.
     #[must_use]
     pub fn may_live(&self, now: Instant) -> bool {
-        !self.manager.is_over() && (self.is_active(now) || !self.was_member)
+        !self.manager.is_over() && !self.is_condemned() && (self.is_active(now) || !self.was_member)
     }
 
     /// True if nothing of the cluster runs here, so that the end of this node need not be seen to: nothing that the manager started,

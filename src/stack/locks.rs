@@ -316,7 +316,7 @@ impl Stack {
         }
         let cause = Cause::Lost { why: Arc::from("it may hold locks") };
         let request = FenceRequest { target, action: self.fence_action, cause };
-        match self.fencer.request(now, request) {
+        match self.fence(now, request) {
             Ok(_) => {
                 self.lock_fences.insert(target);
             }

@@ -114,6 +114,7 @@ impl Manager {
             }
             self.planner.tell(looked_at, &mut events);
         }
+        self.say_watchdog();
         self.unwatch_maintained(&marks);
         for event in events {
             self.follow(&event);

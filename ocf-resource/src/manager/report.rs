@@ -68,6 +68,7 @@ pub(super) fn status(manager: &Manager) -> Status {
             leaving: node.leaving,
             over: node.member && node.dead,
             access: !state.lacks_access(*instance),
+            watchdog: node.watchdog,
             fencing: fence.map(|f| f.cause.clone()),
             fencing_last: fence.and_then(|f| f.last.as_ref().map(|(_, text)| Arc::clone(text))),
         });

@@ -60,6 +60,8 @@ impl Marks {
                     Self::ALL
                 }
             },
+            // No plan depends on it.
+            Message::Armed { .. } => Self::one(None),
             Message::Found(_)
             | Message::Fenced { .. }
             | Message::Health { .. }

@@ -1,5 +1,6 @@
 use super::{
-    AddressClass, ExternalClass, FenceAgentClass, ManualClass, NoneClass, SbdClass, SimulatedClass, remote,
+    AddressClass, ExternalClass, FenceAgentClass, ManualClass, NoneClass, SbdClass, SimulatedClass,
+    WatchdogClass, remote,
 };
 use crate::{Config, DeviceConfig, FenceDevice};
 use core::fmt;
@@ -7,6 +8,7 @@ use pils::ConfigErrors;
 use pils::plugin::{Loader, Plugin, PluginError, Registry, Universe};
 use pils::process::Runner;
 use std::collections::BTreeSet;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -51,7 +53,8 @@ pub const FENCE_CLASS: &str = "fence-class";
 
 /// The classes a node knows, by name: a plug-in type of `pils`. Cheap to clone; clones share.
 ///
-/// The default has `fence_agent`, `external`, `sbd`, `address`, `simulated`, `manual` and `none`. Others are
+/// The default has `fence_agent`, `external`, `sbd`, `address`, `simulated`, `manual`,
+/// `watchdog` and `none`. Others are
 /// compiled in ([`Classes::add`]), or loaded from a module or program by the [`Loader`], by name when a configuration asks
 /// for them and one of the loader's folders has them. [`FENCE_CLASS`] says how to write one.
 #[derive(Clone)]
@@ -86,6 +89,7 @@ impl Classes {
         classes.add(Arc::new(AddressClass))?;
         classes.add(Arc::new(SimulatedClass::default()))?;
         classes.add(Arc::new(ManualClass))?;
+        classes.add(Arc::new(WatchdogClass))?;
         classes.add(Arc::new(NoneClass))?;
         Ok(classes)
     }
@@ -156,8 +160,9 @@ impl Classes {
         let mut found: Vec<_> = thread::scope(|scope| {
             let others: Vec<_> = (1..devices.len().min(CHECKS_MAX)).map(|_| scope.spawn(some)).collect();
             let own = some();
-            let of_others =
-                others.into_iter().flat_map(|other| other.join().expect("a check does not panic"));
+            let of_others = others
+                .into_iter()
+                .flat_map(|other| other.join().unwrap_or_else(|panic| resume_unwind(panic)));
             own.into_iter().chain(of_others).collect()
         });
         found.sort_by_key(|(place, _)| *place);

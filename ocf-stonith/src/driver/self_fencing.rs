@@ -48,6 +48,7 @@ pub enum SelfFencingError {
 pub struct SelfFencing {
     tell: Sender<KeeperInput>,
     watched: Arc<Watched>,
+    origin: std::time::Instant,
 }
 
 /// How long taking the watchdog away may take.
@@ -120,6 +121,8 @@ impl SelfFencing {
         if watchdog.timeout() > promised {
             return Err(SelfFencingError::Slow { watchdog: watchdog.timeout(), promised });
         }
+        #[expect(clippy::disallowed_methods, reason = "this module is a driver: it owns a clock")]
+        let origin = std::time::Instant::now();
         let keeper = Keeper::new(KeeperConfig { disks: disks.len(), watchdog: promised, every });
         let (tell, told) = channel();
         let mut jobs = Vec::new();
@@ -134,8 +137,8 @@ impl SelfFencing {
         }
         let watched = Arc::new(Watched { stand: Mutex::new(Stand::Starting), changed: Condvar::new() });
         let watch = Watch { keeper, watchdog, jobs, end: Some(Box::new(end)), watched: Arc::clone(&watched) };
-        thread::Builder::new().name("sbd-keeper".to_owned()).spawn(move || watch.run(&told))?;
-        Ok(Self { tell, watched })
+        thread::Builder::new().name("sbd-keeper".to_owned()).spawn(move || watch.run(origin, &told))?;
+        Ok(Self { tell, watched, origin })
     }
 
     /// Waits until the watchdog stands behind this node, for `limit` at most. False if it does not by then, because too few
@@ -147,8 +150,10 @@ impl SelfFencing {
         *stand == Stand::Armed
     }
 
-    /// Says whether this node is healthy and in the primary partition. To be repeated well within the watchdog time.
-    pub fn cluster(&self, well: bool) {
+    /// Says when this node was healthy and in the primary partition, or, with `None`, that it is not. To be repeated well within the
+    /// watchdog time. The moment has to be from before that was found out: then nothing that holds up this thread makes it later.
+    pub fn cluster(&self, well: Option<std::time::Instant>) {
+        let well = well.map(|at| Instant::ZERO + at.saturating_duration_since(self.origin));
         // A keeper that is gone has ended the node, or was stopped.
         self.tell.send(KeeperInput::Cluster { well }).unwrap_or(());
     }
@@ -206,9 +211,7 @@ impl Drop for Watch {
 
 impl Watch {
     /// Until the keeper has nothing to wait for any more.
-    #[expect(clippy::disallowed_methods, reason = "this module is a driver: it owns a clock")]
-    fn run(mut self, told: &Receiver<KeeperInput>) {
-        let origin = std::time::Instant::now();
+    fn run(mut self, origin: std::time::Instant, told: &Receiver<KeeperInput>) {
         let now = || Instant::ZERO + origin.elapsed();
         while let Some(at) = self.keeper.poll_timeout() {
             let left = at.as_nanos().saturating_sub(now().as_nanos());

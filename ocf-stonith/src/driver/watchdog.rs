@@ -1,6 +1,6 @@
 use core::fmt;
 use core::time::Duration;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -34,12 +34,45 @@ pub trait Watchdog: Send + fmt::Debug {
 ///
 /// Opening it arms it, so it is opened last; closing it without the magic `V` leaves it armed. Its time is the one that the
 /// driver has (a module parameter): a program that shortens it needs system calls this crate does not make.
+///
+/// With [`KernelWatchdog::marked`] it is armed by one program in each boot: after one that ended without disarming it nobody keeps it
+/// quiet again, so that whoever counts on that end of the machine is not deceived by a successor.
 #[derive(Debug)]
 pub struct KernelWatchdog {
     path: PathBuf,
     timeout: Duration,
     nowayout: bool,
     file: Option<File>,
+    mark: Option<Mark>,
+}
+
+/// A file that says in which boot of the machine a watchdog was armed and not disarmed.
+#[derive(Debug)]
+struct Mark {
+    file: PathBuf,
+    boot: PathBuf,
+}
+
+impl Mark {
+    /// Says that the watchdog is armed from now on.
+    fn set(&self) -> io::Result<()> {
+        let boot = fs::read(&self.boot)?;
+        match fs::read(&self.file) {
+            Ok(marked) if marked == boot => {
+                let why = format!(
+                    "{} says that a program armed it in this boot and ended without taking it away: it ends this machine",
+                    self.file.display()
+                );
+                return Err(io::Error::new(io::ErrorKind::AlreadyExists, why));
+            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(_) | Err(_) => {}
+        }
+        if let Some(folder) = self.file.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        fs::write(&self.file, boot)
+    }
 }
 
 impl KernelWatchdog {
@@ -58,13 +91,28 @@ impl KernelWatchdog {
     /// # Errors
     /// If the directory does not say what its time is.
     pub fn with_class(path: impl AsRef<Path>, class: impl AsRef<Path>) -> io::Result<Self> {
-        let read = |name: &str| std::fs::read_to_string(class.as_ref().join(name));
+        let read = |name: &str| fs::read_to_string(class.as_ref().join(name));
         let seconds = read("timeout")?.trim().parse().map_err(|_number| {
             io::Error::new(io::ErrorKind::InvalidData, "the kernel does not tell the time of the watchdog")
         })?;
         let nowayout = read("nowayout").is_ok_and(|text| text.trim() == "1");
         let timeout = Duration::from_secs(seconds);
-        Ok(Self { path: path.as_ref().to_owned(), timeout, nowayout, file: None })
+        Ok(Self { path: path.as_ref().to_owned(), timeout, nowayout, file: None, mark: None })
+    }
+
+    /// Is armed only if no program of this boot has armed it and not disarmed it: a file in `/run/ocf` says so.
+    #[must_use]
+    pub fn marked(self) -> Self {
+        let name = self.path.to_string_lossy().replace('/', "-");
+        let file = Path::new("/run/ocf").join(format!("armed{name}"));
+        self.with_mark(file, "/proc/sys/kernel/random/boot_id")
+    }
+
+    /// The same, with the file, and the one in which the kernel names this boot.
+    #[must_use]
+    pub fn with_mark(mut self, file: impl Into<PathBuf>, boot: impl Into<PathBuf>) -> Self {
+        self.mark = Some(Mark { file: file.into(), boot: boot.into() });
+        self
     }
 }
 
@@ -74,8 +122,17 @@ impl Watchdog for KernelWatchdog {
     }
 
     fn arm(&mut self) -> io::Result<()> {
-        if self.file.is_none() {
-            self.file = Some(OpenOptions::new().write(true).open(&self.path)?);
+        if self.file.is_some() {
+            return Ok(());
+        }
+        // Before it is armed: a program that ends between the two keeps its successor from starting, and deceives nobody.
+        self.mark.as_ref().map_or(Ok(()), Mark::set)?;
+        match OpenOptions::new().write(true).open(&self.path) {
+            Ok(file) => self.file = Some(file),
+            Err(error) => {
+                self.mark.as_ref().map_or(Ok(()), |mark| fs::remove_file(&mark.file))?;
+                return Err(error);
+            }
         }
         Ok(())
     }
@@ -88,11 +145,10 @@ impl Watchdog for KernelWatchdog {
         if self.nowayout && self.file.is_some() {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, "nowayout: it stays armed"));
         }
-        if let Some(file) = &mut self.file {
-            file.write_all(b"V")?;
-        }
-        self.file = None;
-        Ok(())
+        let Some(mut file) = self.file.take() else { return Ok(()) };
+        file.write_all(b"V")?;
+        drop(file);
+        self.mark.as_ref().map_or(Ok(()), |mark| fs::remove_file(&mark.file))
     }
 }
 

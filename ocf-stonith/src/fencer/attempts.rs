@@ -47,13 +47,20 @@ impl Fencer {
                 let after = run.timeout;
                 self.attempt_failed(now, target, &run, Failure::TimedOut { after });
             }
+            Phase::Counting(run) => self.counted(now, target, &run),
             Phase::Quieting { .. } => self.next_attempt(now, target),
             Phase::Held | Phase::Unconfirmed { .. } => {}
         }
     }
 
     /// The level has failed; the next one is tried.
-    fn attempt_failed(&mut self, now: Instant, target: NodeInstance, run: &Running, failure: Failure) {
+    pub(super) fn attempt_failed(
+        &mut self,
+        now: Instant,
+        target: NodeInstance,
+        run: &Running,
+        failure: Failure,
+    ) {
         self.stats.failed += 1;
         let (attempt, device) = (run.attempt, run.device.clone());
         if let Some(standing) = self.requests.get_mut(&target) {
@@ -144,6 +151,10 @@ impl Fencer {
         else {
             return;
         };
+        if device.is_watchdog() {
+            self.count(now, target, place);
+            return;
+        }
         let timeout = device.timeout();
         if standing.pass > 0 && now + timeout + grace > round_end {
             if !self.settle_unconfirmed(target) {

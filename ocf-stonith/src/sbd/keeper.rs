@@ -26,8 +26,8 @@ pub enum KeeperInput {
     },
     /// The cluster manager says whether this node is healthy and in the primary partition.
     Cluster {
-        /// If it is.
-        well: bool,
+        /// When it was for certain; `None` if it is not. Not when this was heard: a word may have been on its way for long.
+        well: Option<Instant>,
     },
     /// The node is to stop watching over itself: nothing runs here any more that would have to be fenced.
     Stop,
@@ -181,7 +181,12 @@ impl Layer for Keeper {
             }
             KeeperInput::Read { .. } => {}
             KeeperInput::Cluster { well } => {
-                self.well = well.then_some(now);
+                // A word that comes too late calls nobody back: others may count on the silence before it.
+                if self.state == State::Armed && !self.may_live(now) {
+                    self.end(End::Alone);
+                    return;
+                }
+                self.well = well.map(|at| at.min(now));
                 self.arm(now);
             }
             KeeperInput::Stop => self.stop(),
@@ -302,11 +307,11 @@ mod tests {
         b.pass(3);
         b.disks[0] = None;
         for _ in 0..30 {
-            b.keeper.handle(b.now, KeeperInput::Cluster { well: true });
+            b.keeper.handle(b.now, KeeperInput::Cluster { well: Some(b.now) });
             b.pass(1);
         }
         assert_eq!(b.end(), None);
-        b.keeper.handle(b.now, KeeperInput::Cluster { well: false });
+        b.keeper.handle(b.now, KeeperInput::Cluster { well: None });
         b.pass(1);
         assert_eq!(b.end(), Some(&End::Alone));
         let mut b = Bench::new(&[Some(Command::Clear)]);
@@ -346,10 +351,29 @@ mod tests {
         let mut b = Bench::new(&[]);
         b.pass(60);
         assert_eq!(b.seen, [], "nothing is armed before the first good word");
-        b.keeper.handle(b.now, KeeperInput::Cluster { well: true });
+        b.keeper.handle(b.now, KeeperInput::Cluster { well: Some(b.now) });
         b.drain();
         assert_eq!(b.seen, [KeeperOutput::Arm, KeeperOutput::Pet]);
         b.pass(6);
         assert_eq!(b.end(), Some(&End::Alone));
+    }
+
+    #[test]
+    fn a_good_word_counts_from_when_it_was_true_and_one_after_the_time_calls_nobody_back() {
+        let armed = || {
+            let mut b = Bench::new(&[]);
+            b.keeper.handle(b.now, KeeperInput::Cluster { well: Some(b.now) });
+            b.pass(4);
+            b
+        };
+        let mut b = armed();
+        b.keeper.handle(b.now, KeeperInput::Cluster { well: Some(Instant::ZERO) });
+        b.pass(2);
+        assert_eq!(b.end(), Some(&End::Alone), "it was on its way for four seconds");
+        let mut b = armed();
+        b.now = Instant::ZERO + Duration::from_millis(5500);
+        b.keeper.handle(b.now, KeeperInput::Cluster { well: Some(b.now) });
+        b.drain();
+        assert_eq!(b.end(), Some(&End::Alone), "between two looks at the time");
     }
 }
