@@ -52,12 +52,13 @@ fn an_owner_that_ends_leaves_only_what_is_to_last(one: &dyn LockManager, other: 
     let early = b.lock(SPACE, b"lasts", Mode::Pr, Wait::For(MOMENT)).map(drop);
     assert_eq!(early, Err(LockError::TimedOut), "it is held still, although its guard is gone");
     // Its master hears of it a little later.
-    let is_orphan = || {
-        let seen = b.look(SPACE, b"lasts", PATIENCE).expect("it may be looked at");
-        seen.iter().any(|lock| lock.orphan && lock.held == Some(Mode::Ex))
-    };
+    let look = || b.look(SPACE, b"lasts", PATIENCE).expect("it may be looked at");
+    let is_orphan = || look().iter().any(|lock| lock.orphan && lock.held == Some(Mode::Ex));
     assert!((0..1000).any(|_| is_orphan()), "it has no owner");
     let waits = b.request(SPACE, b"lasts", Mode::Pr, Wait::Forever).expect("it may be asked for");
+    // A lock that nobody waits for goes with its value when it is purged.
+    let is_asked_for = || look().iter().any(|lock| lock.asked == Some(Mode::Pr));
+    assert!((0..1000).any(|_| is_asked_for()), "its master knows of the request");
     let purged = || assert_eq!(owner(one).purge(SPACE, b"lasts", PATIENCE), Ok(1));
     let next = awaited(waits, purged).expect("the orphan was purged");
     assert_eq!(next.value(), None, "it could write the value block");
