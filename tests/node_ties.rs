@@ -217,6 +217,7 @@ fn without_fencing_that_works_the_node_that_is_left_stands_still_until_an_operat
     let folder = Folder::new("broken");
     let nodes = two(&folder.0, DEVICE, &Power { broken: true, ..Power::default() });
     nodes[1].kill();
+    wait_until("the lease that both agreed on ends", || !nodes[0].is_active());
     let until = Instant::now() + PATIENCE;
     let mut failures = 0;
     while failures < 2 {

@@ -199,6 +199,12 @@ impl Io {
         }
     }
 
+    /// Gives up every socket, so that others may bind what this one had while handles to the reactor are still around.
+    pub(crate) fn close(&mut self) {
+        self.sockets.clear();
+        (self.links, self.ping) = (None, None);
+    }
+
     /// A descriptor has an error: looks for what the network says about what was sent. One word per address is enough.
     pub(crate) fn errors(&mut self, token: Token) {
         let Some(socket) = self.sockets.get_mut(token.0) else { return };

@@ -203,6 +203,7 @@ impl<L: Layer, H: Host<L>> Engine<L, H> {
             if catch_unwind(AssertUnwindSafe(|| self.host.stopped(&why))).is_err() {
                 tracing::error!("a panic while being told of the stop");
             }
+            self.io.close();
         }
     }
 }

@@ -123,6 +123,18 @@ fn two_threads_talk_and_a_posted_command_wakes_a_sleeping_reactor() {
 }
 
 #[test]
+fn a_stopped_reactor_leaves_its_address_although_handles_are_around() {
+    let a = node(|_| ());
+    let runs = a.reactor.spawn("a").unwrap();
+    let handle = runs.handle();
+    let again = IoConfig::new([a.address]);
+    assert!(Ports::bind(&again).is_err(), "it is in use");
+    handle.stop();
+    assert_eq!(runs.join(), Stopped::Requested);
+    assert_eq!(Ports::bind(&again).unwrap().local_addresses().unwrap(), [a.address]);
+}
+
+#[test]
 fn a_deadline_set_by_a_call_fires_close_to_its_time() {
     let a = node(|_| ());
     let runs = a.reactor.spawn("a").unwrap();
