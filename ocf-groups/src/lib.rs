@@ -14,6 +14,7 @@
 //!
 //! On top: [`Replicated`] runs a state machine as a group; [`voting`], [`barrier`], [`transaction`], [`checkpoint`],
 //! [`channel`] and [`queue`] are such machines; [`GroupQuorum`] says whether enough nodes run a group.
+//! [`relay`] passes messages on between clusters that overlap.
 #![forbid(unsafe_code)]
 
 mod agreed;
@@ -31,6 +32,7 @@ mod groups;
 mod pieces;
 pub mod queue;
 mod quorum;
+pub mod relay;
 pub mod replicated;
 mod service;
 mod stats;
