@@ -3,10 +3,11 @@
 //! `cargo bench --bench groups`, with `-- --json` one object per line, with `-- --quick` shorter. The nodes are whole
 //! `ocf` nodes in one process, each on a thread of its own with sockets of its own, encrypted; the application uses
 //! them from other threads. Corosync runs as it does by default, in namespaces, when it is installed and this is root.
-//! Goals:
-//! V-1 to V-5, V-8, V-9.
+//! JGroups runs over loopback when it is installed, and three nodes as processes in namespaces on links of 1 Gb/s if this is root.
+//! Goals: V-1 to V-9. `--only V-6`, `V-7` and `V-8/memory` measure one of those that need processes of their own.
 #![expect(clippy::wildcard_enum_match_arm, reason = "what a measurement does not expect it passes over")]
 
+mod ordered;
 mod support;
 
 use bytes::Bytes;
@@ -14,12 +15,15 @@ use ocf::{Application, Cluster, ClusterBuilder, Detection, Here, Node, NodeEvent
 use ocf_comm::crypto::Protection;
 use ocf_groups::{Event, Guarantee, SendError};
 use std::collections::VecDeque;
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 use support::corosync::{Corosync, Setup};
-use support::{Figure, Goal, Measure, Options, Report, Samples, interleave, machine, plot, reference};
+use support::{
+    Figure, Goal, Measure, Options, Report, Samples, group_nodes, interleave, machine, plot, reference,
+};
 
 const GROUP: &str = "bench";
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -28,12 +32,50 @@ const SMALL: usize = 64;
 const KIB: usize = 1024;
 const LARGE: usize = 64 * KIB;
 
-fn main() {
-    // Corosync takes its time between measurements: fewer rounds keep a run below three minutes.
+fn main() -> ExitCode {
+    if let Some(code) = group_nodes::inside() {
+        return code;
+    }
+    // Corosync takes its time between measurements: fewer rounds keep a run short.
     let options = Options { full_rounds: 5, ..Options::from_args() };
+    let mut report = Report::default();
+    match options.only {
+        Some(only @ ("V-6" | "V-7" | "V-8/memory")) => {
+            let ping = || machine::on_one(|| reference::udp_ping_pong(SMALL, options.count(10_000)).median());
+            report.judge_machine("U1", &Samples::new((0..5).map(|_| ping()).collect()));
+            beside(options, only, None, &mut report);
+        }
+        _ => whole(options, &mut report),
+    }
+    report.print(options);
+    ExitCode::SUCCESS
+}
+
+/// What runs in processes of its own, or one part of it.
+fn beside(options: Options, part: &str, plain: Option<&Trio>, report: &mut Report) {
+    // V-6 only if it is asked for: three virtual machines of Java take long on a busy machine.
+    let wants = |one| part == one || part == "all" && one != "V-6";
+    if wants("V-7") {
+        ordered::on_links(options, report);
+    }
+    if wants("V-8/memory") {
+        ordered::memory(options, report);
+    }
+    if wants("V-6") {
+        match plain {
+            Some(plain) => ordered::against_jgroups(options, plain, report),
+            None => ordered::against_jgroups(
+                options,
+                &machine::on_two(|| Trio::form(without_encryption())),
+                report,
+            ),
+        }
+    }
+}
+
+fn whole(options: Options, report: &mut Report) {
     let time = options.time(Duration::from_millis(700));
     let count = options.count(5000);
-    let mut report = Report::default();
     let one = machine::on_one(|| Trio::form(Cluster::builder("bench")));
     let two = machine::on_two(|| Trio::form(Cluster::builder("bench")));
     let residents = machine::on_one(Residents::form);
@@ -55,23 +97,15 @@ fn main() {
         ("V-3", Box::new(|| rate(SMALL, NODES))),
         ("V-3/one", Box::new(|| rate(SMALL, 1))),
         ("V-4", Box::new(|| rate(KIB, NODES))),
+        ("V-4/one", Box::new(|| rate(KIB, 1))),
         ("V-5", Box::new(|| rate(LARGE, NODES))),
+        ("V-5/one", Box::new(|| rate(LARGE, 1))),
         ("V-5/1M", Box::new(|| rate(16 * LARGE, NODES))),
         ("V-8", Box::new(|| machine::on_two(|| two.half_loaded(time)))),
     ];
-    let pings = options.count(1000);
-    let seconds = time.as_secs_f64();
-    let failed = "corosync goes on once it runs";
     let lab = encrypted.as_mut().ok().map(std::cell::RefCell::new);
     if let Some(lab) = &lab {
-        let rate = |size| lab.borrow_mut().rate(size, NODES, seconds).expect(failed);
-        let latency = move || lab.borrow_mut().latency(SMALL, pings).expect(failed);
-        measures.push(("corosync V-1", Box::new(latency)));
-        measures.push(("corosync V-3", Box::new(move || rate(SMALL))));
-        measures.push(("corosync V-4", Box::new(move || rate(KIB))));
-        measures.push(("corosync V-5", Box::new(move || rate(LARGE))));
-        // Corosync's largest message is 1 MiB with its own header.
-        measures.push(("corosync V-5/1M", Box::new(move || rate(16 * LARGE - KIB))));
+        measures.extend(corosync(options, time, lab));
     }
     let mut taken = interleave(options, measures);
     if let Err(why) = &encrypted {
@@ -93,29 +127,58 @@ fn main() {
     report.note(
         "corosync as by default, at real-time priority; ours at the priority of this program (chrt -r 20)",
     );
-    if options.plots() {
-        plot(&two, &plain, &mut report);
+    if options.only.is_none() {
+        beside(options, "all", Some(&plain), report);
     }
-    report.print(options);
+    report.note(
+        "through the local client API: not measured, programs of other processes have no group messages yet",
+    );
+    if options.plots() {
+        plot(&two, &plain, report);
+    }
+}
+
+/// The same of corosync.
+fn corosync<'a>(
+    options: Options,
+    time: Duration,
+    lab: &'a std::cell::RefCell<&mut Corosync>,
+) -> Vec<Measure<'a>> {
+    let (pings, seconds) = (options.count(1000), time.as_secs_f64());
+    let failed = "corosync goes on once it runs";
+    let rate = move |size, senders| lab.borrow_mut().rate(size, senders, seconds).expect(failed);
+    vec![
+        ("corosync V-1", Box::new(move || lab.borrow_mut().latency(SMALL, pings).expect(failed))),
+        ("corosync V-3", Box::new(move || rate(SMALL, NODES))),
+        ("corosync V-4", Box::new(move || rate(KIB, NODES))),
+        ("corosync V-4/one", Box::new(move || rate(KIB, 1))),
+        ("corosync V-5", Box::new(move || rate(LARGE, NODES))),
+        ("corosync V-5/one", Box::new(move || rate(LARGE, 1))),
+        // Corosync's largest message is 1 MiB with its own header.
+        ("corosync V-5/1M", Box::new(move || rate(16 * LARGE - KIB, NODES))),
+    ]
 }
 
 /// What is held against corosync without encryption.
 fn beside_plain(options: Options, time: Duration, plain: &Trio, lab: Corosync) -> Taken {
     let single = machine::on_two(|| Trio::form(without_encryption().without_offload()));
     let lab = std::cell::RefCell::new(lab);
-    let theirs = |size| {
-        let rate = lab.borrow_mut().rate(size, NODES, time.as_secs_f64());
+    let theirs_of = |size, senders| {
+        let rate = lab.borrow_mut().rate(size, senders, time.as_secs_f64());
         rate.expect("corosync goes on once it runs")
     };
+    let theirs = |size| theirs_of(size, NODES);
     let ours = |size| machine::on_two(|| plain.rate(size, NODES, time));
     interleave(
         options,
         vec![
             ("plain V-3", Box::new(|| theirs(SMALL))),
             ("plain V-4", Box::new(|| theirs(KIB))),
+            ("plain V-4/one", Box::new(|| theirs_of(KIB, 1))),
             ("plain V-5", Box::new(|| theirs(LARGE))),
             ("V-3 beside plain", Box::new(|| ours(SMALL))),
             ("V-4 beside plain", Box::new(|| ours(KIB))),
+            ("V-4/one beside plain", Box::new(|| machine::on_two(|| plain.rate(KIB, 1, time)))),
             ("V-5 beside plain", Box::new(|| ours(LARGE))),
             ("V-9", Box::new(|| machine::on_two(|| single.rate(KIB, NODES, time)))),
         ],
@@ -159,10 +222,16 @@ fn figures(taken: &Taken) -> Vec<Figure> {
     add("V-3/one", "64 B, one sends", "V-3/one", "msg/s", None, None);
     let theirs = reference("corosync V-4", corosync);
     add("V-4", "1 KiB, all send", "V-4", "msg/s", theirs, least(20.0));
+    let theirs = reference("corosync V-4/one", corosync);
+    add("V-4/one", "1 KiB, one sends", "V-4/one", "msg/s", theirs, least(20.0));
     let theirs = reference("plain V-3", plain);
     add("V-3/plain", "64 B, all send, plain", "V-3 beside plain", "msg/s", theirs, least(50.0));
     let theirs = reference("plain V-4", plain);
     add("V-4/plain", "1 KiB, all send, plain", "V-4 beside plain", "msg/s", theirs, least(20.0));
+    let theirs = reference("plain V-4/one", plain);
+    add("V-4/plain one", "1 KiB, one sends, plain", "V-4/one beside plain", "msg/s", theirs, least(20.0));
+    let theirs = reference("corosync V-5/one", corosync);
+    add("V-5/one", "64 KiB, one sends", "V-5/one", "msg/s", theirs, least(10.0));
     let theirs = reference("corosync V-5", corosync);
     add("V-5", "64 KiB, all send", "V-5", "msg/s", theirs, least(10.0));
     let theirs = reference("plain V-5", plain);

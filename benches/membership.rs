@@ -1,15 +1,17 @@
-//! How soon a change of the nodes is a view at all who are left, held against corosync: M-1 to M-4.
+//! How soon a change of the nodes is a view at all who are left, held against corosync: M-1 to M-4; what changes no view: M-5, M-6; how long
+//! ordered messages stand still: M-7.
 //!
-//! `cargo bench --bench membership [-- --json] [--quick]`, as root: three nodes in namespaces, one after the other of ours (detection
-//! 500 ms, the default, and 1 s, each with a sentinel) and corosync (its default, and a token of 1 s). Times are from outside, by a look at
+//! `cargo bench --bench membership [-- --json] [--quick] [--only changes | M-5 | M-6 | M-7]`, as root: three nodes in namespaces, one after
+//! the other of ours (detection 500 ms, the default, and 1 s, each with a sentinel) and corosync (its default, and a token of 1 s). Times are from outside, by a look at
 //! each node's views every millisecond; corosync's are those that its quorum tool tells.
 #![expect(clippy::print_stderr, reason = "a bench says how far it is")]
 
+mod steady;
 mod support;
 mod views;
 
 use std::process::ExitCode;
-use support::{Goal, Options, Report, Samples, plot};
+use support::{Goal, Options, Report, Samples, group_nodes, machine, plot, reference};
 use views::{End, Kind, Lab};
 
 const KINDS: [(&str, Kind); 4] = [
@@ -43,10 +45,34 @@ fn measure(kind: Kind, seen: &mut Seen) -> Result<(), String> {
 }
 
 fn main() -> ExitCode {
-    if let Some(code) = views::inside() {
+    if let Some(code) = group_nodes::inside().or_else(views::inside) {
         return code;
     }
     let options = Options::from_args();
+    let mut report = Report::default();
+    let wants = |part| options.only.is_none_or(|only| only == part);
+    let ping = || machine::on_two(|| reference::udp_ping_pong(64, options.count(10_000)).median());
+    let pings = Samples::new((0..5).map(|_| ping()).collect());
+    report.judge_machine("U1", &pings);
+    if wants("changes") {
+        changes(options, &mut report);
+    }
+    if wants("M-5") {
+        steady::cut(options, &mut report);
+    }
+    if wants("M-6") {
+        steady::hogs(options, &mut report);
+    }
+    if wants("M-7") {
+        steady::stall(options, pings.median(), &mut report);
+    }
+    report.note("Z-1 is not measured");
+    report.print(options);
+    ExitCode::SUCCESS
+}
+
+/// M-1 to M-4.
+fn changes(options: Options, report: &mut Report) {
     let rounds = if options.quick { 1 } else { 3 };
     let mut seen: [Seen; KINDS.len()] = Default::default();
     let mut missing: [Option<String>; KINDS.len()] = Default::default();
@@ -62,20 +88,13 @@ fn main() -> ExitCode {
         }
     }
     let medians = seen.map(|causes| causes.map(|times| Samples::new(times).median()));
-    let mut report = Report::default();
-    figures(&medians, &missing, &mut report);
+    figures(&medians, &missing, report);
     if options.plots() {
         report.note(draw(&medians));
     }
     report.note(format!(
         "medians of {rounds} clusters; corosync plain, ours encrypted; \"killed\" is kill -9 of the daemon, \"silent\" a cut port of the switch"
     ));
-    report.note(
-        "M-5: ocf-membership/tests/cluster/behaviour.rs, a_broken_link_costs_one_view_and_then_nothing_for_ten_minutes; M-6, M-7 and Z-1 are \
-         not measured",
-    );
-    report.print(options);
-    ExitCode::SUCCESS
 }
 
 fn figures(

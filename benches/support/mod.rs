@@ -10,6 +10,7 @@
 pub mod circuit;
 pub mod corosync;
 pub mod etcd;
+pub mod group_nodes;
 #[path = "../../tests/lab/corosync.rs"]
 pub mod lab;
 pub mod lock_nodes;

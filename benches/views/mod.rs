@@ -18,12 +18,17 @@ const VIEWS: &str = "run/views";
 /// Our node leaves once it exists.
 const LEAVE: &str = "/run/leave";
 const PATIENCE: Duration = Duration::from_secs(60);
+/// What the preset `rt` has.
+const REAL_TIME: Duration = Duration::from_millis(100);
+const REAL_TIME_HEARTBEAT: Duration = Duration::from_millis(15);
 
 /// Who agrees on views.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// This project, with this detection time in milliseconds, and a sentinel.
     Ours(u64),
+    /// The same at real-time priority, with the detection time and the pace of heartbeats of the preset `rt`.
+    RealTime,
     /// Corosync, with this token timeout in milliseconds, or its default.
     Corosync(Option<u32>),
 }
@@ -56,7 +61,8 @@ pub fn inside() -> Option<ExitCode> {
     let detection = env::var(DETECTION).ok().and_then(|ms| ms.parse().ok()).expect("this program wrote it");
     let detection = Duration::from_millis(detection);
     let tune = move |stack: &mut ocf::stack::StackConfig| {
-        stack.comm.timers = Timers { heartbeat: detection / 5, detection };
+        let heartbeat = if detection == REAL_TIME { REAL_TIME_HEARTBEAT } else { detection / 5 };
+        stack.comm.timers = Timers { heartbeat, detection };
         let membership = &mut stack.membership;
         (membership.detection, membership.lease, membership.flap_hold) =
             (detection, detection, detection * 2);
@@ -102,6 +108,7 @@ impl Lab {
         for node in 1..=NODES {
             let (conf, config, detection) = match kind {
                 Kind::Ours(detection) => (String::new(), ours(node), detection.to_string()),
+                Kind::RealTime => (String::new(), ours(node), REAL_TIME.as_millis().to_string()),
                 Kind::Corosync(token) => (corosync(token), String::new(), String::new()),
             };
             let words = [
@@ -134,6 +141,7 @@ impl Lab {
         let program = env::current_exe().map_err(|error| error.to_string())?;
         let daemon = match self.kind {
             Kind::Ours(_) => program.display().to_string(),
+            Kind::RealTime => format!("chrt -r 20 {}", program.display()),
             Kind::Corosync(_) => "corosync -f".to_owned(),
         };
         for node in which {
@@ -161,7 +169,7 @@ impl Lab {
         let began = Instant::now();
         match (how, self.kind) {
             (End::Killed, _) => self.tell(NODES, "kill -9 $(cat /run/pid)")?,
-            (End::Leaves, Kind::Ours(_)) => self.tell(NODES, "touch /run/leave")?,
+            (End::Leaves, Kind::Ours(_) | Kind::RealTime) => self.tell(NODES, "touch /run/leave")?,
             (End::Leaves, Kind::Corosync(_)) => self.tell(NODES, "kill -TERM $(cat /run/pid)")?,
             (End::Silent, _) => self.switch.run(&format!("bridge link set dev port{NODES} state 0"))?,
         }
@@ -172,6 +180,26 @@ impl Lab {
             self.tell(NODES, "sleep 1; rm -f /run/views")?;
         }
         Ok(taken)
+    }
+
+    /// What `from` sends does not arrive at `at` any more.
+    ///
+    /// # Errors
+    /// The rule could not be made.
+    pub fn cut(&mut self, from: usize, at: usize) -> Result<(), String> {
+        self.tell(
+            at,
+            &format!(
+                "nft 'add table inet cut; add chain inet cut in {{ type filter hook input priority 0; }}; \
+                 add rule inet cut in ip saddr 10.98.0.{from} drop' && echo done"
+            ),
+        )?;
+        self.nodes[at - 1].expect("done")
+    }
+
+    /// How many views each node has told since it started.
+    pub fn views(&self) -> [usize; NODES] {
+        std::array::from_fn(|at| self.text(at + 1).lines().filter(|line| line.starts_with("Nodes:")).count())
     }
 
     fn tell(&mut self, node: usize, line: &str) -> Result<(), String> {
@@ -190,11 +218,15 @@ impl Lab {
         Ok(())
     }
 
+    /// What this node told of its views; nothing before its first.
+    fn text(&self, node: usize) -> String {
+        let root: PathBuf = Path::new("/proc").join(self.nodes[node - 1].pid().to_string()).join("root");
+        fs::read_to_string(root.join(VIEWS)).unwrap_or_default()
+    }
+
     /// How many nodes are in the newest view of this one.
     fn seen(&self, node: usize) -> Option<usize> {
-        let root: PathBuf = Path::new("/proc").join(self.nodes[node - 1].pid().to_string()).join("root");
-        let text = fs::read_to_string(root.join(VIEWS)).ok()?;
-        text.lines().rev().find_map(|line| line.strip_prefix("Nodes:")?.trim().parse().ok())
+        self.text(node).lines().rev().find_map(|line| line.strip_prefix("Nodes:")?.trim().parse().ok())
     }
 }
 
