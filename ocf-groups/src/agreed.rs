@@ -259,6 +259,11 @@ impl<C: Connectivity> AgreedGroups<C> {
                 self.consensus.handle(now, ViewInput::Blocked { ballot, state });
             }
             Output::Flushed(ballot) => self.consensus.handle(now, ViewInput::Flushed { ballot }),
+            Output::Evict { instance, lag } => {
+                if !self.consensus.evict(now, instance, lag) {
+                    tracing::debug!(%instance, "it is to be evicted already, or is no member");
+                }
+            }
             Output::Synced(number) => self.consensus.handle(now, ViewInput::Synced(number)),
             Output::Event(event) => self.events.push_back(event),
         }

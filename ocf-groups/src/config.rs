@@ -37,6 +37,38 @@ pub struct Config {
     pub groups_max: usize,
     /// Members of one group, default 1024. *Cluster-wide.*
     pub members_max: usize,
+    /// What is done with a member that does not take what was delivered, so that senders wait for it. Default: they wait.
+    pub slow: SlowMembers,
+}
+
+/// What is done with a member of the view that senders wait for. Memory is bounded by [`Config::window`] either way.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum SlowMembers {
+    /// Senders wait for it, however long: everybody is as slow as the slowest.
+    #[default]
+    Throttle,
+    /// Senders wait for it for a while, then it is put out of the primary, if the others have a quorum. Whoever fences
+    /// members that leave without proof of their end will fence it.
+    Evict(Patience),
+}
+
+/// How long senders wait. A member is *behind* from when there is half of a sender's window that another member has taken and it has not, until
+/// there is no more than a quarter, or it has what others had an eighth of `stalled` ago.
+/// A pause is forgiven in which the sender did not run itself, or its view stood still; with another view all begins anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// A member that is behind and takes nothing at all is evicted after so long, default 10 s; less than 1 s counts as 1 s. Longer than the longest
+    /// pause of a healthy application, or that is evicted for it.
+    pub stalled: Duration,
+    /// One that takes something, and stays behind, is evicted after so long; `None`, the default, never: senders go at its pace. Less than 1 s
+    /// counts as 1 s.
+    pub slow: Option<Duration>,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { stalled: Duration::from_secs(10), slow: None }
+    }
 }
 
 impl Default for Config {
@@ -56,6 +88,7 @@ impl Default for Config {
             early_max: 64 * MIB,
             groups_max: 4096,
             members_max: 1024,
+            slow: SlowMembers::Throttle,
         }
     }
 }

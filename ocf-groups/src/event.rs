@@ -1,7 +1,7 @@
 use bytes::Bytes;
 use core::fmt;
 use ocf_comm::Lane;
-use ocf_membership::{Ballot, Proposal, View, ViewNumber};
+use ocf_membership::{Ballot, Lag, Proposal, View, ViewNumber};
 use pils::NodeInstance;
 use std::sync::Arc;
 
@@ -98,6 +98,14 @@ pub enum Output {
     Blocked(Ballot, Bytes),
     /// Answer to [`Input::Flush`].
     Flushed(Ballot),
+    /// Membership: put this member out of the primary ([`Consensus::evict`](ocf_membership::Consensus::evict)). Repeated if it is still there
+    /// after as long again.
+    Evict {
+        /// Who.
+        instance: NodeInstance,
+        /// How it holds up this node.
+        lag: Lag,
+    },
     /// This node has the state of this view.
     Synced(ViewNumber),
     /// Tell the application.
@@ -196,6 +204,14 @@ pub enum Event {
         group: Arc<str>,
         /// The local member that asked.
         member: MemberId,
+    },
+    /// This node was put out of the primary because the others had to wait for it ([`SlowMembers`](crate::SlowMembers)). Told as soon as it is
+    /// known here, also while the node is outside. It comes back as a joiner, after a while.
+    Evicted {
+        /// The view from which on it is out.
+        view: ViewNumber,
+        /// How it held them up.
+        lag: Lag,
     },
     /// A new view of the primary partition; a barrier in the stream.
     View(View),

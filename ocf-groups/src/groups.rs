@@ -8,6 +8,7 @@ use crate::{
     SendError,
 };
 use bytes::{Bytes, BytesMut};
+use lag::Lags;
 use local::{Gates, Phase};
 use ocf_membership::{Ballot, View};
 use pils::buffer::Recycler;
@@ -21,6 +22,7 @@ const FIFO_LEVEL: u32 = 2;
 
 mod change;
 mod elsewhere;
+mod lag;
 mod local;
 mod receive;
 mod transfer;
@@ -99,6 +101,8 @@ pub struct Groups {
     ledger: VecDeque<(u64, usize)>,
     /// A send was refused.
     full: bool,
+    /// Who holds up this node.
+    lags: Lags,
     /// Counts what happened to the members that live here.
     locals_version: u64,
     /// Items here without gap that have no stamp yet, in order of arrival (sequencer only).
@@ -156,6 +160,8 @@ pub enum Sabotage {
     ForgetUntold,
     /// Begins a state anew when its donor is lost.
     ForgetPieces,
+    /// Counts the time of a member that holds up the others on, though it has caught up.
+    Unforgiving,
     /// Takes pieces of a state for the same if they stand at the same place.
     BlindPieces,
 }
@@ -190,6 +196,7 @@ impl Groups {
             own_bytes: 0,
             ledger: VecDeque::new(),
             full: false,
+            lags: Lags::default(),
             locals_version: 0,
             to_stamp: VecDeque::new(),
             batch: BytesMut::new(),
@@ -544,6 +551,9 @@ impl Layer for Groups {
             self.report_now = true;
             self.dirty = true;
         }
+        if self.lags.due.is_some_and(|at| at <= now) {
+            self.check_lags();
+        }
         if self.cut_at.is_some_and(|at| at <= now) {
             self.cut_slice();
         }
@@ -566,6 +576,6 @@ impl Layer for Groups {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        [self.report_at, self.fetch_at, self.cut_at].into_iter().flatten().min()
+        [self.report_at, self.fetch_at, self.cut_at, self.lags.due].into_iter().flatten().min()
     }
 }

@@ -45,7 +45,7 @@ pub mod voting;
 mod wire;
 
 pub use agreed::{AgreedGroups, WriteRecord};
-pub use config::Config;
+pub use config::{Config, Patience, SlowMembers};
 pub use error::{GROUP_NAME_MAX, JoinError, LeaveError, OfferError};
 pub use event::{Event, Guarantee, Input, MemberId, Output, Position, SendError};
 pub use groups::Groups;

@@ -56,6 +56,7 @@ impl GroupQuorum {
             | Event::State { .. }
             | Event::StateLost { .. }
             | Event::Reset { .. }
+            | Event::Evicted { .. }
             | Event::Refused { .. }
             | Event::View(_)
             | Event::Writable => {}

@@ -371,6 +371,7 @@ impl<M: Machine> Replicated<M> {
             | Event::State { .. }
             | Event::StateLost { .. }
             | Event::Reset { .. }
+            | Event::Evicted { .. }
             | Event::Refused { .. } => {}
         }
     }

@@ -23,6 +23,8 @@ pub struct Stats {
     pub state_kept: u64,
     /// Local members that dropped out because too much waited for their state.
     pub dropped_out: u64,
+    /// How often membership was asked to evict a member that this node waited for.
+    pub evictions: u64,
     /// Views that this node could not enter with its state, though a member of the one before.
     pub lost: u64,
     /// Messages dropped, by reason.

@@ -3,7 +3,8 @@
 use crate::pieces::Digest;
 use crate::{GROUP_NAME_MAX, Guarantee, MESSAGE_COST, MemberId, Position};
 use bytes::{BufMut, Bytes, BytesMut};
-use ocf_membership::ViewNumber;
+use core::time::Duration;
+use ocf_membership::{Lag, ViewNumber};
 use pils::wire::{Malformed, ParseError, Reader, VARINT_MAX, Writer, varint_len};
 use std::sync::Arc;
 
@@ -17,6 +18,7 @@ const TABLE: u8 = 4;
 const STATE: u8 = 5;
 const INDEX: u8 = 6;
 const PULL: u8 = 7;
+const EVICTED: u8 = 8;
 
 const AGREED: u8 = 0x01;
 const SAFE: u8 = 0x02;
@@ -361,6 +363,38 @@ impl Pull {
     }
 }
 
+/// Whoever this is sent to was evicted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Evicted {
+    /// The view from which on it is out.
+    pub(crate) view: ViewNumber,
+    pub(crate) lag: Lag,
+}
+
+impl Evicted {
+    pub(crate) fn write(&self) -> Bytes {
+        let mut out = BytesMut::new();
+        out.put_slice(&[VERSION, EVICTED, u8::from(self.lag.stalled)]);
+        out.put_varint(self.view.0);
+        out.put_varint(u64::try_from(self.lag.lasted.as_micros()).unwrap_or(u64::MAX).min(VARINT_MAX));
+        out.put_varint(self.lag.behind.min(VARINT_MAX));
+        out.freeze()
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<Self, ParseError> {
+        let stalled = match r.u8("stalled")? {
+            0 => false,
+            1 => true,
+            _ => return Err(r.error("stalled", Malformed::OutOfRange)),
+        };
+        let view = ViewNumber(r.varint("view")?);
+        let lasted = Duration::from_micros(r.varint("lasted")?);
+        let behind = r.varint("behind")?;
+        r.finish("evicted")?;
+        Ok(Self { view, lag: Lag { stalled, lasted, behind } })
+    }
+}
+
 /// Starts the table of groups as of the start of `view`; the table follows.
 pub(crate) fn start_table(out: &mut BytesMut, view: ViewNumber) {
     out.put_slice(&[VERSION, TABLE]);
@@ -390,6 +424,7 @@ pub(crate) enum Message {
     State(Piece),
     Index(Index),
     Pull(Pull),
+    Evicted(Evicted),
 }
 
 impl Message {
@@ -402,6 +437,7 @@ impl Message {
             STATE => return Ok(Self::State(Piece::read(r, whole)?)),
             INDEX => return Ok(Self::Index(Index::read(r)?)),
             PULL => return Ok(Self::Pull(Pull::read(r)?)),
+            EVICTED => return Ok(Self::Evicted(Evicted::read(r)?)),
             _ => {}
         }
         let view = ViewNumber(r.varint("view")?);

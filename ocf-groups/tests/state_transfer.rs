@@ -77,7 +77,7 @@ impl Net {
     fn joining(bug: Option<Sabotage>) -> Self {
         let config = Config { state_piece: PIECE, state_window: WINDOW, ..Config::default() };
         let mut net = net::Net::new(3, &config, bug, Replica::default);
-        net.enter(&[node(1), node(2), node(3)]);
+        net.enter(&[node(1), node(2), node(3)], &[]);
         net.settle();
         for n in 1..=2 {
             net.join(node(n), GROUP);
@@ -129,7 +129,7 @@ fn dies_after(steps: usize, bug: Option<Sabotage>) -> Option<Result<u64, String>
     let under_way = net.run_to(steps);
     net.talk();
     net.net.kill(node(1));
-    net.net.enter(&[node(2), node(3)]);
+    net.net.enter(&[node(2), node(3)], &[]);
     net.talk();
     under_way.then(|| net.verdict(2))
 }
@@ -182,12 +182,12 @@ fn a_joiner_that_was_cut_off_itself_keeps_what_it_has() {
     let mut net = Net::joining(None);
     assert!(net.run_to(40));
     net.net.lanes.retain(|(from, to, _)| *from != node(3) && *to != node(3));
-    net.net.enter(&[node(1), node(2)]);
+    net.net.enter(&[node(1), node(2)], &[]);
     net.talk();
     let now = net.net.now;
     net.net.site(node(3)).core.handle(now, Input::NonPrimary);
     net.net.drain(node(3));
-    net.net.enter(&[node(1), node(2), node(3)]);
+    net.net.enter(&[node(1), node(2), node(3)], &[]);
     let received = net.verdict(1).expect("the state comes");
     assert!(received <= SIZE as u64 + LOST, "{received} bytes came");
 }

@@ -98,6 +98,11 @@ pub struct Config {
     pub flap_hold: Duration,
     /// Upper limit of the doubling. Default 60 s.
     pub flap_hold_max: Duration,
+    /// How long a member that was evicted ([`Consensus::evict`](crate::Consensus::evict)) stays out, the first time; doubles with each.
+    /// Default 30 s, at least 10 ms. Too low: who is too slow comes and goes, and each time its state is transferred.
+    pub evict_hold: Duration,
+    /// Upper limit of the doubling. Default 30 min.
+    pub evict_hold_max: Duration,
 }
 
 impl Default for Config {
@@ -128,6 +133,8 @@ impl Default for Config {
             forget_after: Duration::from_secs(10),
             flap_hold: Duration::from_secs(1),
             flap_hold_max: Duration::from_secs(60),
+            evict_hold: Duration::from_secs(30),
+            evict_hold_max: Duration::from_secs(30 * 60),
         }
     }
 }
@@ -153,6 +160,7 @@ impl Config {
             ("stagger", self.stagger),
             ("give_up", self.give_up),
             ("forget_after", self.forget_after),
+            ("evict_hold", self.evict_hold),
         ];
         for (field, value) in durations {
             if value < Duration::from_millis(10) {
@@ -170,6 +178,9 @@ impl Config {
         }
         if self.flap_hold_max < self.flap_hold {
             errors.push(ConfigError::FlapHold { hold: self.flap_hold, max: self.flap_hold_max });
+        }
+        if self.evict_hold_max < self.evict_hold {
+            errors.push(ConfigError::EvictHold { hold: self.evict_hold, max: self.evict_hold_max });
         }
         if errors.is_empty() { Ok(()) } else { Err(errors) }
     }
@@ -340,6 +351,14 @@ pub enum ConfigError {
         lease: Duration,
         /// The detection timeout.
         detection: Duration,
+    },
+    /// The cap of the doubling is below its start.
+    #[error("evict_hold_max {max:?} is below evict_hold {hold:?}")]
+    EvictHold {
+        /// The first hold.
+        hold: Duration,
+        /// The cap.
+        max: Duration,
     },
     /// The cap of the doubling is below its start.
     #[error("flap_hold_max {max:?} is below flap_hold {hold:?}")]

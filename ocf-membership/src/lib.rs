@@ -52,5 +52,6 @@ pub use quorum::{
 pub use stats::{DropReason, Stats};
 pub use tie::{Claim, Evidence, Grant, GrantRegister, TieBreaker, Verdict};
 pub use view::{
-    Ballot, Cause, ChangeReason, Member, NonPrimary, OutsidePolicy, Proposal, UNPROVEN_MAX, View, ViewNumber,
+    Ballot, Cause, ChangeReason, Lag, Member, NonPrimary, OutsidePolicy, Proposal, UNPROVEN_MAX, View,
+    ViewNumber,
 };

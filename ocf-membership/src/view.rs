@@ -1,5 +1,6 @@
 use crate::Evidence;
 use core::fmt;
+use core::time::Duration;
 use ocf_comm::DownReason;
 use pils::wire::{ParseError, Reader};
 use pils::{Incarnation, NodeId, NodeInstance};
@@ -77,10 +78,32 @@ pub enum ChangeReason {
     PartlyConnected,
     /// It did not answer in time while the view was being agreed.
     NoAnswer,
+    /// It is well, and was put out because the others had to wait for it ([`Consensus::evict`](crate::Consensus::evict)).
+    Evicted(Lag),
     /// It neither came nor went: it asked on behalf of this half of an even split, and was allowed to go on.
     TieWon(Evidence),
     /// It neither came nor went: it proposed this view, from which on other votes count.
     VotesChanged,
+}
+
+/// How a member held up the others. The same at every node that installs the view that names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Lag {
+    /// It took nothing at all; else it took some, too slowly.
+    pub stalled: bool,
+    /// For how long, in whole microseconds.
+    pub lasted: Duration,
+    /// Bytes that it had not taken when it was evicted, of those of the member that waited for it.
+    pub behind: u64,
+}
+
+impl fmt::Display for Lag {
+    /// `took nothing for 10s and has 8388608 bytes to take`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { stalled, lasted, behind } = self;
+        let how = if *stalled { "took nothing" } else { "was too slow" };
+        write!(f, "{how} for {lasted:?} and has {behind} bytes to take")
+    }
 }
 
 impl fmt::Display for ChangeReason {
@@ -91,6 +114,7 @@ impl fmt::Display for ChangeReason {
             Self::Down(reason) => reason.fmt(f),
             Self::PartlyConnected => f.write_str("cannot talk to every member"),
             Self::NoAnswer => f.write_str("did not answer while the view was agreed"),
+            Self::Evicted(lag) => write!(f, "was evicted: it {lag}"),
             Self::TieWon(evidence) => write!(f, "half of the votes go on: {evidence}"),
         }
     }

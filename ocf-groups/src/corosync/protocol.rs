@@ -420,7 +420,11 @@ impl CpgGroups {
                             self.outputs.push_back(Output::Multicast(carried.write()));
                         }
                     }
-                    crate::Output::Blocked(..) | crate::Output::Flushed(_) | crate::Output::Synced(_) => {}
+                    // Corosync has no windows of members that anybody could wait for.
+                    crate::Output::Evict { .. }
+                    | crate::Output::Blocked(..)
+                    | crate::Output::Flushed(_)
+                    | crate::Output::Synced(_) => {}
                 }
             }
             if idle {

@@ -89,7 +89,10 @@ impl Groups {
                 let gone = left.iter().filter(|m| m.instance == me && !joined.contains(m));
                 out.extend(gone.map(|m| (Arc::clone(group), *m)));
             }
-            matches!(event, Event::Writable | Event::Refused { .. } | Event::Reset { .. })
+            matches!(
+                event,
+                Event::Writable | Event::Refused { .. } | Event::Reset { .. } | Event::Evicted { .. }
+            )
         });
         for (group, member) in out {
             self.tell_reset(group, member);
@@ -119,6 +122,7 @@ impl Groups {
             Some(plan) if entered => self.enter_continuing(view, &plan, was_synced),
             _ => self.enter_fresh(view, continuing),
         }
+        self.tell_evicted(view);
         self.say_writable();
         self.replay_early();
         self.dirty = true;
@@ -181,6 +185,7 @@ impl Groups {
             self.queue.clear();
         }
         self.ledger.clear();
+        self.lags.forget();
         self.own_bytes = self.queue.iter().map(crate::wire::Item::cost).sum();
         self.to_stamp.clear();
         self.batch.clear();

@@ -23,6 +23,7 @@ impl Groups {
             Message::State(piece) => return self.on_piece(from, piece),
             Message::Index(index) => return self.on_index(from, index),
             Message::Pull(pull) => return self.on_pull(from, pull),
+            Message::Evicted(evicted) => return self.on_evicted(from, *evicted),
             Message::Batch { view, .. }
             | Message::Fetch { view, .. }
             | Message::Fetched { view }
@@ -51,7 +52,7 @@ impl Groups {
             Message::Fetch { wanted, .. } => self.on_fetch(from, &wanted),
             Message::Fetched { .. } => self.on_fetched(&mut r, message),
             Message::Table { .. } => self.on_table(&mut r),
-            Message::State(_) | Message::Index(_) | Message::Pull(_) => {}
+            Message::State(_) | Message::Index(_) | Message::Pull(_) | Message::Evicted(_) => {}
         }
     }
 

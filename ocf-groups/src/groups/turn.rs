@@ -26,6 +26,7 @@ impl Groups {
         }
         self.deliver();
         self.settle_stable();
+        self.watch_lags();
         self.report();
         self.close_batch();
         self.dirty |= !self.queue.is_empty() || !self.to_stamp.is_empty();
@@ -101,7 +102,7 @@ impl Groups {
         if self.primary && !self.suspended {
             return self.outputs.pop_front();
         }
-        let may_leave = |o: &Output| !matches!(o, Output::Event(_));
+        let may_leave = |o: &Output| !matches!(o, Output::Event(e) if !matches!(e, Event::Evicted { .. }));
         let index = self.outputs.iter().position(may_leave)?;
         self.outputs.remove(index)
     }

@@ -48,6 +48,7 @@ pub(super) fn check(history: &History) -> Result<(), Violation> {
                 | Event::StateLost { .. }
                 | Event::StateWanted { .. }
                 | Event::Reset { .. }
+                | Event::Evicted { .. }
                 | Event::Refused { .. }
                 | Event::View(_)
                 | Event::Writable => continue,

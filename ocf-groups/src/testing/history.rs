@@ -154,6 +154,7 @@ impl Log {
                 Event::Fifo { .. }
                 | Event::StateWanted { .. }
                 | Event::Refused { .. }
+                | Event::Evicted { .. }
                 | Event::View(_)
                 | Event::Writable => {}
             }

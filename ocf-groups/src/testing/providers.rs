@@ -288,7 +288,7 @@ impl Replica {
                 self.resets += 1;
             }
             Event::Writable => self.writable += 1,
-            Event::Refused { .. } | Event::View(_) => {}
+            Event::Refused { .. } | Event::Evicted { .. } | Event::View(_) => {}
         }
     }
 }

@@ -23,7 +23,9 @@ pub(super) fn check(history: &History) -> Result<(), Violation> {
                 | Event::State { position, .. }
                 | Event::StateLost { position, .. } => *position,
                 Event::Fifo { view, number, .. } => Position { view: *view, sequence: *number },
-                Event::Reset { .. } | Event::Refused { .. } | Event::Writable => continue,
+                Event::Reset { .. } | Event::Refused { .. } | Event::Evicted { .. } | Event::Writable => {
+                    continue;
+                }
             };
             if position.view != current {
                 return Err(Violation::new("V6", format!("{instance} gets {position} in {current}")));

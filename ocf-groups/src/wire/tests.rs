@@ -78,13 +78,16 @@ proptest! {
         prop_assert_eq!(frames(&index.write()).0, Message::Index(index));
         let pull = Pull { group: 5, local: 6, position, parts: vec![(offset, total), (0, 1)] };
         prop_assert_eq!(frames(&pull.write()).0, Message::Pull(pull));
+        let lag = Lag { stalled: synced, lasted: Duration::from_micros(offset as u64), behind: total as u64 };
+        let evicted = Evicted { view: ViewNumber(4), lag };
+        prop_assert_eq!(frames(&evicted.write()).0, Message::Evicted(evicted));
         let ahead = if synced { held.clone() } else { Vec::new() };
         let report = Report { view: ViewNumber(9), synced, stamped: 12, held, ahead };
         prop_assert_eq!(Report::read(&report.write()), Ok(report));
     }
 
     #[test]
-    fn any_bytes_parse_or_fail_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..80), kind in 0..9_u8) {
+    fn any_bytes_parse_or_fail_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..80), kind in 0..10_u8) {
         let mut with_head = vec![VERSION, kind];
         with_head.extend_from_slice(&bytes);
         for bytes in [Bytes::from(bytes), Bytes::from(with_head)] {

@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use ocf_groups::{Config, Event, Groups, Input, Output, Sabotage};
-use ocf_membership::{Ballot, Member, Proposal, View, ViewNumber};
+use ocf_membership::{Ballot, Cause, ChangeReason, Lag, Member, Proposal, View, ViewNumber};
 use pils::{Incarnation, Instant, Layer, NodeId, NodeInstance};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -31,6 +31,8 @@ pub(crate) struct Net<A> {
     pub(crate) sites: BTreeMap<NodeInstance, Site<A>>,
     /// From, to, content.
     pub(crate) lanes: VecDeque<(NodeInstance, NodeInstance, Bytes)>,
+    /// Who asked to evict whom, and when.
+    pub(crate) evictions: Vec<(Instant, NodeInstance, NodeInstance, Lag)>,
     members: Vec<Member>,
     view: u64,
 }
@@ -49,6 +51,7 @@ impl<A: App> Net<A> {
             now: Instant::ZERO,
             sites: (1..=nodes).map(site).collect(),
             lanes: VecDeque::new(),
+            evictions: Vec::new(),
             members: Vec::new(),
             view: 0,
         }
@@ -74,6 +77,7 @@ impl<A: App> Net<A> {
                 Output::Blocked(ballot, state) => site.blocked = Some((ballot, state)),
                 Output::Flushed(ballot) => site.flushed = Some(ballot),
                 Output::Synced(_) => {}
+                Output::Evict { instance, lag } => self.evictions.push((now, at, instance, lag)),
                 Output::Event(event) => site.app.on_event(at, now, &mut site.core, event),
                 other => panic!("unknown output {other:?}"),
             }
@@ -109,8 +113,8 @@ impl<A: App> Net<A> {
         self.lanes.extend::<VecDeque<_>>(wait);
     }
 
-    /// These go on together, or join, in this order of seniority.
-    pub(crate) fn enter(&mut self, nodes: &[NodeInstance]) {
+    /// These go on together, or join, in this order of seniority; who is evicted is told why.
+    pub(crate) fn enter(&mut self, nodes: &[NodeInstance], evicted: &[(NodeInstance, Lag)]) {
         self.view += 1;
         let number = ViewNumber(self.view);
         let ballot = Ballot { round: self.view, proposer: nodes[0] };
@@ -118,11 +122,13 @@ impl<A: App> Net<A> {
             |i: &NodeInstance| self.members.iter().find(|m| m.instance == *i).map_or(number, |m| m.joined);
         let members: Vec<Member> =
             nodes.iter().map(|i| Member { instance: *i, joined: joined(i), votes: 1 }).collect();
+        let cause =
+            |(i, lag): &(NodeInstance, Lag)| Cause { instance: *i, reason: ChangeReason::Evicted(*lag) };
         let view = View {
             number,
             ballot,
             previous: core::mem::replace(&mut self.members, members.clone()),
-            causes: Vec::new(),
+            causes: evicted.iter().map(cause).collect(),
             quorum: 1,
             level: 1,
             unproven: Vec::new(),

@@ -101,7 +101,11 @@ impl App {
                 return Some(Wanted { group, joiner: *joiner, position: *position, state });
             }
             // In no state, as its promise says.
-            Event::Fifo { .. } | Event::Refused { .. } | Event::View(_) | Event::Writable => {}
+            Event::Fifo { .. }
+            | Event::Refused { .. }
+            | Event::Evicted { .. }
+            | Event::View(_)
+            | Event::Writable => {}
             other => panic!("unknown event {other:?}"),
         }
         None

@@ -306,6 +306,7 @@ impl Cluster {
                 }
                 Output::Blocked(ballot, state) => self.oracle.on_blocked(at, ballot, state),
                 Output::Flushed(ballot) => self.oracle.on_flushed(at, ballot),
+                Output::Evict { .. } => panic!("nobody waits for so long"),
                 Output::Synced(view) => {
                     self.oracle.on_synced(at, view);
                 }
@@ -336,6 +337,7 @@ impl Cluster {
             Event::State { .. } => self.count("state"),
             Event::StateLost { .. } => self.count("state lost"),
             Event::Reset { .. } => self.count("reset"),
+            Event::Evicted { .. } => self.count("told of its eviction"),
             Event::Writable => self.count("writable"),
             Event::Refused { .. } => panic!("no limit is reached here"),
             Event::Fifo { .. } => self.count("fifo"),

@@ -2,9 +2,10 @@
 
 use super::{Cluster, Node, Order};
 use bytes::Bytes;
-use ocf_membership::{Ballot, Member, Proposal, View, ViewNumber};
+use ocf_membership::{Ballot, Cause, ChangeReason, Lag, Member, Proposal, View, ViewNumber};
 use pils::NodeInstance;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 #[derive(Debug)]
 enum Round {
@@ -263,13 +264,19 @@ impl Oracle {
             let stays = |i: &NodeInstance| members.iter().any(|m| m.instance == *i && m.joined < number);
             let states = states.iter().filter(|(i, _)| stays(i)).map(|(i, s)| (*i, s.clone())).collect();
             let quorum = oracle.quorum;
+            // Some of those who are left behind may have been too slow.
+            let gone = previous.iter().map(|m| m.instance).filter(|i| !candidates.contains(i));
+            let lag = Lag { stalled: true, lasted: Duration::from_secs(10), behind: 1000 };
+            let evicted = gone.filter(|_| cluster.rng.chance(0.5));
+            let reason = ChangeReason::Evicted(lag);
+            let causes = evicted.map(|instance| Cause { instance, reason }).collect();
             Proposal {
                 view: View {
                     number,
                     ballot,
                     members,
                     previous,
-                    causes: Vec::new(),
+                    causes,
                     quorum,
                     level: 2,
                     unproven: Vec::new(),

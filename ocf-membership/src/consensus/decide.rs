@@ -315,14 +315,15 @@ impl Consensus {
         let present = |i: NodeInstance| members.iter().any(|m| m.instance == i);
         for instance in previous.iter().map(|m| m.instance).filter(|i| !present(*i)) {
             let restarted = members.iter().any(|m| m.instance.node == instance.node);
-            let reason = match self.down.get(&instance) {
-                Some(reason) if reason.is_proof_of_death() => ChangeReason::Down(*reason),
+            let reason = match (self.down.get(&instance), self.lag_of(instance)) {
+                (Some(reason), _) if reason.is_proof_of_death() => ChangeReason::Down(*reason),
                 _ if is_over(states, instance) => OVER,
-                Some(reason) => ChangeReason::Down(*reason),
-                None if self.is_held_for_no_answer(instance) => ChangeReason::NoAnswer,
-                None if restarted => ChangeReason::Down(DownReason::Superseded),
-                None if self.is_seen(instance) => ChangeReason::PartlyConnected,
-                None => ChangeReason::Down(DownReason::Silent { for_: Duration::ZERO }),
+                (Some(reason), _) => ChangeReason::Down(*reason),
+                (None, Some(lag)) => ChangeReason::Evicted(lag),
+                (None, None) if self.is_held_for_no_answer(instance) => ChangeReason::NoAnswer,
+                (None, None) if restarted => ChangeReason::Down(DownReason::Superseded),
+                (None, None) if self.is_seen(instance) => ChangeReason::PartlyConnected,
+                (None, None) => ChangeReason::Down(DownReason::Silent { for_: Duration::ZERO }),
             };
             causes.push(Cause { instance, reason });
         }

@@ -4,7 +4,7 @@ use super::{Consensus, DOWN_MAX, Timer, sorted};
 use crate::clique::{STEPS_MAX, heaviest_clique};
 use crate::quorum::VoteConfig;
 use crate::wire::{Known, Message, Status};
-use crate::{ChangeReason, DropReason, EvenSplit, Member, Standing, View, ViewNumber};
+use crate::{ChangeReason, DropReason, EvenSplit, Lag, Member, Standing, View, ViewNumber};
 use core::time::Duration;
 use ocf_comm::DownReason;
 use pils::wire::VARINT_MAX;
@@ -22,6 +22,9 @@ pub(super) struct Hold {
     /// It may come again; kept to remember the flaps.
     released: bool,
 }
+
+/// From this level on all members understand that one was evicted.
+const EVICTION_LEVEL: u32 = 2;
 
 impl Consensus {
     pub(super) fn on_up(&mut self, now: Instant, peer: NodeInstance) {
@@ -228,7 +231,7 @@ impl Consensus {
             members.iter().any(|m| m.instance == p) && self.active_number(p) == Some(number)
         };
         let free = |p: &NodeInstance| {
-            *p == self.local || !self.is_held(*p) || inside(*p) && !self.is_held_for_no_answer(*p)
+            *p == self.local || !self.is_held(*p) || inside(*p) && !self.is_held_to_stay_out(*p)
         };
         let allowed: Vec<NodeInstance> = all.iter().copied().filter(free).collect();
         let chosen = self.clique(&allowed);
@@ -402,6 +405,10 @@ impl Consensus {
             let hold = match cause.reason {
                 ChangeReason::PartlyConnected => doubled.min(self.config.flap_hold_max),
                 ChangeReason::NoAnswer => self.config.answer_timeout * 4,
+                ChangeReason::Evicted(_) => {
+                    let first = self.config.evict_hold;
+                    first.saturating_mul(1 << (flaps - 1).min(16)).min(self.config.evict_hold_max)
+                }
                 ChangeReason::Joined
                 | ChangeReason::Down(_)
                 | ChangeReason::TieWon(_)
@@ -444,6 +451,40 @@ impl Consensus {
 
     pub(super) fn is_held_for_no_answer(&self, instance: NodeInstance) -> bool {
         self.is_held(instance) && matches!(self.held[&instance].why, ChangeReason::NoAnswer)
+    }
+
+    fn is_held_to_stay_out(&self, instance: NodeInstance) -> bool {
+        self.is_held_for_no_answer(instance) || self.lag_of(instance).is_some()
+    }
+
+    /// How an instance holds up the others, if it is to be evicted for that.
+    pub(super) fn lag_of(&self, instance: NodeInstance) -> Option<Lag> {
+        let hold = self.held.get(&instance).filter(|h| !h.released)?;
+        if let ChangeReason::Evicted(lag) = hold.why { Some(lag) } else { None }
+    }
+
+    /// Puts a member out of the primary because others have to wait for it: the next view is without it, if those who are left
+    /// have a quorum, and names [`ChangeReason::Evicted`]. It is let in again as a joiner after [`Config::evict_hold`](crate::Config::evict_hold),
+    /// which doubles with each time that this life of the node was excluded. All who see it lag should say so: who is asked
+    /// first starts the ballot, and who did not see it follows.
+    ///
+    /// False, and nothing changes, if it is no member, is this node, or is to be evicted already, or if the view has level 1: members of an
+    /// older build would not understand why.
+    pub fn evict(&mut self, now: Instant, instance: NodeInstance, lag: Lag) -> bool {
+        let told = |view: &View| view.level >= EVICTION_LEVEL && view.contains(instance);
+        let member = self.view().is_some_and(told);
+        if !member || instance == self.local || self.lag_of(instance).is_some() {
+            return false;
+        }
+        let flaps = self.held.get(&instance).map_or(0, |h| h.flaps);
+        // If it cannot be agreed, whoever sees it lag says so again.
+        let hold = self.config.answer_timeout * 4;
+        self.hold(
+            instance,
+            Hold { why: ChangeReason::Evicted(lag), until: now + hold, hold, flaps, released: false },
+        );
+        self.settle(now);
+        true
     }
 
     /// The time of a partly connected instance counts from when its row became whole.

@@ -1,13 +1,13 @@
 use super::{CONTACT_MAX, UPPER_STATE_MAX};
 use crate::quorum::VoteConfig;
 use crate::{
-    Ballot, Cause, ChangeReason, Evidence, LEVEL_MAX, Member, NODES_MAX, NodeVotes, Proposal, UNPROVEN_MAX,
-    View, ViewNumber,
+    Ballot, Cause, ChangeReason, Evidence, LEVEL_MAX, Lag, Member, NODES_MAX, NodeVotes, Proposal,
+    UNPROVEN_MAX, View, ViewNumber,
 };
 use bytes::{BufMut, Bytes};
 use core::time::Duration;
 use ocf_comm::DownReason;
-use pils::wire::{Malformed, ParseError, Reader, Writer};
+use pils::wire::{Malformed, ParseError, Reader, VARINT_MAX, Writer};
 use pils::{NodeId, NodeInstance};
 
 /// The most causes of a view: who came, who went, who went before.
@@ -109,6 +109,11 @@ fn put_reason(out: &mut Vec<u8>, reason: ChangeReason) {
         ChangeReason::TieWon(Evidence::Ended) => out.put_u8(4),
         ChangeReason::TieWon(Evidence::Operator) => out.put_u8(5),
         ChangeReason::VotesChanged => out.put_u8(6),
+        ChangeReason::Evicted(lag) => {
+            out.put_u8(if lag.stalled { 7 } else { 8 });
+            out.put_varint(micros(lag.lasted));
+            out.put_varint(lag.behind.min(VARINT_MAX));
+        }
         ChangeReason::Down(down) => match down {
             DownReason::Left => out.put_u8(16),
             DownReason::LastGasp => out.put_u8(17),
@@ -141,6 +146,11 @@ fn reason(r: &mut Reader<'_>) -> Result<ChangeReason, ParseError> {
         4 => ChangeReason::TieWon(Evidence::Ended),
         5 => ChangeReason::TieWon(Evidence::Operator),
         6 => ChangeReason::VotesChanged,
+        tag @ (7 | 8) => ChangeReason::Evicted(Lag {
+            stalled: tag == 7,
+            lasted: Duration::from_micros(r.varint("lasted")?),
+            behind: r.varint("behind")?,
+        }),
         16 => ChangeReason::Down(DownReason::Left),
         17 => ChangeReason::Down(DownReason::LastGasp),
         18 => ChangeReason::Down(DownReason::Superseded),
@@ -307,5 +317,5 @@ pub(super) fn node_votes(r: &mut Reader<'_>) -> Result<Vec<NodeVotes>, ParseErro
 
 /// Microseconds, rounded down; saturates.
 pub(super) fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX).min(pils::wire::VARINT_MAX)
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX).min(VARINT_MAX)
 }

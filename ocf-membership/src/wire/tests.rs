@@ -1,6 +1,6 @@
 use super::*;
 use crate::record::Record;
-use crate::{Cause, ChangeReason, Evidence, NodeVotes, View};
+use crate::{Cause, ChangeReason, Evidence, Lag, NodeVotes, View};
 use core::time::Duration;
 use ocf_comm::DownReason;
 use pils::{Incarnation, NodeId};
@@ -13,11 +13,14 @@ fn instance(n: u32) -> NodeInstance {
 fn sample_view(size: u32) -> View {
     let member = |n| Member { instance: instance(n), joined: ViewNumber(u64::from(n)), votes: n };
     let silent = DownReason::Silent { for_: Duration::from_micros(512_345) };
+    let lag = |stalled| Lag { stalled, lasted: Duration::from_micros(10_000_001), behind: 8 << 20 };
     let causes = vec![
         Cause { instance: instance(1), reason: ChangeReason::Joined },
         Cause { instance: instance(2), reason: ChangeReason::TieWon(Evidence::TieBreaker) },
         Cause { instance: instance(3), reason: ChangeReason::TieWon(Evidence::Ended) },
         Cause { instance: instance(4), reason: ChangeReason::TieWon(Evidence::Operator) },
+        Cause { instance: instance(5), reason: ChangeReason::Evicted(lag(true)) },
+        Cause { instance: instance(6), reason: ChangeReason::Evicted(lag(false)) },
         Cause { instance: instance(8), reason: ChangeReason::Down(silent) },
         Cause { instance: instance(9), reason: ChangeReason::Down(DownReason::LastGasp) },
     ];

@@ -211,6 +211,65 @@ fn an_instance_that_flaps_is_held_back_longer_each_time() {
     sound(&world);
 }
 
+fn active(world: &World) -> Vec<usize> {
+    (0..world.nodes.len()).filter(|i| world.nodes[*i].active.is_some()).collect()
+}
+
+#[test]
+fn an_evicted_member_is_out_for_its_time_which_doubles_and_comes_back_as_a_joiner() {
+    // Whoever sees it lag, and whoever it is: the senior as well.
+    for (by, of) in [(0, 2), (2, 1), (1, 0)] {
+        let mut world = formed(3, Durability::Durable);
+        let mut out = Vec::new();
+        for _ in 0..2 {
+            let before = number(&world, by);
+            world.evict(by, of);
+            world.run_until(world.now + 1_000 * MS);
+            let rest: Vec<usize> = (0..3).filter(|i| *i != of).collect();
+            assert_eq!(active(&world), rest, "{}", world.describe());
+            let view = world.nodes[by].core.as_ref().and_then(|c| c.view()).expect("a primary").clone();
+            assert_eq!(view.number.0, before + 1, "one view");
+            let reasons: Vec<String> = view.causes.iter().map(|c| c.reason.to_string()).collect();
+            assert_eq!(reasons, ["was evicted: it took nothing for 10s and has 77 bytes to take"]);
+            let began = world.now;
+            while !world.is_whole() {
+                world.run_until(world.now + 20 * MS);
+                assert!(world.now < began + 60_000 * MS, "{}", world.describe());
+            }
+            out.push(world.now - began);
+            let joined = |v: &ocf_membership::View| v.joiners().any(|m| m.instance == world.nodes[of].local);
+            assert!(world.nodes[by].core.as_ref().and_then(|c| c.view()).is_some_and(joined));
+        }
+        assert!(out[0] > 500 * MS && out[0] * 3 / 2 < out[1], "{out:?}");
+        sound(&world);
+    }
+}
+
+#[test]
+fn nobody_is_evicted_if_those_who_are_left_have_no_quorum() {
+    let mut world = formed(2, Durability::Durable);
+    let before = number(&world, 0);
+    world.evict(0, 1);
+    world.evict(1, 0);
+    world.run_until(world.now + 5_000 * MS);
+    assert_eq!(active(&world), [0, 1]);
+    assert_eq!(number(&world, 0), before);
+    sound(&world);
+}
+
+#[test]
+fn two_that_evict_each_other_end_in_one_view_again() {
+    let mut world = formed(3, Durability::Durable);
+    let before = number(&world, 2);
+    world.evict(0, 1);
+    world.evict(1, 0);
+    world.run_until(world.now + 1_500 * MS);
+    assert!(number(&world, 2) > before, "one of them was put out: {}", world.describe());
+    world.run_until(world.now + 30_000 * MS);
+    assert!(world.is_whole(), "{}", world.describe());
+    sound(&world);
+}
+
 #[test]
 fn a_paused_sequencer_is_replaced_and_does_not_act_when_it_wakes() {
     for pause in [250, 1_000, 10_000] {

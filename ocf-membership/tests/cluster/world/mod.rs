@@ -9,7 +9,7 @@ use core::time::Duration;
 use ocf_comm::DownReason;
 use ocf_membership::{
     Ballot, BlankRecord, Claim, Config, Consensus, Durability, EvenSplit, Event, Evidence, GrantRegister,
-    Input, Levels, NodeVotes, Output, OutsidePolicy, PersistToken, Removal, Sabotage, Verdict, View,
+    Input, Lag, Levels, NodeVotes, Output, OutsidePolicy, PersistToken, Removal, Sabotage, Verdict, View,
     ViewNumber, VotesError, policy_by_name,
 };
 use pils::{Incarnation, Instant, Layer, NodeId, NodeInstance, Rng};
@@ -79,6 +79,8 @@ pub enum Fault {
     Votes,
     /// A node is told to add one, or to remove one that leaves.
     Nodes,
+    /// The layer above says that a member holds up the others.
+    Evict,
     Crash,
     LastGasp,
     Leave,
@@ -325,6 +327,8 @@ impl World {
             tie_delay: Duration::from_millis(1_000),
             policy: policy_by_name(&plan.policy).expect("a policy"),
             names_unproven: true,
+            evict_hold: Duration::from_secs(2),
+            evict_hold_max: Duration::from_secs(5),
             last_man_standing: plan.last_man.map(Duration::from_nanos),
             ..Config::new((1..=plan.nodes - plan.spares).map(|n| NodeVotes::new(id(n - 1), 1)))
         };
@@ -800,6 +804,7 @@ impl World {
                 drop(self.set_votes(i, &votes));
             }
             Some(Fault::Nodes) => self.change_nodes(i, j),
+            Some(Fault::Evict) => self.evict(i, j),
             Some(Fault::CutBreaker) => {
                 self.cut_breaker.insert(i);
             }
@@ -857,6 +862,17 @@ impl World {
     pub fn remove_node(&mut self, i: usize, x: usize) -> Result<(), VotesError> {
         let why = if self.nodes[x].core.is_some() { Removal::Ended } else { Removal::Confirmed };
         self.order(i, |core, now| core.remove_node(now, id(x), why))
+    }
+
+    /// The layer above at `i` waits for `x`.
+    pub fn evict(&mut self, i: usize, x: usize) {
+        let lag = Lag { stalled: true, lasted: Duration::from_secs(10), behind: 77 };
+        let instance = self.nodes[x].local;
+        // Refused often: only a member can be evicted, and only by one.
+        drop(self.order(i, |core, now| {
+            core.evict(now, instance, lag);
+            Ok(())
+        }));
     }
 
     fn order(
