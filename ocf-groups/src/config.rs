@@ -37,6 +37,10 @@ pub struct Config {
     pub groups_max: usize,
     /// Members of one group, default 1024. *Cluster-wide.*
     pub members_max: usize,
+    /// Views are those of any partition (`ocf_membership::partitionable`), not of a primary; default false. Who comes from another side than
+    /// the one that goes on ends its old view like all others, and begins anew then. What was sent safe, and is not known to be held by all
+    /// members when the view ends, is told as agreed. *Cluster-wide.*
+    pub partitions: bool,
     /// What is done with a member that does not take what was delivered, so that senders wait for it. Default: they wait.
     pub slow: SlowMembers,
 }
@@ -88,6 +92,7 @@ impl Default for Config {
             early_max: 64 * MIB,
             groups_max: 4096,
             members_max: 1024,
+            partitions: false,
             slow: SlowMembers::Throttle,
         }
     }

@@ -162,6 +162,8 @@ pub enum Sabotage {
     ForgetPieces,
     /// Counts the time of a member that holds up the others on, though it has caught up.
     Unforgiving,
+    /// In partitions, tells what is left at the end of a view as safe, though others may not hold it.
+    SafeAtTheEnd,
     /// Takes pieces of a state for the same if they stand at the same place.
     BlindPieces,
 }

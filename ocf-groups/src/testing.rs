@@ -9,6 +9,7 @@ mod fifo_causal;
 mod history;
 mod membership;
 mod no_creation;
+mod partitions;
 mod providers;
 mod safe;
 mod stability;
@@ -18,6 +19,7 @@ mod view_barrier;
 mod view_synchrony;
 
 pub use history::{Entry, History, Log, Violation};
+pub use partitions::{Partitions, check_partitions};
 pub use providers::{check_groups, explore_groups};
 pub use stability::{Held, buffers_are_freed_only_when_all_hold};
 

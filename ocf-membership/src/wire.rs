@@ -1,6 +1,6 @@
 //! The messages of the agreement; layouts in PROTOCOL.md.
 
-mod parts;
+pub(crate) mod parts;
 mod state;
 
 pub(crate) use state::StateReport;

@@ -103,10 +103,12 @@ impl Groups {
         let newer = self.view.as_ref().is_none_or(|v| v.number < view.number);
         let Some(index) = view.index_of(self.local).filter(|_| newer) else { return };
         let continuing = view.members[index].joined < view.number && self.stream.is_some();
-        let plan = if continuing { self.take_plan(view) } else { None };
+        // Who comes from another partition ends its view with those it was with, too, and begins anew then.
+        let plan = if continuing || self.config.partitions { self.take_plan(view) } else { None };
         self.plans.clear();
         self.fetch_at = None;
-        let entered = plan.as_ref().is_some_and(|p| self.end_view(p));
+        let ended = plan.as_ref().is_some_and(|p| self.end_view(p));
+        let entered = continuing && ended;
         let was_synced = self.sync == Sync::Synced;
         self.close_gates();
         if !self.primary && (!entered || sabotaged!(self, ForgetUntold)) {
@@ -155,7 +157,8 @@ impl Groups {
                 self.stats.voids += 1;
                 stream.pass(member);
             } else {
-                self.deliver_one(member, lseq, place);
+                let everywhere = !self.config.partitions || place <= stream.stable_quorum;
+                self.deliver_one(member, lseq, place, everywhere);
             }
         }
     }

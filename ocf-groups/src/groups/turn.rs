@@ -116,7 +116,7 @@ impl Groups {
         while left > 0 {
             let Some(stream) = &mut self.stream else { return };
             let Some((member, lseq, place)) = stream.next(ignore_quorum) else { return };
-            self.deliver_one(member, lseq, place);
+            self.deliver_one(member, lseq, place, true);
             left -= 1;
             while left > 0 && self.deliver_ahead(member, u64::MAX) {
                 left -= 1;
@@ -158,8 +158,8 @@ impl Groups {
         true
     }
 
-    /// Delivers one place of the order, which must be the next.
-    pub(super) fn deliver_one(&mut self, member: u32, lseq: u64, place: u64) {
+    /// Delivers one place of the order, which must be the next. Unless it is `everywhere`, what was sent safe is told as agreed.
+    pub(super) fn deliver_one(&mut self, member: u32, lseq: u64, place: u64, everywhere: bool) {
         let Some(stream) = &mut self.stream else { return };
         let item = stream.item(member, lseq).cloned();
         let told = lseq <= stream.inbox(member).ahead;
@@ -167,7 +167,13 @@ impl Groups {
         let sender = stream.inbox(member).instance;
         let own = member == stream.me;
         let position = Position { view: stream.number, sequence: place };
-        let Some(item) = item else { return };
+        let Some(mut item) = item else { return };
+        if let Item::Data { guarantee: guarantee @ Guarantee::Safe, .. } = &mut item
+            && !everywhere
+            && !sabotaged!(self, SafeAtTheEnd)
+        {
+            *guarantee = Guarantee::Agreed;
+        }
         if own {
             self.ledger.push_back((place, item.cost()));
         }

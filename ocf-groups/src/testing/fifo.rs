@@ -73,7 +73,8 @@ fn same_where_together(history: &History, delivered: &Delivered<'_>) -> Result<(
     }
     let none = BTreeSet::new();
     for ((from, to), instances) in &together {
-        let ready = |i: &NodeInstance| history.logs.get(i).map(|log| log.ready(*i)).unwrap_or_default();
+        let ready =
+            |i: &NodeInstance| history.logs.get(i).map(|log| log.ready(*i, false)).unwrap_or_default();
         let ready: Vec<_> = instances.iter().map(|i| (*i, ready(i))).collect();
         let groups: BTreeSet<&Arc<str>> = ready.iter().flat_map(|(_, ready)| ready.keys()).collect();
         for group in groups {

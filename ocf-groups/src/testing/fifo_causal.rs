@@ -1,18 +1,32 @@
-//! V5: a sender's messages come in the order it sent them, and after everything it had delivered when it sent them.
+//! V5: a sender's messages come in the order it sent them, and after everything it had delivered when it sent them. In partitions, at
+//! each receiver: another side may have ordered the same messages at other places.
 
 use super::{Entry, History, Log, Violation};
 use crate::{Event, Position};
 use bytes::Bytes;
+use pils::NodeInstance;
 use std::collections::BTreeMap;
 
 pub(super) fn check(history: &History) -> Result<(), Violation> {
-    let mut at: BTreeMap<&Bytes, Position> = BTreeMap::new();
-    let counts = |log: &Log, instance| {
-        let lasting = log.lasting(instance);
-        move |at: &Position| !history.ends_may_differ || lasting.contains(&at.view)
-    };
-    for (instance, log) in &history.logs {
-        let counts = counts(log, *instance);
+    if !history.ends_are_agreed {
+        return in_order(history, &places(history, history.logs.iter()));
+    }
+    history.logs.iter().try_for_each(|log| in_order(history, &places(history, core::iter::once(log))))
+}
+
+/// True if a place says something, at this instance.
+fn counts(history: &History, log: &Log, instance: NodeInstance) -> impl Fn(&Position) -> bool + use<> {
+    let (lasting, all) = (log.lasting(instance), !history.ends_may_differ);
+    move |at| all || lasting.contains(&at.view)
+}
+
+fn places<'a>(
+    history: &History,
+    logs: impl Iterator<Item = (&'a NodeInstance, &'a Log)>,
+) -> BTreeMap<&'a Bytes, Position> {
+    let mut at = BTreeMap::new();
+    for (instance, log) in logs {
+        let counts = counts(history, log, *instance);
         for event in log.events() {
             if let Event::Message { payload, position, .. } = event
                 && counts(position)
@@ -21,8 +35,12 @@ pub(super) fn check(history: &History) -> Result<(), Violation> {
             }
         }
     }
+    at
+}
+
+fn in_order(history: &History, at: &BTreeMap<&Bytes, Position>) -> Result<(), Violation> {
     for (instance, log) in &history.logs {
-        let counts = counts(log, *instance);
+        let counts = counts(history, log, *instance);
         let mut before = Position::default();
         for entry in &log.entries {
             match entry {
@@ -34,8 +52,9 @@ pub(super) fn check(history: &History) -> Result<(), Violation> {
                     }
                     before = *position;
                 }
-                Entry::Event(Event::Message { position, .. }) if counts(position) => {
-                    before = before.max(*position);
+                Entry::Event(Event::Message { payload, position, .. }) if counts(position) => {
+                    let place = if history.ends_are_agreed { at.get(payload) } else { Some(position) };
+                    before = place.map_or(before, |place| before.max(*place));
                 }
                 Entry::Leaving { .. } | Entry::Event(_) | Entry::Digest { .. } => {}
             }

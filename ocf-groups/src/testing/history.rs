@@ -75,6 +75,8 @@ pub struct History {
     /// Who did not go on from a view may have been delivered another end of it: see
     /// [`GroupPromises::one_end`](crate::GroupPromises::one_end).
     pub ends_may_differ: bool,
+    /// Of partitions ([`Config::partitions`](crate::Config::partitions)): what was sent safe may be told as agreed.
+    pub ends_are_agreed: bool,
 }
 
 /// From where to where a member had the group's state and was in the group; both ends excluded.
@@ -116,8 +118,9 @@ impl Log {
         views.windows(2).filter(|w| stays(w[1])).map(|w| (w[0].number, w[1])).collect()
     }
 
-    /// When local members of each group were ready.
-    pub(super) fn ready(&self, instance: NodeInstance) -> BTreeMap<Arc<str>, Vec<Ready>> {
+    /// When local members of each group were ready. With `ended`, one that begins anew because of a view was so until the end of
+    /// the view before.
+    pub(super) fn ready(&self, instance: NodeInstance, ended: bool) -> BTreeMap<Arc<str>, Vec<Ready>> {
         let mut open: BTreeMap<(Arc<str>, u32), Position> = BTreeMap::new();
         let mut found: BTreeMap<Arc<str>, Vec<Ready>> = BTreeMap::new();
         let mut close =
@@ -126,7 +129,7 @@ impl Log {
                     found.entry(key.0).or_default().push(Ready { from, to });
                 }
             };
-        let mut last = Position::default();
+        let (mut last, mut current) = (Position::default(), ViewNumber::default());
         for event in self.events() {
             match event {
                 Event::Membership { group, position, members, joined, left } => {
@@ -147,7 +150,7 @@ impl Log {
                 }
                 // What the reset node delivered last is where its readiness ends.
                 Event::Reset { group, member } => {
-                    let end = Position { sequence: last.sequence + 1, ..last };
+                    let end = Position { sequence: last.sequence.saturating_add(1), ..last };
                     close(&mut open, (Arc::clone(group), member.local), end);
                 }
                 Event::Message { position, .. } => last = last.max(*position),
@@ -155,8 +158,13 @@ impl Log {
                 | Event::StateWanted { .. }
                 | Event::Refused { .. }
                 | Event::Evicted { .. }
-                | Event::View(_)
                 | Event::Writable => {}
+                Event::View(view) => {
+                    if ended {
+                        last = last.max(Position { view: current, sequence: u64::MAX });
+                    }
+                    current = view.number;
+                }
             }
         }
         for key in open.keys().cloned().collect::<Vec<_>>() {

@@ -17,7 +17,7 @@ pub(super) fn check(history: &History) -> Result<(), Violation> {
     for (instance, log) in &history.logs {
         for (from, _) in log.transitions(*instance) {
             if let Some(owed) = by_view.get(&from) {
-                owes(history, &all, *instance, owed).map_err(|w| Violation::new("V4", w))?;
+                owes(history, &all, (*instance, false), owed).map_err(|w| Violation::new("V4", w))?;
             }
         }
     }

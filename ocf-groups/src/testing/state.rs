@@ -3,19 +3,21 @@
 //! delivered an agreed message that is void for the others.
 
 use super::{Entry, History, Violation};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 pub(super) fn check(history: &History) -> Result<(), Violation> {
     let last = history.logs.values().flat_map(|l| l.views()).map(|v| v.number).max();
     let mut seen = BTreeMap::new();
     for (instance, log) in &history.logs {
-        let stays: BTreeSet<_> = log.transitions(*instance).iter().map(|(from, _)| *from).collect();
+        let goes_to: BTreeMap<_, _> =
+            log.transitions(*instance).iter().map(|(from, to)| (*from, to.number)).collect();
         for entry in &log.entries {
             let Entry::Digest { group, position, digest, .. } = entry else { continue };
-            if !stays.contains(&position.view) && Some(position.view) != last {
+            let next = goes_to.get(&position.view);
+            if next.is_none() && Some(position.view) != last {
                 continue;
             }
-            let first = seen.entry((group, *position)).or_insert((*digest, *instance));
+            let first = seen.entry((group, *position, next.copied())).or_insert((*digest, *instance));
             if first.0 != *digest {
                 let what = format!("{instance} and {} differ in {group} at {position}", first.1);
                 return Err(Violation::new("V10", what));

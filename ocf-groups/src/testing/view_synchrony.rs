@@ -38,22 +38,22 @@ pub(super) fn check(history: &History) -> Result<(), Violation> {
             instances.iter().filter_map(|i| all.get(i)?.get(from)).flatten().collect();
         for instance in instances {
             let what = format!("going from {from} to {to}");
-            owes(history, &all, *instance, &owed)
+            owes(history, &all, (*instance, false), &owed)
                 .map_err(|w| Violation::new("V3", format!("{w}, {what}")))?;
         }
     }
     Ok(())
 }
 
-/// Checks that `instance` delivered each of `owed` that falls into a time when it was ready.
+/// Checks that an instance delivered each of `owed` that falls into a time when it was ready, as [`Log::ready`](super::Log) tells it.
 pub(super) fn owes(
     history: &History,
     all: &Delivered,
-    instance: NodeInstance,
+    (instance, ended): (NodeInstance, bool),
     owed: &BTreeSet<&(Position, Arc<str>)>,
 ) -> Result<(), String> {
     let Some(log) = history.logs.get(&instance) else { return Ok(()) };
-    let ready = log.ready(instance);
+    let ready = log.ready(instance, ended);
     for (position, group) in owed {
         let within = |r: &Ready| r.from < *position && *position < r.to;
         let got = all

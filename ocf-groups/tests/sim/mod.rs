@@ -11,6 +11,7 @@
 mod app;
 pub(crate) mod host;
 mod oracle;
+mod partitions;
 
 use app::App;
 use bytes::Bytes;
@@ -18,8 +19,10 @@ use host::{Host, Maker};
 use ocf_comm::Lane;
 use ocf_groups::testing::{Entry, Held, History, Violation, buffers_are_freed_only_when_all_hold, check};
 use ocf_groups::{Config, Event, Groups, Guarantee, Input, Output, Sabotage};
+use ocf_membership::partitionable::PartitionSabotage;
 use ocf_membership::{Ballot, Proposal, View, ViewNumber};
 use oracle::Oracle;
+use partitions::{Free, Word};
 use pils::{Incarnation, Instant, Layer, NodeId, NodeInstance, Rng};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
@@ -45,6 +48,9 @@ enum What {
     Fault,
     Oracle,
     Offer(NodeInstance, app::Wanted),
+    Word(NodeInstance, Word),
+    /// The next message between the memberships of two nodes.
+    Words(NodeInstance, NodeInstance),
 }
 
 pub(crate) struct Node {
@@ -64,6 +70,9 @@ pub(crate) struct Cluster {
     pub(crate) history: History,
     pub(crate) coverage: Coverage,
     oracle: Oracle,
+    /// Membership of any partition, instead.
+    free: Option<Free>,
+    words: BTreeMap<(NodeInstance, NodeInstance), VecDeque<Bytes>>,
     lanes: BTreeMap<(NodeInstance, NodeInstance, Lane), VecDeque<Bytes>>,
     ready_at: BTreeMap<(NodeInstance, NodeInstance, Lane), Instant>,
     /// Membership reaches a core in order.
@@ -86,15 +95,26 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     pub(crate) fn new(seed: u64, sabotage: Option<Sabotage>) -> Self {
-        Self::with(seed, sabotage, None, false)
+        Self::with(seed, sabotage, None, None, false)
+    }
+
+    /// A cluster whose nodes go on in any partition.
+    pub(crate) fn of_partitions(seed: u64, bug: Option<PartitionSabotage>, groups: Option<Sabotage>) -> Self {
+        Self::with(seed, groups, None, Some(Free::new(bug)), false)
     }
 
     /// A cluster whose nodes run what `maker` makes.
     pub(crate) fn of_hosts(seed: u64, maker: Maker, total_crashes: bool) -> Self {
-        Self::with(seed, None, Some(maker), total_crashes)
+        Self::with(seed, None, Some(maker), None, total_crashes)
     }
 
-    fn with(seed: u64, sabotage: Option<Sabotage>, maker: Option<Maker>, total_crashes: bool) -> Self {
+    fn with(
+        seed: u64,
+        sabotage: Option<Sabotage>,
+        maker: Option<Maker>,
+        free: Option<Free>,
+        total_crashes: bool,
+    ) -> Self {
         let mut rng = Rng::new(seed);
         let size = rng.between(2, 5) as u32;
         let lenient = rng.chance(0.5);
@@ -104,6 +124,7 @@ impl Cluster {
             batch: 300,
             state_piece: 7,
             transfer_buffer: if rng.chance(0.3) { 2000 } else { 100_000 },
+            partitions: free.is_some(),
             ..Config::default()
         };
         let config = if maker.is_some() {
@@ -116,9 +137,11 @@ impl Cluster {
             rng,
             now: Instant::ZERO,
             nodes: BTreeMap::new(),
-            history: History::default(),
+            history: History { ends_are_agreed: free.is_some(), ..History::default() },
             coverage: Coverage::new(),
             oracle: Oracle::new(size, lenient),
+            free,
+            words: BTreeMap::new(),
             lanes: BTreeMap::new(),
             ready_at: BTreeMap::new(),
             told_at: BTreeMap::new(),
@@ -158,6 +181,9 @@ impl Cluster {
         self.history.logs.insert(instance, Default::default());
         let host = self.maker.as_mut().map(|make| make(instance, self.rng.fork()));
         self.nodes.insert(instance, Node { core, app: App::new(instance), host, timer: None });
+        if self.free.is_some() {
+            Free::start(self, instance);
+        }
     }
 
     fn schedule(&mut self, after: Duration, what: What) {
@@ -177,6 +203,24 @@ impl Cluster {
             .max(*self.told_at.get(&to).unwrap_or(&self.now) + Duration::from_nanos(1));
         self.told_at.insert(to, at);
         self.schedule(at - self.now, What::Order(to, order));
+    }
+
+    /// Membership of a node hears something; what it hears keeps its order.
+    pub(crate) fn inform(&mut self, to: NodeInstance, word: Word) {
+        let key = (to, to, Lane::Urgent);
+        let at = (self.now + self.delay()).max(*self.ready_at.get(&key).unwrap_or(&self.now));
+        let at = at + Duration::from_nanos(1);
+        self.ready_at.insert(key, at);
+        self.schedule(at - self.now, What::Word(to, word));
+    }
+
+    pub(crate) fn post_word(&mut self, from: NodeInstance, to: NodeInstance, message: Bytes) {
+        let key = (from, to, Lane::Urgent);
+        let at = (self.now + self.delay()).max(*self.ready_at.get(&key).unwrap_or(&self.now));
+        let at = at + Duration::from_nanos(1);
+        self.ready_at.insert(key, at);
+        self.words.entry((from, to)).or_default().push_back(message);
+        self.schedule(at - self.now, What::Words(from, to));
     }
 
     pub(crate) fn connected(&self, a: NodeInstance, b: NodeInstance) -> bool {
@@ -279,9 +323,15 @@ impl Cluster {
             What::Act => self.act(),
             What::Fault => self.fault(),
             What::Oracle => {
-                Oracle::step(self);
+                if self.free.is_some() {
+                    Free::step(self);
+                } else {
+                    Oracle::step(self);
+                }
                 self.schedule(Duration::from_micros(300), What::Oracle);
             }
+            What::Word(to, word) => Free::on_word(self, to, word),
+            What::Words(from, to) => Free::carry(self, from, to),
             What::Offer(to, wanted) => {
                 if let Some(node) = self.nodes.get_mut(&to) {
                     let app::Wanted { group, joiner, position, state } = wanted;
@@ -304,6 +354,10 @@ impl Cluster {
                         self.post(at, *peer, lane, message.clone());
                     }
                 }
+                Output::Blocked(ballot, state) if self.free.is_some() => {
+                    Free::on_blocked(self, at, ballot, state);
+                }
+                Output::Flushed(ballot) if self.free.is_some() => Free::on_flushed(self, at, ballot),
                 Output::Blocked(ballot, state) => self.oracle.on_blocked(at, ballot, state),
                 Output::Flushed(ballot) => self.oracle.on_flushed(at, ballot),
                 Output::Evict { .. } => panic!("nobody waits for so long"),
@@ -459,7 +513,7 @@ impl Cluster {
             0..3 => {
                 let living: Vec<NodeInstance> = self.nodes.keys().copied().collect();
                 let Some(victim) = self.rng.pick(&living).copied() else { return };
-                if self.oracle.may_die(victim, &self.nodes) {
+                if self.free.is_some() || self.oracle.may_die(victim, &self.nodes) {
                     self.kill(victim);
                 }
             }
@@ -501,6 +555,10 @@ impl Cluster {
         if let Some(log) = self.history.logs.get_mut(&victim) {
             log.dead = true;
         }
+        if self.free.is_some() {
+            Free::kill(self, victim);
+        }
+        self.words.retain(|(_, to), _| *to != victim);
         self.lanes.retain(|(_, to, _), _| *to != victim);
         // What was sent last may be lost.
         for ((from, _, _), messages) in &mut self.lanes {
@@ -513,7 +571,10 @@ impl Cluster {
     }
 
     fn judge(&mut self) -> Result<(), Violation> {
-        let alive = self.oracle.is_settled(&self.nodes);
+        let living = self.nodes.keys().copied().collect();
+        let alive =
+            self.free.as_ref().map_or_else(|| self.oracle.is_settled(&self.nodes), |f| f.is_settled(&living));
+        self.free.as_ref().map_or(Ok(()), |free| free.judge(&self.history, alive))?;
         if self.maker.is_none() {
             check(&self.history, alive)?;
         }

@@ -25,24 +25,24 @@ const VOTES_BEFORE: u32 = 1 << 30;
 /// In the word of the quorum: how nodes are reached follows.
 const VOTES_CONTACTS: u32 = 1 << 29;
 
-pub(super) fn put_ballot(out: &mut Vec<u8>, ballot: Ballot) {
+pub(crate) fn put_ballot(out: &mut Vec<u8>, ballot: Ballot) {
     out.put_u64(ballot.round);
     out.put_instance(ballot.proposer);
 }
 
-pub(super) fn ballot(r: &mut Reader<'_>) -> Result<Ballot, ParseError> {
+pub(crate) fn ballot(r: &mut Reader<'_>) -> Result<Ballot, ParseError> {
     Ok(Ballot { round: r.u64("round")?, proposer: r.instance("proposer")? })
 }
 
-pub(super) fn put_number(out: &mut Vec<u8>, number: ViewNumber) {
+pub(crate) fn put_number(out: &mut Vec<u8>, number: ViewNumber) {
     out.put_u64(number.0);
 }
 
-pub(super) fn number(r: &mut Reader<'_>) -> Result<ViewNumber, ParseError> {
+pub(crate) fn number(r: &mut Reader<'_>) -> Result<ViewNumber, ParseError> {
     Ok(ViewNumber(r.u64("number")?))
 }
 
-pub(super) fn put_instances(out: &mut Vec<u8>, instances: &[NodeInstance]) {
+pub(crate) fn put_instances(out: &mut Vec<u8>, instances: &[NodeInstance]) {
     out.put_length(instances.len());
     for instance in instances {
         out.put_instance(*instance);
@@ -50,7 +50,7 @@ pub(super) fn put_instances(out: &mut Vec<u8>, instances: &[NodeInstance]) {
 }
 
 /// A list of instances, strictly ascending.
-pub(super) fn instances(r: &mut Reader<'_>, field: &'static str) -> Result<Vec<NodeInstance>, ParseError> {
+pub(crate) fn instances(r: &mut Reader<'_>, field: &'static str) -> Result<Vec<NodeInstance>, ParseError> {
     instances_up_to(r, field, INSTANCES_MAX)
 }
 
@@ -76,7 +76,7 @@ fn instances_up_to(
     Ok(list)
 }
 
-pub(super) fn put_members(out: &mut Vec<u8>, members: &[Member]) {
+pub(crate) fn put_members(out: &mut Vec<u8>, members: &[Member]) {
     out.put_length(members.len());
     for m in members {
         out.put_instance(m.instance);
@@ -86,7 +86,7 @@ pub(super) fn put_members(out: &mut Vec<u8>, members: &[Member]) {
 }
 
 /// A list of members, most senior first: strictly ascending by (joined, node).
-pub(super) fn members(r: &mut Reader<'_>) -> Result<Vec<Member>, ParseError> {
+pub(crate) fn members(r: &mut Reader<'_>) -> Result<Vec<Member>, ParseError> {
     let n = r.length("members", NODES_MAX)?;
     let mut list: Vec<Member> = Vec::with_capacity(n.min(r.remaining() / 32));
     for _ in 0..n {
@@ -203,7 +203,7 @@ pub(crate) fn view(r: &mut Reader<'_>) -> Result<View, ParseError> {
     Ok(View { number, ballot, members, previous, causes, quorum, level, unproven })
 }
 
-pub(super) fn put_proposal(out: &mut Vec<u8>, proposal: &Proposal) {
+pub(crate) fn put_proposal(out: &mut Vec<u8>, proposal: &Proposal) {
     put_view(out, &proposal.view);
     out.put_length(proposal.states.len());
     for (instance, state) in &proposal.states {
@@ -212,7 +212,7 @@ pub(super) fn put_proposal(out: &mut Vec<u8>, proposal: &Proposal) {
     }
 }
 
-pub(super) fn proposal(r: &mut Reader<'_>) -> Result<Proposal, ParseError> {
+pub(crate) fn proposal(r: &mut Reader<'_>) -> Result<Proposal, ParseError> {
     let view = view(r)?;
     let n = r.length("states", NODES_MAX)?;
     let mut states = Vec::with_capacity(n.min(r.remaining() / 21));
@@ -222,7 +222,7 @@ pub(super) fn proposal(r: &mut Reader<'_>) -> Result<Proposal, ParseError> {
     Ok(Proposal { view, states })
 }
 
-pub(super) fn upper_state(r: &mut Reader<'_>) -> Result<Bytes, ParseError> {
+pub(crate) fn upper_state(r: &mut Reader<'_>) -> Result<Bytes, ParseError> {
     let n = r.length("upper state", UPPER_STATE_MAX)?;
     Ok(Bytes::copy_from_slice(r.take("upper state", n)?))
 }

@@ -327,10 +327,8 @@ impl World {
             tie_delay: Duration::from_millis(1_000),
             policy: policy_by_name(&plan.policy).expect("a policy"),
             names_unproven: true,
-            evict_hold: Duration::from_secs(2),
-            evict_hold_max: Duration::from_secs(5),
             last_man_standing: plan.last_man.map(Duration::from_nanos),
-            ..Config::new((1..=plan.nodes - plan.spares).map(|n| NodeVotes::new(id(n - 1), 1)))
+            ..of_nodes(plan.nodes - plan.spares)
         };
         let nodes = (0..plan.nodes)
             .map(|i| Node {
@@ -1176,4 +1174,11 @@ pub fn contact_of(node: NodeId) -> Bytes {
 
 pub fn index(instance: NodeInstance) -> usize {
     usize::try_from(instance.node.raw() - 1).expect("few nodes")
+}
+
+/// One vote each, and who is evicted is not out for longer than a run takes.
+fn of_nodes(nodes: usize) -> Config {
+    let votes = (0..nodes).map(|i| NodeVotes::new(id(i), 1));
+    let (evict_hold, evict_hold_max) = (Duration::from_secs(2), Duration::from_secs(5));
+    Config { evict_hold, evict_hold_max, ..Config::new(votes) }
 }

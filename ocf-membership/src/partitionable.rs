@@ -1,0 +1,449 @@
+//! Views of whoever can talk to each other, for what may go on in any partition.
+//!
+//! [`Partitionable`] stands beside [`Consensus`](crate::Consensus) and has nothing to do with it: no quorum, no lease, no record. After a
+//! partition each side agrees on a view of its own and goes on in it; when sides meet, one view follows from all of theirs. **Such a view
+//! proves nothing about others**: two of them may act at the same time, so it must never decide who may lock, start or write what others
+//! must not. See `PROTOCOL.md`, section 16.
+
+mod ballot;
+mod wire;
+
+use crate::clique::{STEPS_MAX, heaviest_clique};
+use crate::{Ballot, Member, Proposal, View, ViewNumber};
+use ballot::{Awaiting, Pending, Round};
+use bytes::Bytes;
+use core::time::Duration;
+use ocf_comm::Lane;
+use pils::{Instant, Layer, NodeInstance, Rng, TimerTable};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use wire::{Message, Status};
+
+/// The level of all these views: who speaks this protocol speaks it.
+const LEVEL: u32 = 2;
+
+/// Timers of [`Partitionable`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionConfig {
+    /// How long to collect news of who can talk to whom before a ballot starts, default 50 ms. Too low: more views when a network heals.
+    pub gather: Duration,
+    /// How long those asked may take to answer a step of a ballot, default 5 s: among others, to fetch what they miss of
+    /// their old view. Then it is begun anew.
+    pub answer_timeout: Duration,
+}
+
+impl Default for PartitionConfig {
+    fn default() -> Self {
+        Self { gather: Duration::from_millis(50), answer_timeout: Duration::from_secs(5) }
+    }
+}
+
+/// A view from which another one follows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parent {
+    /// Its number.
+    pub number: ViewNumber,
+    /// Its transitional set: who came from it, sorted. They have delivered the same in it.
+    pub came: Vec<NodeInstance>,
+}
+
+/// A view of one partition. Never a primary.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionView {
+    /// Number, members and so on. No two views that share a member share a number, and those of a node grow; the quorum is all
+    /// members. Who goes on from the parent named first joined earlier; all others join in this view.
+    pub view: View,
+    /// The views that it follows from: that whose members go on with their state, then the others by number. More than one: a merge.
+    pub parents: Vec<Parent>,
+    /// The view of the primary partition that **all** members said they were in when this was agreed; `None` if not. It may be
+    /// over by now: whoever must know asks [`Consensus`](crate::Consensus).
+    pub primary: Option<ViewNumber>,
+}
+
+impl PartitionView {
+    /// True if several partitions became one.
+    #[must_use]
+    pub const fn is_merge(&self) -> bool {
+        self.parents.len() > 1
+    }
+
+    /// Who came here from the same view as `instance`: with these it has delivered the same. Empty if it is no member.
+    #[must_use]
+    pub fn transitional_set(&self, instance: NodeInstance) -> &[NodeInstance] {
+        self.parents.iter().find(|p| p.came.contains(&instance)).map_or(&[], |p| &p.came)
+    }
+}
+
+/// What arrives at the core.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum PartitionInput<'a> {
+    /// Node communication: the peer can be talked to.
+    Up(NodeInstance),
+    /// Node communication: the peer is gone.
+    Down(NodeInstance),
+    /// A message of a peer's core.
+    Message {
+        /// Who sent it.
+        from: NodeInstance,
+        /// The bytes. Not trusted to be well-formed.
+        message: &'a [u8],
+    },
+    /// The primary view that this node is in, if any, changed. Sides in a newer primary keep their state in a merge.
+    Primary(Option<ViewNumber>),
+    /// The layer above has stopped, as [`PartitionOutput::Block`] asked.
+    Blocked {
+        /// The ballot of the request.
+        ballot: Ballot,
+        /// What it would enter a view with; travels in [`Proposal::states`].
+        state: Bytes,
+    },
+    /// The layer above holds all that it owes in its old view, as [`PartitionOutput::Flush`] asked.
+    Flushed {
+        /// The ballot of the request.
+        ballot: Ballot,
+    },
+}
+
+/// What the core wants done, in this order.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum PartitionOutput {
+    /// Send a message; dropping it is allowed if the peer is down.
+    Send {
+        /// To whom.
+        to: NodeInstance,
+        /// In which lane.
+        lane: Lane,
+        /// The bytes.
+        message: Bytes,
+    },
+    /// A view change begins: the layer above stops and answers [`PartitionInput::Blocked`].
+    Block {
+        /// To name in the answer.
+        ballot: Ballot,
+    },
+    /// The layer above fetches what those who report the same view have of it, and answers [`PartitionInput::Flushed`].
+    Flush {
+        /// To name in the answer.
+        ballot: Ballot,
+        /// What is proposed.
+        proposal: Proposal,
+    },
+    /// The view is agreed: the layer above delivers the rest of its old one, and enters it.
+    Installed(PartitionView),
+}
+
+/// A bug put back, to show that the checkers find it.
+#[cfg(feature = "testing")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PartitionSabotage {
+    /// All who come into a merge go on with the state they had.
+    MergesStates,
+    /// A view says that it is the primary if one of its members is in it.
+    ClaimsPrimary,
+    /// Both sides of a partition may use one number.
+    CountsViews,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    Begin,
+    Round,
+}
+
+/// Agreement on views of whoever can talk to each other: a sans-IO [`Layer`]. O(nodes²) for an input, at most 64 nodes.
+#[derive(Debug)]
+pub struct Partitionable {
+    config: PartitionConfig,
+    local: NodeInstance,
+    rng: Rng,
+    timers: TimerTable<Timer>,
+    outputs: VecDeque<PartitionOutput>,
+    loopback: VecDeque<Message>,
+    up: BTreeSet<NodeInstance>,
+    statuses: BTreeMap<NodeInstance, Status>,
+    /// The last word of peers that are down: valid again if they come back, who may not have noticed.
+    parked: BTreeMap<NodeInstance, Status>,
+    announced: Option<Status>,
+    primary: Option<ViewNumber>,
+    installed: PartitionView,
+    promised: Ballot,
+    highest_round: u64,
+    awaiting: Option<Awaiting>,
+    pending: Option<Pending>,
+    /// The layer above has stopped, or was asked to.
+    stopped: bool,
+    round: Option<Round>,
+    /// This node's ballot failed: not before this.
+    not_before: Instant,
+    /// Messages that made no sense.
+    dropped: u64,
+    #[cfg(feature = "testing")]
+    sabotage: Option<PartitionSabotage>,
+}
+
+impl Partitionable {
+    /// A node that is alone, in a view of itself: the first output.
+    #[must_use]
+    pub fn new(config: PartitionConfig, local: NodeInstance, mut rng: Rng) -> Self {
+        // Another one in each life, so that a number is hardly ever used again.
+        let ballot = Ballot { round: rng.between(1, ballot::FIRST_MAX), proposer: local };
+        let view = View {
+            number: ballot::number_of(ballot),
+            ballot,
+            members: vec![Member { instance: local, joined: ballot::number_of(ballot), votes: 1 }],
+            previous: Vec::new(),
+            causes: Vec::new(),
+            quorum: 1,
+            level: LEVEL,
+            unproven: Vec::new(),
+        };
+        let installed = PartitionView { view, parents: Vec::new(), primary: None };
+        Self {
+            config,
+            local,
+            rng,
+            timers: TimerTable::new(),
+            outputs: VecDeque::from([PartitionOutput::Installed(installed.clone())]),
+            loopback: VecDeque::new(),
+            up: BTreeSet::new(),
+            statuses: BTreeMap::new(),
+            parked: BTreeMap::new(),
+            announced: None,
+            primary: None,
+            installed,
+            promised: ballot,
+            highest_round: ballot.round,
+            awaiting: None,
+            pending: None,
+            stopped: false,
+            round: None,
+            not_before: Instant::ZERO,
+            dropped: 0,
+            #[cfg(feature = "testing")]
+            sabotage: None,
+        }
+    }
+
+    /// The view that this node is in.
+    #[must_use]
+    pub const fn view(&self) -> &PartitionView {
+        &self.installed
+    }
+
+    /// Messages of peers that did not parse, or that nobody may send.
+    #[must_use]
+    pub const fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// Puts a bug back.
+    #[cfg(feature = "testing")]
+    pub const fn sabotage(&mut self, what: PartitionSabotage) {
+        self.sabotage = Some(what);
+    }
+
+    #[cfg(feature = "testing")]
+    fn is(&self, bug: PartitionSabotage) -> bool {
+        self.sabotage == Some(bug)
+    }
+
+    fn send(&mut self, to: NodeInstance, message: &Message) {
+        if to == self.local {
+            self.loopback.push_back(message.clone());
+        } else if self.up.contains(&to) {
+            let message = message.emit();
+            self.outputs.push_back(PartitionOutput::Send { to, lane: Lane::Urgent, message });
+        }
+    }
+
+    /// Whom this node hears, itself included.
+    fn row(&self) -> Vec<NodeInstance> {
+        self.up.iter().copied().chain([self.local]).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    fn row_of(&self, instance: NodeInstance) -> Option<&[NodeInstance]> {
+        self.statuses.get(&instance).map(|s| s.row.as_slice())
+    }
+
+    fn hears(&self, x: NodeInstance, y: NodeInstance) -> bool {
+        if x == self.local {
+            self.up.contains(&y)
+        } else {
+            self.row_of(x).is_some_and(|row| row.contains(&y))
+        }
+    }
+
+    /// The largest set of nodes around this one that all hear each other, as far as rows say; sorted.
+    fn clique(&self) -> Vec<NodeInstance> {
+        let linked = |a: NodeInstance, b: NodeInstance| self.hears(a, b) && self.hears(b, a);
+        let around = self.statuses.keys().copied().filter(|p| linked(self.local, *p));
+        let mut vertices: Vec<NodeInstance> = around.chain([self.local]).collect();
+        vertices.sort_unstable();
+        vertices.truncate(crate::NODES_MAX);
+        let together = |p: &NodeInstance| self.installed.view.contains(*p);
+        let weight =
+            |p: &NodeInstance| 1 << 20 | u128::from(together(p)) << 10 | u128::from(*p == self.local) << 60;
+        let weights: Vec<u128> = vertices.iter().map(weight).collect();
+        let broken = |a: &NodeInstance| {
+            let far = vertices.iter().enumerate().filter(|(_, b)| *b != a && !linked(*a, **b));
+            far.fold(0_u64, |set, (i, _)| set | 1 << i)
+        };
+        let rows: Vec<u64> = vertices.iter().map(broken).collect();
+        let best = heaviest_clique(&weights, &rows, STEPS_MAX);
+        vertices.iter().enumerate().filter(|(i, _)| best & 1 << i != 0).map(|(_, p)| *p).collect()
+    }
+
+    fn status(&self) -> Status {
+        let (view, round) = (self.installed.view.number, self.highest_round);
+        Status { view, stopped: self.stopped, round, row: self.row(), clique: self.clique() }
+    }
+
+    /// Those with whom this node should be in a view: who would be with the same as it would. That is the same for all of them, and each
+    /// hears each, whatever links are broken elsewhere. Sorted.
+    pub(super) fn desired(&self) -> Vec<NodeInstance> {
+        let Some(own) = &self.announced else { return Vec::new() };
+        let agrees = |p: &NodeInstance| {
+            *p == self.local || self.statuses.get(p).is_some_and(|s| s.clique == own.clique)
+        };
+        own.clique.iter().copied().filter(agrees).collect()
+    }
+
+    fn announce(&mut self) {
+        let status = self.status();
+        if self.announced.as_ref() == Some(&status) {
+            return;
+        }
+        for peer in self.up.clone() {
+            self.send(peer, &Message::Status(status.clone()));
+        }
+        self.announced = Some(status);
+    }
+
+    /// Those with whom this node should be in a view, if they are not, and it is this node that must see to it.
+    fn to_propose(&self) -> Option<Vec<NodeInstance>> {
+        let desired = self.desired();
+        if desired.first() != Some(&self.local) {
+            return None;
+        }
+        let members: BTreeSet<NodeInstance> =
+            self.installed.view.members.iter().map(|m| m.instance).collect();
+        let same = members.iter().eq(desired.iter());
+        let others = desired.iter().filter_map(|p| self.statuses.get(p));
+        let apart = others.clone().any(|s| s.view != self.installed.view.number || s.stopped);
+        (!same || apart || self.stopped).then_some(desired)
+    }
+
+    fn settle(&mut self, now: Instant) {
+        loop {
+            while let Some(message) = self.loopback.pop_front() {
+                self.on_message(now, self.local, message);
+            }
+            self.announce();
+            if self.loopback.is_empty() {
+                break;
+            }
+        }
+        if self.round.is_none() && self.to_propose().is_some() {
+            let at = (now + self.config.gather).max(self.not_before);
+            self.timers.set_if_unset(Timer::Begin, at);
+        } else {
+            self.timers.stop(Timer::Begin);
+        }
+    }
+
+    /// One life of a node at a time.
+    fn on_up(&mut self, peer: NodeInstance) {
+        self.statuses.retain(|p, _| p.node != peer.node);
+        self.up.retain(|p| p.node != peer.node);
+        self.parked.retain(|p, _| p.node != peer.node || *p == peer);
+        if peer.node == self.local.node || self.up.len() >= crate::NODES_MAX {
+            return;
+        }
+        if let Some(status) = self.parked.remove(&peer) {
+            self.statuses.insert(peer, status);
+        }
+        self.up.insert(peer);
+        self.announced = None;
+    }
+
+    fn on_message(&mut self, now: Instant, from: NodeInstance, message: Message) {
+        match message {
+            Message::Status(status) => {
+                self.highest_round = self.highest_round.max(status.round);
+                self.statuses.insert(from, status);
+            }
+            Message::Prepare { ballot, candidates } => self.on_prepare(from, ballot, &candidates),
+            Message::Nack { ballot, promised } => self.on_nack(now, ballot, promised),
+            Message::State(report) => self.on_state(now, from, *report),
+            Message::Accept { ballot, proposal } => self.on_accept(from, ballot, *proposal),
+            Message::Accepted { ballot } => self.on_accepted(from, ballot),
+            Message::Install { ballot } => self.on_install(from, ballot),
+        }
+    }
+}
+
+/// True if the bug was put back; never, without the feature `testing`.
+macro_rules! sabotaged {
+    ($core:expr, $bug:ident) => {{
+        #[cfg(feature = "testing")]
+        let yes = $core.is(crate::partitionable::PartitionSabotage::$bug);
+        #[cfg(not(feature = "testing"))]
+        let yes = false;
+        yes
+    }};
+}
+use sabotaged;
+
+impl Layer for Partitionable {
+    type Input<'a> = PartitionInput<'a>;
+    type Output = PartitionOutput;
+
+    fn handle(&mut self, now: Instant, input: PartitionInput<'_>) {
+        match input {
+            PartitionInput::Up(peer) => self.on_up(peer),
+            PartitionInput::Down(peer) => {
+                self.up.remove(&peer);
+                if let Some(status) = self.statuses.remove(&peer) {
+                    self.parked.insert(peer, status);
+                }
+                self.on_lost(now, peer);
+            }
+            PartitionInput::Message { from, message } => match Message::parse(message) {
+                Ok(message) if self.up.contains(&from) => self.on_message(now, from, message),
+                Ok(Message::Status(status)) if self.parked.len() < crate::NODES_MAX => {
+                    self.parked.insert(from, status);
+                }
+                Ok(_) | Err(_) => self.dropped += 1,
+            },
+            PartitionInput::Primary(primary) => self.primary = primary,
+            PartitionInput::Blocked { ballot, state } => self.on_blocked(ballot, state),
+            PartitionInput::Flushed { ballot } => self.on_flushed(ballot),
+        }
+        self.settle(now);
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        while let Some(timer) = self.timers.expired(now) {
+            match timer {
+                Timer::Begin if self.round.is_none() => {
+                    if let Some(candidates) = self.to_propose() {
+                        self.begin(now, candidates);
+                    }
+                }
+                Timer::Begin => {}
+                Timer::Round => self.fail(now),
+            }
+        }
+        self.settle(now);
+    }
+
+    fn poll_output(&mut self) -> Option<PartitionOutput> {
+        self.outputs.pop_front()
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+}
