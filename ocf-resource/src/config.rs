@@ -96,7 +96,8 @@ pub struct GroupConfig {
     #[serde(default = "one")]
     pub copies: u32,
     /// Move it from node to node without a stop, if both can take it and its agent can do that (`migrate_to`,
-    /// `migrate_from`). Only for a group of one resource that runs once and has no roles. Default no.
+    /// `migrate_from`). Only for a group of one resource that runs once and has no roles; not from a node that needs its
+    /// access ([`Config::access`]). Default no.
     #[serde(default)]
     pub migrate: bool,
     /// Have every running instance of a resource hear of each start, stop, promotion and demotion of another one before and

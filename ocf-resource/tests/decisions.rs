@@ -1065,6 +1065,27 @@ fn what_can_move_without_a_stop_is_handed_over_taken_over_and_then_stopped_where
 }
 
 #[test]
+fn what_fencing_by_access_would_leave_handing_over_is_stopped_and_started_instead() {
+    for needs_access in [false, true] {
+        let mut config = config();
+        config.groups[0].migrate = true;
+        config.groups[0].resources.truncate(1);
+        if needs_access {
+            config.access = AccessNeed::Everybody;
+        }
+        let mut t = Table::of(&config, &[1, 2], &[]);
+        t.answer_probes();
+        for node in t.bare.clone() {
+            t.input(node.node.raw(), Input::Access { why: None });
+        }
+        t.answer(1, "ip", Action::Start, Outcome::Ok);
+        t.command(2, Command::Standby(NodeId::new(1)));
+        let first = if needs_access { "n1 stop ip" } else { "n1 migrate_to ip" };
+        assert_eq!(t.asked(), [first]);
+    }
+}
+
+#[test]
 fn the_end_of_maintenance_does_not_forget_what_is_on_its_way_to_another_node() {
     for begins in [false, true] {
         let mut t = live(|_| ());

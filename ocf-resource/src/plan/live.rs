@@ -21,13 +21,15 @@ pub(super) enum Live {
 
 impl Scene<'_> {
     /// True if what runs here, and is to run on `target`, may go there without a stop: nothing of it is, or may be, anywhere
-    /// else, and the target stands as firmly as this node.
+    /// else, and the target stands as firmly as this node. Nothing is handed over where fencing takes a node's access and lets it
+    /// run on: its agent would go on handing over, to where that was stopped since.
     pub(super) fn can_go_live(&self, here: NodeInstance, spot: &Spot, target: Option<NodeInstance>) -> bool {
         let Some(target) = target.filter(|t| *t != here) else { return false };
         let member = self.state.nodes.get(&target).is_some_and(|n| n.member && !n.dead);
         self.config.migrate
             && self.config.resources.len() == 1
             && !self.is_many()
+            && !self.whole.access.has(here.node)
             && matches!(spot.presence, Presence::Running(_))
             && spot.outdated.is_none()
             && member
