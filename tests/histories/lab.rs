@@ -15,6 +15,8 @@ use std::time::Duration;
 /// The default.
 pub(crate) const DETECTION: Duration = Duration::from_millis(500);
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Stretches that may be disturbed by others on the machine.
+const CALM_TRIES: u32 = 30;
 
 /// How the nodes are set up.
 #[derive(Clone, Debug)]
@@ -101,7 +103,7 @@ pub(crate) struct Lab {
     lives: Vec<Running>,
     /// The newest life of each node.
     newest: Vec<usize>,
-    settled: Option<Instant>,
+    calm: Option<(Instant, Instant)>,
 }
 
 impl Lab {
@@ -126,7 +128,7 @@ impl Lab {
             nodes: (0..nodes).map(|_| None).collect(),
             lives: Vec::new(),
             newest: vec![0; nodes],
-            settled: None,
+            calm: None,
             setup,
         };
         lab.prepare();
@@ -244,10 +246,25 @@ impl Lab {
         }
     }
 
-    /// All is well, and nothing happens any more: from here on nothing may change.
-    pub(crate) fn settled(&mut self) {
-        self.until_well();
-        self.settled = Some(now());
+    /// All is well, and nothing happens for two detection times, in which nothing may change. Time in which this machine stood still,
+    /// by this process, is not judged: then another stretch is.
+    pub(crate) fn calm(&mut self) {
+        for _ in 0..CALM_TRIES {
+            self.until_well();
+            let begin = now();
+            let (mut last, mut longest) = (begin, Duration::ZERO);
+            while last.since(begin) < DETECTION * 2 {
+                thread::sleep(Duration::from_millis(2));
+                let at = now();
+                (longest, last) = (longest.max(at.since(last)), at);
+            }
+            self.calm = Some((begin, last));
+            if longest < DETECTION / 5 {
+                return;
+            }
+            eprintln!("this machine stood still for {longest:?}: once more");
+        }
+        panic!("this machine is too busy to judge what happens when nothing happens");
     }
 
     /// Lets what is under way arrive, ends all, and reads what every life wrote.
@@ -260,7 +277,7 @@ impl Lab {
             running.killed.into_iter().for_each(|at| life.killed(at));
             Some(life)
         };
-        History { lives: self.lives.iter().filter_map(read).collect(), settled: self.settled }
+        History { lives: self.lives.iter().filter_map(read).collect(), calm: self.calm }
     }
 }
 

@@ -96,8 +96,7 @@ fn live_through_all(lab: &mut Lab, days: &[Day], seed: u64) {
             lab.until_well();
         }
     }
-    lab.settled();
-    thread::sleep(DETECTION * 2);
+    lab.calm();
 }
 
 /// Judges, and sees that there was enough to judge.
@@ -132,8 +131,7 @@ fn of_two_halves_that_are_cut_apart_one_goes_on() {
         live_through(&mut lab, day, 2);
         lab.until_well();
     }
-    lab.settled();
-    thread::sleep(DETECTION * 2);
+    lab.calm();
     let history = lab.finish();
     keeps_every_promise(&history, 8, 200);
     assert!(history.judge().unwrap()["Q5 one half"] >= 2, "the tie-breaker was hardly asked");
@@ -209,7 +207,7 @@ fn three(arrived: bool, second: &str) -> History {
         started(2) + &whole + &told + second,
         started(3) + &whole + &told + &rest + "{\"at\":150,\"what\":\"act",
     ];
-    History { lives: texts.iter().map(|text| Life::read(text).unwrap()).collect(), settled: None }
+    History { lives: texts.iter().map(|text| Life::read(text).unwrap()).collect(), calm: None }
 }
 
 #[test]
@@ -225,7 +223,7 @@ fn a_history_that_breaks_a_promise_is_refused() {
         |at, members| line(at, &format!("\"what\":\"table\",\"place\":[1,9],\"members\":[{members}]"));
     let why = three(true, &(table(50, "[1,\"1\"]") + &table(51, "[2,\"2\"]"))).judge().unwrap_err();
     assert!(why.contains("V11"), "the group has different members: {why}");
-    let settled = History { settled: Some(pils::Instant::from_nanos(60)), ..three(true, &acts(90, 1)) };
-    let why = settled.judge().unwrap_err();
+    let calm = Some((pils::Instant::from_nanos(60), pils::Instant::from_nanos(100)));
+    let why = History { calm, ..three(true, &acts(90, 1)) }.judge().unwrap_err();
     assert!(why.contains("M6"), "a view comes though nothing happened: {why}");
 }
