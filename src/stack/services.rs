@@ -66,7 +66,7 @@ impl Residents {
             | Event::StateLost { group, .. }
             | Event::Reset { group, .. }
             | Event::Refused { group, .. } => group,
-            _ => return false,
+            Event::Evicted { .. } | _ => return false,
         };
         let mut taken = false;
         for tenancy in self.0.iter_mut().filter(|tenancy| tenancy.group == *group) {
