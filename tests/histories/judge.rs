@@ -224,12 +224,12 @@ impl History {
             Box::new(StateKept::new(FORGET_AFTER, false)),
         ];
         let mut judged = BTreeMap::new();
-        for mut checker in checkers {
-            judged.insert(checker.name(), run(&mut *checker, all.iter())?);
-        }
         let mut steady = Steady::default();
         let until_end = all.iter().filter(|entry| self.calm.is_none_or(|(_, end)| entry.at <= end));
         judged.insert(steady.name(), run(&mut steady, until_end)?);
+        for mut checker in checkers {
+            judged.insert(checker.name(), run(&mut *checker, all.iter())?);
+        }
         let mut newest = None;
         let acts = all.iter().filter(|entry| !told_late(&mut newest, entry));
         let mut overlap = PrimaryOverlap::default();

@@ -186,7 +186,7 @@ fn view(number: u64, members: &[u32]) -> String {
     let list = members.iter().map(member).collect::<Vec<_>>().join(",");
     format!(
         "\"what\":\"view\",\"number\":{number},\"round\":{number},\"proposer\":[1,\"1\"],\"members\":[{list}],\
-         \"previous\":[[[1,\"1\"],1,1],[[2,\"2\"],1,1],[[3,\"3\"],1,1]],\"quorum\":2,\"log\":null"
+         \"previous\":[[[1,\"1\"],1,1],[[2,\"2\"],1,1],[[3,\"3\"],1,1]],\"quorum\":2,\"level\":1,\"log\":null"
     )
 }
 
