@@ -296,6 +296,9 @@ fn counters(stack: &Stack, io: IoStats) -> BTreeMap<String, u64> {
         ("groups.delivered", groups.delivered),
         ("groups.batches", groups.batches),
         ("groups.resubmitted", groups.resubmitted),
+        ("groups.state_received", groups.state_received),
+        ("groups.state_kept", groups.state_kept),
+        ("groups.evictions", groups.evictions),
         ("stack.waiting_bytes", stack.waiting_bytes() as u64),
     ]
     .into_iter()

@@ -222,6 +222,11 @@ impl Stack {
             From::Flushed(ballot) => {
                 self.consensus.handle(now, ocf_membership::Input::Flushed { ballot });
             }
+            From::Evict { instance, lag } => {
+                if self.consensus.evict(now, instance, lag) {
+                    tracing::warn!(%instance, %lag, "asks to evict a member that it waits for");
+                }
+            }
             From::Synced(view) => self.consensus.handle(now, ocf_membership::Input::Synced(view)),
             From::Event(event) => self.ordered(now, event),
             other => tracing::debug!(?other, "output of groups without a taker"),

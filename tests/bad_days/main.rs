@@ -10,4 +10,5 @@ mod fencing;
 mod keys;
 mod paused;
 mod same_id;
+mod slow;
 mod support;
