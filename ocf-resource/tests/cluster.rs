@@ -8,7 +8,7 @@ use ocf_resource::testing::Bug;
 use std::time::Duration;
 use world::{Faults, World, config};
 
-const SEEDS: u64 = 100;
+const SEEDS: u64 = 140;
 const FAULTS_END: Duration = Duration::from_secs(40);
 
 fn faults(seed: u64) -> Faults {

@@ -458,9 +458,6 @@ impl World {
         if let Some(bug) = self.bug {
             manager.put_back(bug);
         }
-        if node.raw() % 2 == 1 {
-            manager.set_watchdog(Duration::from_secs(5));
-        }
         let executor =
             Executor::new(executor::Config { margin: MS(500), ..Default::default() }, self.rng.fork());
         let process = Process {
