@@ -240,7 +240,8 @@ impl<M: Machine> Replicated<M> {
         joined
     }
 
-    /// Leaves the group. Commands that were not ordered before that end as [`Outcome::NotApplied`].
+    /// Leaves the group. Commands that were not ordered before that end as [`Outcome::NotApplied`]; those of a member that had been
+    /// put out meanwhile as [`Outcome::Unknown`], if they were sent.
     ///
     /// # Errors
     /// As `Groups::leave`.
@@ -248,7 +249,8 @@ impl<M: Machine> Replicated<M> {
         groups.leave(now, &self.config.group, self.config.local)?;
         self.leaving = true;
         if !groups.is_local(&self.config.group, self.config.local) {
-            self.go_outside(Outcome::NotApplied);
+            // It was out already; what it sent as a member may have been ordered since.
+            self.go_outside(Outcome::Unknown);
         }
         Ok(())
     }
@@ -361,7 +363,8 @@ impl<M: Machine> Replicated<M> {
                 }
             }
             Event::Refused { group, member } if self.is_me(group, *member) => {
-                self.go_outside(Outcome::NotApplied);
+                // It may have been a member before, whose commands were ordered while it was away.
+                self.go_outside(Outcome::Unknown);
             }
             Event::Writable | Event::View(_) => self.blocked = false,
             Event::Message { .. }
