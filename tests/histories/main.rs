@@ -139,7 +139,7 @@ fn of_two_halves_that_are_cut_apart_one_goes_on() {
 
 #[test]
 #[ignore = "needs root and network namespaces, and takes half a minute"]
-fn a_bug_that_is_put_back_is_found_in_what_real_nodes_saw() {
+fn a_bug_that_is_put_back_shows_in_what_real_nodes_saw() {
     // Each of two halves goes on without asking the disk.
     let two = Setup { nodes: 2, tie_breaker: true, bug: Some("NoTieBreak"), ..Setup::THREE };
     let mut lab = Lab::new("halves", two);
