@@ -1,9 +1,8 @@
 use core::time::Duration;
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
+use pils::durable::{self, Claim};
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::thread;
 use std::time::Instant;
 
@@ -59,55 +58,31 @@ impl FileStore {
         Self { path: path.into(), lock: None }
     }
 
-    fn beside(&self, suffix: &str) -> PathBuf {
-        let mut name = self.path.file_name().unwrap_or_default().to_owned();
-        name.push(suffix);
-        self.folder().join(name)
-    }
-
     /// Waits a little for a process that is ending.
     fn hold(&mut self) -> io::Result<()> {
-        let file = match File::options()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .open(self.beside(".lock"))
-        {
-            // Where nothing can be written, saving says so.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            opened => opened?,
-        };
         let started = Instant::now();
         loop {
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => {
+            match durable::claim(&durable::beside(&self.path, ".lock"), 0o666) {
+                Ok(Claim::Held(file)) => {
                     self.lock = Some(file);
                     return Ok(());
                 }
-                Err(Errno::WOULDBLOCK) if started.elapsed() < HELD => {
-                    thread::sleep(Duration::from_millis(20));
-                }
-                Err(Errno::WOULDBLOCK) => {
+                Ok(Claim::InUse) if started.elapsed() < HELD => thread::sleep(Duration::from_millis(20)),
+                Ok(Claim::InUse) => {
                     let path = self.path.display();
                     return Err(io::Error::other(format!(
                         "another process uses {path}: end it first, or give this node a record of its own"
                     )));
                 }
-                Err(error @ (Errno::NOLCK | Errno::OPNOTSUPP | Errno::NOSYS)) => {
+                Ok(Claim::Unsupported(error)) => {
                     tracing::warn!(%error, record = %self.path.display(), "the file system has no locks: \
                         a node that comes back does not prove that its earlier life is over");
                     return Ok(());
                 }
-                Err(error) => return Err(error.into()),
+                // Where nothing can be written, saving says so.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                Err(error) => return Err(error),
             }
-        }
-    }
-
-    fn folder(&self) -> &Path {
-        match self.path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
         }
     }
 }
@@ -125,12 +100,7 @@ impl RecordStore for FileStore {
     }
 
     fn save(&mut self, record: &[u8]) -> io::Result<()> {
-        let new = self.beside(".new");
-        let mut file = File::create(&new)?;
-        file.write_all(record)?;
-        file.sync_all()?;
-        fs::rename(&new, &self.path)?;
-        File::open(self.folder())?.sync_all()
+        durable::replace(&self.path, 0o666, record).map(drop)
     }
 
     fn claim(&mut self, leaves_programs: bool) -> io::Result<bool> {

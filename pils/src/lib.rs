@@ -10,6 +10,7 @@
 //! * [`plugin`]: named implementations of a trait, found at run time: [`Universe`] and [`Registry`].
 //! * [`buffer`]: memory for messages that is used again.
 //! * [`topic`]: events by topic, for subscribers that may be slow.
+//! * `durable`, with the feature of that name: files that are whole after a crash at any moment.
 //! * `process`, with the feature of that name: runs child processes and reports how they ended.
 //! * [`wire`]: reading and writing bytes that came from, or go to, another node.
 //!
@@ -59,6 +60,8 @@
 pub mod buffer;
 pub mod codec;
 mod config;
+#[cfg(feature = "durable")]
+pub mod durable;
 pub mod field;
 pub mod form;
 mod identity;

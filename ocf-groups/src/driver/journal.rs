@@ -1,7 +1,6 @@
 use crate::transaction::journal::{BatchTooLarge, Contents, HEAD, MAGIC, Unreadable, batch, read};
 use crate::transaction::{Journal, Record};
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
+use pils::durable::{self, Claim};
 use std::fs::{self, File};
 use std::io::{self, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -9,6 +8,9 @@ use std::path::{Path, PathBuf};
 
 /// A file with less dead content than this is not written anew.
 const COMPACT_LEAST: usize = 1 << 20;
+
+/// What a transaction is about is for its owner alone.
+const OWN: u32 = 0o600;
 
 /// A journal in a file: what is appended together is one batch, which is there as a whole after a crash or not at all.
 ///
@@ -37,7 +39,7 @@ pub struct FileJournal {
     path: PathBuf,
     file: File,
     /// Held as long as the journal is open.
-    _lock: File,
+    _lock: Option<File>,
     contents: Contents,
     /// Bytes that the live records take.
     useful: usize,
@@ -119,12 +121,7 @@ impl FileJournal {
             let batch = batch(content.len(), [record]).map_err(io::Error::other)?;
             content.extend_from_slice(&batch);
         }
-        let new = beside(&self.path, ".new");
-        let mut file = owned().truncate(true).open(&new)?;
-        file.write_all(&content)?;
-        file.sync_all()?;
-        fs::rename(&new, &self.path)?;
-        File::open(folder(&self.path))?.sync_all()?;
+        let file = durable::replace(&self.path, OWN, &content)?;
         (self.file, self.contents.whole) = (file, content.len());
         Ok(())
     }
@@ -171,7 +168,7 @@ fn size_of(record: &Record) -> usize {
 
 /// Takes away what is not whole, and begins the journal if it is not.
 fn begin(path: &Path, contents: &mut Contents) -> io::Result<File> {
-    let mut file = owned().open(path)?;
+    let mut file = File::options().create(true).truncate(false).write(true).mode(OWN).open(path)?;
     file.set_len(contents.whole as u64)?;
     file.seek(SeekFrom::End(0))?;
     if contents.whole == 0 {
@@ -179,36 +176,21 @@ fn begin(path: &Path, contents: &mut Contents) -> io::Result<File> {
         contents.whole = MAGIC.len();
     }
     file.sync_all()?;
-    File::open(folder(path))?.sync_all()?;
+    durable::sync_folder(path)?;
     Ok(file)
 }
 
-/// What a transaction is about is for its owner alone.
-fn owned() -> fs::OpenOptions {
-    let mut options = File::options();
-    options.create(true).truncate(false).write(true).mode(0o600);
-    options
-}
-
-fn folder(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."))
-}
-
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(suffix);
-    folder(path).join(name)
-}
-
-/// The kernel gives the lock to another process only when the one that holds it is gone.
-fn hold(path: &Path) -> Result<File, JournalError> {
-    let failed = |source: io::Error| JournalError::Io { path: path.to_owned(), source };
-    let lock = owned().open(beside(path, ".lock")).map_err(failed)?;
-    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Err(Errno::WOULDBLOCK) => Err(JournalError::InUse(path.to_owned())),
-        // A file system without locks: as safe as whoever gives each site a file of its own.
-        Ok(()) | Err(Errno::NOLCK | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(lock),
-        Err(error) => Err(failed(error.into())),
+/// The kernel gives the lock to another process only when the one that holds it is gone. `None`: the file system has no locks, and it is as safe
+/// as whoever gives each site a file of its own.
+fn hold(path: &Path) -> Result<Option<File>, JournalError> {
+    match durable::claim(&durable::beside(path, ".lock"), OWN) {
+        Ok(Claim::Held(lock)) => Ok(Some(lock)),
+        Ok(Claim::InUse) => Err(JournalError::InUse(path.to_owned())),
+        Ok(Claim::Unsupported(error)) => {
+            tracing::warn!(%error, journal = %path.display(), "the file system has no locks: give each site a journal of its own");
+            Ok(None)
+        }
+        Err(source) => Err(JournalError::Io { path: path.to_owned(), source }),
     }
 }
 

@@ -9,8 +9,8 @@ use pils::wire::ParseError;
 use pils::{Instant, Layer};
 use rustix::net::{SendFlags, send};
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -313,13 +313,7 @@ fn read_records(dir: &Path) -> io::Result<Vec<(PathBuf, Vec<u8>)>> {
 
 /// Whole or not at all, and on the disk when this returns.
 fn write_record(dir: &Path, cluster: &str, record: &[u8]) -> io::Result<()> {
-    let path = file_of(dir, cluster);
-    let new = path.with_extension("new");
-    let mut file = File::create(&new)?;
-    file.write_all(record)?;
-    file.sync_all()?;
-    fs::rename(&new, &path)?;
-    File::open(dir)?.sync_all()
+    pils::durable::replace(&file_of(dir, cluster), 0o666, record).map(drop)
 }
 
 #[cfg(test)]
@@ -328,6 +322,7 @@ mod tests {
     use crate::arbiter::ArbiterMessage;
     use crate::{Ballot, Claim, ViewNumber};
     use pils::{Incarnation, NodeId, NodeInstance};
+    use std::io::Write as _;
 
     const PATIENCE: Duration = Duration::from_secs(30);
 

@@ -4,7 +4,6 @@ use crate::executor::{Config, Event, Executor, Held, Input, Load, Output, Reques
 use crate::{Agents, Operation};
 use pils::{Instant, Layer as _, Rng};
 use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -175,15 +174,7 @@ fn read(path: &Path) -> io::Result<BTreeMap<Arc<str>, Held>> {
 
 /// A crash at any moment leaves the old record or the new one.
 fn write(path: &Path, held: &BTreeMap<Arc<str>, Held>) -> io::Result<()> {
-    let draft = path.with_extension("draft");
-    let mut file = fs::File::create(&draft)?;
-    file.write_all(&serde_json::to_vec(held)?)?;
-    file.sync_all()?;
-    fs::rename(&draft, path)?;
-    match path.parent().filter(|p| !p.as_os_str().is_empty()) {
-        Some(folder) => fs::File::open(folder)?.sync_all(),
-        None => Ok(()),
-    }
+    pils::durable::replace(path, 0o666, &serde_json::to_vec(held)?).map(drop)
 }
 
 /// The process before this one died while an agent was at work: it would go on behind our back.
