@@ -286,6 +286,22 @@ fn a_watchdog_that_was_not_taken_away_is_armed_by_nobody_else_in_the_same_boot()
     dog().arm().expect("the machine has started anew");
 }
 
+#[test]
+fn a_watchdog_that_cannot_be_told_to_stop_stays_armed_and_marked() {
+    let scratch = Scratch::new("full");
+    let (class, mark, boot) = (scratch.0.join("class"), scratch.0.join("armed"), scratch.0.join("boot_id"));
+    fs::create_dir_all(&class).unwrap();
+    fs::write(class.join("timeout"), "15\n").unwrap();
+    fs::write(&boot, "one\n").unwrap();
+    // A device that can be opened and takes nothing.
+    let mut dog = KernelWatchdog::with_class("/dev/full", &class).unwrap().with_mark(&mark, &boot);
+    dog.arm().unwrap();
+    for _ in 0..2 {
+        assert!(dog.disarm().is_err());
+    }
+    assert!(mark.exists());
+}
+
 /// A loop device on a file.
 struct Loop {
     device: PathBuf,

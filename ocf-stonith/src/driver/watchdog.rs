@@ -145,9 +145,10 @@ impl Watchdog for KernelWatchdog {
         if self.nowayout && self.file.is_some() {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, "nowayout: it stays armed"));
         }
-        let Some(mut file) = self.file.take() else { return Ok(()) };
+        let Some(file) = &mut self.file else { return Ok(()) };
+        // If that cannot be said it stays armed, and open.
         file.write_all(b"V")?;
-        drop(file);
+        self.file = None;
         self.mark.as_ref().map_or(Ok(()), |mark| fs::remove_file(&mark.file))
     }
 }
