@@ -6,6 +6,8 @@
 //! What must hold (X1, X3): a life that is confirmed is over, and with it its boot of the machine, on which may be left what it started.
 #![expect(clippy::wildcard_enum_match_arm, reason = "most events are nothing to a checker")]
 
+mod campaign;
+
 use ocf_stonith::sbd::{End, Keeper, KeeperConfig, KeeperInput, KeeperOutput};
 use ocf_stonith::{
     Authority, Cause, Config, Event, Failure, FenceAction, FenceRequest, Fencer, Outcome, Output, Sabotage,
@@ -13,7 +15,6 @@ use ocf_stonith::{
 };
 use pils::{Incarnation, Instant, Layer, NodeId, NodeInstance, Rng};
 use std::collections::{BTreeMap, BTreeSet};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 const NODES: u32 = 3;
@@ -543,15 +544,7 @@ const CASES: [&str; 11] = [
 ];
 
 fn all_hold(seeds: std::ops::Range<u64>) {
-    let mut sometimes: BTreeMap<&str, u64> = BTreeMap::new();
-    for seed in seeds {
-        let run = catch_unwind(AssertUnwindSafe(|| history(seed).sometimes));
-        for (case, times) in run.unwrap_or_else(|_said| panic!("seed {seed}")) {
-            *sometimes.entry(case).or_default() += times;
-        }
-    }
-    let missing: Vec<_> = CASES.iter().filter(|case| !sometimes.contains_key(*case)).collect();
-    assert!(missing.is_empty(), "never happened: {missing:?} of {sometimes:?}");
+    campaign::all_hold(seeds, &CASES, |seed| history(seed).sometimes);
 }
 
 #[test]
@@ -581,11 +574,8 @@ fn mistakes_in_counting_are_caught() {
         Bug::NoMark,
     ];
     for bug in bugs {
-        let caught = (0..400).find_map(|seed| {
-            let broken = catch_unwind(AssertUnwindSafe(|| World::new(seed, Some(bug)).run())).err()?;
-            broken.downcast_ref::<String>().cloned()
-        });
-        let said = caught.unwrap_or_else(|| panic!("{bug:?} is not seen"));
-        assert!(said.contains("X3"), "{bug:?}: {said}");
+        let caught = campaign::caught(400, |seed| World::new(seed, Some(bug)).run());
+        let (seed, said) = caught.unwrap_or_else(|| panic!("{bug:?} is not seen"));
+        assert!(said.contains("X3"), "{bug:?} at seed {seed}: {said}");
     }
 }

@@ -6,13 +6,14 @@
 //! partition fences nobody. And: a node is switched on only after all its power was off.
 #![expect(clippy::wildcard_enum_match_arm, reason = "most events are nothing to a checker")]
 
+mod campaign;
+
 use ocf_stonith::{
     AttemptId, Authority, Cause, Config, DeviceReport, DeviceResult, Event, Failure, FenceAction,
     FenceRequest, Fencer, Input, Outcome, Output, ReadBack, Run, Sabotage,
 };
 use pils::{Incarnation, Instant, Layer, NodeId, NodeInstance, Rng};
 use std::collections::{BTreeMap, BTreeSet};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 const NODES: u32 = 3;
@@ -489,15 +490,7 @@ const CASES: [&str; 24] = [
 ];
 
 fn all_hold(seeds: std::ops::Range<u64>) {
-    let mut sometimes: BTreeMap<&str, u64> = BTreeMap::new();
-    for seed in seeds {
-        let run = catch_unwind(AssertUnwindSafe(|| history(seed).sometimes));
-        for (case, times) in run.unwrap_or_else(|_said| panic!("seed {seed}")) {
-            *sometimes.entry(case).or_default() += times;
-        }
-    }
-    let missing: Vec<_> = CASES.iter().filter(|case| !sometimes.contains_key(*case)).collect();
-    assert!(missing.is_empty(), "never happened: {missing:?} of {sometimes:?}");
+    campaign::all_hold(seeds, &CASES, |seed| history(seed).sometimes);
 }
 
 #[test]
@@ -518,15 +511,6 @@ fn the_same_seed_decides_the_same() {
     }
 }
 
-/// The first of `seeds` whose history breaks a promise with this bug, and what it says.
-fn caught(bug: Sabotage, seeds: u64) -> Option<(u64, String)> {
-    (0..seeds).find_map(|seed| {
-        let broken = catch_unwind(AssertUnwindSafe(|| World::new(seed, Some(bug)).run())).err()?;
-        let said = broken.downcast_ref::<String>().cloned();
-        Some((seed, said.or_else(|| broken.downcast_ref::<&str>().map(|s| (*s).to_owned()))?))
-    })
-}
-
 #[test]
 fn bugs_put_back_are_caught() {
     for (bug, promise) in [
@@ -538,7 +522,8 @@ fn bugs_put_back_are_caught() {
         (Sabotage::LateEchoIsProof, "X3"),
         (Sabotage::ForgetConfirmed, "X2"),
     ] {
-        let (seed, said) = caught(bug, 60).unwrap_or_else(|| panic!("{bug:?} is not seen"));
+        let (seed, said) = campaign::caught(60, |seed| World::new(seed, Some(bug)).run())
+            .unwrap_or_else(|| panic!("{bug:?} is not seen"));
         let seen = said.contains(promise) || said.contains("confirmed") || said.contains("without authority");
         assert!(seen, "{bug:?} at seed {seed}: {said}");
     }
