@@ -5,8 +5,8 @@
 //! Method: the example `shared_file`, whose fence device kills the process of a node and reads back that it is gone. The
 //! file is looked through afterwards, and while a fault lasts the records tell who wrote, and whether that had to wait.
 
+use crate::example::example;
 use crate::lab::{remove, run, sweep, works};
-use crate::program;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -74,7 +74,7 @@ impl Writers {
         let nodes: Vec<String> = (1..=NODES).map(|i| format!("10.93.0.{i}:5405")).collect();
         let mut child = Command::new("ip")
             .args(["netns", "exec", &format!("{}{node}", self.id)])
-            .arg(program::example("shared_file"))
+            .arg(example("shared_file"))
             .args(["--node", &node.to_string(), "--nodes", &nodes.join(","), "--hold", "30", "--folder"])
             .arg(&self.folder)
             .stdin(Stdio::null())

@@ -10,6 +10,8 @@
     reason = "a test may fail by panicking and says how far it got"
 )]
 
+#[path = "../lab/example.rs"]
+mod example;
 mod holders;
 mod lab;
 mod program;

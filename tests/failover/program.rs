@@ -1,5 +1,6 @@
 //! The program itself, without root: its mistakes, its signals, and three processes on loopback.
 
+use crate::example::example;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::net::UdpSocket;
@@ -7,7 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -15,48 +16,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) fn failover() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| example("failover"))
-}
-
-/// A program of this name. Cargo builds examples before tests, unless it was told to build one test only.
-pub(crate) fn example(name: &str) -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let folder = test.parent().and_then(Path::parent).unwrap();
-    let program = folder.join("examples").join(name);
-    let built = fs::metadata(&program).and_then(|m| m.modified()).ok();
-    if built.is_none_or(|built| newest_source(name) > built) {
-        let profile = match folder.file_name().and_then(|name| name.to_str()).unwrap() {
-            "debug" => "dev",
-            other => other,
-        };
-        let build = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--example", name, "--profile", profile, "--target-dir"])
-            .arg(folder.parent().unwrap())
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .status();
-        assert!(build.unwrap().success(), "the example does not build");
-    }
-    program
-}
-
-/// When a source file of this workspace that the program is made of was last changed.
-fn newest_source(name: &str) -> SystemTime {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let crates =
-        ["pils", "ocf-comm", "ocf-membership", "ocf-groups", "ocf-dlm", "ocf-resource", "ocf-stonith", "."];
-    let mut folders: Vec<PathBuf> = crates.iter().map(|c| root.join(c).join("src")).collect();
-    folders.push(root.join("examples").join(name));
-    let mut newest = SystemTime::UNIX_EPOCH;
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
-            let meta = entry.metadata().unwrap();
-            if meta.is_dir() {
-                folders.push(entry.path());
-            } else {
-                newest = newest.max(meta.modified().unwrap());
-            }
-        }
-    }
-    newest
 }
 
 /// A folder of its own, with a resource agent below `ocf`, and the processes that use it.

@@ -1,5 +1,6 @@
 //! Recording nodes: in network namespaces on a switch, or without root on loopback.
 
+use crate::example::example;
 use crate::judge::{History, Life};
 use pils::Instant;
 use rustix::time::{ClockId, clock_gettime};
@@ -49,19 +50,6 @@ fn run(command: &str) {
     let output = Command::new("sh").args(["-c", command]).output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command}: {}: {text}", output.status);
-}
-
-/// The node's program. Cargo builds examples before tests, unless it was told to build one test only.
-fn program() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let folder = test.parent().and_then(Path::parent).unwrap();
-    let build = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--example", "record_history", "--target-dir"])
-        .arg(folder.parent().unwrap())
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .status();
-    assert!(build.unwrap().success(), "the example does not build");
-    folder.join("examples/record_history")
 }
 
 /// A life of a node, and how far its history was read while it went on.
@@ -121,7 +109,7 @@ impl Lab {
             }
         };
         let mut lab = Self {
-            program: program(),
+            program: example("record_history"),
             addresses,
             folder,
             id,

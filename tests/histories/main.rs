@@ -11,6 +11,8 @@
     reason = "a test may fail by panicking and says how far it got"
 )]
 
+#[path = "../lab/example.rs"]
+mod example;
 mod judge;
 mod lab;
 
