@@ -378,20 +378,29 @@ impl InProcess for OnNode {
     }
 }
 
-/// Three nodes that run a service, first on node 1, and have nothing but watchdogs of two seconds to fence each other.
-fn by_own_watchdogs(name: &str) -> (Cluster, Arc<Service>, Dog) {
-    let fencing = "[[devices]]\nname = 'own'\nclass = 'watchdog'\n\
-        nodes = [{ node = 1 }, { node = 2 }, { node = 3 }]";
+/// The service, on node 1 if that can be.
+fn first_on_node_1() -> Config {
     let mut resource = ResourceConfig::new("service", "rust:service".parse().expect("a name"));
     resource.monitor_interval = Duration::from_millis(200);
     let mut group = GroupConfig::new("data", vec![resource]);
     (group.nodes, group.elsewhere) = (vec![NodeId::new(1)], true);
+    Config { groups: vec![group], ..Config::default() }
+}
+
+fn with_service(builder: NodeBuilder, service: &Arc<Service>) -> NodeBuilder {
+    let on_node = OnNode(builder.node(), Arc::clone(service));
+    builder.agent_class("rust", Arc::new(RustClass::new().with("service", Arc::new(on_node))))
+}
+
+/// Three nodes that run a service, first on node 1, and have nothing but watchdogs of two seconds to fence each other.
+fn by_own_watchdogs(name: &str) -> (Cluster, Arc<Service>, Dog) {
+    let fencing = "[[devices]]\nname = 'own'\nclass = 'watchdog'\n\
+        nodes = [{ node = 1 }, { node = 2 }, { node = 3 }]";
     let (service, dog) = (Arc::new(Service::default()), Dog::default());
     let (each, first) = (Arc::clone(&service), dog.clone());
     let equip = move |builder: NodeBuilder| {
         let node = builder.node();
-        let class = RustClass::new().with("service", Arc::new(OnNode(node, Arc::clone(&each))));
-        let builder = builder.agent_class("rust", Arc::new(class));
+        let builder = with_service(builder, &each);
         if node != NodeId::new(1) {
             return Dog::default().behind(builder);
         }
@@ -405,7 +414,7 @@ fn by_own_watchdogs(name: &str) -> (Cluster, Arc<Service>, Dog) {
         builder.on_end(move |end| ended.lock().push(end.clone()))
     };
     let cluster = Cluster::builder(name)
-        .resources(Config { groups: vec![group], ..Config::default() })
+        .resources(first_on_node_1())
         .fencing(toml::from_str(fencing).expect("a configuration"), FenceAction::Off)
         .self_fencing(watched())
         .equip(equip)
@@ -466,16 +475,11 @@ fn a_node_that_cannot_stop_a_service_ends_by_an_order_on_a_shared_disk_before_it
         disk.display()
     );
     let entry = format!("watchdog = '/dev/watchdog0'\ndisks = ['{}']", disk.display());
-    let mut resource = ResourceConfig::new("service", "rust:service".parse().expect("a name"));
-    resource.monitor_interval = Duration::from_millis(200);
-    let mut group = GroupConfig::new("data", vec![resource]);
-    (group.nodes, group.elsewhere) = (vec![NodeId::new(1)], true);
     let (service, dog) = (Arc::new(Service::default()), Dog::default());
     let (each, behind) = (Arc::clone(&service), dog.clone());
     let equip = move |builder: NodeBuilder| {
         let node = builder.node();
-        let class = RustClass::new().with("service", Arc::new(OnNode(node, Arc::clone(&each))));
-        let builder = builder.agent_class("rust", Arc::new(class));
+        let builder = with_service(builder, &each);
         if node != NodeId::new(1) {
             return Dog::default().behind(builder);
         }
@@ -487,7 +491,7 @@ fn a_node_that_cannot_stop_a_service_ends_by_an_order_on_a_shared_disk_before_it
         })
     };
     let mut cluster = Cluster::builder("pill")
-        .resources(Config { groups: vec![group], ..Config::default() })
+        .resources(first_on_node_1())
         .fencing(toml::from_str(&fencing).expect("a configuration"), FenceAction::Off)
         .self_fencing(toml::from_str(&entry).expect("a configuration"))
         .equip(equip)
@@ -522,18 +526,14 @@ fn a_node_fences_by_a_class_in_a_program_that_was_loaded_from_a_folder() {
         "[[devices]]\nname = 'bench'\nclass = 'file_switch'\nnodes = 'all'\nparameters = {{ folder = '{}' }}",
         switch.display()
     );
-    let resource = ResourceConfig::new("service", "rust:service".parse().expect("a name"));
-    let mut group = GroupConfig::new("data", vec![resource]);
-    (group.nodes, group.elsewhere) = (vec![NodeId::new(1)], true);
     let service = Arc::new(Service::default());
     let (each, plugins) = (Arc::clone(&service), folder.clone());
     let equip = move |builder: NodeBuilder| {
         builder.plugins().add_folder(&plugins);
-        let class = RustClass::new().with("service", Arc::new(OnNode(builder.node(), Arc::clone(&each))));
-        builder.agent_class("rust", Arc::new(class))
+        with_service(builder, &each)
     };
     let mut cluster = Cluster::builder("plugins")
-        .resources(Config { groups: vec![group], ..Config::default() })
+        .resources(first_on_node_1())
         .fencing(toml::from_str(&fencing).expect("a configuration"), FenceAction::Off)
         .equip(equip)
         .local(3)
