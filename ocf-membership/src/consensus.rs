@@ -4,6 +4,7 @@ mod accept;
 mod ballot;
 mod bugs;
 mod decide;
+mod desired;
 mod levels;
 mod nodes;
 mod renew;
@@ -460,11 +461,19 @@ impl Consensus {
     }
 
     fn send(&mut self, to: NodeInstance, message: &Message) {
-        if to == self.local {
-            self.loopback.push_back(message.clone());
-        } else if self.up.contains(&to) || self.strangers.contains(&to) {
-            let output = Output::Send { to, lane: Lane::Urgent, message: message.emit() };
-            self.outputs.push_back(output);
+        self.send_all(&[to], message);
+    }
+
+    /// Sends the same to several.
+    fn send_all(&mut self, to: &[NodeInstance], message: &Message) {
+        let mut bytes = None;
+        for to in to.iter().copied() {
+            if to == self.local {
+                self.loopback.push_back(message.clone());
+            } else if self.up.contains(&to) || self.strangers.contains(&to) {
+                let message = bytes.get_or_insert_with(|| message.emit()).clone();
+                self.outputs.push_back(Output::Send { to, lane: Lane::Urgent, message });
+            }
         }
     }
 

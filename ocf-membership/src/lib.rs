@@ -26,6 +26,7 @@ mod event;
 pub mod facade;
 mod lease;
 mod level;
+mod links;
 pub mod partitionable;
 mod provider;
 mod quorum;

@@ -8,7 +8,7 @@
 mod ballot;
 mod wire;
 
-use crate::clique::{STEPS_MAX, heaviest_clique};
+use crate::links::{Links, bits_of};
 use crate::{Ballot, Member, Proposal, View, ViewNumber};
 use ballot::{Awaiting, Pending, Round};
 use bytes::Bytes;
@@ -263,36 +263,24 @@ impl Partitionable {
         self.up.iter().copied().chain([self.local]).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
-    fn row_of(&self, instance: NodeInstance) -> Option<&[NodeInstance]> {
-        self.statuses.get(&instance).map(|s| s.row.as_slice())
-    }
-
-    fn hears(&self, x: NodeInstance, y: NodeInstance) -> bool {
-        if x == self.local {
-            self.up.contains(&y)
-        } else {
-            self.row_of(x).is_some_and(|row| row.contains(&y))
-        }
-    }
-
     /// The largest set of nodes around this one that all hear each other, as far as rows say; sorted.
     fn clique(&self) -> Vec<NodeInstance> {
-        let linked = |a: NodeInstance, b: NodeInstance| self.hears(a, b) && self.hears(b, a);
-        let around = self.statuses.keys().copied().filter(|p| linked(self.local, *p));
-        let mut vertices: Vec<NodeInstance> = around.chain([self.local]).collect();
-        vertices.sort_unstable();
-        vertices.truncate(crate::NODES_MAX);
+        let hears_us = |(p, s): (&NodeInstance, &Status)| {
+            (self.up.contains(p) && s.row.binary_search(&self.local).is_ok()).then_some(*p)
+        };
+        let around = self.statuses.iter().filter_map(hears_us);
+        let mut nodes: Vec<NodeInstance> = around.chain([self.local]).collect();
+        nodes.sort_unstable();
+        nodes.truncate(crate::NODES_MAX);
+        let row = self.row();
+        let row_of = |p: &NodeInstance| self.statuses.get(p).map_or(&row, |s| &s.row);
+        let hears: Vec<u64> = nodes.iter().map(|p| bits_of(&nodes, row_of(p).iter().copied())).collect();
         let together = |p: &NodeInstance| self.installed.view.contains(*p);
         let weight =
             |p: &NodeInstance| 1 << 20 | u128::from(together(p)) << 10 | u128::from(*p == self.local) << 60;
-        let weights: Vec<u128> = vertices.iter().map(weight).collect();
-        let broken = |a: &NodeInstance| {
-            let far = vertices.iter().enumerate().filter(|(_, b)| *b != a && !linked(*a, **b));
-            far.fold(0_u64, |set, (i, _)| set | 1 << i)
-        };
-        let rows: Vec<u64> = vertices.iter().map(broken).collect();
-        let best = heaviest_clique(&weights, &rows, STEPS_MAX);
-        vertices.iter().enumerate().filter(|(i, _)| best & 1 << i != 0).map(|(_, p)| *p).collect()
+        let weights: Vec<u128> = nodes.iter().map(weight).collect();
+        let links = Links::new(nodes, &hears, |_, _| true);
+        links.list(links.heaviest(links.all(), &weights))
     }
 
     fn status(&self) -> Status {

@@ -51,9 +51,7 @@ impl Consensus {
         let ballot = Ballot { round: self.highest_round, proposer: self.local };
         self.stats.ballots_started = self.stats.ballots_started.wrapping_add(1);
         tracing::debug!(node = %self.local, %ballot, ?candidates, "ballot");
-        for to in &candidates {
-            self.send(*to, &Message::Prepare { ballot, candidates: candidates.clone() });
-        }
+        self.send_all(&candidates, &Message::Prepare { ballot, candidates: candidates.clone() });
         self.timers.set(Timer::Round, now + self.config.answer_timeout);
         let states = BTreeMap::new();
         self.round = Some(Round { ballot, candidates, states, phase: Phase::Collect, won: None });
@@ -133,9 +131,7 @@ impl Consensus {
         let candidates = round.candidates.clone();
         self.timers.set(Timer::Round, now + self.config.flush_timeout);
         let message = Message::Accept(Box::new(accept));
-        for to in candidates {
-            self.send(to, &message);
-        }
+        self.send_all(&candidates, &message);
     }
 
     pub(super) fn on_accepted(&mut self, now: Instant, from: NodeInstance, ballot: Ballot) {
@@ -168,9 +164,7 @@ impl Consensus {
             return;
         };
         self.dirty = true;
-        for to in candidates {
-            self.send(to, &Message::Install { ballot, known: known.clone() });
-        }
+        self.send_all(&candidates, &Message::Install { ballot, known });
     }
 
     pub(super) fn on_round_timer(&mut self, now: Instant) {

@@ -39,9 +39,7 @@ impl Consensus {
             return;
         }
         let peers: Vec<NodeInstance> = self.up.iter().chain(&self.strangers).copied().collect();
-        for peer in peers {
-            self.send(peer, &Message::Levels { levels: self.config.levels, in_force });
-        }
+        self.send_all(&peers, &Message::Levels { levels: self.config.levels, in_force });
     }
 
     /// The level that the cluster runs at, as far as this node knows; zero before the first view.
@@ -61,7 +59,11 @@ impl Consensus {
 
     /// True if `instance` can be a member of the next view.
     pub(super) fn speaks(&self, instance: NodeInstance) -> bool {
-        let level = self.level();
+        self.speaks_at(self.level(), instance)
+    }
+
+    /// The same, where `level` is the one in force.
+    pub(super) fn speaks_at(&self, level: u32, instance: NodeInstance) -> bool {
         level == 0 || self.levels_of(instance).include(level) || self.is_sabotaged(Bug::FallsBack)
     }
 

@@ -1,10 +1,8 @@
 //! What nodes tell each other about themselves, who should be in the next view, and who sees to it when.
 
 use super::{Consensus, DOWN_MAX, Timer, sorted};
-use crate::clique::{STEPS_MAX, heaviest_clique};
-use crate::quorum::VoteConfig;
 use crate::wire::{Known, Message, Status};
-use crate::{ChangeReason, DropReason, EvenSplit, Lag, Member, Standing, View, ViewNumber};
+use crate::{ChangeReason, DropReason, Lag, Member, View, ViewNumber};
 use core::time::Duration;
 use ocf_comm::DownReason;
 use pils::wire::VARINT_MAX;
@@ -13,14 +11,14 @@ use pils::{Instant, NodeInstance};
 /// Why an instance is not proposed for a while.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Hold {
-    why: ChangeReason,
+    pub(super) why: ChangeReason,
     /// When it may be proposed again; a partly connected one not before its row was whole for `hold`.
-    until: Instant,
-    hold: Duration,
+    pub(super) until: Instant,
+    pub(super) hold: Duration,
     /// How often it was excluded for its connections.
-    flaps: u32,
+    pub(super) flaps: u32,
     /// It may come again; kept to remember the flaps.
-    released: bool,
+    pub(super) released: bool,
 }
 
 /// From this level on all members understand that one was evicted.
@@ -147,18 +145,16 @@ impl Consensus {
             return;
         }
         let peers: Vec<NodeInstance> = self.up.iter().chain(&self.strangers).copied().collect();
-        for peer in peers {
-            self.send(peer, &Message::Status(status.clone()));
-        }
+        self.send_all(&peers, &Message::Status(status.clone()));
         self.announced = Some(status);
         self.dirty = true;
     }
 
-    fn status_of(&self, instance: NodeInstance) -> Option<&Status> {
+    pub(super) fn status_of(&self, instance: NodeInstance) -> Option<&Status> {
         if instance == self.local { self.announced.as_ref() } else { self.statuses.get(&instance) }
     }
 
-    fn active_number(&self, instance: NodeInstance) -> Option<ViewNumber> {
+    pub(super) fn active_number(&self, instance: NodeInstance) -> Option<ViewNumber> {
         if instance == self.local {
             return self.installed.as_ref().map(|i| i.view.number);
         }
@@ -171,138 +167,6 @@ impl Consensus {
         let others = self.statuses.values().filter_map(|s| s.known.as_ref());
         let others = others.map(|k| (k.number, k.members.as_slice())).max_by_key(|(number, _)| *number);
         own.into_iter().chain(others).max_by_key(|(number, _)| *number).unwrap_or((ViewNumber(0), &[]))
-    }
-
-    /// Everybody who might be a member: this node, peers that are up, and whom those see.
-    fn vertices(&self) -> Vec<NodeInstance> {
-        let fit = |p: &NodeInstance| self.status_of(*p).is_some_and(|s| s.fit);
-        let admitted = |p: &NodeInstance| self.config.criterion.admits(p.node);
-        let speaks = |p: &NodeInstance| self.speaks(*p);
-        let direct = self.up.iter().copied().filter(fit).filter(speaks).chain([self.local]).filter(admitted);
-        let mut vertices = sorted(direct.collect());
-        let configured = |p: &NodeInstance| self.is_peer(p.node) && admitted(p);
-        let ended = |p: &NodeInstance| self.down.get(p).is_some_and(|reason| reason.is_final());
-        let seen: Vec<NodeInstance> = vertices
-            .iter()
-            .filter_map(|p| self.statuses.get(p))
-            .flat_map(|s| s.row.iter().copied())
-            .filter(|p| configured(p) && !ended(p))
-            .filter(|p| p.node != self.local.node && self.up.iter().all(|u| u.node != p.node))
-            .collect();
-        vertices.extend(seen);
-        let mut vertices = sorted(vertices);
-        vertices.truncate(64);
-        vertices
-    }
-
-    /// `x` says that it hears `y`. One whose row is unknown is taken at the word of others.
-    fn hears(&self, x: NodeInstance, y: NodeInstance) -> bool {
-        if x == self.local {
-            return self.up.contains(&y);
-        }
-        self.statuses.get(&x).map_or_else(|| !self.up.contains(&x), |s| s.row.binary_search(&y).is_ok())
-    }
-
-    fn linked(&self, a: NodeInstance, b: NodeInstance) -> bool {
-        a.node != b.node
-            && (!self.config.criterion.must_see(a.node, b.node) || self.hears(a, b) && self.hears(b, a))
-    }
-
-    /// Somebody who should hear `p` does not, and `p` says that it hears that one: it stood still, or what it sends gets lost.
-    fn is_missed(&self, p: NodeInstance, vertices: &[NodeInstance]) -> bool {
-        let missed = |x: &NodeInstance| {
-            x.node != p.node
-                && self.config.criterion.must_see(p.node, x.node)
-                && self.hears(p, *x)
-                && !self.hears(*x, p)
-        };
-        vertices.iter().any(missed)
-    }
-
-    /// Who should be in the next view: the heaviest set of nodes that can all talk to each other. Sorted.
-    ///
-    /// Weighed by votes, then members of the newest primary, then those whom nobody misses, then the senior of that primary,
-    /// then the count, then the lowest ids.
-    pub(super) fn desired(&self) -> Vec<NodeInstance> {
-        let all = self.vertices();
-        let (number, members) = self.newest_primary();
-        // Who is in the primary is not sent away for the past.
-        let inside = |p: NodeInstance| {
-            members.iter().any(|m| m.instance == p) && self.active_number(p) == Some(number)
-        };
-        let free = |p: &NodeInstance| {
-            *p == self.local || !self.is_held(*p) || inside(*p) && !self.is_held_to_stay_out(*p)
-        };
-        let allowed: Vec<NodeInstance> = all.iter().copied().filter(free).collect();
-        let chosen = self.clique(&allowed);
-        if allowed.len() == all.len() || self.standing_of(&chosen) == Standing::Quorum {
-            return chosen;
-        }
-        // Better an unstable primary than none.
-        if self.rules.even_split != EvenSplit::Stops {
-            // But a half need not wait for one that does not answer.
-            let answering: Vec<NodeInstance> =
-                all.iter().copied().filter(|p| !self.is_held_for_no_answer(*p)).collect();
-            let chosen = self.clique(&answering);
-            if self.standing_of(&chosen) > Standing::Short {
-                return chosen;
-            }
-        }
-        self.clique(&all)
-    }
-
-    fn clique(&self, vertices: &[NodeInstance]) -> Vec<NodeInstance> {
-        let (number, members) = self.newest_primary();
-        let is_member = |p: NodeInstance| {
-            members.iter().any(|m| m.instance == p)
-                && (self.status_of(p).is_none() || self.active_number(p) == Some(number))
-        };
-        let senior = members.iter().map(|m| m.instance).find(|p| vertices.contains(p) && is_member(*p));
-        let weight = |p: &NodeInstance| {
-            u128::from(self.votes.votes(p.node)) << 60
-                | u128::from(is_member(*p)) << 40
-                | u128::from(!self.is_missed(*p, vertices)) << 30
-                | u128::from(senior == Some(*p)) << 20
-                | 1 << 10
-        };
-        let weights: Vec<u128> = vertices.iter().map(weight).collect();
-        let broken = |a: &NodeInstance| {
-            let far = vertices.iter().enumerate().filter(|(_, b)| *b != a && !self.linked(*a, **b));
-            far.fold(0_u64, |set, (i, _)| set | 1 << i)
-        };
-        let rows: Vec<u64> = vertices.iter().map(broken).collect();
-        let best = heaviest_clique(&weights, &rows, STEPS_MAX);
-        vertices.iter().enumerate().filter(|(i, _)| best & 1 << i != 0).map(|(_, p)| *p).collect()
-    }
-
-    /// What the votes of `candidates` that count are worth.
-    fn standing_of(&self, candidates: &[NodeInstance]) -> Standing {
-        self.standing_in(&self.votes, candidates)
-    }
-
-    /// The same, with these votes.
-    pub(super) fn standing_in(&self, votes: &VoteConfig, candidates: &[NodeInstance]) -> Standing {
-        let everybody = votes.all_present(candidates);
-        let counts = |p: &NodeInstance| {
-            everybody
-                || if *p == self.local {
-                    !self.voteless
-                } else {
-                    self.statuses.get(p).is_some_and(|s| s.has_vote)
-                }
-        };
-        let sum = votes.sum(candidates.iter().copied().filter(counts));
-        self.worth(votes, sum)
-    }
-
-    /// Whom this node would propose now, if it should propose anybody.
-    pub(super) fn candidates(&self) -> Option<Vec<NodeInstance>> {
-        let desired = self.desired();
-        let follows = self.config.criterion.head().is_some_and(|head| head != self.local.node);
-        let listed = self.is_peer(self.local.node);
-        let fit = self.unfit_until.is_none() && self.speaks(self.local);
-        let me = listed && desired.contains(&self.local) && fit && !follows;
-        (me && self.standing_of(&desired) > Standing::Short).then_some(desired)
     }
 
     /// Decides whether, and when, this node starts a ballot.
@@ -445,7 +309,7 @@ impl Consensus {
         self.up.contains(&instance) || self.statuses.values().any(|s| s.row.binary_search(&instance).is_ok())
     }
 
-    fn is_held(&self, instance: NodeInstance) -> bool {
+    pub(super) fn is_held(&self, instance: NodeInstance) -> bool {
         self.held.get(&instance).is_some_and(|h| !h.released)
     }
 
@@ -453,7 +317,7 @@ impl Consensus {
         self.is_held(instance) && matches!(self.held[&instance].why, ChangeReason::NoAnswer)
     }
 
-    fn is_held_to_stay_out(&self, instance: NodeInstance) -> bool {
+    pub(super) fn is_held_to_stay_out(&self, instance: NodeInstance) -> bool {
         self.is_held_for_no_answer(instance) || self.lag_of(instance).is_some()
     }
 
@@ -496,10 +360,12 @@ impl Consensus {
         let here = |p: &NodeInstance| *p == self.local || self.is_seen(*p);
         let members: Vec<NodeInstance> =
             self.newest_primary().1.iter().map(|m| m.instance).filter(here).collect();
-        let whole = |p: NodeInstance| members.iter().all(|m| *m == p || self.linked(*m, p));
-        let broken: Vec<NodeInstance> = self.held.keys().copied().filter(|p| !whole(*p)).collect();
-        for (instance, hold) in &mut self.held {
-            if matches!(hold.why, ChangeReason::PartlyConnected) && broken.contains(instance) {
+        let partly = |hold: &Hold| matches!(hold.why, ChangeReason::PartlyConnected);
+        let whole = |p: NodeInstance| members.iter().all(|m| *m == p || self.are_linked(*m, p));
+        let held = self.held.iter().filter(|(_, hold)| partly(hold)).map(|(p, _)| *p);
+        let broken: Vec<NodeInstance> = held.filter(|p| !whole(*p)).collect();
+        for instance in broken {
+            if let Some(hold) = self.held.get_mut(&instance) {
                 hold.until = now + hold.hold;
             }
         }
