@@ -40,8 +40,10 @@ mod own_watchdog;
 mod remote;
 mod sbd;
 mod sbd_disk;
+mod scsi;
 mod self_fencing;
 mod simulated;
+mod tool;
 mod waiting;
 mod watchdog;
 
@@ -58,6 +60,7 @@ pub use none::{NoFencing, NoneClass};
 pub use own_watchdog::{OwnWatchdog, WatchdogClass};
 pub use sbd::{Sbd, SbdClass};
 pub use sbd_disk::{SbdDisk, SbdError};
+pub use scsi::{ScsiClass, SgPersist};
 pub use self_fencing::{SelfFencing, SelfFencingError, end_by_sysrq};
 pub use simulated::{Simulated, SimulatedClass};
 pub use watchdog::{KernelWatchdog, SimulatedWatchdog, Watchdog};

@@ -1,3 +1,4 @@
+use super::tool::Tool;
 use crate::{
     AttemptId, Capabilities, DeviceResult, Done, Failure, FenceAction, FenceDevice, Operation, ReadBack,
     ResourceFence,
@@ -5,10 +6,9 @@ use crate::{
 use core::time::Duration;
 use parking_lot::Mutex;
 use pils::NodeId;
-use pils::process::{Command, Exit, Runner};
+use pils::process::Runner;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::thread;
@@ -83,10 +83,7 @@ impl FenceDevice for AccessDevice {
 #[derive(Clone, Debug)]
 pub struct AddressFence {
     addresses: BTreeMap<NodeId, Vec<IpAddr>>,
-    /// The program and its first arguments, such as `ip netns exec NAME nft`.
-    nft: Vec<String>,
-    runner: Runner,
-    timeout: Duration,
+    nft: Tool,
 }
 
 /// The table, its sets and its chain; adding what is there changes nothing.
@@ -97,19 +94,17 @@ const TABLE: &str = "add table inet ocf_fence\n\
     flush chain inet ocf_fence input\n\
     add rule inet ocf_fence input ip saddr @revoked4 drop\n\
     add rule inet ocf_fence input ip6 saddr @revoked6 drop\n";
-/// Output kept of `nft`.
-const OUTPUT_MAX: usize = 1 << 20;
 
 impl AddressFence {
-    /// Knows the nodes by these addresses, all of each. `nft`: the program with its first arguments, the program as an
-    /// absolute path. Each call of it may take `timeout`.
+    /// Knows the nodes by these addresses, all of each. `nft`: the program with its first arguments, such as `ip netns exec NAME nft`,
+    /// the program as an absolute path. Each call of it may take `timeout`.
     pub fn new(
         addresses: BTreeMap<NodeId, Vec<IpAddr>>,
         nft: impl IntoIterator<Item = String>,
         runner: &Runner,
         timeout: Duration,
     ) -> Self {
-        Self { addresses, nft: nft.into_iter().collect(), runner: runner.clone(), timeout }
+        Self { addresses, nft: Tool::new(nft, runner, timeout) }
     }
 
     fn of(&self, node: NodeId) -> Result<&[IpAddr], Failure> {
@@ -118,31 +113,9 @@ impl AddressFence {
         known.map(Vec::as_slice).ok_or_else(detail)
     }
 
-    fn run(&self, more: &[&str], stdin: String) -> Result<String, Failure> {
-        let failed = |detail: String| Failure::Failed { detail: Arc::from(detail) };
-        let (program, first) = self.nft.split_first().ok_or_else(|| failed("no program is named".into()))?;
-        let mut command = Command::new(PathBuf::from(program));
-        command.args = first.iter().map(Into::into).chain(more.iter().map(Into::into)).collect();
-        command.env =
-            vec![("PATH".into(), "/usr/sbin:/usr/bin:/sbin:/bin".into()), ("LC_ALL".into(), "C".into())];
-        command.stdin = stdin.into_bytes();
-        command.timeout = self.timeout;
-        command.output_max = OUTPUT_MAX;
-        let (tell, told) = channel();
-        self.runner.run(command, move |finished| tell.send(finished).unwrap_or(()));
-        let finished = told.recv().map_err(|_gone| failed("the runner has ended".into()))?;
-        match finished.exit {
-            Exit::Code(0) => Ok(String::from_utf8_lossy(&finished.stdout).into_owned()),
-            Exit::TimedOut => Err(Failure::TimedOut { after: self.timeout }),
-            exit @ (Exit::Code(_) | Exit::Signal(_) | Exit::Cancelled | Exit::NotStarted(_)) => {
-                Err(failed(format!("nft {exit}: {}", crate::agent::detail(&[], &finished.stderr, &[]))))
-            }
-        }
-    }
-
     /// The addresses that are shut out, as the packet filter has them.
     fn shut_out(&self) -> Result<Vec<IpAddr>, Failure> {
-        let text = self.run(&["list", "table", "inet", "ocf_fence"], String::new())?;
+        let text = self.nft.succeed(&["list", "table", "inet", "ocf_fence"], String::new())?;
         if !text.contains("@revoked4 drop") || !text.contains("@revoked6 drop") {
             return Err(Failure::NotVerified {
                 detail: Arc::from("the rules of the packet filter are gone"),
@@ -162,7 +135,7 @@ impl AddressFence {
                 script.push_str(&format!("delete element inet ocf_fence {set} {{ {address} }}\n"));
             }
         }
-        self.run(&["-f", "-"], script).map(drop)
+        self.nft.succeed(&["-f", "-"], script).map(drop)
     }
 }
 

@@ -1,6 +1,6 @@
 use super::{
-    AddressClass, ExternalClass, FenceAgentClass, ManualClass, NoneClass, SbdClass, SimulatedClass,
-    WatchdogClass, remote,
+    AddressClass, ExternalClass, FenceAgentClass, ManualClass, NoneClass, SbdClass, ScsiClass,
+    SimulatedClass, WatchdogClass, remote,
 };
 use crate::{Config, DeviceConfig, FenceDevice};
 use core::fmt;
@@ -53,8 +53,8 @@ pub const FENCE_CLASS: &str = "fence-class";
 
 /// The classes a node knows, by name: a plug-in type of `pils`. Cheap to clone; clones share.
 ///
-/// The default has `fence_agent`, `external`, `sbd`, `address`, `simulated`, `manual`,
-/// `watchdog` and `none`. Others are
+/// The default has `fence_agent`, `external`, `sbd`, `address`, `scsi`,
+/// `simulated`, `manual`, `watchdog` and `none`. Others are
 /// compiled in ([`Classes::add`]), or loaded from a module or program by the [`Loader`], by name when a configuration asks
 /// for them and one of the loader's folders has them. [`FENCE_CLASS`] says how to write one.
 #[derive(Clone)]
@@ -87,6 +87,7 @@ impl Classes {
         classes.add(Arc::new(ExternalClass::default()))?;
         classes.add(Arc::new(SbdClass))?;
         classes.add(Arc::new(AddressClass))?;
+        classes.add(Arc::new(ScsiClass))?;
         classes.add(Arc::new(SimulatedClass::default()))?;
         classes.add(Arc::new(ManualClass))?;
         classes.add(Arc::new(WatchdogClass))?;
