@@ -378,6 +378,24 @@ impl Node {
         self.request(|stack, now| stack.command(now, command))
     }
 
+    /// What the cluster is to run, to be changed and handed back with [`ocf_resource::Command::Configure`]: then no other change is
+    /// overwritten that was made meanwhile. `None` before the cluster agrees on one.
+    ///
+    /// ```no_run
+    /// # fn change(node: &ocf::Node) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut resources = node.configuration()?.ok_or("not yet a member")?;
+    /// resources.groups.retain(|group| group.name != "old");
+    /// node.command(ocf_resource::Command::Configure(resources.into()))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Stopped`] if the node does not run any more.
+    pub fn configuration(&self) -> Result<Option<ocf_resource::Config>, Stopped> {
+        self.inner.handle.call(|stack, _, _| stack.configuration())
+    }
+
     /// Somebody on this machine knows that a resource has failed here: it is dealt with as if its monitor had found out. Nothing
     /// happens if it does not run here.
     ///

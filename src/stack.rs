@@ -171,6 +171,8 @@ pub enum Output {
     AskTie(Claim),
     /// Tell the tie-breaker of an agreed view. It may be lost.
     NoteTie(Grant),
+    /// Keep this of the resources that were agreed on for the next life ([`Stack::set_kept`]), as soon as possible.
+    Keep(ocf_resource::Kept),
     /// Tell the application.
     Event(NodeEvent),
 }
@@ -275,6 +277,17 @@ impl Stack {
     /// What agents are told as the names of nodes, where that is not their id.
     pub fn set_names(&mut self, names: impl IntoIterator<Item = (NodeId, String)>) {
         self.manager.set_names(names);
+    }
+
+    /// What an earlier life of this node kept of the resources that were agreed on. See [`Manager::set_kept`].
+    pub fn set_kept(&mut self, kept: ocf_resource::Kept) {
+        self.manager.set_kept(kept);
+    }
+
+    /// What the cluster is to run, to be changed and handed back. See [`Manager::configuration`].
+    #[must_use]
+    pub fn configuration(&self) -> Option<ocf_resource::Config> {
+        self.manager.configuration()
     }
 
     /// Somebody on this node knows that a resource has failed here. Nothing happens if it does not run here.

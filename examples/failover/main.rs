@@ -20,8 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs one node of a high-availability cluster.
 ///
-/// Prints what happens, one line each. SIGHUP reads the cluster's keys from the file again: add the new one, then send with
-/// it, then remove the old one, each at every node before the next. SIGTERM or SIGINT hands over what runs here and leaves;
+/// Prints what happens, one line each. SIGHUP reads the file again. Its keys are taken over by this node: add the new one, then send
+/// with it, then remove the old one, each at every node before the next. If its resources are others than the cluster runs, the whole
+/// cluster changes to them; `revision` in `[resources]` has to be the one that they were made from, as the snapshot says it. SIGTERM or SIGINT hands over what runs here and leaves;
 /// a second one leaves at once. Exit status: 0 after a clean leave, 1 if the node failed, 2 for a wrong configuration.
 #[derive(Parser)]
 struct Arguments {
@@ -116,7 +117,13 @@ fn run(builder: NodeBuilder, arguments: &Arguments) -> Result<(), String> {
         }
         for signal in signals.pending() {
             if signal == SIGHUP {
-                reload_keys(&node, arguments);
+                match configuration(arguments) {
+                    Ok(config) => {
+                        reload_keys(&node, &config);
+                        reload_resources(&node, config.resources);
+                    }
+                    Err(error) => eprintln!("nothing was taken over: {error}"),
+                }
                 continue;
             }
             if leaving.is_some() {
@@ -146,11 +153,27 @@ fn run(builder: NodeBuilder, arguments: &Arguments) -> Result<(), String> {
     Ok(())
 }
 
+/// Has the cluster run what the changed file says. What comes of it, the events tell.
+fn reload_resources(node: &Node, wanted: ocf_resource::Config) {
+    let agreed = match node.configuration() {
+        Ok(Some(agreed)) => agreed,
+        Ok(None) => return eprintln!("resources: this node is no member yet"),
+        Err(error) => return eprintln!("resources: {error}"),
+    };
+    let same = |a: &ocf_resource::Config, b: &ocf_resource::Config| {
+        (&a.groups, a.on_partition, a.health) == (&b.groups, b.on_partition, b.health)
+    };
+    if same(&agreed, &wanted) {
+        return;
+    }
+    if let Err(error) = node.command(ocf_resource::Command::Configure(wanted.into())) {
+        eprintln!("resources: {error}");
+    }
+}
+
 /// Takes over the keys of the changed file. What is wrong with it is said, and the node goes on as it was.
-fn reload_keys(node: &Node, arguments: &Arguments) {
-    let reloaded = configuration(arguments)
-        .and_then(|config| node.reload_keys(&config).map_err(|error| error.to_string()));
-    match reloaded {
+fn reload_keys(node: &Node, config: &NodeConfig) {
+    match node.reload_keys(config) {
         Ok(()) => {
             let state = |k: &ocf_comm::KeyStatus| {
                 if k.sends { format!("{} (sends)", k.id) } else { k.id.to_string() }

@@ -95,6 +95,13 @@ fn resource(event: &Resource, name: impl Fn(NodeInstance) -> String) -> Option<S
         Resource::ConfigurationDiffers => {
             "the cluster runs another configuration than this node's file".to_owned()
         }
+        Resource::Configured { revision, by } => {
+            format!("what the cluster runs is changed by {}: revision {revision}", name(*by))
+        }
+        Resource::ConfigurationRefused { by, error } => {
+            format!("what {} wants the cluster to run is not taken: {error}", name(*by))
+        }
+        Resource::Removed { resource } => format!("{resource} is down everywhere, and removed"),
         Resource::StoppingAll { resources } => {
             format!("outside the primary partition: {} must stop here", list(resources))
         }

@@ -2,13 +2,16 @@
 
 use crate::{Config, GroupConfig, ResourceConfig};
 use core::ops::Deref;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// A configuration in which names are found in O(log names).
+/// A configuration in which names are found in O(log names). It has what was removed, too, until that is gone everywhere: the
+/// resources of a group behind those that stay, and groups behind the others.
 #[derive(Clone, Debug)]
 pub(crate) struct Book {
     config: Config,
+    /// Resources that are to be stopped everywhere, and then forgotten.
+    removing: BTreeSet<Box<str>>,
     index: Arc<Index>,
 }
 
@@ -22,7 +25,7 @@ struct Index {
 
 impl PartialEq for Book {
     fn eq(&self, other: &Self) -> bool {
-        self.config == other.config
+        self.config == other.config && self.removing == other.removing
     }
 }
 
@@ -38,6 +41,11 @@ impl Deref for Book {
 
 impl Book {
     pub(crate) fn new(config: Config) -> Self {
+        Self::of(config, BTreeSet::new())
+    }
+
+    /// `removing`: which of its resources are on their way out.
+    pub(crate) fn of(config: Config, removing: BTreeSet<Box<str>>) -> Self {
         let mut index = Index::default();
         for (at, group) in config.groups.iter().enumerate() {
             index.groups.entry(group.name.as_str().into()).or_insert(at);
@@ -45,7 +53,7 @@ impl Book {
                 index.resources.entry(resource.name.as_str().into()).or_insert((at, place));
             }
         }
-        Self { config, index: Arc::new(index) }
+        Self { config, removing, index: Arc::new(index) }
     }
 
     /// The number of the group of this name.
@@ -74,6 +82,60 @@ impl Book {
         self.config.groups.get(*group)?.resources.get(*place)
     }
 
+    /// Resources that are on their way out.
+    pub(crate) const fn removing(&self) -> &BTreeSet<Box<str>> {
+        &self.removing
+    }
+
+    /// True if this resource is on its way out.
+    pub(crate) fn is_leaving(&self, resource: &str) -> bool {
+        self.removing.contains(resource)
+    }
+
+    /// True if all of this group is on its way out.
+    pub(crate) fn group_leaves(&self, group: &GroupConfig) -> bool {
+        !self.removing.is_empty() && group.resources.iter().all(|r| self.is_leaving(&r.name))
+    }
+
+    /// What is to run: without what is on its way out.
+    pub(crate) fn declared(&self) -> Config {
+        let mut config = self.config.clone();
+        for group in &mut config.groups {
+            group.resources.retain(|r| !self.is_leaving(&r.name));
+        }
+        config.groups.retain(|g| !g.resources.is_empty());
+        config
+    }
+
+    /// The configuration after a change to `next`: what that does not have any more is on its way out.
+    pub(crate) fn followed_by(&self, next: Self) -> Self {
+        let Self { mut config, mut removing, index } = next;
+        for group in &self.config.groups {
+            let left = group.resources.iter().filter(|r| !index.resources.contains_key(r.name.as_str()));
+            let left: Vec<ResourceConfig> = left.cloned().collect();
+            if left.is_empty() {
+                continue;
+            }
+            removing.extend(left.iter().map(|r| r.name.as_str().into()));
+            match index.groups.get(group.name.as_str()).and_then(|at| config.groups.get_mut(*at)) {
+                Some(group) => group.resources.extend(left),
+                None => config.groups.push(GroupConfig { resources: left, ..group.clone() }),
+            }
+        }
+        Self::of(config, removing)
+    }
+
+    /// The same without resources that are gone, and without groups of which nothing is left.
+    pub(crate) fn without(&self, gone: &BTreeSet<Arc<str>>) -> Self {
+        let Self { mut config, mut removing, .. } = self.clone();
+        for group in &mut config.groups {
+            group.resources.retain(|r| !gone.contains(r.name.as_str()));
+        }
+        config.groups.retain(|g| !g.resources.is_empty());
+        removing.retain(|name| !gone.contains(&**name));
+        Self::of(config, removing)
+    }
+
     /// Changes the parameters of a resource; those it had before.
     pub(crate) fn set_parameters(
         &mut self,
@@ -82,6 +144,7 @@ impl Book {
     ) -> Option<BTreeMap<String, String>> {
         let (group, place) = self.index.resources.get(name)?;
         let resource = self.config.groups.get_mut(*group)?.resources.get_mut(*place)?;
+        self.config.revision += 1;
         Some(core::mem::replace(&mut resource.parameters, parameters))
     }
 }

@@ -14,6 +14,10 @@ mod span;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
+    /// How often what the cluster runs was changed while it ran ([`Command::Configure`](crate::Command::Configure) and
+    /// [`SetParameters`](crate::Command::SetParameters)) until this was written. When a cluster is founded anew, the highest one that a
+    /// founder has counts. Default 0.
+    pub revision: u64,
     /// The groups, each a unit of fail-over. At most [`Config::GROUPS_MAX`].
     pub groups: Vec<GroupConfig>,
     /// What a node outside the primary partition does with what it runs.
@@ -281,6 +285,10 @@ impl Config {
     pub const CONDITIONS_MAX: usize = 32;
     /// Largest parameters of a resource that a command sets, in bytes of names and values together.
     pub const PARAMETERS_MAX: usize = 64 * 1024;
+    /// Largest configuration that a command brings, in bytes of its message.
+    pub const BYTES_MAX: usize = 4 << 20;
+    /// Most resources that are on their way out at a time.
+    pub const REMOVING_MAX: usize = 4096;
 
     /// The group of this name.
     #[must_use]

@@ -149,6 +149,9 @@ pub enum Output {
         /// The state.
         state: Bytes,
     },
+    /// Keep this for the next life of this node, in place of what was kept before, and give it to [`Manager::set_kept`](crate::Manager::set_kept)
+    /// then. The sooner the better: what is lost is a change that no node kept.
+    Keep(crate::Kept),
     /// Tell the application.
     Event(Event),
 }
@@ -230,6 +233,8 @@ pub enum Why {
     Role,
     /// Its parameters were changed.
     Reconfigured,
+    /// It was removed from the configuration.
+    Removed,
 }
 
 /// What the manager tells the application. The same events, in the same order, at every member, except those marked
@@ -372,6 +377,25 @@ pub enum Event {
     },
     /// Local. The cluster runs another configuration than the one this node was given; the cluster's is used.
     ConfigurationDiffers,
+    /// What the cluster runs was changed: all that follows is done by the new configuration.
+    Configured {
+        /// Its revision.
+        revision: u64,
+        /// Who asked for it, or brought it when the cluster was founded.
+        by: NodeInstance,
+    },
+    /// A change of what the cluster runs was not accepted: nothing has changed.
+    ConfigurationRefused {
+        /// Who asked for it.
+        by: NodeInstance,
+        /// Why.
+        error: crate::ConfigurationError,
+    },
+    /// A resource that was removed from the configuration is down everywhere, and forgotten.
+    Removed {
+        /// The resource.
+        resource: Arc<str>,
+    },
     /// Local. This node left the primary partition and stops what it runs, in this order within each group.
     StoppingAll {
         /// The resources.
@@ -567,13 +591,21 @@ pub enum Command {
     },
     /// Run a resource with these parameters in place of those it has. Where it runs, its agent is asked to take them without
     /// a restart, if it says that it can (`reload-agent`, and all that changed `reloadable`); else it is restarted, as is
-    /// what stands behind it in its group. What is changed so holds until the cluster is founded anew.
+    /// what stands behind it in its group. The revision of the configuration is one higher then.
     SetParameters {
         /// The resource.
         resource: Arc<str>,
         /// All its parameters. At most [`Config::PARAMETERS_MAX`](crate::Config::PARAMETERS_MAX) bytes.
         parameters: BTreeMap<String, String>,
     },
+    /// Run this in place of what is configured, whole: made from [`Manager::configuration`](crate::Manager::configuration), whose revision it
+    /// names; if that has changed since, nothing happens. The revision is one higher then.
+    ///
+    /// What it does not have any more is stopped everywhere first, and then forgotten ([`Event::Removed`]). What is new is looked at before it
+    /// is started; `started` counts for new groups only. Changed parameters are taken as by `SetParameters`, changed monitors begin
+    /// anew, all else counts from the next decision on. A name stands for the same agent, in the same group, with roles or without, as long as
+    /// it may run. Which nodes need their access is not changed.
+    Configure(Arc<crate::Config>),
     /// Says whether a condition from outside holds, without which a group may not run: on a node, or anywhere. It is moved, or
     /// stopped, as long as one does not. A condition of which nothing was said holds. What was said about a node is forgotten
     /// when that joins anew.
@@ -618,6 +650,9 @@ pub enum CommandError {
         /// What is wrong, and what to do.
         problem: String,
     },
+    /// A configuration that cannot take the place of the agreed one.
+    #[error("the configuration is not changed: {0}")]
+    Configuration(crate::ConfigurationError),
     /// Too many conditions of a group do not hold.
     #[error(
         "{most} conditions of {of} do not hold already, and there cannot be more: say of one that it holds"

@@ -30,6 +30,7 @@ mod agent;
 pub mod apphb;
 mod book;
 mod config;
+mod configure;
 #[cfg(feature = "driver")]
 pub mod driver;
 mod event;
@@ -58,6 +59,7 @@ pub use config::{
     AccessNeed, Config, GroupConfig, MonitorConfig, PartitionPolicy, Preference, ResourceConfig,
     StartFailure, StopFailure,
 };
+pub use configure::{ConfigurationError, Kept};
 pub use event::{
     Blocked, Command, CommandError, Decision, Departed, Event, FenceCause, FenceOutcome, Ineligible, Input,
     Output, Why,

@@ -20,6 +20,7 @@ use timers::Expiries;
 mod access;
 #[cfg(feature = "testing")]
 mod check;
+mod configure;
 mod found;
 mod operate;
 mod planner;
@@ -54,6 +55,10 @@ pub struct Manager {
     /// What this node said of the time before when the cluster was founded: said again when it turns out that the
     /// saying was passed over.
     remembered: Vec<NodeInstance>,
+    /// What this node knows of that is newer than what the cluster was founded with: it was told, and is ordered soon.
+    newer: Option<Arc<Book>>,
+    /// Something is kept for the next life, or was.
+    keeps: bool,
     /// What this node knows while it waits for the state.
     awaiting: Option<Awaiting>,
     rules: Rules,
@@ -131,6 +136,8 @@ impl Manager {
             state: State::default(),
             unwritten: false,
             remembered: Vec::new(),
+            newer: None,
+            keeps: false,
             awaiting: None,
             rules: Rules::default(),
             out: VecDeque::new(),
@@ -203,6 +210,10 @@ impl Manager {
             }
             Command::SetParameters { resource, parameters } => {
                 self.check_parameters(resource, parameters)?;
+                None
+            }
+            Command::Configure(config) => {
+                self.check_configuration(config)?;
                 None
             }
         };
@@ -325,7 +336,7 @@ impl Manager {
             self.come_back();
         }
         if self.state.config.is_none() && members.first() == Some(&self.me) {
-            self.broadcast(&Message::Found(Config::clone(&self.config)));
+            self.bring();
         }
         self.advance(now, &Marks::ALL, events);
     }
@@ -348,18 +359,9 @@ impl Manager {
         self.state.skip_notices = old.skip_notices;
         self.state.forget_parameters = old.forget_parameters;
         self.state.forget_ends = old.forget_ends;
+        self.state.forget_running = old.forget_running;
+        self.state.overwrite = old.overwrite;
         self.adopt_config(true);
-    }
-
-    /// `anew`: not changed by a command, but what the cluster brought.
-    fn adopt_config(&mut self, anew: bool) {
-        let Some(config) = &self.state.config else { return };
-        if !Arc::ptr_eq(config, &self.config) {
-            self.config = Arc::clone(config);
-            if anew && ***config != self.given {
-                self.tell(Event::ConfigurationDiffers);
-            }
-        }
     }
 
     fn on_state(&mut self, now: Instant, bytes: &[u8]) {
@@ -371,8 +373,12 @@ impl Manager {
             Ok(state) => {
                 let remembered = core::mem::take(&mut self.remembered);
                 let unwritten = self.unwritten;
+                self.compare_given(&state, unwritten);
                 self.begin(state);
                 self.resume();
+                if self.newer.is_some() {
+                    self.bring();
+                }
                 if unwritten && remembered.iter().any(|i| !self.state.nodes.contains_key(i)) {
                     // The giver may have begun anew after what this node said was ordered.
                     self.broadcast(&Message::Remember(remembered));
@@ -405,9 +411,13 @@ impl Manager {
                     self.returning = false;
                 }
                 let found = matches!(message, Message::Found(_));
+                let mine = Arc::clone(&self.config);
                 let marks = self.touched(&message);
                 if !self.state.on_message(sender, message, &mut events) {
                     self.stale += 1;
+                }
+                if found {
+                    self.compare_founders(mine);
                 }
                 self.adopt_config(found);
                 self.advance(now, &marks, events);
@@ -555,6 +565,8 @@ impl Manager {
             Bug::IgnorePreferences => self.rules.ignore_preferences = true,
             Bug::ForgetEnds => self.state.forget_ends = true,
             Bug::StartWithoutAccess => self.rules.ignore_access = true,
+            Bug::ForgetRemoved => self.state.forget_running = true,
+            Bug::OverwriteConfiguration => self.state.overwrite = true,
         }
     }
 }

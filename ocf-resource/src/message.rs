@@ -1,9 +1,10 @@
 //! The ordered messages of the manager, and how they look on the wire.
 
-use crate::wire::{self, put_config, read_config};
+use crate::book::Book;
+use crate::wire::{self, put_book, put_config, read_book, read_config};
 use crate::{
-    AgentError, Command, Config, Decision, FenceOutcome, Health, OcfCode, OperationResult, Outcome,
-    Promotion, Severity,
+    AgentError, Command, Decision, FenceOutcome, Health, OcfCode, OperationResult, Outcome, Promotion,
+    Severity,
 };
 use bytes::Bytes;
 use core::time::Duration;
@@ -14,11 +15,11 @@ use std::sync::Arc;
 /// Longest explanation that is kept, in bytes.
 pub(crate) const WHY_MAX: usize = 200;
 /// Version of messages and state; the first byte of both.
-pub(crate) const VERSION: u8 = 7;
+pub(crate) const VERSION: u8 = 8;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Message {
-    Found(Config),
+    Found(Book),
     Report(Report),
     MonitorFailed(Failure),
     Fenced {
@@ -193,9 +194,9 @@ impl Message {
     pub(crate) fn emit(&self) -> Bytes {
         let mut w = vec![VERSION];
         match self {
-            Self::Found(config) => {
+            Self::Found(book) => {
                 w.push(FOUND);
-                put_config(&mut w, config);
+                put_book(&mut w, book);
             }
             Self::Report(report) => {
                 w.push(REPORT);
@@ -266,7 +267,7 @@ impl Message {
         wire::version(&mut r)?;
         let at = r.clone();
         let message = match r.u8("kind")? {
-            FOUND => Self::Found(read_config(&mut r)?),
+            FOUND => Self::Found(read_book(&mut r)?),
             REPORT => Self::Report(Report {
                 decision: wire::decision(&mut r)?,
                 resource: r.text("resource")?.into(),
@@ -359,6 +360,10 @@ fn put_command(w: &mut Vec<u8>, command: &Command) {
             w.put_text(&short(name));
             wire::put_option(w, unmet.as_ref(), |w, why| w.put_text(&short(why)));
         }
+        Command::Configure(config) => {
+            w.push(9);
+            put_config(w, config);
+        }
     }
 }
 
@@ -387,6 +392,7 @@ fn read_command(r: &mut Reader<'_>) -> Result<Command, ParseError> {
             name: short(r.text("name")?),
             unmet: wire::option(r, "why", |r| Ok(short(r.text("why")?)))?,
         },
+        9 => Command::Configure(Arc::new(read_config(r)?)),
         _ => return Err(at.error("command", Malformed::OutOfRange)),
     })
 }

@@ -392,12 +392,20 @@ impl Scene<'_> {
         }
     }
 
-    const fn wanted(&self) -> bool {
-        self.group.wanted && self.group.fatal.is_none()
+    fn wanted(&self) -> bool {
+        let leaves = || self.state.config.as_ref().is_some_and(|book| book.group_leaves(self.config));
+        self.group.wanted && self.group.fatal.is_none() && !leaves()
     }
 
+    /// What counts of the group on a node: what is on its way out only as long as it may run there.
     fn spots<'n>(&'n self, node: &'n Node) -> impl DoubleEndedIterator<Item = (&'n Arc<str>, &'n Spot)> + 'n {
-        self.config.resources.iter().filter_map(|r| node.spots.get_key_value(r.name.as_str()))
+        let all = self.config.resources.iter().filter_map(|r| node.spots.get_key_value(r.name.as_str()));
+        all.filter(|(name, spot)| !spot.is_clear() || !self.state.is_leaving(name))
+    }
+
+    /// Runs as it is to run.
+    fn is_well(&self, (name, spot): (&Arc<str>, &Spot)) -> bool {
+        spot.is_well() && !self.state.is_leaving(name)
     }
 
     fn is_clear(&self, node: &Node) -> bool {
@@ -562,25 +570,34 @@ impl Scene<'_> {
     fn plan_stop(&self, instance: NodeInstance, node: &Node, target: Option<NodeInstance>, plan: &mut Plan) {
         let here = target == Some(instance);
         let spots: Vec<_> = self.spots(node).collect();
-        let keep = if here { spots.iter().position(|(_, s)| !s.is_well()).unwrap_or(spots.len()) } else { 0 };
+        let unwell = || spots.iter().position(|spot| !self.is_well(*spot));
+        let keep = if here { unwell().unwrap_or(spots.len()) } else { 0 };
         for (resource, spot) in spots[keep..].iter().rev() {
             if spot.is_clear() {
                 continue;
             }
             let why = match &spot.presence {
                 _ if spot.pending.is_some() => return,
-                Presence::Handed | Presence::Incoming => match self.plan_live(instance, spot, target) {
-                    Live::Waits => return,
-                    Live::TakesOver(from) => {
-                        let (resource, why) = (Arc::clone(resource), Why::TakeOver { from });
-                        plan.steps.push(Step { node: instance, resource, action: Action::MigrateFrom, why });
-                        return;
+                Presence::Handed | Presence::Incoming => {
+                    match self.plan_live(instance, (*resource, *spot), target) {
+                        Live::Waits => return,
+                        Live::TakesOver(from) => {
+                            let (resource, why) = (Arc::clone(resource), Why::TakeOver { from });
+                            plan.steps.push(Step {
+                                node: instance,
+                                resource,
+                                action: Action::MigrateFrom,
+                                why,
+                            });
+                            return;
+                        }
+                        Live::Ends if here => Why::Recover,
+                        Live::Ends if self.wanted() => Why::Move { to: target },
+                        Live::Ends => Why::Stopped,
                     }
-                    Live::Ends if here => Why::Recover,
-                    Live::Ends if self.wanted() => Why::Move { to: target },
-                    Live::Ends => Why::Stopped,
-                },
+                }
                 Presence::Unknown | Presence::StopFailed { .. } | Presence::Stopped => return,
+                Presence::Running(_) | Presence::Failed(_) if self.state.is_leaving(resource) => Why::Removed,
                 Presence::Failed(_) if here => Why::Recover,
                 Presence::Running(_) if here && !spot.is_well() => Why::Reconfigured,
                 Presence::Running(_) if here => Why::Order,
@@ -621,7 +638,7 @@ impl Scene<'_> {
         if self.rules.ignore_order {
             spots.reverse();
         }
-        let Some(first) = spots.iter().position(|(_, s)| !s.is_well()) else { return };
+        let Some(first) = spots.iter().position(|spot| !self.is_well(*spot)) else { return };
         if !spots[first..].iter().all(|(_, s)| s.is_clear()) {
             return;
         }
@@ -639,7 +656,8 @@ impl Scene<'_> {
         if !self.spots(node).all(|(_, s)| s.is_running()) || plan.concerns(target, self.first) {
             return;
         }
-        if let Some((resource, _)) = self.spots(node).find(|(_, s)| s.outdated.is_some() && s.is_well()) {
+        let mut spots = self.spots(node);
+        if let Some((resource, _)) = spots.find(|spot| spot.1.outdated.is_some() && self.is_well(*spot)) {
             let (resource, action) = (Arc::clone(resource), Action::ReloadAgent);
             plan.steps.push(Step { node: target, resource, action, why: Why::Reconfigured });
         }

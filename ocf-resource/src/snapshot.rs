@@ -1,7 +1,6 @@
 //! The replicated state as bytes, for a joiner.
 
 use crate::FenceCause;
-use crate::book::Book;
 use crate::message::{VERSION, millis, short};
 use crate::state::{Access, Condition, Failures, Fence, Group, Node, Outdated, Presence, Spot, State};
 use crate::wire::{
@@ -20,7 +19,7 @@ impl State {
         put_u64(&mut w, self.view);
         put_u64(&mut w, self.decisions);
         put_list(&mut w, self.members.iter(), |w, member| w.put_instance(*member));
-        put_option(&mut w, self.config.as_ref(), |w, config| wire::put_config(w, config));
+        put_option(&mut w, self.config.as_ref(), |w, book| wire::put_book(w, book));
         put_list(&mut w, self.standby.iter(), |w, node| w.put_node(*node));
         put_flag(&mut w, self.maintenance);
         put_list(&mut w, self.health.iter(), |w, ((node, attribute), value)| {
@@ -51,8 +50,7 @@ impl State {
             view: r.u64("view")?,
             decisions: r.u64("decisions")?,
             members: list(&mut r, "members", |r| r.instance("member"))?,
-            config: option(&mut r, "configuration", wire::read_config)?
-                .map(|config| Arc::new(Book::new(config))),
+            config: option(&mut r, "configuration", wire::read_book)?.map(Arc::new),
             standby: list(&mut r, "standby", |r| r.node("node"))?.into_iter().collect(),
             maintenance: flag(&mut r, "maintenance")?,
             health: list(&mut r, "health", |r| {
@@ -70,6 +68,8 @@ impl State {
             skip_notices: false,
             forget_parameters: false,
             forget_ends: false,
+            forget_running: false,
+            overwrite: false,
         };
         r.finish("state")?;
         Ok(state)

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 mod access;
 mod commands;
+mod configure;
 mod notices;
 mod reports;
 
@@ -42,6 +43,10 @@ pub struct State {
     pub(crate) forget_parameters: bool,
     /// A known mistake, for tests: a member that was outside is no end of a move any more.
     pub(crate) forget_ends: bool,
+    /// A known mistake, for tests: what is removed is forgotten at once.
+    pub(crate) forget_running: bool,
+    /// A known mistake, for tests: a change counts whatever it was made from.
+    pub(crate) overwrite: bool,
 }
 
 /// Most health attributes of a node; one more drops the first by name.
@@ -242,7 +247,8 @@ impl Node {
 }
 
 impl State {
-    /// The configuration that is agreed on, with the parameters that commands have set. None before there is one.
+    /// The configuration that is agreed on, with all that commands have changed, and with what was removed and is not gone yet. None
+    /// before there is one.
     #[must_use]
     pub fn config(&self) -> Option<&Config> {
         self.config.as_ref().map(|book| &***book)
@@ -366,19 +372,13 @@ impl State {
             return false;
         }
         match message {
-            Message::Found(config) => {
-                if self.config.is_some() {
-                    return false;
-                }
-                self.config = Some(Arc::new(Book::new(config)));
-                self.complete();
-            }
+            Message::Found(book) => return self.on_found(sender, book, events),
             Message::Report(report) => return self.on_report(sender, &report, events),
             Message::MonitorFailed(failure) => return self.on_monitor_failed(sender, &failure, events),
             Message::Fenced { target, outcome, detail } => {
                 return self.on_fenced(target, outcome, detail, events);
             }
-            Message::Command(command) => return self.on_command(command),
+            Message::Command(command) => return self.on_command(sender, command, events),
             Message::Noticed { decision, resource } => {
                 return self.on_noticed(sender, decision, &resource, events);
             }

@@ -12,6 +12,9 @@ pub struct Status {
     pub local: LocalStatus,
     /// Number of the view.
     pub view: u64,
+    /// Revision of the configuration that is agreed on.
+    #[serde(default)]
+    pub revision: u64,
     /// Decisions so far.
     pub decisions: u64,
     /// The groups, in the order of the configuration.
@@ -46,6 +49,9 @@ pub struct GroupStatus {
     pub name: Arc<str>,
     /// Is it to run?
     pub wanted: bool,
+    /// Was it removed from the configuration? It is forgotten once it is down everywhere.
+    #[serde(default)]
+    pub removing: bool,
     /// Where it is to run now, if anywhere.
     pub target: Option<NodeInstance>,
     /// Where it runs completely; of several copies, the first.
@@ -67,6 +73,9 @@ pub struct GroupStatus {
 pub struct ResourceStatus {
     /// Its name.
     pub name: Arc<str>,
+    /// Was it removed from the configuration?
+    #[serde(default)]
+    pub removing: bool,
     /// What is known of it wherever it is not simply stopped.
     pub at: Vec<(NodeInstance, ResourceState)>,
 }

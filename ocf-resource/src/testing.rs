@@ -37,11 +37,15 @@ pub enum Bug {
     ForgetEnds,
     /// Resources start on a node that was not given its access.
     StartWithoutAccess,
+    /// What is removed from the configuration is forgotten while it runs.
+    ForgetRemoved,
+    /// A change of the configuration counts whatever it was made from.
+    OverwriteConfiguration,
 }
 
 impl Bug {
     /// Every one.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::StartBeforeFence,
         Self::StartBesideOthers,
         Self::StartBackwards,
@@ -57,6 +61,8 @@ impl Bug {
         Self::IgnorePreferences,
         Self::ForgetEnds,
         Self::StartWithoutAccess,
+        Self::ForgetRemoved,
+        Self::OverwriteConfiguration,
     ];
 }
 

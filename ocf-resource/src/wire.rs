@@ -1,5 +1,6 @@
 //! Parts of messages and of the state that both have: layouts are in PROTOCOL.md.
 
+use crate::book::Book;
 use crate::executor::{Report, WatchPolicy};
 use crate::message::VERSION;
 use crate::{
@@ -243,7 +244,27 @@ pub(crate) fn promotion(r: &mut Reader<'_>) -> Parsed<Promotion> {
     Ok(if flag(r, "promotion")? { Promotion::Score(score(r)?) } else { Promotion::Withdrawn })
 }
 
+/// A configuration, and which of its resources are on their way out.
+pub(crate) fn put_book(w: &mut Vec<u8>, book: &Book) {
+    put_config(w, book);
+    put_list(w, book.removing().iter(), |w, name| w.put_text(name));
+}
+
+pub(crate) fn read_book(r: &mut Reader<'_>) -> Parsed<Book> {
+    let config = read_config(r)?;
+    let removing = list(r, "removing", |r| Ok(r.text("resource")?.into()))?;
+    Ok(Book::of(config, removing.into_iter().collect()))
+}
+
+/// How many bytes a configuration takes in a message.
+pub(crate) fn config_size(config: &Config) -> usize {
+    let mut w = Vec::new();
+    put_config(&mut w, config);
+    w.len()
+}
+
 pub(crate) fn put_config(w: &mut Vec<u8>, config: &Config) {
+    put_u64(w, config.revision);
     put_flag(w, config.on_partition == PartitionPolicy::Freeze);
     w.push(match config.health {
         HealthStrategy::Ignore => 0,
@@ -303,6 +324,7 @@ pub(crate) fn put_config(w: &mut Vec<u8>, config: &Config) {
 }
 
 pub(crate) fn read_config(r: &mut Reader<'_>) -> Parsed<Config> {
+    let revision = r.u64("revision")?;
     let frozen = flag(r, "on partition")?;
     let at = r.clone();
     let health = match r.u8("health")? {
@@ -320,7 +342,7 @@ pub(crate) fn read_config(r: &mut Reader<'_>) -> Parsed<Config> {
     };
     let groups = list(r, "groups", read_group)?;
     let on_partition = if frozen { PartitionPolicy::Freeze } else { PartitionPolicy::Stop };
-    Ok(Config { groups, on_partition, health, access })
+    Ok(Config { revision, groups, on_partition, health, access })
 }
 
 fn read_group(r: &mut Reader<'_>) -> Parsed<GroupConfig> {

@@ -105,6 +105,9 @@ fn every_promise_holds_under_faults_and_the_cluster_recovers() {
         "blink",
         "goes on",
         "alone for a moment",
+        "configured",
+        "change refused",
+        "removed",
     ] {
         assert!(seen.get(what).is_some_and(|n| *n >= 50), "{what} hardly ever happened: {seen:?}");
     }
@@ -178,6 +181,8 @@ fn each_mistake_that_is_put_back_is_caught_by_the_promise_it_breaks() {
         Bug::IgnorePromotion => &["V2"],
         Bug::IgnorePreferences => &["V3"],
         Bug::StartWithoutAccess => &["A1"],
+        Bug::ForgetRemoved => &["C1"],
+        Bug::OverwriteConfiguration => &["C2"],
         Bug::BelieveOldAnswers => &["R1", "X1", "R3", "does not settle"],
     };
     for bug in Bug::ALL {

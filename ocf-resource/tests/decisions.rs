@@ -1,12 +1,14 @@
 //! Single managers fed by hand: what is decided when, and what the wire does to it.
 
+mod changes;
+
 use bytes::Bytes;
 use ocf_resource::executor::{self, OperationId, Request};
 use ocf_resource::plan::plan;
 use ocf_resource::{
     AccessNeed, Action, AgentError, Blocked, Command, CommandError, Config, Departed, Event, FenceCause,
-    FenceOutcome, GroupConfig, Ineligible, Input, LocalStatus, Manager, OcfCode, Operation, OperationResult,
-    Outcome, Output, Preference, Promotion, ResourceConfig, ResourceState, Score, State,
+    FenceOutcome, GroupConfig, Ineligible, Input, Kept, LocalStatus, Manager, OcfCode, Operation,
+    OperationResult, Outcome, Output, Preference, Promotion, ResourceConfig, ResourceState, Score, State,
 };
 use pils::{Incarnation, Instant, Layer, NodeId, NodeInstance};
 use proptest::prelude::*;
@@ -64,6 +66,8 @@ struct Table {
     /// Who is to be given its access.
     bare: Vec<NodeInstance>,
     events: Vec<Event>,
+    /// What each node keeps for its next life.
+    kept: Vec<(NodeInstance, Kept)>,
     messages: Vec<(NodeInstance, Bytes)>,
 }
 
@@ -89,6 +93,7 @@ impl Table {
             fences: Vec::new(),
             bare: Vec::new(),
             events: Vec::new(),
+            kept: Vec::new(),
             messages: Vec::new(),
         };
         let members: Vec<_> = nodes.iter().map(|n| instance(*n)).collect();
@@ -168,6 +173,7 @@ impl Table {
                         Output::Fence { target, cause } => self.fences.push((*who, target, cause)),
                         Output::GiveAccess => self.bare.push(*who),
                         Output::Event(event) => self.events.push(event),
+                        Output::Keep(kept) => self.kept.push((*who, kept)),
                         Output::Execute(_) | Output::WithdrawFence { .. } | Output::OfferState { .. } | _ => {
                         }
                     }
@@ -675,8 +681,8 @@ fn answers_to_old_decisions_change_nothing() {
 fn a_foreign_or_broken_message_is_counted_and_changes_nothing() {
     let mut t = Table::running(&[1, 2]);
     let before = t.manager(1).state().clone();
-    t.input(1, Input::Ordered { sender: instance(2), payload: b"\x07\xffgarbage" });
-    t.input(1, Input::Ordered { sender: instance(9), payload: b"\x07\x06" });
+    t.input(1, Input::Ordered { sender: instance(2), payload: b"\x08\xffgarbage" });
+    t.input(1, Input::Ordered { sender: instance(9), payload: b"\x08\x06" });
     assert_eq!(t.manager(1).state(), &before);
     assert_eq!(t.manager(1).status().malformed, 1);
 }

@@ -48,12 +48,13 @@ fn status() -> Status {
     let group = GroupStatus {
         name: "web".into(),
         wanted: true,
+        removing: false,
         target: None,
         running_on: None,
         copies_on: Vec::new(),
         promoted_on: Vec::new(),
         blocked: None,
-        resources: vec![ocf_resource::ResourceStatus { name: "db".into(), at: Vec::new() }],
+        resources: vec![ocf_resource::ResourceStatus { name: "db".into(), removing: false, at: Vec::new() }],
         failures: Vec::new(),
     };
     Status { view: 3, groups: vec![group], ..Status::default() }

@@ -7,7 +7,7 @@ use super::host::{Command, NodeHost};
 use super::lock_service::{self, LockService};
 use super::outside::Outside;
 use super::queue::EventQueue;
-use super::recorder::Recorder;
+use super::recorder::{self, Keeper, Recorder};
 use super::tie::Decider;
 use super::{Inner, Node};
 use crate::config::{ApiConfig, HeartbeatEntry, NodeConfig, OutsideConfig, PingEntry, TieBreakerEntry};
@@ -28,6 +28,7 @@ use ocf_resource::{AgentClass, AgentName, Agents, GroupConfig};
 use ocf_stonith::driver::{Classes, DeviceClass, DeviceHost, KernelWatchdog, Watchdog, end_by_sysrq};
 use ocf_stonith::sbd::End;
 use parking_lot::Mutex;
+use pils::durable;
 use pils::plugin::{Loader, Universe};
 use pils::process::Runner;
 use pils::topic::Bus;
@@ -93,6 +94,17 @@ pub enum StartError {
     /// The view record could not be read. Without it this node might break a promise it made; do not delete it lightly.
     #[error("the view record cannot be read: {0}")]
     Record(#[source] io::Error),
+    /// What the cluster agreed to run, kept beside the record, could not be read. Without it this node may bring back what was removed.
+    #[error(
+        "{path}: {reason}; remove the file only if all nodes begin with the resources of their configuration again"
+    )]
+    Kept {
+        /// The file, `<record>.resources`.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        reason: io::Error,
+    },
     /// The folder in which promotion scores of agents are kept, beside the record, could not be written.
     #[error("promotion scores of agents: {0}")]
     Scores(#[source] io::Error),
@@ -303,12 +315,9 @@ impl NodeBuilder {
         Ok(agents.with("ocf", Arc::new(ocf)))
     }
 
-    /// Beside the record: `<record>.scores`. Only if a group has roles.
+    /// Beside the record: `<record>.scores`. A group with roles may be added while the cluster runs.
     fn scores(&self) -> Option<PathBuf> {
-        let roles = self.config.resources.groups.iter().any(|g| g.promoted > 0);
-        let mut place = self.config.record.clone().filter(|_| roles)?.into_os_string();
-        place.push(".scores");
-        Some(place.into())
+        self.config.record.as_deref().map(|record| durable::beside(record, ".scores"))
     }
 
     /// Checks all that can be checked without starting: the configuration, and what it needs of this machine, such as
@@ -371,8 +380,8 @@ impl NodeBuilder {
         stack_config.comm = cipher::for_this_machine(stack_config.comm);
         check_here(self.config.node, &stack_config, &agents, &self.devices)?;
         let keys = self.config.read_keys()?;
-        let (record, store, sole) = load(self.store, &self.config)?;
-        stack_config.membership.sole_life = sole;
+        let (record, store, sole_life) = load(self.store, &self.config)?;
+        stack_config.membership.sole_life = sole_life;
         let ports = self.ports.map_or_else(|| bind(&self.config, self.offload), Ok)?;
         let ports = ports.ping(&PingEntry::configs(&self.config.ping))?;
         let discovery = self.config.discovery_config(&ports.local_addresses()?);
@@ -384,7 +393,8 @@ impl NodeBuilder {
         let secrets = Secrets { keys, seed: entropy::bytes(), agreement: Box::new(Agreement::start()) };
         let (fencing, lease) = (stack_config.fencing.clone(), stack_config.membership.lease);
         let birth = Birth { local, secrets, record, rng: Rng::new(entropy::seed()) };
-        let mut stack = named(Stack::new(ports.clock().now(), stack_config, birth)?, &self.config);
+        let stack = Stack::new(ports.clock().now(), stack_config, birth)?;
+        let (mut stack, keeper) = keeping(named(stack, &self.config), self.config.record.as_deref())?;
         (self.alter)(&mut stack);
 
         let (addresses, (remote, inbox)) = (ports.local_addresses()?, ports.inbox::<Command>());
@@ -394,17 +404,16 @@ impl NodeBuilder {
         let gate = Arc::new(Gate::new(stack.sending()));
         let report = reporter(&remote);
         let devices =
-            DeviceHost::new(&fencing, &self.devices, &runner, move |device| report(Command::Device(device)))?;
+            DeviceHost::new(&fencing, &self.devices, &runner, move |done| report(Command::Device(done)))?;
         let report = reporter(&remote);
         let agents = AgentHost::new(agents, move |done| report(Command::Operated(done.run, done.result)));
         let heartbeats = self.config.outside.heartbeats.as_ref().map(|entry| heartbeats(entry, &remote));
         let outside = Outside::start(&self.config, local).map_err(StartError::Threads)?;
-        let bus = api::bus();
-        let (callers, jobs) = Callers::new();
+        let (bus, (callers, jobs)) = (api::bus(), Callers::new());
         let host = NodeHost::new(
             (Arc::clone(&events), Arc::clone(&gate)),
             remote.clone(),
-            recorder,
+            (recorder, keeper),
             agents,
             devices,
         )
@@ -501,6 +510,19 @@ fn serve(
     calls::serve(methods.clone(), jobs, remote).map_err(StartError::Threads)?;
     let start = || Api::start(config, local, methods, (bus, locks));
     Ok(config.api.is_on().then(start).transpose()?)
+}
+
+/// Gives the stack what an earlier life has kept of what the cluster agreed to run, and has that kept from now on: beside the record, in
+/// `<record>.resources`.
+fn keeping(mut stack: Stack, record: Option<&Path>) -> Result<(Stack, Option<Keeper>), StartError> {
+    let Some(path) = record.map(|record| durable::beside(record, ".resources")) else {
+        return Ok((stack, None));
+    };
+    let kept = recorder::kept(&path).map_err(|reason| StartError::Kept { path: path.clone(), reason })?;
+    if let Some(kept) = kept {
+        stack.set_kept(kept);
+    }
+    Ok((stack, Some(Keeper::start(path).map_err(StartError::Threads)?)))
 }
 
 /// The view record of an earlier life, where it is kept, and whether nothing of earlier lives runs.

@@ -5,7 +5,7 @@ use super::gate::{Gate, Offers};
 use super::locks::Table;
 use super::outside::Outside;
 use super::queue::EventQueue;
-use super::recorder::Recorder;
+use super::recorder::{Keeper, Recorder};
 use super::services::Seats;
 use super::tie::Decider;
 use crate::event::{NodeEvent, Numbered};
@@ -69,6 +69,7 @@ pub(super) struct NodeHost {
     application: Option<Box<dyn Application>>,
     remote: Remote<Command>,
     recorder: Option<Recorder>,
+    keeper: Option<Keeper>,
     decider: Option<Decider>,
     /// Hosts outside that are watched.
     watched: usize,
@@ -89,7 +90,7 @@ impl NodeHost {
     pub(super) fn new(
         (events, gate): (Arc<EventQueue>, Arc<Gate>),
         remote: Remote<Command>,
-        recorder: Option<Recorder>,
+        (recorder, keeper): (Option<Recorder>, Option<Keeper>),
         agents: AgentHost,
         devices: DeviceHost,
     ) -> Self {
@@ -104,6 +105,7 @@ impl NodeHost {
             application: None,
             remote,
             recorder,
+            keeper,
             decider: None,
             watched: 0,
             agents,
@@ -272,6 +274,11 @@ impl Host<Stack> for NodeHost {
             Output::NoteTie(view) => {
                 if let Some(decider) = &self.decider {
                     decider.note(view);
+                }
+            }
+            Output::Keep(kept) => {
+                if let Some(keeper) = &self.keeper {
+                    keeper.keep(kept);
                 }
             }
             Output::Event(event) => self.tell(now, event),

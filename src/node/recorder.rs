@@ -2,7 +2,11 @@ use crate::store::RecordStore;
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use ocf_membership::PersistToken;
+use ocf_resource::Kept;
+use pils::durable;
+use std::fs;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::thread;
 
 /// Records that may wait to be written. Membership writes one per view change and waits for it, so two are plenty.
@@ -36,5 +40,82 @@ impl Recorder {
     /// Queues a record. False if too many wait: the disk hangs.
     pub(super) fn write(&self, token: PersistToken, record: Bytes) -> bool {
         self.queue.try_send((token, record)).is_ok()
+    }
+}
+
+/// Keeps what the cluster agreed to run in a file, for the next life of the node.
+#[derive(Debug)]
+pub(super) struct Keeper {
+    /// The newest one; one that was not written yet is of no use any more.
+    newest: Sender<Kept>,
+    older: Receiver<Kept>,
+}
+
+impl Keeper {
+    /// Starts a thread that writes, because flushing a disk may take long.
+    pub(super) fn start(path: PathBuf) -> io::Result<Self> {
+        let (newest, waiting) = bounded::<Kept>(1);
+        let older = waiting.clone();
+        thread::Builder::new().name("ocf-keep".to_owned()).spawn(move || {
+            for kept in waiting {
+                if let Err(error) = write(&path, &kept) {
+                    tracing::error!(%error, path = %path.display(), "what was agreed on to run could not be kept");
+                }
+            }
+        })?;
+        Ok(Self { newest, older })
+    }
+
+    /// Has this written in place of what was kept before.
+    pub(super) fn keep(&self, mut kept: Kept) {
+        while let Err(full) = self.newest.try_send(kept) {
+            kept = full.into_inner();
+            let _older: Option<Kept> = self.older.try_recv().ok();
+        }
+    }
+}
+
+fn write(path: &Path, kept: &Kept) -> io::Result<()> {
+    let text = serde_json::to_vec_pretty(kept)?;
+    durable::replace(path, 0o600, &text).map(drop)
+}
+
+/// What an earlier life has kept, if there is something.
+pub(super) fn kept(path: &Path) -> io::Result<Option<Kept>> {
+    match fs::read(path) {
+        Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ocf_resource::{Config, GroupConfig, ResourceConfig};
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn the_newest_of_what_was_agreed_on_is_there_after_a_restart() {
+        let path = std::env::temp_dir().join(format!("ocf-kept-{}", std::process::id()));
+        assert_eq!(kept(&path).unwrap(), None);
+        let of = |revision| {
+            let resource = ResourceConfig::new("r", "rust:x".parse().unwrap());
+            let groups = vec![GroupConfig::new("g", vec![resource])];
+            Kept {
+                config: Config { revision, groups, ..Config::default() },
+                removing: ["r".to_owned()].into(),
+            }
+        };
+        let keeper = Keeper::start(path.clone()).unwrap();
+        (1..=50).for_each(|revision| keeper.keep(of(revision)));
+        let begun = Instant::now();
+        while kept(&path).unwrap() != Some(of(50)) {
+            assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", kept(&path));
+            thread::sleep(Duration::from_millis(5));
+        }
+        fs::write(&path, "{").unwrap();
+        assert!(kept(&path).is_err(), "what cannot be read is not taken for nothing");
+        fs::remove_file(&path).unwrap();
     }
 }

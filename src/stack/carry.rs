@@ -346,6 +346,7 @@ impl Stack {
                 }
             }
             From::GiveAccess => self.give_access(now),
+            From::Keep(kept) => self.outputs.push_back(Output::Keep(kept)),
             From::OfferState { token, state } => {
                 if let Some((joiner, position)) = self.wanted.remove(&token)
                     && let Err(error) =

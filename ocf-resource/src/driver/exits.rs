@@ -187,17 +187,19 @@ fn fields(event: &Event) -> Value {
             "event": "fence-unconfirmed", "node": target.to_string(), "outcome": outcome, "why": detail,
             "text": format!("{target} is not known to be fenced: {detail}"),
         }),
-        Event::AccessGiven { .. } | Event::AccessRefused { .. } | Event::LifeIsOver { .. } => access(event),
         Event::Blocked { group, because: Some(why) } => json!({
             "event": "blocked", "group": group, "why": why.to_string(), "because": plain(why),
             "ways_out": why.ways_out(group), "text": format!("{group}: {why}"),
         }),
-        Event::Blocked { group, because: None } => json!({
-            "event": "unblocked", "group": group, "text": format!("{group} gets on again"),
-        }),
-        Event::ConfigurationDiffers => json!({
-            "event": "configuration-differs", "text": "the cluster runs another configuration than this node's",
-        }),
+        Event::Blocked { group, because: None } => {
+            json!({ "event": "unblocked", "group": group, "text": format!("{group} gets on again") })
+        }
+        Event::ReadyToLeave => json!({ "event": "ready-to-leave", "text": "this node may leave" }),
+        Event::AccessGiven { .. } | Event::AccessRefused { .. } | Event::LifeIsOver { .. } => access(event),
+        Event::ConfigurationDiffers
+        | Event::Configured { .. }
+        | Event::ConfigurationRefused { .. }
+        | Event::Removed { .. } => changes(event),
         Event::StoppingAll { resources } => json!({
             "event": "stopping-all", "resources": resources,
             "text": "this node left the primary partition and stops what it runs",
@@ -206,10 +208,31 @@ fn fields(event: &Event) -> Value {
             "event": "stopped-alone", "resource": resource, "why": result.explain(),
             "text": format!("stop of {resource} outside the primary partition: {}", result.explain()),
         }),
-        Event::ReadyToLeave => json!({ "event": "ready-to-leave", "text": "this node may leave" }),
         Event::Malformed { error, .. } => json!({
             "event": "malformed", "why": error.to_string(), "text": format!("a message could not be read: {error}"),
         }),
+    }
+}
+
+/// What is said of changes of the configuration.
+#[expect(clippy::wildcard_enum_match_arm, reason = "all else is said elsewhere")]
+fn changes(event: &Event) -> Value {
+    match event {
+        Event::ConfigurationDiffers => json!({
+            "event": "configuration-differs", "text": "the cluster runs another configuration than this node's",
+        }),
+        Event::Configured { revision, by } => json!({
+            "event": "configured", "revision": revision, "node": by.to_string(),
+            "text": format!("what the cluster runs is revision {revision} of its configuration, from {by}"),
+        }),
+        Event::ConfigurationRefused { by, error } => json!({
+            "event": "configuration-refused", "node": by.to_string(), "why": error.to_string(),
+            "text": format!("the configuration from {by} is not taken: {error}"),
+        }),
+        Event::Removed { resource } => json!({
+            "event": "removed", "resource": resource, "text": format!("{resource} is down everywhere, and removed"),
+        }),
+        _ => json!({}),
     }
 }
 

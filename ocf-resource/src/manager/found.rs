@@ -4,7 +4,7 @@ use super::{Awaiting, Manager, UNKNOWN_LIFE};
 use crate::message::Message;
 use crate::plan::Marks;
 use crate::state::{Entered, State};
-use crate::{Config, LocalStatus, Output};
+use crate::{LocalStatus, Output};
 use pils::{Instant, NodeId, NodeInstance};
 use std::collections::BTreeSet;
 
@@ -64,7 +64,7 @@ impl Manager {
         }
         self.found(&Entered { number, members: &members, joined: &members, departed: &departed }, true);
         self.resume();
-        self.broadcast(&Message::Found(Config::clone(&self.config)));
+        self.bring();
         self.advance(now, &Marks::ALL, Vec::new());
     }
 
@@ -80,7 +80,7 @@ impl Manager {
         known.extend(&self.remembered);
         self.remembered.extend(self.unknown_lives(&view, &known));
         self.say_remembered();
-        self.broadcast(&Message::Found(Config::clone(&self.config)));
+        self.bring();
         self.advance(now, &Marks::ALL, Vec::new());
     }
 }

@@ -87,7 +87,7 @@ impl Manager {
         resource: &Arc<str>,
         parameters: &BTreeMap<String, String>,
     ) -> Result<(), CommandError> {
-        let Some(config) = self.resource(resource) else {
+        let Some(config) = self.resource(resource).filter(|_| !self.config.is_leaving(resource)) else {
             return Err(CommandError::UnknownResource { resource: Arc::clone(resource) });
         };
         let wrong = |problem| Err(CommandError::Parameters { resource: Arc::clone(resource), problem });
@@ -174,7 +174,7 @@ impl Manager {
     }
 
     /// Begins the recurring monitors of a resource that runs here, those of its role.
-    fn watch(&mut self, decision: Decision, resource: &Arc<str>) {
+    pub(super) fn watch(&mut self, decision: Decision, resource: &Arc<str>) {
         if self.is_maintained(resource) {
             return;
         }

@@ -31,6 +31,13 @@ impl Planner {
         self.told.clear();
     }
 
+    /// Groups of which this does not hold are gone.
+    pub(super) fn retain(&mut self, is_there: impl Fn(&str) -> bool) {
+        self.targets.retain(|group, _| is_there(group));
+        self.blocked.retain(|group, _| is_there(group));
+        self.told.retain(|group, _| is_there(group));
+    }
+
     /// Where a group is to run, and why it does not get on.
     pub(super) fn of(&self, group: &str) -> (Option<NodeInstance>, Option<Blocked>) {
         (self.targets.get(group).copied().flatten(), self.blocked.get(group).cloned())
@@ -86,9 +93,14 @@ impl Manager {
 
     /// Plans until nothing is left to plan, and has this node's share carried out. `touched`: what has to be planned.
     pub(super) fn advance(&mut self, now: Instant, touched: &Marks, mut events: Vec<Event>) {
-        let mut marks = touched.clone();
+        let removed = self.state.forget_removed(&mut events);
+        if removed {
+            self.drop_removed(now);
+        }
+        // What is behind something that is gone has another number now.
+        let mut marks = if removed { Marks::ALL } else { touched.clone() };
         if let Some(book) = self.state.config.clone() {
-            let mut next = touched.clone();
+            let mut next = marks.clone();
             let mut looked_at = Vec::new();
             loop {
                 #[cfg(feature = "testing")]

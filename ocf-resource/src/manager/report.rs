@@ -16,19 +16,19 @@ pub(super) fn status(manager: &Manager) -> Status {
         ..Status::default()
     };
     let Some(config) = &state.config else { return status };
+    status.revision = config.revision;
     for group in &config.groups {
         let Some((name, current)) = state.groups.get_key_value(group.name.as_str()) else { continue };
         let (target, blocked) = manager.planner.of(name);
-        let whole = |n: &Node| {
-            group.resources.iter().all(|r| n.spot(&r.name).is_some_and(Spot::is_running)) && n.member
-        };
+        let removing = config.group_leaves(group);
+        let stays = || group.resources.iter().filter(move |r| removing || !config.is_leaving(&r.name));
+        let whole = |n: &Node| n.member && stays().all(|r| n.spot(&r.name).is_some_and(Spot::is_running));
         let promoted = |n: &Node| {
-            group.promoted > 0
-                && whole(n)
-                && group.resources.iter().all(|r| n.spot(&r.name).is_some_and(|s| s.promoted))
+            group.promoted > 0 && whole(n) && stays().all(|r| n.spot(&r.name).is_some_and(|s| s.promoted))
         };
         let resources = group.resources.iter().map(|resource| ResourceStatus {
             name: resource.name.as_str().into(),
+            removing: config.is_leaving(&resource.name),
             at: state
                 .nodes
                 .iter()
@@ -40,6 +40,7 @@ pub(super) fn status(manager: &Manager) -> Status {
         status.groups.push(GroupStatus {
             name: Arc::clone(name),
             wanted: current.wanted,
+            removing,
             target,
             copies_on: state.nodes.iter().filter(|(_, n)| whole(n)).map(|(i, _)| *i).collect(),
             promoted_on: state.nodes.iter().filter(|(_, n)| promoted(n)).map(|(i, _)| *i).collect(),

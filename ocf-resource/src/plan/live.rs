@@ -8,6 +8,7 @@ use super::Scene;
 use crate::Action;
 use crate::state::{Node, Presence, Spot};
 use pils::NodeInstance;
+use std::sync::Arc;
 
 /// What one end of a move has to do.
 pub(super) enum Live {
@@ -38,14 +39,20 @@ impl Scene<'_> {
     }
 
     /// What an end of a move has to do, with nothing going on there.
-    pub(super) fn plan_live(&self, here: NodeInstance, spot: &Spot, target: Option<NodeInstance>) -> Live {
+    pub(super) fn plan_live(
+        &self,
+        here: NodeInstance,
+        (name, spot): (&Arc<str>, &Spot),
+        target: Option<NodeInstance>,
+    ) -> Live {
         let Some(peer) = spot.peer else { return Live::Ends };
         let Some(node) = self.state.nodes.get(&peer).filter(|n| !n.dead) else { return Live::Ends };
-        let Some((_, other)) = self.spots(node).next() else { return Live::Ends };
+        let Some(other) = node.spot(name) else { return Live::Ends };
         if spot.presence == Presence::Incoming && may_hand_over(node, other) {
             return Live::Waits;
         }
-        if !node.member || other.peer != Some(here) {
+        // A change of the configuration may have come in between: nothing moves then any more.
+        if !node.member || other.peer != Some(here) || self.is_many() {
             return Live::Ends;
         }
         let pending = other.pending.map(|(_, action)| action);

@@ -56,9 +56,10 @@ impl Marks {
                 | Command::Maintenance { group: Some(name), .. } => group(name),
                 Command::Condition { of, .. } => Self::one(book.either(of)),
                 Command::SetParameters { resource: name, .. } => resource(name),
-                Command::Standby(_) | Command::Online(_) | Command::Maintenance { group: None, .. } => {
-                    Self::ALL
-                }
+                Command::Standby(_)
+                | Command::Online(_)
+                | Command::Maintenance { group: None, .. }
+                | Command::Configure(_) => Self::ALL,
             },
             // No plan depends on it.
             Message::Armed { .. } => Self::one(None),

@@ -1,14 +1,19 @@
 //! What operators ask for.
 
-use super::{Condition, Outdated, Presence, State};
+use super::{Condition, Presence, State};
 use crate::message::short;
-use crate::{Action, Command, Config};
-use pils::NodeId;
+use crate::{Command, Config, Event};
+use pils::{NodeId, NodeInstance};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 impl State {
-    pub(super) fn on_command(&mut self, command: Command) -> bool {
+    pub(super) fn on_command(
+        &mut self,
+        sender: NodeInstance,
+        command: Command,
+        events: &mut Vec<Event>,
+    ) -> bool {
         match command {
             Command::MoveGroup { group, to } => {
                 let Some(group) = self.groups.get_mut(&group) else { return false };
@@ -40,6 +45,7 @@ impl State {
             Command::SetParameters { resource, parameters } => {
                 return self.set_parameters(&resource, parameters);
             }
+            Command::Configure(next) => return self.configure(sender, &next, events),
         }
         true
     }
@@ -75,29 +81,12 @@ impl State {
     /// From now on a resource is to run with these parameters.
     fn set_parameters(&mut self, name: &str, parameters: BTreeMap<String, String>) -> bool {
         let Some(config) = &mut self.config else { return false };
-        if config.resource(name).is_none_or(|r| r.parameters == parameters) {
+        if config.resource(name).is_none_or(|r| r.parameters == parameters) || config.is_leaving(name) {
             return false;
         }
         let after = &parameters.clone();
         let Some(before) = Arc::make_mut(config).set_parameters(name, parameters) else { return false };
-        let before = Arc::new(before);
-        for spot in self.nodes.values_mut().filter_map(|n| n.spots.get_mut(name)) {
-            if spot.is_clear() || self.forget_parameters {
-                continue;
-            }
-            let reloads = matches!(spot.pending, Some((_, Action::ReloadAgent)));
-            let outdated = spot.outdated.get_or_insert_with(|| {
-                Box::new(Outdated { runs_with: Arc::clone(&before), told: None, refused: false })
-            });
-            outdated.refused = false;
-            if reloads && outdated.told.is_none() {
-                outdated.told = Some(Arc::clone(&before));
-            }
-            outdated.told = outdated.told.take().filter(|told| **told != *after);
-            if *outdated.runs_with == *after && !reloads {
-                spot.outdated = None;
-            }
-        }
+        self.outdate(name, &Arc::new(before), after);
         true
     }
 

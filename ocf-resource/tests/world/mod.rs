@@ -11,6 +11,7 @@
 //! * R5: replayed reports change nothing that breaks the others.
 //! * N1: a step of a group that notifies begins after every notice of it has ended.
 //! * P1: the plan for what was touched is the plan for everything (in one seed of four; beyond 8 nodes one plan in 61).
+//! * C1, C2, V4: what holds when the configuration changes, see `change.rs`.
 //! * A1: where fencing takes access (one seed of three), nothing starts before it was given, and it is given where nothing is active.
 //! * X1: nothing starts while an instance that started it, and did not stop it, is not proven dead.
 
@@ -18,12 +19,16 @@
 #![expect(clippy::too_many_lines, reason = "the model reads best when one happening stands in one place")]
 #![expect(clippy::wildcard_enum_match_arm, reason = "the model deals with what it knows")]
 
+mod change;
+
 use bytes::Bytes;
+use change::{Changes, Ground};
 use ocf_resource::executor::{self, Executor, RunId};
 use ocf_resource::testing::Bug;
 use ocf_resource::{
-    AccessNeed, Action, Config, Departed, FenceCause, FenceOutcome, GroupConfig, Input, LocalStatus, Manager,
-    OcfCode, Operation, OperationResult, Outcome, Output, Preference, Promotion, ResourceConfig, Score,
+    AccessNeed, Action, Config, Departed, FenceCause, FenceOutcome, GroupConfig, Input, Kept, LocalStatus,
+    Manager, OcfCode, Operation, OperationResult, Outcome, Output, Preference, Promotion, ResourceConfig,
+    Score,
 };
 use pils::{Incarnation, Instant, Layer, NodeId, NodeInstance, Rng};
 use std::collections::{BTreeMap, BTreeSet};
@@ -136,7 +141,11 @@ pub(crate) struct Faults {
 pub(crate) struct World {
     pub(crate) now: Instant,
     pub(crate) rng: Rng,
+    /// What the file of every node says.
     pub(crate) config: Config,
+    changes: Changes,
+    /// What each machine has kept of what was agreed on.
+    kept: BTreeMap<NodeId, Kept>,
     nodes: Vec<NodeId>,
     faults: Faults,
     bug: Option<Bug>,
@@ -253,6 +262,8 @@ impl World {
             now: Instant::ZERO,
             rng: Rng::new(seed),
             config,
+            changes: Changes::default(),
+            kept: BTreeMap::new(),
             nodes: (1..=nodes).map(NodeId::new).collect(),
             faults,
             bug,
@@ -287,6 +298,7 @@ impl World {
             world.config.access = AccessNeed::Everybody;
             world.revoked = world.nodes.iter().copied().collect();
         }
+        world.changes.allow(&world.config);
         let resources = world.config.groups.iter().flat_map(|g| &g.resources);
         let scored: Vec<Arc<str>> =
             resources.filter(|r| r.name.starts_with("scored")).map(|r| r.name.as_str().into()).collect();
@@ -452,6 +464,9 @@ impl World {
         self.incarnations += 1;
         let me = NodeInstance::new(node, Incarnation::new(self.incarnations << 96));
         let mut manager = Manager::new(me, self.config.clone());
+        if let Some(kept) = self.kept.get(&node) {
+            manager.set_kept(kept.clone());
+        }
         if self.compares {
             manager.compare_plans(if self.nodes.len() > 8 { 61 } else { 1 });
         }
@@ -663,7 +678,13 @@ impl World {
             }
             Entry::Message { sender, payload } => {
                 if !process.joining {
+                    let revision = |p: &Process| p.manager.state().config().map_or(0, |c| c.revision);
+                    let before = revision(process);
                     process.manager.handle(now, Input::Ordered { sender: *sender, payload });
+                    // A command that brings a configuration.
+                    if payload[1..].starts_with(&[5, 9]) {
+                        self.check_change(who, before);
+                    }
                 }
             }
             Entry::Want { joiner, donor, token } => {
@@ -774,6 +795,18 @@ impl World {
                     self.after(delay, Due::Restart(who));
                 }
                 self.note(|| format!("{who}: {event:?}"));
+                match &event {
+                    ocf_resource::Event::Decided { resource, node, .. } if *node == who => {
+                        self.note_ground(who, resource);
+                    }
+                    ocf_resource::Event::Removed { resource } => self.check_removed(who, resource),
+                    ocf_resource::Event::Configured { .. } => self.saw("configured"),
+                    ocf_resource::Event::ConfigurationRefused { .. } => self.saw("change refused"),
+                    _ => {}
+                }
+            }
+            Output::Keep(kept) => {
+                self.kept.insert(who.node, kept);
             }
             _ => {}
         }
@@ -878,22 +911,6 @@ impl World {
         }
     }
 
-    fn group_of(&self, resource: &str) -> (Vec<Arc<str>>, usize) {
-        let group =
-            self.config.groups.iter().find(|g| g.resources.iter().any(|r| r.name == resource)).unwrap();
-        let names: Vec<Arc<str>> = group.resources.iter().map(|r| r.name.as_str().into()).collect();
-        let at = names.iter().position(|n| &**n == resource).unwrap();
-        (names, at)
-    }
-
-    /// On how many machines it may be active, and promoted.
-    fn limits(&self, resource: &str) -> (usize, usize) {
-        let group =
-            self.config.groups.iter().find(|g| g.resources.iter().any(|r| r.name == resource)).unwrap();
-        let number = |n: u32| usize::try_from(n).unwrap();
-        (if group.copies == 0 { usize::MAX } else { number(group.copies) }, number(group.promoted))
-    }
-
     fn is_promoted(&self, node: NodeId, resource: &str) -> bool {
         self.promoted.get(&node).is_some_and(|a| a.contains(resource))
     }
@@ -905,8 +922,9 @@ impl World {
     /// An agent begins its work.
     fn begin(&mut self, who: NodeInstance, run: RunId, operation: Operation) {
         let resource = Arc::clone(&operation.resource);
-        let (names, at) = self.group_of(&resource);
-        let (copies, promoted) = self.limits(&resource);
+        let ground = self.ground(who, &resource);
+        let at = ground.place(&resource);
+        let Ground { names, copies, promoted, group } = ground;
         let named = |name: &str| self.processes.keys().copied().find(|i| i.node.to_string() == name);
         let to = operation.meta.get("migrate_target").and_then(|name| named(name));
         // Outside, and until it has seen that it is inside again, a stop that fails holds up no other.
@@ -919,7 +937,7 @@ impl World {
                 if self.takes_access() && !self.given.contains(&who) {
                     self.violate(format!("A1: {who} starts {resource} without its access"));
                 }
-                if self.preference(&resource, who.node) == Score::NEVER {
+                if group.preference(who.node) == Score::NEVER {
                     self.violate(format!("V3: {who} starts {resource}, which is never to run there"));
                 }
                 let elsewhere: Vec<NodeId> = self.nodes.iter().copied().filter(|n| *n != who.node).collect();
@@ -987,6 +1005,9 @@ impl World {
         }
         let (timeout, parameters) = (operation.timeout, (self.now, Arc::clone(&operation.parameters)));
         let recurring = operation.interval.is_some();
+        if let Some(interval) = operation.interval {
+            self.changes.intervals.insert((who.node, Arc::clone(&resource)), interval);
+        }
         let action = operation.action;
         self.processes.get_mut(&who).unwrap().runs.insert(run, operation);
         let fails = match action {
@@ -1067,12 +1088,6 @@ impl World {
         self.after(took + MS(1), Due::Done { at: who, run, result });
     }
 
-    /// How much the group of a resource would rather be on a node.
-    fn preference(&self, resource: &str, node: NodeId) -> Score {
-        let mut groups = self.config.groups.iter();
-        groups.find(|g| g.resources.iter().any(|r| r.name == resource)).unwrap().preference(node)
-    }
-
     /// A notice of a step ends before the step begins.
     fn check_notices(&mut self, who: NodeInstance, operation: &Operation, inside: bool) {
         if operation.action == Action::Notify {
@@ -1141,7 +1156,7 @@ impl World {
             }
             _ => {}
         }
-        let (copies, promoted) = self.limits(resource);
+        let (copies, promoted) = self.changes.most(resource);
         let on: Vec<NodeId> = self
             .promoted
             .keys()
@@ -1275,6 +1290,9 @@ impl World {
         {
             self.change_condition(who);
         }
+        if self.rng.chance(0.2) {
+            self.change_configuration();
+        }
         if self.rng.chance(0.3)
             && let Some(who) = self.rng.pick(&members).copied()
         {
@@ -1334,19 +1352,21 @@ impl World {
         }
         let Some(process) = self.processes.get_mut(&who) else { return };
         process.manager.request(now, Command::Maintenance { group: None, on: false }).unwrap();
-        for group in self.config.groups.clone() {
-            let name: Arc<str> = group.name.as_str().into();
+        let groups = self.processes[&who].manager.status().groups;
+        for group in groups {
+            let name = group.name;
             let Some(process) = self.processes.get_mut(&who) else { return };
             let end = Command::Maintenance { group: Some(Arc::clone(&name)), on: false };
             process.manager.request(now, end).unwrap();
             let free = Command::MoveGroup { group: Arc::clone(&name), to: None };
             process.manager.request(now, free).unwrap();
-            for node in self.nodes.iter().copied().map(Some).chain([None]) {
-                let of = group.resources[0].name.as_str().into();
-                let holds = Command::Condition { of, node, name: "dry".into(), unmet: None };
-                process.manager.request(now, holds).unwrap();
+            for resource in &group.resources {
+                for node in self.nodes.iter().copied().map(Some).chain([None]) {
+                    let of = Arc::clone(&resource.name);
+                    let holds = Command::Condition { of, node, name: "dry".into(), unmet: None };
+                    process.manager.request(now, holds).unwrap();
+                }
             }
-            let Some(process) = self.processes.get_mut(&who) else { return };
             process.manager.request(now, Command::ClearFailures(Arc::clone(&name))).unwrap();
             process.manager.request(now, Command::StartGroup(name)).unwrap();
         }
@@ -1360,11 +1380,13 @@ impl World {
             wrong.push(format!("view is {:?}", self.view));
         }
         let sound = |name: &str| !name.starts_with("broken");
-        for group in self.config.groups.iter().filter(|g| sound(&g.name)) {
+        let first = self.view.first().and_then(|who| self.processes.get(who));
+        let Some(agreed) = first.and_then(|p| p.manager.configuration()) else { return wrong };
+        for group in agreed.groups.iter().filter(|g| sound(&g.name)) {
+            let Ground { copies, promoted, .. } = Ground::of(&agreed, &group.resources[0].name).unwrap();
             for resource in &group.resources {
                 let on: Vec<_> =
                     self.active.iter().filter(|(_, a)| a.contains(resource.name.as_str())).collect();
-                let (copies, promoted) = self.limits(&resource.name);
                 if on.len() != copies.min(self.nodes.len()) {
                     wrong.push(format!("{} is active on {} machines", resource.name, on.len()));
                 }
@@ -1374,7 +1396,8 @@ impl World {
                 }
             }
         }
-        wrong.extend(self.unsettled_values());
+        wrong.extend(self.unsettled_values(&agreed));
+        wrong.extend(self.unsettled_changes(&agreed));
         for process in self.processes.values() {
             for group in process.manager.status().groups.into_iter().filter(|g| sound(&g.name)) {
                 if let Some(blocked) = group.blocked {
@@ -1401,10 +1424,8 @@ impl World {
     }
 
     /// V1 to V3.
-    fn unsettled_values(&self) -> Vec<String> {
+    fn unsettled_values(&self, agreed: &Config) -> Vec<String> {
         let mut wrong = Vec::new();
-        let Some(process) = self.view.first().and_then(|who| self.processes.get(who)) else { return wrong };
-        let Some(agreed) = process.manager.state().config() else { return wrong };
         for group in agreed.groups.iter().filter(|g| !g.name.starts_with("broken")) {
             let runs = |n: &&NodeId| group.resources.iter().all(|r| self.is_active(**n, &r.name));
             for node in self.nodes.iter().filter(runs) {
