@@ -176,6 +176,7 @@ fn every_way_in_ends_in_the_registry_of_the_program() {
         "manual",
         "none",
         "sbd",
+        "scsi",
         "simulated",
         "watchdog",
     ];
