@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 const TAIL: usize = 60;
 /// Share of the runs in which the set of nodes changes.
 const SET_CHANGES: f64 = 0.2;
+/// The default of `--partitions`.
+const PARTITIONS: f64 = 0.2;
 
 /// Simulates a whole cluster: one seed decides everything, the same seed gives the same run.
 #[derive(Parser, Debug)]
@@ -60,6 +62,9 @@ struct Args {
     /// Share of the runs in which nodes are added to the cluster and removed from it, 0 to 1.
     #[arg(long, default_value_t = SET_CHANGES)]
     set_changes: f64,
+    /// Share of the runs in which the nodes have a group that goes on in any partition, 0 to 1.
+    #[arg(long, default_value_t = PARTITIONS)]
+    partitions: f64,
     /// Print the whole history of each run.
     #[arg(long)]
     verbose: bool,
@@ -141,6 +146,7 @@ fn main() -> ExitCode {
         paths: args.paths,
         canary: args.canary,
         idle: args.idle,
+        partitions: if args.idle { 0.0 } else { args.partitions.clamp(0.0, 1.0) },
         set_changes: if args.idle { 0.0 } else { args.set_changes.clamp(0.0, 1.0) },
         ..Options::default()
     };
@@ -263,6 +269,9 @@ fn reproduce(seed: u64, args: &Args) {
     }
     if (args.set_changes - SET_CHANGES).abs() > f64::EPSILON {
         line += &format!(" --set-changes {}", args.set_changes);
+    }
+    if (args.partitions - PARTITIONS).abs() > f64::EPSILON {
+        line += &format!(" --partitions {}", args.partitions);
     }
     if let Some(bug) = &args.bug {
         line += &format!(" --bug {bug}");

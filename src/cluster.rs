@@ -176,6 +176,7 @@ impl Cluster {
             fencing: self.builder.fencing.clone(),
             self_fencing: self.builder.self_fencing.clone(),
             resources: self.builder.resources.clone(),
+            partition_groups: false,
             api: ApiConfig::default(),
             outside: crate::config::OutsideConfig::default(),
             plugins: Vec::new(),

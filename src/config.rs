@@ -2,6 +2,7 @@ use crate::stack::StackConfig;
 use core::fmt;
 use core::time::Duration;
 use ocf_comm::{Cipher, PathId, PathPolicy, Preset, Protection};
+use ocf_membership::partitionable::PartitionConfig;
 use ocf_membership::{BlankRecord, Durability, NodeVotes, OutsidePolicy};
 use ocf_resource::PartitionPolicy;
 use ocf_stonith::FenceAction;
@@ -138,6 +139,10 @@ pub struct NodeConfig {
     /// What to keep running.
     #[serde(default)]
     pub resources: ocf_resource::Config,
+    /// Groups that go on in any partition, beside those of the primary ([`Node::partition`](crate::Node::partition)). Default no. A node without
+    /// them is in nobody's partition, as far as these groups go; it costs the others nothing.
+    #[serde(default)]
+    pub partition_groups: bool,
     /// How other programs reach the node. Nothing by default.
     #[serde(default)]
     pub api: ApiConfig,
@@ -460,6 +465,7 @@ impl NodeConfig {
             comm,
             membership,
             groups: ocf_groups::Config::default(),
+            partitions: self.partition_groups.then(PartitionConfig::default),
             executor: ocf_resource::executor::Config::default(),
             resources: ocf_resource::Config { access: self.access_need(), ..self.resources.clone() },
             calls: ocf_comm::rpc::CallLimits::default(),

@@ -1,6 +1,7 @@
 use bytes::Bytes;
 use ocf_comm::ping::PingChange;
 use ocf_comm::{DownReason, KeyId, Lane, PathId, PathReason, PathState, Refusal};
+use ocf_membership::partitionable::PartitionView;
 use ocf_membership::{Claim, Evidence, Levels, NodeVotes, NonPrimary, ViewNumber};
 use pils::{Instant, NodeId, NodeInstance};
 use std::net::SocketAddr;
@@ -14,6 +15,17 @@ pub struct Numbered {
     pub at: Instant,
     /// What happened.
     pub event: NodeEvent,
+}
+
+/// What happens in groups that go on in any partition: a stream of its own. **It proves nothing about other partitions**, which may go on
+/// with the same groups at the same time.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum PartitionEvent {
+    /// The partition is another one: a barrier in its stream. A merge names the views it follows from and who came from each.
+    View(Box<PartitionView>),
+    /// What happens in its groups. Never [`ocf_groups::Event::View`]: [`PartitionEvent::View`] comes in its place.
+    Group(ocf_groups::Event),
 }
 
 /// What a node tells its application, from all layers, in one order.
@@ -142,6 +154,9 @@ pub enum NodeEvent {
     Resumed,
     /// Views of the primary partition and what happens in groups.
     Group(ocf_groups::Event),
+    /// Views of this node's partition, whether a primary or not, and what happens in groups that go on in any partition. Only of a node that
+    /// has such groups ([`NodeConfig::partition_groups`](crate::NodeConfig::partition_groups)).
+    Partition(PartitionEvent),
     /// Resources.
     Resource(ocf_resource::Event),
     /// Fencing that this node carries out.

@@ -36,20 +36,20 @@ pub use config::{
     LockUsers, MailEntry, MediumEntry, NodeConfig, NodeEntry, OutsideConfig, Paths, PingEntry,
     ProtectionName, SelfFencingEntry, TieBreakerEntry,
 };
-pub use event::{NodeEvent, Numbered};
+pub use event::{NodeEvent, Numbered, PartitionEvent};
 pub use locks::{
     LockClient, LockCollection, LockDomain, LockGuard, LockOrderError, Locks, LostLock, PendingConversion,
     PendingLock, PendingSubConversion, SubLock,
 };
 pub use node::{
-    AddNodeError, ApiError, Application, Here, Node, NodeBuilder, NotArmedError, PendingCall, ReloadError,
-    RequestError, StartError,
+    AddNodeError, ApiError, Application, Here, Node, NodeBuilder, NotArmedError, PartitionGroups,
+    PendingCall, ReloadError, RequestError, StartError,
 };
 pub use ocf_comm::driver::sentinel::run_if_asked as run_sentinel_if_asked;
 pub use services::{Reply, SERVICE_EVENTS_MAX, Service, ServiceError, ServiceEvent};
 pub use snapshot::{
-    GroupSnapshot, PathSnapshot, PeerSnapshot, PingHostSnapshot, PingSnapshot, Snapshot, Standing,
-    ViewSnapshot,
+    GroupSnapshot, PartitionSnapshot, PathSnapshot, PeerSnapshot, PingHostSnapshot, PingSnapshot, Snapshot,
+    Standing, ViewSnapshot,
 };
 pub use store::{FileStore, RecordStore};
 

@@ -10,6 +10,7 @@ mod host;
 mod lock_service;
 mod locks;
 mod outside;
+mod partition;
 mod queue;
 mod recorder;
 mod services;
@@ -20,6 +21,7 @@ pub use api::ApiError;
 pub use application::{Application, Here};
 pub use builder::{NodeBuilder, StartError};
 pub use calls::PendingCall;
+pub use partition::PartitionGroups;
 
 use crate::config::{NodeConfig, NodeEntry};
 use crate::event::Numbered;
@@ -60,6 +62,8 @@ struct Inner {
     local: NodeInstance,
     addresses: Vec<SocketAddr>,
     config: NodeConfig,
+    /// It has groups that go on in any partition.
+    partitions: bool,
     /// What programs outside reach, while the node runs.
     api: Mutex<Option<api::Api>>,
     bus: Bus,
@@ -291,6 +295,12 @@ impl Node {
         state: Bytes,
     ) -> Result<(), RequestError<OfferError>> {
         self.request(|stack, now| stack.offer_state(now, (group, joiner, position), state))
+    }
+
+    /// Groups that go on in any partition. `None` unless [`NodeConfig::partition_groups`] asks for them.
+    #[must_use]
+    pub fn partition(&self) -> Option<PartitionGroups<'_>> {
+        self.inner.partitions.then_some(PartitionGroups { node: self })
     }
 
     /// Sends to one node, outside the ordered stream. Needs no quorum.

@@ -3,6 +3,7 @@ use crate::stack::Stack;
 use ocf_comm::driver::{Io, IoStats};
 use ocf_comm::ping::PingStatus;
 use ocf_comm::{DropReason, PathState};
+use ocf_groups::Groups;
 use pils::{Instant, NodeId, NodeInstance};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -36,6 +37,8 @@ pub struct Snapshot {
     pub ping_reachable: usize,
     /// Groups that exist, as far as this node knows.
     pub groups: Vec<GroupSnapshot>,
+    /// This node's partition, primary or not, if it has groups that go on in any.
+    pub partition: Option<PartitionSnapshot>,
     /// Resources.
     pub resources: ocf_resource::Status,
     /// Fence requests that this node carries out.
@@ -202,6 +205,34 @@ impl PingSnapshot {
     }
 }
 
+/// The partition of a node, and what goes on in it. It says nothing about other partitions.
+#[derive(Clone, Debug, Serialize)]
+pub struct PartitionSnapshot {
+    /// Number of its view, unlike that of any other view of these members.
+    pub number: u64,
+    /// Members, most senior first.
+    pub members: Vec<NodeInstance>,
+    /// The views that it follows from, and who came from each: that whose members kept their state, then the others.
+    pub parents: Vec<(u64, Vec<NodeInstance>)>,
+    /// The primary view that all of them said they were in when it was agreed.
+    pub primary: Option<u64>,
+    /// Its groups, as far as this node knows.
+    pub groups: Vec<GroupSnapshot>,
+}
+
+impl PartitionSnapshot {
+    fn of(stack: &Stack) -> Option<Self> {
+        let (entered, groups) = (stack.partition()?, stack.partition_table()?);
+        Some(Self {
+            number: entered.view.number.0,
+            members: entered.view.members.iter().map(|m| m.instance).collect(),
+            parents: entered.parents.iter().map(|p| (p.number.0, p.came.clone())).collect(),
+            primary: entered.primary.map(|primary| primary.0),
+            groups: GroupSnapshot::all(groups),
+        })
+    }
+}
+
 /// A group.
 #[derive(Clone, Debug, Serialize)]
 pub struct GroupSnapshot {
@@ -209,6 +240,13 @@ pub struct GroupSnapshot {
     pub name: String,
     /// Its members, most senior first: which life of which node, and which member there.
     pub members: Vec<(NodeInstance, u32)>,
+}
+
+impl GroupSnapshot {
+    fn all(groups: &Groups) -> Vec<Self> {
+        let members = |name| groups.members(name).iter().map(|m| (m.instance, m.local)).collect();
+        groups.groups().map(|name| Self { name: name.to_owned(), members: members(name) }).collect()
+    }
 }
 
 impl Snapshot {
@@ -254,14 +292,8 @@ impl Snapshot {
                 .collect(),
             ping: io.pings().into_iter().map(PingSnapshot::of).collect(),
             ping_reachable: io.reachable(),
-            groups: stack
-                .groups
-                .groups()
-                .map(|name| GroupSnapshot {
-                    name: name.to_string(),
-                    members: stack.members(name).iter().map(|m| (m.instance, m.local)).collect(),
-                })
-                .collect(),
+            groups: GroupSnapshot::all(&stack.groups),
+            partition: PartitionSnapshot::of(stack),
             resources: stack.manager.status(),
             fencing: stack.fencer.standing().collect(),
             fenced: stack.fencer.history().iter().cloned().collect(),
@@ -278,6 +310,7 @@ fn nanos(duration: core::time::Duration) -> u64 {
 fn counters(stack: &Stack, io: IoStats) -> BTreeMap<String, u64> {
     let comm = stack.endpoint.stats();
     let groups = stack.groups.stats();
+    let partition = stack.partition_table().map(|groups| groups.stats());
     let mut all: BTreeMap<String, u64> = [
         ("io.datagrams_in", io.datagrams_in),
         ("io.bytes_in", io.bytes_in),
@@ -304,6 +337,11 @@ fn counters(stack: &Stack, io: IoStats) -> BTreeMap<String, u64> {
     .into_iter()
     .map(|(name, value)| (name.to_owned(), value))
     .collect();
+    if let Some(partition) = partition {
+        all.insert("partition.sent".to_owned(), partition.sent);
+        all.insert("partition.delivered".to_owned(), partition.delivered);
+        all.insert("partition.resubmitted".to_owned(), partition.resubmitted);
+    }
     for reason in DropReason::ALL {
         all.insert(format!("comm.dropped.{reason}"), comm.dropped(reason));
     }

@@ -11,6 +11,7 @@ mod fencing;
 mod locks;
 mod nodes;
 mod outbox;
+mod partition;
 mod services;
 mod tie;
 
@@ -24,6 +25,7 @@ use ocf_comm::{
     PeerStatus, Received, Secrets, Transmit,
 };
 use ocf_groups::{Groups, Guarantee, JoinError, LeaveError, MemberId, OfferError, Position, Sending};
+use ocf_membership::partitionable::PartitionConfig;
 use ocf_membership::{Claim, Consensus, EvenSplit, Grant, PersistToken, Verdict, View};
 use ocf_resource::executor::{self, Executor, RunId};
 use ocf_resource::{Manager, Operation, OperationResult};
@@ -56,6 +58,9 @@ pub struct StackConfig {
     pub fencing: ocf_stonith::Config,
     /// What is done to a node that must be fenced: [`FenceAction::Off`] or [`FenceAction::Reboot`].
     pub fence_action: FenceAction,
+    /// Groups that go on in any partition, beside those of the primary; `None`: none. They are a second stream with the limits of `groups`, so it
+    /// may take as much memory again.
+    pub partitions: Option<PartitionConfig>,
     /// Distributed locks; `None`: this cluster has none. The same on every node: each must take part in the directory.
     pub locks: Option<ocf_dlm::cluster::Config>,
 }
@@ -188,6 +193,7 @@ pub struct Stack {
     pub(crate) fencer: Fencer,
     calls: Calls,
     residents: services::Residents,
+    partition: Option<Box<partition::Partition>>,
     locks: Option<Box<ocf_dlm::cluster::Engine>>,
     /// Whose fencing was requested because locks wait for it.
     lock_fences: BTreeSet<NodeInstance>,
@@ -241,6 +247,9 @@ impl Stack {
         let even_split = config.membership.policy.rules().even_split;
         let membership = ocf_membership::Config { names_unproven: locks.is_some(), ..config.membership };
         let consensus = Consensus::new(now, membership, local, record.as_deref(), rng.fork())?;
+        let partition = config.partitions.map(|partitions| {
+            Box::new(partition::Partition::new(partitions, config.groups.clone(), local, rng.fork()))
+        });
         let mut groups = Groups::new(config.groups, local);
         groups.join(now, MANAGER_GROUP, 0).expect("a fresh core has no members");
         Ok(Self {
@@ -252,6 +261,7 @@ impl Stack {
             fencer: Fencer::new(config.fencing, local.node, rng.fork()),
             calls: Calls::new(config.calls),
             residents: services::Residents::default(),
+            partition,
             locks,
             lock_fences: BTreeSet::new(),
             lock_unproven: Vec::new(),
@@ -381,6 +391,9 @@ impl Stack {
     pub fn hold_deliveries(&mut self, now: Instant, hold: bool) {
         self.now = now;
         self.groups.hold(now, hold);
+        if let Some(partition) = &mut self.partition {
+            partition.groups.hold(now, hold);
+        }
     }
 
     /// Answers [`ocf_groups::Event::StateWanted`]. See [`Groups::offer_state`].
@@ -572,8 +585,11 @@ impl Stack {
         self.endpoint.check_invariants();
         self.consensus.check_invariants();
         self.fencer.check_invariants();
-        if let Err(broken) = self.groups.check_invariants() {
-            panic!("groups: {broken}");
+        let partition = self.partition.as_ref().map(|partition| &partition.groups);
+        for groups in partition.into_iter().chain([&self.groups]) {
+            if let Err(broken) = groups.check_invariants() {
+                panic!("groups: {broken}");
+            }
         }
     }
 
@@ -626,6 +642,9 @@ impl Layer for Stack {
         self.consensus.handle_timeout(now);
         self.obey_membership(now);
         self.groups.handle_timeout(now);
+        if let Some(partition) = &mut self.partition {
+            partition.handle_timeout(now);
+        }
         self.residents.handle_timeout(now);
         self.manager.handle_timeout(now);
         self.executor.handle_timeout(now);
@@ -664,6 +683,7 @@ impl Layer for Stack {
             self.endpoint.poll_timeout(),
             self.consensus.poll_timeout(),
             self.groups.poll_timeout(),
+            self.partition.as_ref().and_then(|partition| partition.poll_timeout()),
             self.residents.poll_timeout(),
             self.manager.poll_timeout(),
             self.executor.poll_timeout(),

@@ -88,6 +88,48 @@ fn programs_look_at_a_node_hear_it_and_send_through_it_and_their_end_changes_not
 }
 
 #[test]
+fn programs_hear_of_their_nodes_partition_apart_from_the_primary() {
+    let equip = |builder: ocf::NodeBuilder| {
+        let local = Some(address("partition", builder.node().raw()));
+        let partitions = Some(ocf_membership::partitionable::PartitionConfig::default());
+        builder.api(ApiConfig { local, ..ApiConfig::default() }).tune(|stack| stack.partitions = partitions)
+    };
+    let mut cluster = Cluster::builder("partition").equip(equip).local(3).expect("a cluster starts");
+    wait_for_view(cluster.node(0).expect("it runs"), 3);
+    let mut program = connect(&address("partition", 1));
+    let request = program.subscribe(Pattern::all()).expect("it is served");
+    program.await_answer(request, SOON).expect("who runs the node may look");
+    let until = Instant::now() + SOON;
+    let number = |value: &Value| value.as_list().map(<[Value]>::len);
+    while call(&mut program, "node.partition", vec![]).get("members").and_then(number) != Some(3) {
+        assert!(Instant::now() < until, "no partition of all");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let node = cluster.node(0).expect("it runs").clone();
+    node.partition().expect("it has such groups").join("board", 7).expect("it may join");
+    let table = hear(&mut program, "group", "partition_membership");
+    assert_eq!(table.properties["group"], "board".into());
+    assert_eq!(number(&table.properties["members"]), Some(1));
+
+    cluster.kill(1);
+    cluster.kill(2);
+    let alone = loop {
+        let heard = hear(&mut program, "membership", "partition");
+        if number(&heard.properties["members"]) == Some(1) && number(&heard.properties["parents"]) == Some(1)
+        {
+            break heard;
+        }
+    };
+    assert_eq!(alone.properties["merge"], false.into());
+    let came = alone.properties["parents"].as_list().and_then(|parents| parents[0].get("came")).cloned();
+    assert_eq!(came.as_ref().and_then(number), Some(1), "only itself came from the view before: {alone:?}");
+    let status = call(&mut program, "node.status", vec![]);
+    let groups = status.get("partition").and_then(|partition| partition.get("groups")).cloned();
+    assert_eq!(groups.as_ref().and_then(number), Some(1), "its group goes on: {status}");
+    assert!(node.partition().is_some_and(|groups| groups.members("board").len() == 1));
+}
+
+#[test]
 fn an_api_that_would_be_open_to_all_is_a_mistake_in_the_configuration() {
     let file = |api: &str| {
         format!(

@@ -36,6 +36,19 @@ fn nodes_are_added_and_removed_under_faults_and_every_property_holds() {
     assert!(met.contains(SET_CASES[0]), "in a few runs, too");
 }
 
+#[test]
+fn a_group_in_any_partition_goes_on_under_all_faults_of_a_cluster_and_every_property_holds() {
+    let mut met = BTreeSet::new();
+    for seed in 0..SEEDS * 3 {
+        let report = cluster::run(seed, &Options { partitions: 1.0, ..short() });
+        assert_eq!(report.verdict, Verdict::Passed, "seed {seed}: {:#?}", report.history.last());
+        met.extend(report.coverage.into_keys());
+    }
+    for case in ["sides of a partition met", "a member began anew where partitions met"] {
+        assert!(met.contains(case), "never: {case}");
+    }
+}
+
 /// Seeds, with the length of their faults, that found a bug once.
 const ONCE_FAILED: [(u64, u64); 1] = [
     // All founders of a cluster waited for the state of one that died: what it had ordered was passed over.

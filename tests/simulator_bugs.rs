@@ -9,6 +9,7 @@ use ocf::sim::cluster::{self, Bug, Options};
 use ocf::sim::{Fault, Verdict};
 use ocf_groups::Sabotage as Groups;
 use ocf_membership::Sabotage as Membership;
+use ocf_membership::partitionable::PartitionSabotage as Partitions;
 use std::time::Duration;
 
 const SEEDS: u64 = 200;
@@ -84,6 +85,18 @@ fn messages_forgotten_at_a_view_change_are_caught() {
 #[test]
 fn a_stream_that_goes_on_before_the_state_has_come_is_caught() {
     is_caught(Bug::Groups(Groups::OpenGates), 0);
+}
+
+#[test]
+fn partitions_that_all_keep_their_state_where_they_meet_are_caught() {
+    let options = Options { partitions: 1.0, ..Options::default() };
+    is_caught_in(Bug::Partitions(Partitions::MergesStates), 0, &options);
+}
+
+#[test]
+fn a_partition_that_says_it_is_a_primary_of_others_is_caught() {
+    let options = Options { partitions: 1.0, ..Options::default() };
+    is_caught_in(Bug::Partitions(Partitions::ClaimsPrimary), 0, &options);
 }
 
 #[test]

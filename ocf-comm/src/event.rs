@@ -33,6 +33,10 @@ impl Channel {
     pub const GROUPS: Self = Self(2);
     /// Lock managers among each other.
     pub const LOCKS: Self = Self(3);
+    /// Agreement on views of any partition.
+    pub const PARTITIONS: Self = Self(4);
+    /// Ordered messages of groups that go on in any partition.
+    pub const PARTITION_GROUPS: Self = Self(5);
     /// Calls between nodes: [`Calls`](crate::rpc::Calls).
     pub const CALLS: Self = Self(8);
     /// The first channel that applications may use; those below belong to this project's layers.

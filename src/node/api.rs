@@ -1,7 +1,7 @@
 use super::host::NodeHost;
 use super::lock_service::LockService;
 use crate::config::{ApiConfig, LockUsers, NodeConfig};
-use crate::event::NodeEvent;
+use crate::event::{NodeEvent, PartitionEvent};
 use crate::locks::wire::SERVICE;
 use crate::snapshot::Snapshot;
 use crate::stack::Stack;
@@ -10,6 +10,9 @@ use ocf_comm::driver::Handle;
 use ocf_comm::local::{Accept, Address, LocalConfig, ServeError, Server};
 use ocf_comm::ping::PingChange;
 use ocf_comm::rpc::{Access, Body, Builder, Caller, Dispatcher, Fault, Method, Policy};
+use ocf_groups::MemberId;
+use ocf_membership::partitionable::Parent;
+use ocf_membership::{View, ViewNumber};
 use pils::topic::{
     Bus, CONNECTIVITY, Config as BusConfig, Draft, FENCING, GROUP, LINK, LIVENESS, MEMBERSHIP, QUORUM,
     RESOURCE,
@@ -151,7 +154,7 @@ fn methods(config: &NodeConfig, handle: &Handle<Stack, NodeHost>, local: NodeIns
         }
     };
     let members = status.clone();
-    let peers = status.clone();
+    let (peers, partition) = (status.clone(), status.clone());
     let sending = handle.clone();
     let leaving = handle.clone();
     Dispatcher::builder()
@@ -168,6 +171,12 @@ fn methods(config: &NodeConfig, handle: &Handle<Stack, NodeHost>, local: NodeIns
                 .help("The view of the primary partition this node is in; nil outside.")
                 .signature(["struct"]),
             move |_: &Caller, (): ()| Ok(members()?.view),
+        )
+        .method(
+            Method::new("node.partition")
+                .help("The view of this node's partition and the groups that go on in it, primary or not; nil if it has no such groups.")
+                .signature(["struct"]),
+            move |_: &Caller, (): ()| Ok(partition()?.partition),
         )
         .method(
             Method::new("node.peers").help("Every configured peer.").signature(["array"]),
@@ -265,7 +274,7 @@ pub(super) fn publish(bus: &Bus, number: u64, event: &NodeEvent) {
 fn sides(event: &NodeEvent) -> Option<(&'static str, Draft)> {
     let new = |kind: &str| Draft::new().property("kind", kind);
     if let NodeEvent::Merged { ours, primary, kept } = event {
-        let number = |view: &ocf_membership::ViewNumber| i64::try_from(view.0).unwrap_or(i64::MAX);
+        let number = |view: &ViewNumber| i64::try_from(view.0).unwrap_or(i64::MAX);
         let draft = new("merged").property("ours", number(ours)).property("primary", number(primary));
         return Some((MEMBERSHIP, draft.property("kept", *kept)));
     }
@@ -307,9 +316,49 @@ fn ping(change: &PingChange) -> (&'static str, Draft) {
     (LIVENESS, draft.property("reachable", i64::try_from(change.reachable).unwrap_or(i64::MAX)))
 }
 
+fn node(instance: &NodeInstance) -> Value {
+    Body::of(instance).and_then(Body::into_value).unwrap_or_default()
+}
+
+fn members(view: &View) -> Vec<Value> {
+    view.members.iter().map(|member| node(&member.instance)).collect()
+}
+
+fn table(members: &[MemberId]) -> Vec<Value> {
+    members.iter().map(|member| format!("{member:?}").into()).collect()
+}
+
+/// What happens in this node's partition: of another kind than what happens in the primary, so that nothing is taken for that.
+fn partition(event: &PartitionEvent) -> Option<(&'static str, Draft)> {
+    let new = |kind: &str| Draft::new().property("kind", kind);
+    let number = |view: ViewNumber| i64::try_from(view.0).unwrap_or(i64::MAX);
+    if let PartitionEvent::View(entered) = event {
+        let parent = |parent: &Parent| -> Value {
+            let came: Vec<Value> = parent.came.iter().map(node).collect();
+            [("view".to_owned(), number(parent.number).into()), ("came".to_owned(), came.into())]
+                .into_iter()
+                .collect()
+        };
+        let parents: Vec<Value> = entered.parents.iter().map(parent).collect();
+        let draft = new("partition").property("view", number(entered.view.number));
+        let draft = draft.property("members", members(&entered.view)).property("parents", parents);
+        let draft = draft.property("merge", entered.is_merge());
+        return Some((
+            MEMBERSHIP,
+            match entered.primary {
+                Some(primary) => draft.property("primary", number(primary)),
+                None => draft,
+            },
+        ));
+    }
+    let PartitionEvent::Group(ocf_groups::Event::Membership { group, members, .. }) = event else {
+        return None;
+    };
+    Some((GROUP, new("partition_membership").property("group", &**group).property("members", table(members))))
+}
+
 fn draft(event: &NodeEvent) -> Option<(&'static str, Draft)> {
     let new = |kind: &str| Draft::new().property("kind", kind);
-    let node = |instance: &NodeInstance| Body::of(instance).and_then(Body::into_value).unwrap_or_default();
     Some(match event {
         NodeEvent::PeerUp(peer) => (CONNECTIVITY, new("up").property("peer", node(peer))),
         NodeEvent::PeerDown { peer, reason } => {
@@ -353,14 +402,14 @@ fn draft(event: &NodeEvent) -> Option<(&'static str, Draft)> {
         NodeEvent::Suspended => (QUORUM, new("suspended")),
         NodeEvent::Resumed => (QUORUM, new("resumed")),
         NodeEvent::Group(ocf_groups::Event::View(view)) => {
-            let members = view.members.iter().map(|member| node(&member.instance)).collect::<Vec<_>>();
+            let members = members(view);
             let number = i64::try_from(view.number.0).unwrap_or(i64::MAX);
             (MEMBERSHIP, new("view").property("view", number).property("members", members))
         }
         NodeEvent::Group(ocf_groups::Event::Membership { group, members, .. }) => {
-            let members = members.iter().map(|member| format!("{member:?}").into()).collect::<Vec<Value>>();
-            (GROUP, new("membership").property("group", &**group).property("members", members))
+            (GROUP, new("membership").property("group", &**group).property("members", table(members)))
         }
+        NodeEvent::Partition(event) => return partition(event),
         // What else happens in groups is between their members.
         NodeEvent::Group(_) => return None,
         NodeEvent::Resource(event) => (RESOURCE, new("resource").property("what", format!("{event:?}"))),

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use core::fmt;
 use ocf_comm::Lane;
 use ocf_comm::driver::Stopped;
-use ocf_groups::{Guarantee, JoinError, LeaveError, MemberId, OfferError, Position};
+use ocf_groups::{Groups, Guarantee, JoinError, LeaveError, MemberId, OfferError, Position};
 use pils::{Instant, NodeInstance};
 
 /// A program that lives inside a node: it is called with each event, and no thread is woken for it. See
@@ -102,6 +102,12 @@ impl<'a> Here<'a> {
             Err(Refused::Stopped(stopped)) => Err(RequestError::Stopped(stopped)),
             Err(Refused::Send(error)) => Err(RequestError::Refused(error)),
         }
+    }
+
+    /// Groups that go on in any partition, to join, leave, send or offer a state there, at [`Here::now`]: see
+    /// [`PartitionGroups`](crate::PartitionGroups). `None` if the node has no such groups.
+    pub fn partition_groups(&mut self) -> Option<&mut Groups> {
+        self.stack.partition_groups(self.now)
     }
 
     /// As [`Node::send_to`](crate::Node::send_to).

@@ -379,8 +379,7 @@ impl NodeBuilder {
         (self.tune)(&mut stack_config);
         stack_config.comm = cipher::for_this_machine(stack_config.comm);
         check_here(self.config.node, &stack_config, &agents, &self.devices)?;
-        let keys = self.config.read_keys()?;
-        let (record, store, sole_life) = load(self.store, &self.config)?;
+        let (keys, (record, store, sole_life)) = (self.config.read_keys()?, load(self.store, &self.config)?);
         stack_config.membership.sole_life = sole_life;
         let ports = self.ports.map_or_else(|| bind(&self.config, self.offload), Ok)?;
         let ports = ports.ping(&PingEntry::configs(&self.config.ping))?;
@@ -398,8 +397,8 @@ impl NodeBuilder {
         (self.alter)(&mut stack);
 
         let (addresses, (remote, inbox)) = (ports.local_addresses()?, ports.inbox::<Command>());
-        let recorder = store.map(|store| recorder(store, &remote)).transpose();
-        let recorder = recorder.map_err(StartError::Threads)?;
+        let recorder =
+            store.map(|store| recorder(store, &remote)).transpose().map_err(StartError::Threads)?;
         let events = Arc::new(EventQueue::new(self.backlog));
         let gate = Arc::new(Gate::new(stack.sending()));
         let report = reporter(&remote);
@@ -433,6 +432,7 @@ impl NodeBuilder {
         Ok(Node {
             inner: Arc::new(Inner {
                 handle: running.handle(),
+                partitions: running.handle().inspect(|s, _, _| s.partition().is_some()).unwrap_or(false),
                 running: Mutex::new(Some(running)),
                 events,
                 gate,

@@ -8,7 +8,7 @@ use super::queue::EventQueue;
 use super::recorder::{Keeper, Recorder};
 use super::services::Seats;
 use super::tie::Decider;
-use crate::event::{NodeEvent, Numbered};
+use crate::event::{NodeEvent, Numbered, PartitionEvent};
 use crate::stack::{Input, Output, Stack};
 use ocf_comm::Received;
 use ocf_comm::driver::sentinel::Sentinel;
@@ -53,6 +53,15 @@ pub(super) enum Command {
 
 /// Messages after which those of a turn are handed over before its end: the application begins meanwhile.
 const EARLY: usize = 1024;
+
+/// A message of a group: all that is done with it is to hand it over.
+const fn is_message(event: &NodeEvent) -> bool {
+    matches!(
+        event,
+        NodeEvent::Group(Event::Message { .. } | Event::Fifo { .. })
+            | NodeEvent::Partition(PartitionEvent::Group(Event::Message { .. } | Event::Fifo { .. }))
+    )
+}
 
 /// Carries out what the stack wants.
 pub(super) struct NodeHost {
@@ -202,7 +211,7 @@ impl NodeHost {
         if let Some(bus) = &self.bus {
             super::api::publish(bus, self.number, &event);
         }
-        self.only_messages &= matches!(event, NodeEvent::Group(Event::Message { .. } | Event::Fifo { .. }));
+        self.only_messages &= is_message(&event);
         self.turn.push_back(Numbered { number: self.number, at: now, event });
         if self.turn.len() >= EARLY && self.only_messages && self.application.is_none() {
             self.hold |= self.events.hand_over(&mut self.turn);

@@ -6,7 +6,7 @@ use crate::stack::Stack;
 use core::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use ocf_comm::driver::Stopped;
-use ocf_membership::{Levels, NodeVotes};
+use ocf_membership::{Cause, Levels, NodeVotes, View};
 use ocf_resource::Status;
 use ocf_resource::driver::{Exits, Mail};
 use pils::NodeInstance;
@@ -136,6 +136,14 @@ fn apart(peer: NodeInstance, level: u32, (ours, theirs): (Levels, Levels)) -> Va
     })
 }
 
+fn entered(view: &View) -> Value {
+    let members: Vec<String> = view.members.iter().map(|m| m.instance.to_string()).collect();
+    let cause = |c: &Cause| json!({ "node": c.instance.to_string(), "why": c.reason.to_string() });
+    let causes: Vec<Value> = view.causes.iter().map(cause).collect();
+    let text = format!("view {} has {}", view.number, members.join(", "));
+    json!({ "event": "view", "view": view.number.0, "members": members, "causes": causes, "text": text })
+}
+
 /// What programs are told of an event that is not about resources; `None` for those that are nobody's concern outside.
 fn context(event: &NodeEvent) -> Option<Value> {
     Some(match event {
@@ -150,16 +158,7 @@ fn context(event: &NodeEvent) -> Option<Value> {
             "event": "non-primary", "why": format!("{why:?}"),
             "text": "this node is outside the primary partition",
         }),
-        NodeEvent::Group(ocf_groups::Event::View(view)) => {
-            let members: Vec<String> = view.members.iter().map(|m| m.instance.to_string()).collect();
-            let causes: Vec<Value> = view
-                .causes
-                .iter()
-                .map(|c| json!({ "node": c.instance.to_string(), "why": c.reason.to_string() }))
-                .collect();
-            let text = format!("view {} has {}", view.number, members.join(", "));
-            json!({ "event": "view", "view": view.number.0, "members": members, "causes": causes, "text": text })
-        }
+        NodeEvent::Group(ocf_groups::Event::View(view)) => entered(view),
         NodeEvent::Merged { ours, primary, kept } => json!({
             "event": "merged", "ours": ours.0, "primary": primary.0, "kept": kept,
             "text": format!("this node comes from {ours} into what follows {primary}"),
@@ -206,6 +205,7 @@ fn context(event: &NodeEvent) -> Option<Value> {
         | NodeEvent::Suspended
         | NodeEvent::Resumed
         | NodeEvent::Group(_)
+        | NodeEvent::Partition(_)
         | NodeEvent::Resource(_) => return None,
     })
 }

@@ -1,4 +1,4 @@
-use crate::event::{NodeEvent, Numbered};
+use crate::event::{NodeEvent, Numbered, PartitionEvent};
 use core::time::Duration;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::VecDeque;
@@ -38,11 +38,10 @@ pub(super) struct Taken {
 
 fn size(event: &NodeEvent) -> usize {
     use ocf_groups::Event::{Fifo, Message};
-    if let NodeEvent::Group(Message { payload, .. } | Fifo { payload, .. }) = event {
-        payload.len() + 128
-    } else {
-        0
-    }
+    let (NodeEvent::Group(event) | NodeEvent::Partition(PartitionEvent::Group(event))) = event else {
+        return 0;
+    };
+    if let Message { payload, .. } | Fifo { payload, .. } = event { payload.len() + 128 } else { 0 }
 }
 
 impl State {

@@ -9,6 +9,7 @@ use crate::event::NodeEvent;
 use ocf_comm::Channel;
 use ocf_groups::Guarantee;
 use ocf_membership::View;
+use ocf_membership::partitionable::PartitionInput;
 use ocf_resource::{Departed, FenceOutcome, executor};
 use ocf_stonith::{Authority, Cause, FenceRequest, Outcome, Withdrawal};
 use pils::{Instant, Layer as _, NodeInstance};
@@ -40,6 +41,7 @@ impl Stack {
                 busy = true;
                 self.on_consensus(now, output);
             }
+            busy |= self.settle_partition(now, most);
             busy |= self.broadcast(now);
             self.residents.drive(now, &mut self.groups);
             while (self.outputs.len() < most || self.entering)
@@ -84,6 +86,7 @@ impl Stack {
         match event {
             Event::Up { peer } => {
                 self.outbox.flush(&mut self.endpoint, now, peer);
+                self.tell_partition(now, PartitionInput::Up(peer));
                 self.consensus.handle(now, ocf_membership::Input::Up(peer));
                 self.emit(NodeEvent::PeerUp(peer));
             }
@@ -91,6 +94,7 @@ impl Stack {
                 if reason.is_final() {
                     self.outbox.forget(peer);
                 }
+                self.tell_partition(now, PartitionInput::Down(peer));
                 self.consensus.handle(now, ocf_membership::Input::Down(peer, reason));
                 self.emit(NodeEvent::PeerDown { peer, reason });
             }
@@ -106,6 +110,11 @@ impl Stack {
                     }
                     Channel::LOCKS => {
                         self.tell_locks(now, ocf_dlm::cluster::Input::Message { from, message: &message });
+                    }
+                    Channel::PARTITIONS | Channel::PARTITION_GROUPS => {
+                        if let Some(partition) = &mut self.partition {
+                            partition.on_message(now, from, channel, &message);
+                        }
                     }
                     Channel::APPLICATION => self.emit(NodeEvent::Direct { from, lane, message }),
                     Channel(other) => tracing::debug!(%from, other, "message on an unknown channel dropped"),
@@ -136,6 +145,7 @@ impl Stack {
 
     fn on_consensus(&mut self, now: Instant, output: ocf_membership::Output) {
         use ocf_membership::{Event, Output as From};
+        self.primary_for_partition(now, &output);
         match output {
             From::Send { to, lane, message } => {
                 self.outbox.send(&mut self.endpoint, now, to, (lane, Channel::MEMBERSHIP, message));

@@ -23,7 +23,12 @@ const RESOURCES: &str = r#"
 fn fail_over(fencing: &'static str, waits: impl Fn(&Crowd) -> bool) -> Crowd {
     let world = Arc::new(World::default());
     let here = Arc::clone(&world);
-    let plan = Plan { resources: RESOURCES, fencing, equip: Box::new(move |node| here.equip(node)) };
+    let plan = Plan {
+        resources: RESOURCES,
+        fencing,
+        equip: Box::new(move |node| here.equip(node)),
+        ..Plan::default()
+    };
     let mut crowd = Crowd::form(3, &plan);
     crowd.until("the service to run", |crowd| {
         let running = |i| crowd.snapshot(i).resources.groups.iter().all(|g| g.running_on.is_some());

@@ -8,6 +8,7 @@ mod configuration;
 mod datagrams;
 mod fencing;
 mod keys;
+mod partitions;
 mod paused;
 mod same_id;
 mod slow;

@@ -109,6 +109,7 @@ impl Lab {
                 self_fencing: None,
                 fencing: toml::from_str(FENCING).unwrap(),
                 resources: toml::from_str(RESOURCES).unwrap(),
+                partition_groups: false,
                 api: ocf::ApiConfig::default(),
                 outside: ocf::OutsideConfig::default(),
                 plugins: Vec::new(),

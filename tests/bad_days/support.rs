@@ -11,7 +11,7 @@ use pils::{NodeId, NodeInstance};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -31,6 +31,8 @@ fn loopback() -> UdpSocket {
 #[derive(Debug, Default)]
 pub(crate) struct Wire {
     cut: Vec<AtomicBool>,
+    /// On which side of a cut through the network each node is.
+    side: Vec<AtomicUsize>,
     over: AtomicBool,
     /// Datagrams, and the index of the node they went to.
     captured: Mutex<Vec<(usize, Vec<u8>)>>,
@@ -40,6 +42,20 @@ impl Wire {
     /// Carries nothing from or to node `index` while `cut`.
     pub(crate) fn cut(&self, index: usize, cut: bool) {
         self.cut[index].store(cut, Ordering::SeqCst);
+    }
+
+    /// Carries nothing between nodes that have different numbers here.
+    pub(crate) fn split(&self, sides: &[usize]) {
+        for (side, number) in self.side.iter().zip(sides) {
+            side.store(*number, Ordering::SeqCst);
+        }
+    }
+
+    fn is_open(&self, from: usize, to: usize) -> bool {
+        let side = |node: usize| self.side[node].load(Ordering::SeqCst);
+        !self.cut[from].load(Ordering::SeqCst)
+            && !self.cut[to].load(Ordering::SeqCst)
+            && side(from) == side(to)
     }
 
     /// What went to a node, from the start on.
@@ -57,7 +73,7 @@ impl Wire {
         let mut buffer = vec![0; 1 << 16];
         while !self.over.load(Ordering::SeqCst) {
             let Ok((length, _)) = inward.recv_from(&mut buffer) else { continue };
-            if self.cut[from].load(Ordering::SeqCst) || self.cut[to].load(Ordering::SeqCst) {
+            if !self.is_open(from, to) {
                 continue;
             }
             let mut captured = self.captured.lock();
@@ -77,13 +93,15 @@ pub(crate) struct Plan {
     pub(crate) resources: &'static str,
     /// `[[devices]]` of the fencing configuration.
     pub(crate) fencing: &'static str,
+    /// The nodes have groups that go on in any partition.
+    pub(crate) partition_groups: bool,
     /// Changes each node before it starts.
     pub(crate) equip: Box<dyn Fn(NodeBuilder) -> NodeBuilder>,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { resources: "", fencing: "", equip: Box::new(|node| node) }
+        Self { resources: "", fencing: "", partition_groups: false, equip: Box::new(|node| node) }
     }
 }
 
@@ -115,8 +133,9 @@ impl Crowd {
         let bind = || Ports::bind(&IoConfig::new(["127.0.0.1:0".parse().unwrap()])).unwrap();
         let ports: Vec<Ports> = (0..count).map(|_| bind()).collect();
         let addresses: Vec<SocketAddr> = ports.iter().map(|p| p.local_addresses().unwrap()[0]).collect();
-        let wire =
-            Arc::new(Wire { cut: (0..count).map(|_| AtomicBool::new(false)).collect(), ..Wire::default() });
+        let cut = (0..count).map(|_| AtomicBool::new(false)).collect();
+        let side = (0..count).map(|_| AtomicUsize::new(0)).collect();
+        let wire = Arc::new(Wire { cut, side, ..Wire::default() });
         let relays = relays(&wire, &addresses);
         let key = Key::random();
         let ids = || (1..).map(NodeId::new).zip(0..count);
@@ -284,6 +303,7 @@ fn config(id: NodeId, key: Key, nodes: Vec<NodeEntry>, plan: &Plan) -> NodeConfi
         self_fencing: None,
         fencing: toml::from_str(plan.fencing).unwrap(),
         resources: toml::from_str(plan.resources).unwrap(),
+        partition_groups: plan.partition_groups,
         api: ocf::ApiConfig::default(),
         outside: ocf::OutsideConfig::default(),
         plugins: Vec::new(),

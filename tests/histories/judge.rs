@@ -38,20 +38,20 @@ pub(crate) struct History {
     pub(crate) calm: Option<(Instant, Instant)>,
 }
 
-fn number(value: &Value) -> u64 {
+pub(crate) fn number(value: &Value) -> u64 {
     value.as_u64().unwrap_or_else(|| panic!("{value} is no number"))
 }
 
-fn small(value: &Value) -> u32 {
+pub(crate) fn small(value: &Value) -> u32 {
     u32::try_from(number(value)).unwrap()
 }
 
-fn instance(value: &Value) -> NodeInstance {
+pub(crate) fn instance(value: &Value) -> NodeInstance {
     let incarnation = value[1].as_str().unwrap().parse().unwrap();
     NodeInstance::new(NodeId::new(small(&value[0])), Incarnation::new(incarnation))
 }
 
-fn position(value: &Value) -> Position {
+pub(crate) fn position(value: &Value) -> Position {
     Position { view: ViewNumber(number(&value[0])), sequence: number(&value[1]) }
 }
 
@@ -59,7 +59,7 @@ fn log(value: &Value) -> Log {
     Log { count: number(&value[0]), digest: number(&value[1]) }
 }
 
-fn members(value: &Value) -> Vec<Member> {
+pub(crate) fn members(value: &Value) -> Vec<Member> {
     let member = |m: &Value| Member {
         instance: instance(&m[0]),
         joined: ViewNumber(number(&m[1])),

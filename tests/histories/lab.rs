@@ -29,13 +29,15 @@ pub(crate) struct Setup {
     pub(crate) clocks: bool,
     /// Of two nodes, a disk says which goes on.
     pub(crate) tie_breaker: bool,
+    /// They have a group that goes on in any partition, and write of that.
+    pub(crate) partitions: bool,
     /// The bug that all nodes have.
     pub(crate) bug: Option<&'static str>,
 }
 
 impl Setup {
     pub(crate) const THREE: Self =
-        Self { nodes: 3, namespaces: true, clocks: false, tie_breaker: false, bug: None };
+        Self { nodes: 3, namespaces: true, clocks: false, tie_breaker: false, partitions: false, bug: None };
 }
 
 /// The time of the clock that the nodes use.
@@ -109,7 +111,7 @@ impl Lab {
             }
         };
         let mut lab = Self {
-            program: example("record_history"),
+            program: example(if setup.partitions { "record_partitions" } else { "record_history" }),
             addresses,
             folder,
             id,
@@ -158,6 +160,9 @@ impl Lab {
              key = '00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff'\n",
             file(&format!("views{node}"))
         );
+        if self.setup.partitions {
+            text += "partition_groups = true\n";
+        }
         if self.setup.tie_breaker {
             let disk = file("disk");
             text +=
@@ -221,6 +226,20 @@ impl Lab {
         nodes.iter().for_each(|node| nft(node, "delete table inet bad"));
     }
 
+    /// With nothing passing between these two sides: at the switch, so that both are cut off in one moment, and meet in one.
+    pub(crate) fn split(&self, one: &[usize], other: &[usize], during: impl FnOnce()) {
+        let ports = |side: &[usize]| side.iter().map(|i| format!("port{i}")).collect::<Vec<_>>().join(", ");
+        let (one, other) = (ports(one), ports(other));
+        let nft = |line: &str| run(&format!("ip netns exec {}s nft '{line}'", self.id));
+        nft(&format!(
+            "add table bridge cut; add chain bridge cut apart {{ type filter hook forward priority 0; }}; \
+             add rule bridge cut apart iifname {{ {one} }} oifname {{ {other} }} drop; \
+             add rule bridge cut apart iifname {{ {other} }} oifname {{ {one} }} drop"
+        ));
+        during();
+        nft("delete table bridge cut");
+    }
+
     /// Waits until the newest life of each node was told, last, of a view of all.
     pub(crate) fn until_well(&mut self) {
         let end = std::time::Instant::now() + PATIENCE;
@@ -255,17 +274,27 @@ impl Lab {
         panic!("this machine is too busy to judge what happens when nothing happens");
     }
 
-    /// Lets what is under way arrive, ends all, and reads what every life wrote.
-    pub(crate) fn finish(self) -> History {
+    /// Lets what is under way arrive, and reads what every life wrote, and when it was killed.
+    fn texts(&self) -> impl Iterator<Item = (String, Option<Instant>)> {
         fs::write(self.folder.join("stop"), "").unwrap();
         thread::sleep(Duration::from_millis(1_500));
         // What they wrote until now counts: they are not known to have ended.
-        let read = |running: &Running| {
-            let mut life = Life::read(&fs::read_to_string(&running.history).unwrap())?;
-            running.killed.into_iter().for_each(|at| life.killed(at));
+        self.lives.iter().map(|running| (fs::read_to_string(&running.history).unwrap(), running.killed))
+    }
+
+    /// Ends all, and reads what every life wrote.
+    pub(crate) fn finish(self) -> History {
+        let read = |(text, killed): (String, Option<Instant>)| {
+            let mut life = Life::read(&text)?;
+            killed.into_iter().for_each(|at| life.killed(at));
             Some(life)
         };
-        History { lives: self.lives.iter().filter_map(read).collect(), calm: self.calm }
+        History { lives: self.texts().filter_map(read).collect(), calm: self.calm }
+    }
+
+    /// Ends all; what every life wrote, and whether it was killed.
+    pub(crate) fn finish_texts(self) -> Vec<(String, bool)> {
+        self.texts().map(|(text, killed)| (text, killed.is_some())).collect()
     }
 }
 

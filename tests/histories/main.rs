@@ -15,6 +15,7 @@
 mod example;
 mod judge;
 mod lab;
+mod partitions;
 
 use judge::{History, Life};
 use lab::{DETECTION, Lab, Setup};

@@ -2,6 +2,7 @@ use crate::stack::Stack;
 use ocf_comm::Sabotage as Paths;
 use ocf_groups::Sabotage as Groups;
 use ocf_membership::Sabotage as Membership;
+use ocf_membership::partitionable::PartitionSabotage;
 
 /// A protocol bug that is put back to show that it is caught.
 ///
@@ -13,6 +14,8 @@ pub enum Bug {
     Membership(Membership),
     /// A bug of the ordered stream.
     Groups(Groups),
+    /// A bug of views of any partition; shows only where nodes have such groups.
+    Partitions(PartitionSabotage),
     /// A bug of the paths between two nodes.
     Paths(Paths),
     /// The resource manager starts a resource elsewhere without waiting for the fence.
@@ -23,7 +26,7 @@ pub enum Bug {
 
 impl Bug {
     /// Every bug that can be put back.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::Membership(Membership::NoLeaseWait),
         Self::Membership(Membership::IgnoreAccepted),
         Self::Membership(Membership::NoMemoryRule),
@@ -36,6 +39,8 @@ impl Bug {
         Self::Groups(Groups::IgnoreSequence),
         Self::Groups(Groups::ForgetUnordered),
         Self::Groups(Groups::OpenGates),
+        Self::Partitions(PartitionSabotage::MergesStates),
+        Self::Partitions(PartitionSabotage::ClaimsPrimary),
         Self::Paths(Paths::StickToDeadPath),
         Self::Paths(Paths::CountFromLastSend),
         Self::Paths(Paths::NoBackOff),
@@ -52,6 +57,7 @@ impl Bug {
         match self {
             Self::Membership(bug) => format!("{bug:?}"),
             Self::Groups(bug) => format!("{bug:?}"),
+            Self::Partitions(bug) => format!("{bug:?}"),
             Self::Paths(bug) => format!("{bug:?}"),
             Self::StartBeforeFence | Self::StartWithoutAccess => format!("{self:?}"),
         }
@@ -61,6 +67,7 @@ impl Bug {
         match self {
             Self::Membership(bug) => stack.consensus.sabotage(bug),
             Self::Groups(bug) => stack.groups.sabotage(bug),
+            Self::Partitions(bug) => stack.sabotage_partition(bug),
             Self::Paths(bug) => stack.endpoint.sabotage(bug),
             Self::StartBeforeFence => stack.manager.sabotage(),
             Self::StartWithoutAccess => {

@@ -7,6 +7,7 @@
 
 mod agents;
 mod app;
+mod boards;
 mod bugs;
 mod cases;
 mod fence;
@@ -42,8 +43,13 @@ pub fn run(seed: u64, options: &Options) -> Report<Record> {
     let plan = Plan::draw(&mut rng, options);
     let profile = plan.profile.clone();
     let (failures, leaves, changes) = (plan.resource_failures, plan.leaves, plan.set_changes);
-    let checkers = checkers(&plan);
-    let mut simulation = Simulation::new(Cluster::new(plan), profile, rng.next_u64(), checkers);
+    let mut checkers = checkers(&plan);
+    let partitions = plan.partitions;
+    let cluster = Cluster::new(plan);
+    if partitions {
+        checkers.push(Box::new(cluster.boards.clone()));
+    }
+    let mut simulation = Simulation::new(cluster, profile, rng.next_u64(), checkers);
     simulation.schedule(failures, Happening::ResourceFails);
     if let Some(leaves) = leaves {
         simulation.schedule(leaves, Happening::SomebodyLeaves);

@@ -5,6 +5,7 @@ use crate::sim::{Fault, Profile};
 use crate::stack::StackConfig;
 use core::time::Duration;
 use ocf_comm::{PeerConfig, Timers};
+use ocf_membership::partitionable::PartitionConfig;
 use ocf_membership::{BlankRecord, Durability, NodeVotes};
 use ocf_resource::{AccessNeed, GroupConfig, PartitionPolicy, ResourceConfig, StartFailure, StopFailure};
 use ocf_stonith::{DeviceConfig, FenceAction, Parameters, Targets};
@@ -30,6 +31,8 @@ pub struct Options {
     pub focus: Vec<Fault>,
     /// Share of the runs in which nodes are added to the cluster and removed from it, 0 to 1.
     pub set_changes: f64,
+    /// Share of the runs in which the nodes have a group that goes on in any partition, 0 to 1.
+    pub partitions: f64,
 }
 
 impl Default for Options {
@@ -43,6 +46,7 @@ impl Default for Options {
             idle: false,
             focus: Vec::new(),
             set_changes: 0.0,
+            partitions: 0.0,
         }
     }
 }
@@ -102,6 +106,8 @@ pub struct Plan {
     pub upgrades: bool,
     /// Mean time between two changes of the set of nodes, which begins without the last one.
     pub set_changes: Option<Duration>,
+    /// The nodes have a group that goes on in any partition.
+    pub partitions: bool,
     /// A protocol bug to put back.
     pub bug: Option<Bug>,
 }
@@ -175,6 +181,7 @@ impl Plan {
             locks: extra.chance(0.5) && !idle,
             set_changes,
             upgrades: rng.clone().fork().fork().fork().chance(0.3),
+            partitions: rng.clone().fork().fork().fork().fork().chance(options.partitions),
             access: extra.chance(0.25) && !idle,
             bug: options.bug,
             profile,
@@ -241,6 +248,7 @@ impl Plan {
             comm,
             membership,
             groups,
+            partitions: self.partitions.then(PartitionConfig::default),
             executor: ocf_resource::executor::Config { margin: Duration::from_secs(1), ..Default::default() },
             resources: self.resources(),
             calls: ocf_comm::rpc::CallLimits::default(),

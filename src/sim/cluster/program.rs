@@ -1,4 +1,5 @@
 use super::app::{self, App};
+use super::boards::Boards;
 use super::cases::Cases;
 use super::record::{MessageId, Record, ViewRecord};
 use super::set::ORDER_PATIENCE;
@@ -77,6 +78,7 @@ pub enum Happening {
 pub struct Cluster {
     pub(crate) plan: Plan,
     pub(super) apps: Vec<App>,
+    pub(super) boards: Boards,
     agents: Agents,
     cases: Cases,
     watch: Watch,
@@ -120,6 +122,7 @@ impl Cluster {
         Self {
             plan,
             apps,
+            boards: Boards::default(),
             agents: Agents::default(),
             cases,
             watch: Watch::default(),
@@ -139,6 +142,9 @@ impl Cluster {
     }
 
     fn send(&mut self, ctx: &mut Ctx<'_, Self>, layer: &mut Stack) {
+        if !self.quiet {
+            self.send_to_board(ctx, layer);
+        }
         let app = &mut self.apps[ctx.index()];
         let wait = self.plan.send_interval.mul_f64(0.2 + 1.6 * ctx.world().rng().unit());
         ctx.later(wait, Completion::Send);
@@ -193,6 +199,7 @@ impl Cluster {
                 ctx.record(Record::Resumed);
             }
             NodeEvent::Group(event) => self.group_event(ctx, layer, event),
+            NodeEvent::Partition(event) => self.board_event(ctx, layer, event),
             NodeEvent::Resource(event) => self.resource_event(ctx, layer, event),
             NodeEvent::Fencing(ocf_stonith::Event::Withdrawn { target, .. }) => {
                 ctx.record(Record::FenceWithdrawn(target));
@@ -360,6 +367,9 @@ impl Cluster {
         if self.plan.locks && !app.locks.granted {
             return Some(format!("{at} was granted no lock since the last fault"));
         }
+        if let Some(lacks) = self.board_lacks(at, node, n) {
+            return Some(lacks);
+        }
         let members = node.members(GROUP).len();
         if members != n {
             return Some(format!("{at} sees {members} of {n} members of the group"));
@@ -409,6 +419,7 @@ impl Program for Cluster {
             ctx.world().record(None, Record::AccessTaken(local.node));
         }
         stack.join(ctx.now(), GROUP, 0).expect("a fresh node is in no group");
+        self.join_board(ctx, &mut stack);
         ctx.later(self.plan.send_interval, Completion::Send);
         if self.plan.locks {
             ctx.later(Duration::from_millis(20), Completion::AskLock);
@@ -486,6 +497,7 @@ impl Program for Cluster {
 
     fn carry_out(&mut self, ctx: &mut Ctx<'_, Self>, layer: &mut Stack, output: Output) {
         let who = ctx.instance();
+        self.note_primary(who, layer);
         match output {
             Output::Transmit(t) => {
                 self.watch.number(who, &t);
@@ -552,6 +564,7 @@ impl Program for Cluster {
                 self.apps[instance.node.raw() as usize - 1] = App::default();
                 self.agents.orphan(world, *instance);
                 self.watch.ended(*instance);
+                self.boards.stopped(*instance);
             }
             What::PoweredOff(node) => {
                 self.dead.extend(self.lives.remove(node).unwrap_or_default());
