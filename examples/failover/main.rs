@@ -122,7 +122,7 @@ fn run(builder: NodeBuilder, arguments: &Arguments) -> Result<(), String> {
                         reload_keys(&node, &config);
                         reload_resources(&node, config.resources);
                     }
-                    Err(error) => eprintln!("nothing was taken over: {error}"),
+                    Err(error) => eprintln!("the keys were not taken over, nor were resources: {error}"),
                 }
                 continue;
             }
