@@ -67,7 +67,7 @@ impl Group {
             java.args(["-Xmx1g", "-XX:+UseParallelGC", "-Djava.net.preferIPv4Stack=true"]);
             java.args(["-Djgroups.bind_addr=127.0.0.1", "-cp", JAR]).arg(&source);
             java.args([order, &NODES.to_string(), port, &ports.join(",")]);
-            java.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+            java.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
             let mut child = java.spawn().map_err(|error| format!("java: {error}"))?;
             let (input, output) = (child.stdin.take(), child.stdout.take());
             let output = BufReader::new(output.expect("the output was asked for"));

@@ -6,7 +6,7 @@ import java.nio.ByteBuffer;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.util.Arrays;
-import java.util.concurrent.SynchronousQueue;
+import java.util.concurrent.ArrayBlockingQueue;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicLong;
 import org.jgroups.JChannel;
@@ -30,7 +30,7 @@ import org.jgroups.View;
  */
 public final class JgroupsLoad extends ReceiverAdapter {
     private final AtomicLong delivered = new AtomicLong();
-    private final SynchronousQueue<Long> own = new SynchronousQueue<>();
+    private final ArrayBlockingQueue<Long> own = new ArrayBlockingQueue<>(1);
     private volatile int members;
     private volatile boolean awaiting;
     private byte self;
@@ -136,7 +136,18 @@ public final class JgroupsLoad extends ReceiverAdapter {
         return taken.length == 0 ? 0 : taken[taken.length / 2];
     }
 
-    public static void main(String[] words) throws Exception {
+    public static void main(String[] words) {
+        // Threads of the group would keep the program alive.
+        try {
+            run(words);
+            System.exit(0);
+        } catch (Exception error) {
+            error.printStackTrace();
+            System.exit(1);
+        }
+    }
+
+    private static void run(String[] words) throws Exception {
         int wanted = Integer.parseInt(words[1]);
         String[] ports = words[3].split(",");
         JgroupsLoad member = new JgroupsLoad();
@@ -162,6 +173,5 @@ public final class JgroupsLoad extends ReceiverAdapter {
                 : member.latency(channel, size, sends, last));
         }
         channel.close();
-        System.exit(0);
     }
 }
