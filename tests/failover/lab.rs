@@ -14,7 +14,21 @@ use std::time::{Duration, Instant};
 
 /// The address that the cluster keeps up.
 pub(crate) const VIRTUAL_IP: &str = "10.91.0.100";
-const NODES: usize = 3;
+
+/// What a lab is like beside its names.
+pub(crate) struct Plan {
+    pub(crate) nodes: usize,
+    /// Of the file of every node: what stands before its first section.
+    pub(crate) top: &'static str,
+    /// Of the file: more of the section `fencing`.
+    pub(crate) fencing: &'static str,
+    /// Of the file: more of the group with the address.
+    pub(crate) group: &'static str,
+}
+
+impl Plan {
+    pub(crate) const THREE: Self = Self { nodes: 3, top: "", fencing: "", group: "nodes = [1, 2, 3]\n" };
+}
 
 /// What node `i` is called.
 pub(crate) fn name(i: usize) -> &'static str {
@@ -49,6 +63,7 @@ pub(crate) struct Lab {
     dir: PathBuf,
     /// Prefix of the namespaces, unlike that of any other lab.
     id: String,
+    plan: Plan,
     nodes: BTreeMap<usize, Child>,
     boards: BTreeMap<usize, Child>,
     lines: BTreeMap<usize, Lines>,
@@ -57,25 +72,29 @@ pub(crate) struct Lab {
 }
 
 impl Lab {
-    pub(crate) fn new(test: &str) -> Self {
+    pub(crate) fn new(test: &str, plan: Plan) -> Self {
         sweep();
         let id = format!("ocf-{test}-{}-", std::process::id());
         let dir = std::env::temp_dir().join(&id);
         fs::create_dir_all(&dir).unwrap();
         // From here on, dropping it cleans up, whatever fails.
         let (nodes, boards, monitors) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        let lines = (1..=NODES).map(|i| (i, Lines::default())).collect();
-        let mut lab = Self { dir, id, nodes, boards, lines, monitors, watcher: None };
+        let lines = (1..=plan.nodes).map(|i| (i, Lines::default())).collect();
+        let mut lab = Self { dir, id, plan, nodes, boards, lines, monitors, watcher: None };
         lab.build_network();
         lab.watcher = Some(Watcher::start(&lab.id));
         lab.write_config();
-        for i in 1..=NODES {
+        for i in lab.all() {
             lab.start_board(i);
         }
-        for i in 1..=NODES {
+        for i in lab.all() {
             lab.start(i);
         }
         lab
+    }
+
+    fn all(&self) -> std::ops::RangeInclusive<usize> {
+        1..=self.plan.nodes
     }
 
     fn build_network(&self) {
@@ -87,7 +106,7 @@ impl Lab {
         }
         // The switch namespace is also a client of the service and the home of the boards.
         run(&format!("ip -n {id}s addr add 10.91.0.200/24 dev data"));
-        for i in 1..=NODES {
+        for i in self.all() {
             run(&format!("ip netns add {id}{i} && ip -n {id}{i} link set lo up"));
             for (link, bridge, net) in [("eth0", "data", 91), ("eth1", "mgmt", 92)] {
                 let port = format!("{bridge}{i}");
@@ -101,12 +120,13 @@ impl Lab {
     }
 
     fn write_config(&self) {
-        let mut text = String::from(
+        let Plan { top, fencing, group, .. } = self.plan;
+        let mut text = format!(
             "cluster = \"lab\"\nnode = 1\nfence_action = \"off\"\n\
-             key = \"00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff\"\n",
+             key = \"00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff\"\n{top}\
+             [fencing]\npasses_max = 2\nround_pause_ms = 1000\nretry_pause_ms = 200\n{fencing}"
         );
-        text += "[fencing]\npasses_max = 2\nround_pause_ms = 1000\nretry_pause_ms = 200\n";
-        for i in 1..=NODES {
+        for i in self.all() {
             let name = name(i);
             text += &format!(
                 "[[nodes]]\nid = {i}\nname = \"{name}\"\naddress = \"10.91.0.{i}:5405\"\n\
@@ -116,7 +136,7 @@ impl Lab {
             );
         }
         text += &format!(
-            "[[resources.groups]]\nname = \"web\"\nnodes = [1, 2, 3]\nmigration_threshold = 1\n\
+            "[[resources.groups]]\nname = \"web\"\nmigration_threshold = 1\n{group}\
              [[resources.groups.resources]]\nname = \"service\"\nagent = \"ocf:heartbeat:Dummy\"\n\
              monitor_interval = \"1s\"\n\
              [[resources.groups.resources]]\nname = \"address\"\nagent = \"ocf:heartbeat:IPaddr2\"\n\
@@ -235,6 +255,14 @@ impl Lab {
         run(&format!("ip -n {}s link set data{i} down", self.id));
     }
 
+    /// Lets the nodes hear each other no more, or again. The client of the service, and the boards, stay reachable for all.
+    pub(crate) fn part(&self, apart: bool) {
+        let isolated = if apart { "on" } else { "off" };
+        for i in self.all() {
+            run(&format!("ip -n {}s link set data{i} type bridge_slave isolated {isolated}", self.id));
+        }
+    }
+
     /// Switches a node on again that was switched off.
     pub(crate) fn power_on(&mut self, i: usize) {
         if let Some(mut node) = self.nodes.remove(&i) {
@@ -300,7 +328,7 @@ impl Lab {
     }
 
     pub(crate) fn logs(&self) -> String {
-        (1..=NODES).map(|i| format!("--- {}\n{}", name(i), self.log(i))).collect()
+        self.all().map(|i| format!("--- {}\n{}", name(i), self.log(i))).collect()
     }
 
     pub(crate) fn snapshot(&self, i: usize) -> Option<serde_json::Value> {
@@ -349,7 +377,7 @@ pub(crate) fn sweep() {
 }
 
 fn owners(id: &str) -> Vec<usize> {
-    (1..=NODES)
+    (1..=3)
         .filter(|i| works(&format!("ip -n {id}{i} -4 -o addr show dev eth0 | grep -q ' {VIRTUAL_IP}/'")))
         .collect()
 }

@@ -16,7 +16,7 @@ mod holders;
 mod lab;
 mod program;
 
-use lab::{Lab, VIRTUAL_IP};
+use lab::{Lab, Plan, VIRTUAL_IP};
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -30,8 +30,8 @@ fn wait_for(what: &str, lab: &Lab, mut done: impl FnMut() -> bool) {
 }
 
 /// A lab in which the address is up and answers.
-fn running(name: &str) -> (Lab, usize) {
-    let lab = Lab::new(name);
+fn running(name: &str, plan: Plan) -> (Lab, usize) {
+    let lab = Lab::new(name, plan);
     wait_for("the address to come up", &lab, || !lab.owners().is_empty() && lab.ping());
     let owner = lab.owners()[0];
     eprintln!("{VIRTUAL_IP} is up on node {owner} and answers");
@@ -82,7 +82,7 @@ fn print_phases(lab: &Lab, lost: usize, since: Instant) {
 #[test]
 #[ignore = "needs root, network namespaces, resource-agents, fence-agents and openipmi"]
 fn an_address_survives_kill_9_of_the_node_that_holds_it() {
-    let (mut lab, owner) = running("kill");
+    let (mut lab, owner) = running("kill", Plan::THREE);
     let failed = Instant::now();
     lab.kill(owner);
     assert!(lab.owners().contains(&owner), "the address outlives the process: only fencing takes it away");
@@ -103,7 +103,7 @@ fn an_address_survives_kill_9_of_the_node_that_holds_it() {
 #[test]
 #[ignore = "needs root, network namespaces, resource-agents, fence-agents and openipmi"]
 fn an_address_moves_when_the_link_of_its_node_is_cut_and_is_never_up_twice() {
-    let (lab, owner) = running("cut");
+    let (lab, owner) = running("cut", Plan::THREE);
     let failed = Instant::now();
     lab.cut(owner);
     taken_over(&lab, owner, failed);
@@ -112,7 +112,7 @@ fn an_address_moves_when_the_link_of_its_node_is_cut_and_is_never_up_twice() {
 #[test]
 #[ignore = "needs root, network namespaces, resource-agents, fence-agents and openipmi"]
 fn a_dead_board_makes_recovery_wait_and_say_why_until_a_person_repairs_it() {
-    let (mut lab, owner) = running("board");
+    let (mut lab, owner) = running("board", Plan::THREE);
     lab.stop_board(owner);
     let failed = Instant::now();
     lab.kill(owner);
@@ -128,7 +128,7 @@ fn a_dead_board_makes_recovery_wait_and_say_why_until_a_person_repairs_it() {
 #[test]
 #[ignore = "needs root, network namespaces, resource-agents, fence-agents and openipmi"]
 fn a_node_that_is_told_to_stop_hands_over_without_being_fenced() {
-    let (mut lab, owner) = running("leave");
+    let (mut lab, owner) = running("leave", Plan::THREE);
     lab.terminate(owner);
     wait_for("the address to come up elsewhere", &lab, || {
         lab.owners().iter().any(|o| *o != owner) && lab.ping()
@@ -143,7 +143,7 @@ fn a_node_that_is_told_to_stop_hands_over_without_being_fenced() {
 #[test]
 #[ignore = "needs root, network namespaces, resource-agents, fence-agents and openipmi"]
 fn a_node_that_is_paused_is_fenced_before_its_address_comes_up_elsewhere() {
-    let (mut lab, owner) = running("pause");
+    let (mut lab, owner) = running("pause", Plan::THREE);
     let failed = Instant::now();
     lab.pause(owner, true);
     taken_over(&lab, owner, failed);
@@ -157,7 +157,7 @@ fn a_node_that_is_paused_is_fenced_before_its_address_comes_up_elsewhere() {
 #[test]
 #[ignore = "needs root, network namespaces, resource-agents, fence-agents and openipmi"]
 fn a_node_that_was_paused_and_cannot_be_fenced_stops_what_it_runs_when_it_goes_on() {
-    let (mut lab, owner) = running("stall");
+    let (mut lab, owner) = running("stall", Plan::THREE);
     lab.watch(owner);
     lab.stop_board(owner);
     lab.pause(owner, true);
@@ -179,4 +179,55 @@ fn a_node_that_was_paused_and_cannot_be_fenced_stops_what_it_runs_when_it_goes_o
     wait_for("the address to come up again", &lab, || lab.owners().len() == 1 && lab.ping());
     assert!(!lab.switched_off(owner), "{}", lab.logs());
     assert_eq!(lab.seen_twice(), Vec::<String>::new(), "{}", lab.logs());
+}
+
+/// Two nodes that fence each other when they do not hear each other.
+const TWO: Plan = Plan {
+    nodes: 2,
+    top: "quorum = \"two-node\"\n[tie_breaker]\ndelay_ms = 4000\ntimeout_ms = 40000\n",
+    fencing: "",
+    group: "nodes = [2, 1]\n",
+};
+
+/// The nodes lose each other: `winner` must have switched the other one off before the address comes up there, and must live.
+fn duel(lab: &mut Lab, winner: usize) {
+    let loser = 3 - winner;
+    let apart = Instant::now();
+    lab.part(true);
+    wait_for("one of them to be switched off", lab, || lab.switched_off(loser) || lab.switched_off(winner));
+    wait_for("the address to answer", lab, || lab.owners() == [winner] && lab.ping());
+    eprintln!("{VIRTUAL_IP} answers on node {winner} {:?} after the link was cut", apart.elapsed());
+    // As long as the one that waits would have waited, and more.
+    std::thread::sleep(Duration::from_secs(10).saturating_sub(apart.elapsed()));
+    assert!(!lab.switched_off(winner), "both were switched off\n{}", lab.logs());
+    assert_eq!(lab.exited(winner), None, "{}", lab.logs());
+    assert_eq!(lab.seen_twice(), Vec::<String>::new(), "{}", lab.logs());
+
+    lab.part(false);
+    lab.power_on(loser);
+    lab.start(loser);
+    wait_for("both to be members again", lab, || {
+        [winner, loser].iter().all(|i| {
+            lab.snapshot(*i).is_some_and(|s| s["view"]["members"].as_array().is_some_and(|m| m.len() == 2))
+        })
+    });
+    assert_eq!(lab.owners(), [winner], "{}", lab.logs());
+}
+
+#[test]
+#[ignore = "needs root, network namespaces, resource-agents, fence-agents and openipmi"]
+fn of_two_nodes_whose_link_is_cut_the_senior_one_switches_the_other_off_and_lives() {
+    let (mut lab, owner) = running("duel", TWO);
+    assert_eq!(owner, 2, "the address is where it should be");
+    duel(&mut lab, 1);
+}
+
+#[test]
+#[ignore = "needs root, network namespaces, resource-agents, fence-agents and openipmi"]
+fn of_two_nodes_whose_link_is_cut_the_one_that_runs_what_matters_shoots_first() {
+    let fencing = "priority_delay_ms = 8000\n";
+    let (mut lab, owner) = running("weigh", Plan { fencing, group: "nodes = [2, 1]\npriority = 1\n", ..TWO });
+    assert_eq!(owner, 2, "the address is where it should be");
+    wait_for("the other one to know", &lab, || lab.log(1).contains("address runs on beta"));
+    duel(&mut lab, 2);
 }
