@@ -162,6 +162,7 @@ impl Cluster {
             nodes: self.entries.clone(),
             paths: Paths::default(),
             sentinel: false,
+            lock_memory: false,
             media: Vec::new(),
             discovery: None,
             ping: Vec::new(),

@@ -98,6 +98,10 @@ pub struct NodeConfig {
     /// detection time. Default no. The program must call [`run_sentinel_if_asked`](crate::run_sentinel_if_asked).
     #[serde(default)]
     pub sentinel: bool,
+    /// Keep the memory of this program in RAM ([`pils::memory::lock`]), so that it answers while its machine is short of memory. What
+    /// it starts is not locked. Default no. Needs the right to lock as much: the node does not start without.
+    #[serde(default)]
+    pub lock_memory: bool,
     /// Votes that a primary needs: `majority` (the default), `unanimous`, `threshold:N`, `auto-tie-breaker:lowest`, `:highest` or
     /// `:<node>`, `two-node` (fences first), `majority+tie-breaker` (asks `tie_breaker`), `sites:1,2/3,4/5` (counts sites); each also with `+wait-for-all` behind it.
     /// `docs/quorum.md` helps to choose.

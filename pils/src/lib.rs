@@ -11,6 +11,7 @@
 //! * [`buffer`]: memory for messages that is used again.
 //! * [`topic`]: events by topic, for subscribers that may be slow.
 //! * `durable`, with the feature of that name: files that are whole after a crash at any moment.
+//! * `memory`, with the feature of that name: a process that is never paged out.
 //! * `process`, with the feature of that name: runs child processes and reports how they ended.
 //! * [`wire`]: reading and writing bytes that came from, or go to, another node.
 //!
@@ -67,6 +68,8 @@ pub mod form;
 mod identity;
 mod instant;
 mod layer;
+#[cfg(feature = "memory")]
+pub mod memory;
 pub mod plugin;
 #[cfg(feature = "process")]
 pub mod process;

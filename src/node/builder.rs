@@ -15,12 +15,12 @@ use crate::stack::{Birth, Stack, StackConfig, StackError};
 use crate::store::{FileStore, RecordStore};
 use core::fmt;
 use crossbeam_channel::Receiver;
-use ocf_comm::Secrets;
 use ocf_comm::driver::sentinel::{Sentinel, SentinelConfig};
 use ocf_comm::driver::{
     Agreement, Handle, IoConfig, Ports, Reactor, Remote, Running, SetupError, cipher, entropy,
 };
 use ocf_comm::rpc::{self, Dispatcher};
+use ocf_comm::{KeyRing, Secrets};
 use ocf_membership::TieBreaker;
 use ocf_resource::driver::apphb::AppHeartbeatServer;
 use ocf_resource::driver::{AgentHost, Descriptions, OcfClass, RustClass};
@@ -29,6 +29,7 @@ use ocf_stonith::driver::{Classes, DeviceClass, DeviceHost, KernelWatchdog, Watc
 use ocf_stonith::sbd::End;
 use parking_lot::Mutex;
 use pils::durable;
+use pils::memory::LockError;
 use pils::plugin::{Loader, Universe};
 use pils::process::Runner;
 use pils::topic::Bus;
@@ -117,6 +118,9 @@ pub enum StartError {
     /// Nothing stands behind the node, and the configuration says that something has to.
     #[error("self_fencing: {0}")]
     NotArmed(#[from] NotArmedError),
+    /// Memory could not be locked, and `lock_memory` asks for it.
+    #[error("lock_memory: {0}")]
+    Memory(#[from] LockError),
     /// The system gave no thread or child process runner.
     #[error("the system refuses a thread: {0}")]
     Threads(#[source] io::Error),
@@ -379,7 +383,7 @@ impl NodeBuilder {
         (self.tune)(&mut stack_config);
         stack_config.comm = cipher::for_this_machine(stack_config.comm);
         check_here(self.config.node, &stack_config, &agents, &self.devices)?;
-        let (keys, (record, store, sole_life)) = (self.config.read_keys()?, load(self.store, &self.config)?);
+        let (keys, (record, store, sole_life)) = (read_keys(&self.config)?, load(self.store, &self.config)?);
         stack_config.membership.sole_life = sole_life;
         let ports = self.ports.map_or_else(|| bind(&self.config, self.offload), Ok)?;
         let ports = ports.ping(&PingEntry::configs(&self.config.ping))?;
@@ -523,6 +527,14 @@ fn keeping(mut stack: Stack, record: Option<&Path>) -> Result<(Stack, Option<Kee
         stack.set_kept(kept);
     }
     Ok((stack, Some(Keeper::start(path).map_err(StartError::Threads)?)))
+}
+
+/// The keys, in memory that is held before they are in it, if the configuration asks for that.
+fn read_keys(config: &NodeConfig) -> Result<KeyRing, StartError> {
+    if config.lock_memory {
+        pils::memory::lock()?;
+    }
+    Ok(config.read_keys()?)
 }
 
 /// The view record of an earlier life, where it is kept, and whether nothing of earlier lives runs.

@@ -95,6 +95,7 @@ impl Lab {
                 nodes: (1..=3).map(entry).collect(),
                 paths: ocf::Paths::default(),
                 sentinel: false,
+                lock_memory: false,
                 media: Vec::new(),
                 discovery: None,
                 ping: Vec::new(),

@@ -289,6 +289,7 @@ fn config(id: NodeId, key: Key, nodes: Vec<NodeEntry>, plan: &Plan) -> NodeConfi
         nodes,
         paths: ocf::Paths::default(),
         sentinel: false,
+        lock_memory: false,
         media: Vec::new(),
         discovery: None,
         ping: Vec::new(),

@@ -122,7 +122,7 @@ impl Lab {
     fn write_config(&self) {
         let Plan { top, fencing, group, .. } = self.plan;
         let mut text = format!(
-            "cluster = \"lab\"\nnode = 1\nfence_action = \"off\"\n\
+            "cluster = \"lab\"\nnode = 1\nfence_action = \"off\"\nlock_memory = true\n\
              key = \"00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff\"\n{top}\
              [fencing]\npasses_max = 2\nround_pause_ms = 1000\nretry_pause_ms = 200\n{fencing}"
         );
@@ -242,6 +242,12 @@ impl Lab {
     /// How the process of node `i` ended, if it has.
     pub(crate) fn exited(&mut self, i: usize) -> Option<ExitStatus> {
         self.nodes.get_mut(&i).and_then(|node| node.try_wait().unwrap())
+    }
+
+    /// Is the memory of node `i` kept in RAM?
+    pub(crate) fn keeps_memory(&self, i: usize) -> bool {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.nodes[&i].id())).unwrap();
+        status.lines().any(|line| line.starts_with("VmLck:") && !line.ends_with("\t       0 kB"))
     }
 
     /// Stops the process of node `i` from running, or lets it go on.

@@ -83,6 +83,7 @@ fn print_phases(lab: &Lab, lost: usize, since: Instant) {
 #[ignore = "needs root, network namespaces, resource-agents, fence-agents and openipmi"]
 fn an_address_survives_kill_9_of_the_node_that_holds_it() {
     let (mut lab, owner) = running("kill", Plan::THREE);
+    assert!(lab.keeps_memory(owner));
     let failed = Instant::now();
     lab.kill(owner);
     assert!(lab.owners().contains(&owner), "the address outlives the process: only fencing takes it away");
