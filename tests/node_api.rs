@@ -147,7 +147,6 @@ fn an_api_that_would_be_open_to_all_is_a_mistake_in_the_configuration() {
     assert!(right.api.is_on() && right.api.local_users == [1000]);
 }
 
-#[cfg(feature = "http")]
 #[test]
 fn administration_tools_ask_a_node_over_http() {
     use std::io::{Read as _, Write as _};
