@@ -632,6 +632,7 @@ impl Layer for Stack {
             }
             Input::Reach { hosts, of } => {
                 self.consensus.handle(now, ocf_membership::Input::Reach { hosts, of });
+                self.manager.handle(now, ocf_resource::Input::Reach { hosts, of });
             }
         }
     }

@@ -1,4 +1,4 @@
-//! A whole cluster on two networks, of which one is cut, and a router outside that goes away.
+//! A whole cluster on two networks, of which one is cut, and routers outside that go away: for all nodes, or for one alone.
 //!
 //! Method: the test runs itself once more in a network namespace of its own, where three nodes in one process talk over
 //! addresses of the loopback interface; nftables cut what goes to those of the first network.
@@ -11,9 +11,12 @@ use ocf::{Node, NodeConfig, NodeEvent};
 use ocf_comm::PathState;
 use ocf_comm::ping::PingState;
 use ocf_groups::{Event as Group, Guarantee};
+use ocf_resource::driver::{RustClass, Stateful};
+use ocf_resource::{GroupConfig, ReachConfig, ResourceConfig};
 use pils::NodeId;
 use pils::topic::{Delivery, LIVENESS, Pattern};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Instant;
 
 const INSIDE: &str = "OCF_TEST_INSIDE";
@@ -157,6 +160,66 @@ fn a_cluster_goes_on_over_its_second_network_and_sees_a_router_go() {
         run("nft flush chain inet t in");
         nodes.until("the first network comes back", |this| this.nodes.iter().all(|node| up_paths(node) == 4));
         assert_eq!(nodes.views, 0, "no view changed in {:?}", cut.elapsed());
+    });
+}
+
+/// A node with a router of its own, 127.9.0.ID, and a service that goes where more is reached; and what runs there.
+fn near_a_router(id: u32) -> (Node, Stateful) {
+    let mut config = config();
+    config.node = NodeId::new(id);
+    config.ping[0].hosts = vec![format!("127.9.0.{id}").parse().expect("an address")];
+    let service = ResourceConfig::new("service", "rust:service".parse().expect("a name"));
+    let mut group = GroupConfig::new("near", vec![service]);
+    (group.nodes, group.reach) = ((1..=3).map(NodeId::new).collect(), Some(ReachConfig::default()));
+    config.resources.groups.push(group);
+    config.resources.reach_settle = 1000 * MS;
+    let stateful = Stateful::new();
+    let class = RustClass::new().with("service", Arc::new(stateful.clone()));
+    let node = Node::builder(config).agent_class("rust", Arc::new(class)).start().expect("it starts");
+    (node, stateful)
+}
+
+#[test]
+#[ignore = "needs root, a network namespace and nftables"]
+fn a_service_moves_to_a_node_that_reaches_more_and_stays_when_all_reach_less() {
+    in_a_namespace("a_service_moves_to_a_node_that_reaches_more_and_stays_when_all_reach_less", || {
+        let nodes: Vec<(Node, Stateful)> = (1..=3).map(near_a_router).collect();
+        let (mut views, mut reached) = (0, 0);
+        let mut look = |what: &str, for_: Duration, is: &mut dyn FnMut(&[usize], usize) -> bool| {
+            let end = Instant::now() + for_;
+            loop {
+                for (node, _) in &nodes {
+                    while let Some(event) = node.next_event(Duration::ZERO) {
+                        views += u32::from(matches!(event.event, NodeEvent::Group(Group::View(_))));
+                    }
+                }
+                let runs =
+                    |(at, (_, s)): (usize, &(Node, Stateful))| s.is_running("service").then_some(at + 1);
+                let on: Vec<usize> = nodes.iter().enumerate().filter_map(runs).collect();
+                assert!(on.len() <= 1, "{what}: it runs on {on:?}");
+                let answer = |(node, _): &(Node, Stateful)| node.snapshot().expect("it runs").ping_reachable;
+                reached = nodes.iter().map(answer).sum();
+                if is(&on, reached) {
+                    return (true, views);
+                }
+                if Instant::now() >= end {
+                    return (false, views);
+                }
+                std::thread::sleep(5 * MS);
+            }
+        };
+        assert!(look("it runs on the first node", SOON, &mut |on, reached| on == [1] && reached == 3).0);
+        let (_, before) = look("what is reached counts", 4 * 1000 * MS, &mut |_, _| false);
+        run("nft add rule inet t in ip daddr 127.9.0.1 drop");
+        assert!(look("it leaves the node that lost its router", SOON, &mut |on, _| on == [2]).0);
+        run("nft flush chain inet t in");
+        let stays = &mut |on: &[usize], _: usize| on != [2];
+        assert!(!look("the router is back", 6 * 1000 * MS, stays).0, "it stays where it is as good");
+        run("nft add rule inet t in ip daddr 127.9.0.0/16 drop");
+        assert!(look("all miss their routers", SOON, &mut |_, reached| reached == 0).0);
+        let (moved, after) = look("all reach less", 6 * 1000 * MS, stays);
+        assert!(!moved, "what all miss moves nothing");
+        assert_eq!(after, before, "all saw each other all the time");
     });
 }
 

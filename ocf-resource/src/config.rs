@@ -8,10 +8,13 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 mod check;
+mod reach;
 mod span;
 
+pub use reach::ReachConfig;
+
 /// What the cluster keeps running. The first member of a cluster brings it; who joins later gets it with the state.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// How often what the cluster runs was changed while it ran ([`Command::Configure`](crate::Command::Configure) and
@@ -28,6 +31,24 @@ pub struct Config {
     /// fence devices with `unfence = true`.
     #[serde(skip)]
     pub access: AccessNeed,
+    /// How long what a node reaches has to stay as it is before it tells the others, and how long what all have told has to stay
+    /// as it is before it counts for groups with `reach`: 100 ms to 1 h, default 5 s. Too short, and a host that fails moves
+    /// groups from who notices it first to who notices it last.
+    #[serde(with = "span")]
+    pub reach_settle: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            revision: 0,
+            groups: Vec::new(),
+            on_partition: PartitionPolicy::default(),
+            health: HealthStrategy::default(),
+            access: AccessNeed::default(),
+            reach_settle: Self::REACH_SETTLE,
+        }
+    }
 }
 
 /// Which nodes have to be given their access, to storage or a network, before they may run anything: those whose fencing takes it.
@@ -79,6 +100,10 @@ pub struct GroupConfig {
     /// 0.
     #[serde(default)]
     pub stickiness: Option<Score>,
+    /// What it means how many hosts outside the cluster nodes reach. Nothing, by default. Only for a group that runs once and has no
+    /// roles.
+    #[serde(default)]
+    pub reach: Option<ReachConfig>,
     /// Failures of its resources on one node before it moves away; below that it is restarted there. 1 moves at
     /// once. Default 3, at least 1.
     #[serde(default = "default_threshold")]
@@ -130,6 +155,7 @@ impl GroupConfig {
             failback: false,
             preferences: Vec::new(),
             stickiness: None,
+            reach: None,
             migration_threshold: default_threshold(),
             failure_window: Duration::ZERO,
             on_start_failure: StartFailure::default(),

@@ -110,6 +110,13 @@ pub enum Input<'a> {
         /// In words: the evidence, or what stands in the way.
         detail: &'a str,
     },
+    /// How many of the hosts outside the cluster that it watches this node reaches: at the beginning, and whenever it changes.
+    Reach {
+        /// How many it reaches.
+        hosts: u32,
+        /// How many it watches.
+        of: u32,
+    },
     /// What came of [`Output::GiveAccess`].
     Access {
         /// What stands in the way; `None`: this node has its access.

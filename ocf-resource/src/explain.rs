@@ -36,6 +36,8 @@ pub struct NodeScore {
     pub preference: Score,
     /// What being there counts, if it is there.
     pub stickiness: Score,
+    /// How many hosts outside the cluster it reaches, if that counts for the group and is known.
+    pub reach: Option<u32>,
     /// What its agents say of promoting the copy there, which runs: inside, `None` if they do not let it be promoted. `None`
     /// if the group has no roles, or no copy runs there.
     pub promotion: Option<Option<Score>>,
@@ -79,6 +81,9 @@ impl fmt::Display for Explanation {
             let (preference, stickiness) = (score.preference, score.stickiness);
             if (preference, stickiness) != (Score::ZERO, Score::ZERO) {
                 write!(f, "; score {preference}, and {stickiness} for being there")?;
+            }
+            if let Some(hosts) = score.reach {
+                write!(f, "; reaches {hosts} hosts outside the cluster")?;
             }
             match score.promotion {
                 None => {}

@@ -56,7 +56,7 @@ pub use agent::{
     Operation, OperationResult, Outcome, ResourceAgent,
 };
 pub use config::{
-    AccessNeed, Config, GroupConfig, MonitorConfig, PartitionPolicy, Preference, ResourceConfig,
+    AccessNeed, Config, GroupConfig, MonitorConfig, PartitionPolicy, Preference, ReachConfig, ResourceConfig,
     StartFailure, StopFailure,
 };
 pub use configure::{ConfigurationError, Kept};

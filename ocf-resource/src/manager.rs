@@ -24,6 +24,7 @@ mod configure;
 mod found;
 mod operate;
 mod planner;
+mod reach;
 mod report;
 mod running;
 mod timers;
@@ -78,6 +79,7 @@ pub struct Manager {
     /// The time of the watchdog that is armed and ends this node outside the primary partition; in which view that was last said.
     watchdog: Option<Duration>,
     watchdog_said: Option<u64>,
+    reach: reach::Reach,
     left: bool,
     /// Outside the primary partition with the state of the last view, which may go on.
     kept: bool,
@@ -150,6 +152,7 @@ impl Manager {
             access_again: None,
             watchdog: None,
             watchdog_said: None,
+            reach: reach::Reach::default(),
             left: false,
             kept: false,
             returning: false,
@@ -361,6 +364,7 @@ impl Manager {
         self.state.forget_ends = old.forget_ends;
         self.state.forget_running = old.forget_running;
         self.state.overwrite = old.overwrite;
+        self.state.hurry = old.hurry;
         self.adopt_config(true);
     }
 
@@ -567,6 +571,8 @@ impl Manager {
             Bug::StartWithoutAccess => self.rules.ignore_access = true,
             Bug::ForgetRemoved => self.state.forget_running = true,
             Bug::OverwriteConfiguration => self.state.overwrite = true,
+            Bug::IgnoreReach => self.rules.ignore_reach = true,
+            Bug::CountReachAtOnce => self.state.hurry = true,
         }
     }
 }
@@ -599,6 +605,7 @@ impl Layer for Manager {
             Input::Executor(event) => self.on_executor(event),
             Input::Fenced { target, outcome, detail } => self.on_fenced(now, target, outcome, detail),
             Input::Access { why } => self.on_access(now, why),
+            Input::Reach { hosts, of } => self.on_reach(now, hosts, of),
         }
     }
 
@@ -618,6 +625,9 @@ impl Layer for Manager {
             }
         }
         self.try_access_again(now);
+        if self.reach.due().is_some_and(|at| at <= now) {
+            self.watch_reach(now);
+        }
     }
 
     fn poll_output(&mut self) -> Option<Output> {
@@ -628,7 +638,7 @@ impl Layer for Manager {
         if !self.is_member() {
             return None;
         }
-        let timers = self.expiries.next().into_iter().chain(self.access_again);
+        let timers = self.expiries.next().into_iter().chain(self.access_again).chain(self.reach.due());
         timers.chain(self.fence_again.values().copied()).min()
     }
 }

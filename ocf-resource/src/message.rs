@@ -15,7 +15,7 @@ use std::sync::Arc;
 /// Longest explanation that is kept, in bytes.
 pub(crate) const WHY_MAX: usize = 200;
 /// Version of messages and state; the first byte of both.
-pub(crate) const VERSION: u8 = 8;
+pub(crate) const VERSION: u8 = 9;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Message {
@@ -65,6 +65,12 @@ pub(crate) enum Message {
         /// Its time, in whole milliseconds.
         watchdog: Duration,
     },
+    /// How many of the hosts outside the cluster that it watches the sender reaches.
+    Reach {
+        hosts: u32,
+    },
+    /// What these said of hosts last, by its serial, has stayed as it is for long enough.
+    ReachSettled(Vec<(NodeId, u64)>),
 }
 
 /// How the operation of a decision ended.
@@ -189,6 +195,8 @@ const NOTICED: u8 = 11;
 const PROMOTION: u8 = 12;
 const ACCESS: u8 = 13;
 const ARMED: u8 = 14;
+const REACH: u8 = 15;
+const REACH_SETTLED: u8 = 16;
 
 impl Message {
     pub(crate) fn emit(&self) -> Bytes {
@@ -198,20 +206,8 @@ impl Message {
                 w.push(FOUND);
                 put_book(&mut w, book);
             }
-            Self::Report(report) => {
-                w.push(REPORT);
-                wire::put_decision(&mut w, report.decision);
-                w.put_text(&report.resource);
-                w.push(report.verdict.code());
-                w.put_text(&report.why);
-            }
-            Self::MonitorFailed(failure) => {
-                w.push(MONITOR_FAILED);
-                wire::put_decision(&mut w, failure.decision);
-                w.put_text(&failure.resource);
-                w.push(wire::severity_code(failure.severity));
-                w.put_text(&failure.why);
-            }
+            Self::Report(report) => put_report(&mut w, report),
+            Self::MonitorFailed(failure) => put_failure(&mut w, failure),
             Self::Fenced { target, outcome, detail } => {
                 w.push(FENCED);
                 w.put_instance(*target);
@@ -247,6 +243,17 @@ impl Message {
             Self::Armed { watchdog } => {
                 w.push(ARMED);
                 wire::put_u64(&mut w, millis(*watchdog));
+            }
+            Self::Reach { hosts } => {
+                w.push(REACH);
+                bytes::BufMut::put_u32(&mut w, *hosts);
+            }
+            Self::ReachSettled(settled) => {
+                w.push(REACH_SETTLED);
+                wire::put_list(&mut w, settled.iter(), |w, (node, serial)| {
+                    w.put_node(*node);
+                    wire::put_u64(w, *serial);
+                });
             }
             Self::Remember(instances) => {
                 w.push(REMEMBER);
@@ -303,6 +310,10 @@ impl Message {
                 why: wire::option(&mut r, "why", |r| Ok(short(r.text("why")?)))?,
             },
             ARMED => Self::Armed { watchdog: Duration::from_millis(r.u64("watchdog")?) },
+            REACH => Self::Reach { hosts: r.u32("hosts")? },
+            REACH_SETTLED => Self::ReachSettled(wire::list(&mut r, "settled", |r| {
+                Ok((r.node("node")?, r.u64("serial")?))
+            })?),
             REMEMBER => Self::Remember(wire::list(&mut r, "instances", |r| r.instance("instance"))?),
             EXPIRE => Self::Expire {
                 group: r.text("group")?.into(),
@@ -314,6 +325,22 @@ impl Message {
         r.finish("message")?;
         Ok(message)
     }
+}
+
+fn put_report(w: &mut Vec<u8>, report: &Report) {
+    w.push(REPORT);
+    wire::put_decision(w, report.decision);
+    w.put_text(&report.resource);
+    w.push(report.verdict.code());
+    w.put_text(&report.why);
+}
+
+fn put_failure(w: &mut Vec<u8>, failure: &Failure) {
+    w.push(MONITOR_FAILED);
+    wire::put_decision(w, failure.decision);
+    w.put_text(&failure.resource);
+    w.push(wire::severity_code(failure.severity));
+    w.put_text(&failure.why);
 }
 
 fn put_command(w: &mut Vec<u8>, command: &Command) {

@@ -24,6 +24,7 @@ mod access;
 mod live;
 mod many;
 mod marks;
+mod reach;
 
 /// What to do next. Empty steps and fences mean that the state is settled until something happens.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -89,6 +90,8 @@ pub(crate) struct Rules {
     pub(crate) ignore_preferences: bool,
     /// Start on a node that was not given its access.
     pub(crate) ignore_access: bool,
+    /// Take one node to reach as much as another.
+    pub(crate) ignore_reach: bool,
 }
 
 /// What to do next. O(groups x resources x nodes).
@@ -274,6 +277,7 @@ pub(crate) fn scores(config: &Config, state: &State, group: &str) -> Vec<NodeSco
             node,
             preference: scene.score(node.node),
             stickiness: if holds { scene.config.stickiness() } else { Score::ZERO },
+            reach: scene.reach(node.node),
             promotion: (scene.config.promoted > 0 && scene.spots(n).all(|(_, s)| s.is_running()))
                 .then(|| scene.promotion(n)),
         }
@@ -443,6 +447,8 @@ impl Scene<'_> {
             })
             .collect();
         fit.sort_unstable();
+        let ahead = self.not_behind(&fit.iter().map(|f| f.4).collect::<Vec<_>>());
+        fit.retain(|f| ahead.contains(&f.4));
         let best = fit.first()?.4;
         let Some(home) = self.group.home else {
             if unknown {
@@ -474,7 +480,7 @@ impl Scene<'_> {
         match self.group.pin {
             Some(pin) if pin == node => Score::INFINITY,
             _ if self.rules.ignore_preferences => Score::ZERO,
-            _ => self.config.preference(node),
+            _ => self.config.preference(node) + self.reach_score(node),
         }
     }
 

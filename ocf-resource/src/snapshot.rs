@@ -2,7 +2,9 @@
 
 use crate::FenceCause;
 use crate::message::{VERSION, millis, short};
-use crate::state::{Access, Condition, Failures, Fence, Group, Node, Outdated, Presence, Spot, State};
+use crate::state::{
+    Access, Condition, Failures, Fence, Group, Node, Outdated, Presence, Reach, Said, Spot, State,
+};
 use crate::wire::{
     self, Parsed, flag, list, option, put_flag, put_list, put_option, put_u64, read_outcome, read_severity,
 };
@@ -32,6 +34,15 @@ impl State {
             put_node(w, node);
         });
         put_list(&mut w, self.over.iter(), |w, instance| w.put_instance(*instance));
+        put_list(&mut w, self.reach.said.iter(), |w, (node, said)| {
+            w.put_node(*node);
+            bytes::BufMut::put_u32(w, said.hosts);
+            put_u64(w, said.serial);
+        });
+        put_list(&mut w, self.reach.counts.iter(), |w, (node, hosts)| {
+            w.put_node(*node);
+            bytes::BufMut::put_u32(w, *hosts);
+        });
         put_list(&mut w, self.groups.iter(), |w, (name, group)| {
             w.put_text(name);
             put_group(w, group);
@@ -60,6 +71,7 @@ impl State {
             .collect(),
             nodes: list(&mut r, "nodes", |r| Ok((r.instance("node")?, read_node(r)?)))?.into_iter().collect(),
             over: list(&mut r, "lives that are over", |r| r.instance("instance"))?.into_iter().collect(),
+            reach: read_reach(&mut r)?,
             groups: list(&mut r, "groups", |r| Ok((r.text("group")?.into(), read_group(r)?)))?
                 .into_iter()
                 .collect(),
@@ -70,10 +82,20 @@ impl State {
             forget_ends: false,
             forget_running: false,
             overwrite: false,
+            hurry: false,
         };
         r.finish("state")?;
         Ok(state)
     }
+}
+
+fn read_reach(r: &mut Reader<'_>) -> Parsed<Reach> {
+    let said =
+        |r: &mut Reader<'_>| Ok((r.node("node")?, Said { hosts: r.u32("hosts")?, serial: r.u64("serial")? }));
+    Ok(Reach {
+        said: list(r, "what was said of hosts", said)?.into_iter().collect(),
+        counts: list(r, "hosts", |r| Ok((r.node("node")?, r.u32("hosts")?)))?.into_iter().collect(),
+    })
 }
 
 fn put_node(w: &mut Vec<u8>, node: &Node) {

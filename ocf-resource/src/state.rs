@@ -15,7 +15,10 @@ mod access;
 mod commands;
 mod configure;
 mod notices;
+mod reach;
 mod reports;
+
+pub(crate) use reach::{Reach, Said};
 
 /// What all members know of the cluster's resources.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,6 +36,8 @@ pub struct State {
     pub(crate) health: BTreeMap<(NodeId, Arc<str>), Health>,
     /// The newest life of each node that was fenced, until another one of that node joins.
     pub(crate) over: BTreeSet<NodeInstance>,
+    /// What members reach outside the cluster.
+    pub(crate) reach: Reach,
     /// A known mistake, for tests: answers to old decisions count.
     pub(crate) believe_old: bool,
     /// A known mistake, for tests: nobody expects what is being moved where it goes to.
@@ -47,6 +52,8 @@ pub struct State {
     pub(crate) forget_running: bool,
     /// A known mistake, for tests: a change counts whatever it was made from.
     pub(crate) overwrite: bool,
+    /// A known mistake, for tests: what a member says of hosts counts at once.
+    pub(crate) hurry: bool,
 }
 
 /// Most health attributes of a node; one more drops the first by name.
@@ -310,6 +317,7 @@ impl State {
             }
         }
         self.forget_listeners(|i| !members.contains(i) || joined.contains(i), events);
+        self.forget_reach(joined);
         for group in self.groups.values_mut() {
             group.home = group.home.filter(|h| members.contains(h) && !joined.contains(h));
         }
@@ -386,6 +394,8 @@ impl State {
                 return self.on_promotion(sender, &resource, promotion);
             }
             Message::Health { attribute, value } => self.on_health(sender.node, attribute, value),
+            Message::Reach { hosts } => self.on_reach(sender.node, hosts),
+            Message::ReachSettled(settled) => return self.on_reach_settled(&settled),
             Message::Leave => match self.nodes.get_mut(&sender) {
                 Some(node) => node.leaving = true,
                 None => return false,

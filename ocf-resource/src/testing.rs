@@ -41,11 +41,15 @@ pub enum Bug {
     ForgetRemoved,
     /// A change of the configuration counts whatever it was made from.
     OverwriteConfiguration,
+    /// How much of the world a node reaches counts nothing.
+    IgnoreReach,
+    /// What a member says of the world counts before it has settled.
+    CountReachAtOnce,
 }
 
 impl Bug {
-    /// Every one.
-    pub const ALL: [Self; 17] = [
+    /// Every one that histories of random faults show, which is all but the last.
+    pub const ALL: [Self; 18] = [
         Self::StartBeforeFence,
         Self::StartBesideOthers,
         Self::StartBackwards,
@@ -63,6 +67,7 @@ impl Bug {
         Self::StartWithoutAccess,
         Self::ForgetRemoved,
         Self::OverwriteConfiguration,
+        Self::IgnoreReach,
     ];
 }
 

@@ -5,7 +5,8 @@ use crate::executor::{Report, WatchPolicy};
 use crate::message::VERSION;
 use crate::{
     AccessNeed, Action, Config, Decision, FenceOutcome, GroupConfig, Health, HealthStrategy, MonitorConfig,
-    PartitionPolicy, Preference, Promotion, ResourceConfig, Role, Score, Severity, StartFailure, StopFailure,
+    PartitionPolicy, Preference, Promotion, ReachConfig, ResourceConfig, Role, Score, Severity, StartFailure,
+    StopFailure,
 };
 use bytes::BufMut;
 use core::time::Duration;
@@ -279,6 +280,7 @@ pub(crate) fn put_config(w: &mut Vec<u8>, config: &Config) {
         }
         AccessNeed::Everybody => w.push(2),
     }
+    put_span(w, config.reach_settle);
     put_list(w, config.groups.iter(), |w, group| {
         w.put_text(&group.name);
         put_list(w, group.nodes.iter(), |w, node| w.put_node(*node));
@@ -289,6 +291,10 @@ pub(crate) fn put_config(w: &mut Vec<u8>, config: &Config) {
             put_score(w, preference.score);
         });
         put_option(w, group.stickiness, put_score);
+        put_option(w, group.reach, |w, reach| {
+            put_score(w, reach.weight);
+            w.put_u32(reach.lead);
+        });
         w.put_u32(group.migration_threshold);
         put_span(w, group.failure_window);
         put_flag(w, group.on_start_failure == StartFailure::Count);
@@ -340,9 +346,10 @@ pub(crate) fn read_config(r: &mut Reader<'_>) -> Parsed<Config> {
         2 => AccessNeed::Everybody,
         _ => return Err(at.error("access", Malformed::OutOfRange)),
     };
+    let reach_settle = span(r)?;
     let groups = list(r, "groups", read_group)?;
     let on_partition = if frozen { PartitionPolicy::Freeze } else { PartitionPolicy::Stop };
-    Ok(Config { revision, groups, on_partition, health, access })
+    Ok(Config { revision, groups, on_partition, health, access, reach_settle })
 }
 
 fn read_group(r: &mut Reader<'_>) -> Parsed<GroupConfig> {
@@ -353,6 +360,7 @@ fn read_group(r: &mut Reader<'_>) -> Parsed<GroupConfig> {
         failback: flag(r, "failback")?,
         preferences: list(r, "preferences", |r| Ok(Preference { node: r.node("node")?, score: score(r)? }))?,
         stickiness: option(r, "stickiness", score)?,
+        reach: option(r, "reach", |r| Ok(ReachConfig { weight: score(r)?, lead: r.u32("lead")? }))?,
         migration_threshold: r.u32("migration threshold")?,
         failure_window: span(r)?,
         on_start_failure: if flag(r, "start failure")? { StartFailure::Count } else { StartFailure::Move },

@@ -8,7 +8,8 @@ use ocf_resource::plan::plan;
 use ocf_resource::{
     AccessNeed, Action, AgentError, Blocked, Command, CommandError, Config, Departed, Event, FenceCause,
     FenceOutcome, GroupConfig, Ineligible, Input, Kept, LocalStatus, Manager, OcfCode, Operation,
-    OperationResult, Outcome, Output, Preference, Promotion, ResourceConfig, ResourceState, Score, State,
+    OperationResult, Outcome, Output, Preference, Promotion, ReachConfig, ResourceConfig, ResourceState,
+    Score, State,
 };
 use pils::{Incarnation, Instant, Layer, NodeId, NodeInstance};
 use proptest::prelude::*;
@@ -39,6 +40,7 @@ fn config() -> Config {
         failback: false,
         preferences: Vec::new(),
         stickiness: None,
+        reach: None,
         migration_threshold: 2,
         failure_window: Duration::from_secs(60),
         on_start_failure: Default::default(),
@@ -224,6 +226,28 @@ impl Table {
         let result = OperationResult::new(Outcome::Failed { code: OcfCode::NotRunning });
         let event = executor::Event::Failed { id, resource: operation.resource, result };
         self.input(node, Input::Executor(event));
+    }
+
+    /// Lets time pass, with all that falls due in it.
+    fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        while let Some(due) =
+            self.managers.iter().filter_map(|(_, m)| m.poll_timeout()).min().filter(|at| *at <= end)
+        {
+            self.now = self.now.max(due);
+            for (_, manager) in &mut self.managers {
+                if manager.poll_timeout().is_some_and(|at| at <= self.now) {
+                    manager.handle_timeout(self.now);
+                }
+            }
+            self.settle();
+        }
+        self.now = end;
+    }
+
+    /// From now on a node reaches so many hosts of three.
+    fn reach(&mut self, node: u32, hosts: u32) {
+        self.input(node, Input::Reach { hosts, of: 3 });
     }
 
     fn command(&mut self, node: u32, command: Command) {
@@ -681,8 +705,9 @@ fn answers_to_old_decisions_change_nothing() {
 fn a_foreign_or_broken_message_is_counted_and_changes_nothing() {
     let mut t = Table::running(&[1, 2]);
     let before = t.manager(1).state().clone();
-    t.input(1, Input::Ordered { sender: instance(2), payload: b"\x08\xffgarbage" });
-    t.input(1, Input::Ordered { sender: instance(9), payload: b"\x08\x06" });
+    let spoken = before.emit()[0];
+    t.input(1, Input::Ordered { sender: instance(2), payload: &[&[spoken, 0xff], &b"garbage"[..]].concat() });
+    t.input(1, Input::Ordered { sender: instance(9), payload: &[spoken, 6] });
     assert_eq!(t.manager(1).state(), &before);
     assert_eq!(t.manager(1).status().malformed, 1);
 }
@@ -766,12 +791,13 @@ proptest! {
     #[test]
     fn no_message_makes_a_manager_panic(messages in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..20)) {
         let mut t = Table::running(&[1, 2]);
+        let spoken = t.manager(2).state().emit()[0];
         for mut message in messages {
             if let Some(version) = message.first_mut() {
-                *version = 4;
+                *version = spoken;
             }
             if let Some(kind) = message.get_mut(1) {
-                *kind %= 13;
+                *kind %= 20;
             }
             t.input(2, Input::Ordered { sender: instance(1), payload: &message });
         }
@@ -1650,4 +1676,168 @@ fn a_member_that_another_one_has_fenced_knows_it_unless_it_is_alone() {
     assert!(!t.manager(2).is_condemned());
     t.without(2);
     assert!(!t.manager(1).is_condemned(), "nobody is there who could take over");
+}
+
+/// A group that runs on n1, with this to say of hosts outside the cluster; all nodes reach all three.
+fn reaching(reach: ReachConfig, change: impl FnOnce(&mut GroupConfig)) -> Table {
+    let mut config = prefers(&[], None);
+    config.groups[0].reach = Some(reach);
+    change(&mut config.groups[0]);
+    let mut t = Table::of(&config, &[1, 2, 3], &[]);
+    t.answer_probes();
+    assert_eq!(t.obey(), ["n1 start ip"]);
+    for node in 1..=3 {
+        t.reach(node, 3);
+    }
+    t.pass(SETTLED);
+    assert_eq!(t.manager(2).explain("web").expect("there is one").scores[0].reach, Some(3));
+    assert_eq!(t.asked(), [""; 0]);
+    t
+}
+
+/// Twice the time after which what is reached counts, and a little more.
+const SETTLED: Duration = Duration::from_secs(11);
+
+#[test]
+fn what_one_node_alone_does_not_reach_any_more_moves_a_group_that_it_counts_for_once_that_has_settled() {
+    let mut t = reaching(ReachConfig::default(), |_| ());
+    t.reach(1, 2);
+    t.pass(Duration::from_secs(9));
+    assert_eq!(t.asked(), [""; 0], "5 s until it says so, 5 s more until that counts");
+    t.pass(Duration::from_secs(2));
+    assert_eq!(t.obey(), ["n1 stop ip", "n2 start ip"], "whatever the stickiness");
+    t.reach(1, 3);
+    t.pass(SETTLED);
+    assert_eq!(t.asked(), [""; 0], "as good again is not better");
+    let text = t.manager(3).explain("web").expect("there is one").to_string();
+    assert!(text.contains("reaches 3 hosts"), "{text}");
+}
+
+#[test]
+fn a_group_that_does_not_ask_for_it_stays_whatever_nodes_reach_and_nothing_is_said() {
+    let mut t = Table::running(&[1, 2]);
+    let said = t.messages.len();
+    t.reach(1, 0);
+    t.reach(2, 3);
+    t.pass(SETTLED);
+    assert_eq!((t.asked().len(), t.messages.len()), (0, said));
+}
+
+/// All three lose a host, one after the other.
+fn all_lose_a_host(t: &mut Table) {
+    for node in [1, 3, 2] {
+        t.reach(node, 2);
+        t.pass(Duration::from_secs(2));
+    }
+    t.pass(SETTLED);
+}
+
+#[test]
+fn a_host_that_nobody_reaches_any_more_moves_nothing_though_all_notice_at_another_time() {
+    let mut t = reaching(ReachConfig::default(), |_| ());
+    all_lose_a_host(&mut t);
+    assert_eq!(t.asked(), [""; 0]);
+    let scores = t.manager(1).explain("web").expect("there is one").scores;
+    assert!(scores.iter().all(|s| s.reach == Some(2)), "it counts by now: {scores:?}");
+}
+
+#[cfg(feature = "testing")]
+#[test]
+fn if_it_counted_before_it_has_settled_a_host_that_nobody_reaches_would_move_a_group() {
+    let mut t = reaching(ReachConfig::default(), |_| ());
+    t.managers.iter_mut().for_each(|(_, m)| m.put_back(ocf_resource::testing::Bug::CountReachAtOnce));
+    all_lose_a_host(&mut t);
+    assert_eq!(t.asked(), ["n1 stop ip"]);
+}
+
+#[test]
+fn a_host_that_comes_and_goes_moves_nothing_and_keeps_nothing_else_from_counting() {
+    let mut t = reaching(ReachConfig::default(), |_| ());
+    for _ in 0..20 {
+        t.reach(1, 2);
+        t.pass(Duration::from_secs(3));
+        t.reach(1, 3);
+        t.pass(Duration::from_secs(3));
+    }
+    assert_eq!(t.asked(), [""; 0]);
+    // What changes slowly enough to be told, at two nodes, keeps what n1 has lost for good from counting for 20 s.
+    t.reach(1, 1);
+    for round in 0..3 {
+        for (node, hosts) in [(3, 2), (2, 2), (3, 1), (2, 1)] {
+            t.reach(node, hosts);
+            t.pass(Duration::from_secs(3));
+        }
+        assert_eq!(t.asked().len(), usize::from(round == 2), "after {} s", 12 * (round + 1));
+    }
+    assert_eq!(t.asked(), ["n1 stop ip"]);
+}
+
+#[test]
+fn who_cannot_take_the_group_is_not_left_to_it_and_an_operator_is_above_all_of_it() {
+    let mut t = reaching(ReachConfig::default(), |_| ());
+    t.command(1, Command::Standby(NodeId::new(2)));
+    t.command(1, Command::Standby(NodeId::new(3)));
+    t.reach(1, 0);
+    t.pass(SETTLED);
+    assert_eq!(t.asked(), [""; 0], "better here than nowhere");
+    t.command(1, Command::MoveGroup { group: "web".into(), to: Some(NodeId::new(1)) });
+    t.command(1, Command::Online(NodeId::new(3)));
+    assert_eq!(t.asked(), [""; 0], "an operator wants it here");
+    t.command(1, Command::MoveGroup { group: "web".into(), to: None });
+    assert_eq!(t.obey(), ["n1 stop ip", "n3 start ip"]);
+}
+
+#[test]
+fn a_lead_of_more_hosts_has_fewer_of_them_not_count_and_a_weight_is_held_against_the_stickiness() {
+    let mut t = reaching(ReachConfig { lead: 2, ..ReachConfig::default() }, |_| ());
+    t.reach(1, 2);
+    t.pass(SETTLED);
+    assert_eq!(t.asked(), [""; 0]);
+    t.reach(1, 1);
+    t.pass(SETTLED);
+    assert_eq!(t.obey(), ["n1 stop ip", "n2 start ip"]);
+    for (stickiness, moves) in [(49, true), (50, false)] {
+        let weight = ReachConfig { weight: Score::new(50), lead: 1000 };
+        let mut t = reaching(weight, |group| group.stickiness = Some(Score::new(stickiness)));
+        t.reach(1, 2);
+        t.pass(SETTLED);
+        assert_eq!(t.obey().is_empty(), !moves, "stickiness {stickiness}");
+    }
+}
+
+#[test]
+fn what_a_life_reached_is_forgotten_with_it_and_who_is_senior_next_goes_on_settling() {
+    let mut t = reaching(ReachConfig::default(), |group| group.nodes.clear());
+    t.reach(3, 0);
+    t.pass(Duration::from_secs(6));
+    t.without(1);
+    t.fenced(2, instance(1), FenceOutcome::Confirmed);
+    assert_eq!(t.asked(), ["n2 start ip"]);
+    t.obey();
+    t.pass(SETTLED);
+    let reached = |t: &mut Table| -> Vec<Option<u32>> {
+        t.manager(2).explain("web").expect("there is one").scores.iter().map(|s| s.reach).collect()
+    };
+    assert_eq!(reached(&mut t), [Some(3), Some(0)]);
+    // n3 joins anew: nothing is known of it until it says so again.
+    t.view(&[instance(2), instance(3)], &[instance(3)], &[]);
+    assert_eq!(reached(&mut t), [Some(3), None]);
+}
+
+#[test]
+fn a_node_that_watches_nothing_is_no_better_and_no_worse() {
+    let mut t = reaching(ReachConfig::default(), |_| ());
+    t.view(&[instance(1), instance(2), instance(3)], &[instance(3)], &[]);
+    let state = t.manager(1).state().emit();
+    t.input(3, Input::State(&state));
+    t.input(3, Input::Reach { hosts: 0, of: 0 });
+    t.pass(SETTLED);
+    t.answer_probes();
+    for node in [1, 2] {
+        t.reach(node, 1);
+    }
+    t.pass(SETTLED);
+    let scores = t.manager(3).explain("web").expect("there is one").scores;
+    assert_eq!(scores.iter().map(|s| s.reach).collect::<Vec<_>>(), [Some(1), Some(1), None]);
+    assert_eq!(t.asked(), [""; 0]);
 }

@@ -74,6 +74,7 @@ impl NodeConfig {
         self.check_media(&mut errors);
         self.check_quorum(&mut errors);
         super::PingEntry::check(&self.ping, &mut errors);
+        super::PingEntry::check_settling(&self.ping, &self.resources, &mut errors);
         if !self.fence_action.is_fencing() {
             errors.push("fence_action", self.fence_action, "does not fence", "use reboot or off");
         }

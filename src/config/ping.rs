@@ -52,6 +52,38 @@ impl PingEntry {
         entries.iter().map(Self::config).collect()
     }
 
+    /// How long a node may take to notice that a host does not answer any more.
+    fn notice(&self) -> Duration {
+        let (interval, timeout) =
+            (Duration::from_millis(self.interval_ms), Duration::from_millis(self.timeout_ms));
+        interval.saturating_mul(self.down_after).saturating_add(timeout)
+    }
+
+    /// Groups that go where more is reached need something to reach, and the time that nodes take to notice the same.
+    pub(super) fn check_settling(
+        entries: &[Self],
+        resources: &ocf_resource::Config,
+        errors: &mut ConfigErrors,
+    ) {
+        let Some(at) = resources.groups.iter().position(|group| group.reach.is_some()) else { return };
+        let Some(longest) = entries.iter().map(Self::notice).max() else {
+            let fix = "name hosts outside the cluster under ping, or remove it";
+            errors.push(
+                format!("resources.groups[{at}].reach"),
+                "",
+                "counts hosts, and none is watched",
+                fix,
+            );
+            return;
+        };
+        let settle = resources.reach_settle;
+        if settle < longest {
+            let problem = format!("is shorter than the {longest:?} that a node may take to miss a host");
+            let fix = "choose more, or watch more often: a host that fails would move groups";
+            errors.push("resources.reach_settle", format!("{settle:?}"), problem, fix);
+        }
+    }
+
     pub(super) fn check(entries: &[Self], errors: &mut ConfigErrors) {
         if let Err(mut wrong) = PingConfig::check_all(&Self::configs(entries)) {
             for error in &mut wrong.0 {
@@ -61,5 +93,33 @@ impl PingEntry {
             }
             errors.nest("ping", wrong);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ocf_resource::{Config, GroupConfig, ReachConfig};
+
+    #[test]
+    fn groups_that_count_hosts_need_some_and_the_time_in_which_every_node_misses_one() {
+        let router = "name = 'router'\nhosts = ['192.0.2.1']";
+        let wrong = |hosts: &[&str], settle: Duration| {
+            let entry = |text: &&str| toml::from_str::<PingEntry>(text).expect("well-formed");
+            let entries: Vec<PingEntry> = hosts.iter().map(entry).collect();
+            let mut group = GroupConfig::new("web", Vec::new());
+            group.reach = Some(ReachConfig::default());
+            let config = Config { groups: vec![group], reach_settle: settle, ..Config::default() };
+            let mut errors = ConfigErrors::default();
+            PingEntry::check_settling(&entries, &config, &mut errors);
+            errors.0.into_iter().map(|error| error.path).collect::<Vec<_>>()
+        };
+        assert_eq!(wrong(&[], Config::REACH_SETTLE), ["resources.groups[0].reach"]);
+        assert_eq!(
+            wrong(&[router], Config::REACH_SETTLE),
+            [""; 0],
+            "3 requests, one a second, and its answer"
+        );
+        assert_eq!(wrong(&[router], Duration::from_secs(3)), ["resources.reach_settle"]);
     }
 }

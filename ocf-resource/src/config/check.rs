@@ -26,6 +26,7 @@ impl Config {
             let problem = format!("are more than {}", Self::GROUPS_MAX);
             errors.push("groups", self.groups.len(), problem, "run fewer, larger groups");
         }
+        self.check_reach(&mut errors);
         let mut groups = BTreeSet::new();
         let mut resources = BTreeSet::new();
         for (at, group) in self.groups.iter().enumerate() {
@@ -114,6 +115,7 @@ impl GroupConfig {
             let fix = "give the resource a group of its own, with one copy and no roles";
             errors.push("migrate", true, "is only for a group of one resource that runs once", fix);
         }
+        self.check_reach(&mut errors);
         if self.migration_threshold == 0 {
             errors.push("migration_threshold", 0, "is below 1", "write 1 to move at the first failure");
         }
@@ -195,7 +197,7 @@ fn check_name(errors: &mut ConfigErrors, name: &str) {
     }
 }
 
-fn show(span: Duration) -> String {
+pub(super) fn show(span: Duration) -> String {
     format!("{span:?}")
 }
 

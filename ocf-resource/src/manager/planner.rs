@@ -127,6 +127,7 @@ impl Manager {
             self.planner.tell(looked_at, &mut events);
         }
         self.say_watchdog();
+        self.watch_reach(now);
         self.unwatch_maintained(&marks);
         for event in events {
             self.follow(&event);

@@ -63,6 +63,10 @@ impl Marks {
             },
             // No plan depends on it.
             Message::Armed { .. } => Self::one(None),
+            Message::Reach { .. } | Message::ReachSettled(_) => {
+                let groups = book.groups.iter().enumerate().filter(|(_, group)| group.reach.is_some());
+                Self { all: false, groups: groups.map(|(at, _)| at).collect() }
+            }
             Message::Found(_)
             | Message::Fenced { .. }
             | Message::Health { .. }

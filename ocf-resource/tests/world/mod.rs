@@ -6,6 +6,7 @@
 //! * R3: a resource starts after those before it in its group, and is stopped after those behind it.
 //! * V1: once faults have ceased, every copy that runs has the parameters that are agreed on.
 //! * V2: and of copies whose agents say how good they are, the best is promoted, if any may be.
+//! * V4: and no group that counts it is where fewer hosts outside are reached than on another node.
 //! * V3: and no group is where another node is better by more than its stickiness; none ever starts where it is never to run.
 //! * R4: once faults have ceased, decisions cease too.
 //! * R5: replayed reports change nothing that breaks the others.
@@ -27,13 +28,16 @@ use ocf_resource::executor::{self, Executor, RunId};
 use ocf_resource::testing::Bug;
 use ocf_resource::{
     AccessNeed, Action, Config, Departed, FenceCause, FenceOutcome, GroupConfig, Input, Kept, LocalStatus,
-    Manager, OcfCode, Operation, OperationResult, Outcome, Output, Preference, Promotion, ResourceConfig,
-    Score,
+    Manager, OcfCode, Operation, OperationResult, Outcome, Output, Preference, Promotion, ReachConfig,
+    ResourceConfig, Score,
 };
 use pils::{Incarnation, Instant, Layer, NodeId, NodeInstance, Rng};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
+
+/// Hosts outside the cluster.
+const HOSTS: u32 = 4;
 
 const MS: fn(u64) -> Duration = Duration::from_millis;
 
@@ -171,6 +175,10 @@ pub(crate) struct World {
     parameters: BTreeMap<(NodeId, Arc<str>), Parameters>,
     /// What the agents of groups named `scored` say of promoting what they run.
     scores: BTreeMap<(NodeId, Arc<str>), Promotion>,
+    /// How many hosts outside the cluster a machine reaches, of four.
+    hosts: BTreeMap<NodeId, u32>,
+    /// Nodes hear of that, and a group follows it: in one seed of four.
+    follows: bool,
     /// Instances that began to start a resource and are not known to have stopped it.
     owners: BTreeMap<Arc<str>, BTreeSet<NodeInstance>>,
     last_order: BTreeMap<NodeInstance, Instant>,
@@ -207,6 +215,7 @@ pub(crate) fn config(sizes: &[usize], nodes: &[u32]) -> Config {
             failback: g % 2 == 1,
             preferences: Vec::new(),
             stickiness: None,
+            reach: None,
             migration_threshold: 2,
             failure_window: Duration::ZERO,
             on_start_failure: Default::default(),
@@ -253,7 +262,15 @@ pub(crate) fn config(sizes: &[usize], nodes: &[u32]) -> Config {
         group.resources[0].name = format!("{name}r0");
         groups.push(group);
     }
-    Config { groups, ..Config::default() }
+    Config { groups, reach_settle: MS(1000), ..Config::default() }
+}
+
+/// A group that follows what nodes reach outside the cluster.
+fn near(like: &GroupConfig) -> GroupConfig {
+    let mut near = like.clone();
+    (near.name, near.reach) = ("near".to_owned(), Some(ReachConfig::default()));
+    near.resources[0].name = "nearr0".to_owned();
+    near
 }
 
 impl World {
@@ -284,6 +301,8 @@ impl World {
             promoted: BTreeMap::new(),
             parameters: BTreeMap::new(),
             scores: BTreeMap::new(),
+            follows: false,
+            hosts: (1..=nodes).map(|n| (NodeId::new(n), HOSTS)).collect(),
             owners: BTreeMap::new(),
             last_order: BTreeMap::new(),
             revoked: BTreeSet::new(),
@@ -294,6 +313,11 @@ impl World {
             tracing: false,
             trace: Vec::new(),
         };
+        if seed % 4 == 3 {
+            world.follows = true;
+            let near = near(&world.config.groups[2]);
+            world.config.groups.push(near);
+        }
         if seed % 3 == 1 {
             world.config.access = AccessNeed::Everybody;
             world.revoked = world.nodes.iter().copied().collect();
@@ -491,6 +515,10 @@ impl World {
         };
         self.processes.insert(me, process);
         self.note(|| format!("boot {me}"));
+        if self.follows {
+            let hosts = self.hosts[&node];
+            self.input(me, Input::Reach { hosts, of: HOSTS });
+        }
         self.schedule_change();
     }
 
@@ -1284,6 +1312,9 @@ impl World {
             self.saw("promotion score");
             self.scores.insert(key, says);
         }
+        if self.follows && self.rng.chance(0.2) {
+            self.change_reach();
+        }
         let members = self.view.clone();
         if self.rng.chance(0.2)
             && let Some(who) = self.rng.pick(&members).copied()
@@ -1308,6 +1339,22 @@ impl World {
             {
                 self.saw("set parameters");
                 self.drain(who);
+            }
+        }
+    }
+
+    /// A machine, or all of them, reach more or fewer hosts outside.
+    fn change_reach(&mut self) {
+        let one = self.rng.pick(&self.nodes).copied().unwrap();
+        let fewer = u32::try_from(self.rng.below(3)).unwrap();
+        let changed = if self.rng.chance(0.3) { self.nodes.clone() } else { vec![one] };
+        self.note(|| format!("{changed:?} reach {fewer} hosts fewer than all"));
+        self.saw("hosts");
+        for node in changed {
+            self.hosts.insert(node, HOSTS - fewer);
+            let here: Vec<NodeInstance> = self.processes.keys().copied().filter(|i| i.node == node).collect();
+            for who in here {
+                self.input(who, Input::Reach { hosts: HOSTS - fewer, of: HOSTS });
             }
         }
     }
@@ -1446,6 +1493,10 @@ impl World {
                 }
                 let (here, sticks) = (group.preference(*node), group.stickiness());
                 let better = self.nodes.iter().any(|n| group.preference(*n) > here + sticks);
+                let most = self.nodes.iter().map(|n| self.hosts[n]).max();
+                if group.reach.is_some() && most > Some(self.hosts[node]) {
+                    wrong.push(format!("V4: {} is on {node}, and another node reaches more", group.name));
+                }
                 if group.copies == 1 && better {
                     wrong.push(format!("V3: {} is on {node}, and another node is better", group.name));
                 }

@@ -274,6 +274,7 @@ impl Plan {
             failback: false,
             preferences: Vec::new(),
             stickiness: None,
+            reach: None,
             migration_threshold: 2,
             failure_window: Duration::from_secs(15),
             on_start_failure: StartFailure::default(),
