@@ -313,7 +313,7 @@ impl World {
             tracing: false,
             trace: Vec::new(),
         };
-        if seed % 4 == 1 {
+        if seed % 4 == 3 {
             world.follows = true;
             let near = near(&world.config.groups[2]);
             world.config.groups.push(near);
