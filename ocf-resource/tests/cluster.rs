@@ -184,7 +184,7 @@ fn each_mistake_that_is_put_back_is_caught_by_the_promise_it_breaks() {
         Bug::StartWithoutAccess => &["A1"],
         Bug::ForgetRemoved => &["C1"],
         Bug::OverwriteConfiguration => &["C2"],
-        Bug::IgnoreReach => &["V4"],
+        Bug::IgnoreReach => &["V5"],
         // `decisions.rs` shows it.
         Bug::CountReachAtOnce => &[],
         Bug::BelieveOldAnswers => &["R1", "X1", "R3", "does not settle"],

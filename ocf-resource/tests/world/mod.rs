@@ -6,8 +6,8 @@
 //! * R3: a resource starts after those before it in its group, and is stopped after those behind it.
 //! * V1: once faults have ceased, every copy that runs has the parameters that are agreed on.
 //! * V2: and of copies whose agents say how good they are, the best is promoted, if any may be.
-//! * V4: and no group that counts it is where fewer hosts outside are reached than on another node.
 //! * V3: and no group is where another node is better by more than its stickiness; none ever starts where it is never to run.
+//! * V5: and no group that counts it is where fewer hosts outside are reached than on another node, whichever is better.
 //! * R4: once faults have ceased, decisions cease too.
 //! * R5: replayed reports change nothing that breaks the others.
 //! * N1: a step of a group that notifies begins after every notice of it has ended.
@@ -1492,10 +1492,11 @@ impl World {
                     ));
                 }
                 let (here, sticks) = (group.preference(*node), group.stickiness());
-                let better = self.nodes.iter().any(|n| group.preference(*n) > here + sticks);
                 let most = self.nodes.iter().map(|n| self.hosts[n]).max();
+                let taken = |n: &&NodeId| group.reach.is_none() || Some(self.hosts[n]) == most;
+                let better = self.nodes.iter().filter(taken).any(|n| group.preference(*n) > here + sticks);
                 if group.reach.is_some() && most > Some(self.hosts[node]) {
-                    wrong.push(format!("V4: {} is on {node}, and another node reaches more", group.name));
+                    wrong.push(format!("V5: {} is on {node}, and another node reaches more", group.name));
                 }
                 if group.copies == 1 && better {
                     wrong.push(format!("V3: {} is on {node}, and another node is better", group.name));
