@@ -67,6 +67,11 @@ fn a_side_that_claims_to_be_primary_for_some_of_its_members_is_found() {
 }
 
 #[test]
+fn entering_before_all_have_ended_their_old_views_is_found() {
+    found(PartitionSabotage::EntersEarly);
+}
+
+#[test]
 fn numbers_that_both_sides_of_a_partition_use_are_found() {
     found(PartitionSabotage::CountsViews);
 }

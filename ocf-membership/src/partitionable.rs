@@ -1,22 +1,25 @@
-//! Views of whoever can talk to each other, for what may go on in any partition.
+//! Views of whoever can talk to each other, for what may go on in any partition, computed by all alike.
 //!
-//! [`Partitionable`] stands beside [`Consensus`](crate::Consensus) and has nothing to do with it: no quorum, no lease, no record. After a
-//! partition each side agrees on a view of its own and goes on in it; when sides meet, one view follows from all of theirs. **Such a view
+//! [`Partitionable`] stands beside [`Consensus`](crate::Consensus) and has nothing to do with it: no quorum, no lease, no record, **and no
+//! coordinator**. Every node tells all others whom it hears, all who would be together stop and tell each other where they are, each computes the
+//! same view from that, and enters it when all have said that they ended their old one: two message delays and n² messages, with nobody whose
+//! loss would have to be noticed first, where `Consensus` takes six delays and 6n messages through one node. After a partition each side has a
+//! view of its own and goes on in it; when sides meet, one view follows from all of theirs. **Such a view
 //! proves nothing about others**: two of them may act at the same time, so it must never decide who may lock, start or write what others
-//! must not. See `PROTOCOL.md`, section 16.
+//! must not. See `PROTOCOL.md`, section 16, which says when to choose which.
 
-mod ballot;
+mod agree;
 mod wire;
 
 use crate::links::{Links, bits_of};
 use crate::{Ballot, Member, Proposal, View, ViewNumber};
-use ballot::{Awaiting, Pending, Round};
+use agree::Attempt;
 use bytes::Bytes;
 use core::time::Duration;
 use ocf_comm::Lane;
 use pils::{Instant, Layer, NodeInstance, Rng, TimerTable};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use wire::{Message, Status};
+use wire::{Join, Message, Status};
 
 /// The level of all these views: who speaks this protocol speaks it.
 const LEVEL: u32 = 2;
@@ -24,10 +27,10 @@ const LEVEL: u32 = 2;
 /// Timers of [`Partitionable`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartitionConfig {
-    /// How long to collect news of who can talk to whom before a ballot starts, default 50 ms. Too low: more views when a network heals.
+    /// How long to collect news of who can talk to whom before a round starts, default 50 ms. Too low: more views when a network heals.
     pub gather: Duration,
-    /// How long those asked may take to answer a step of a ballot, default 5 s: among others, to fetch what they miss of
-    /// their old view. Then it is begun anew.
+    /// How long a round may take, default 5 s: among others, for all to fetch what they miss of their old view. Then another one
+    /// begins.
     pub answer_timeout: Duration,
 }
 
@@ -144,6 +147,8 @@ pub enum PartitionSabotage {
     ClaimsPrimary,
     /// Both sides of a partition may use one number.
     CountsViews,
+    /// Who has ended its old view enters the next one without waiting for the others.
+    EntersEarly,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -157,7 +162,6 @@ enum Timer {
 pub struct Partitionable {
     config: PartitionConfig,
     local: NodeInstance,
-    rng: Rng,
     timers: TimerTable<Timer>,
     outputs: VecDeque<PartitionOutput>,
     loopback: VecDeque<Message>,
@@ -168,15 +172,16 @@ pub struct Partitionable {
     announced: Option<Status>,
     primary: Option<ViewNumber>,
     installed: PartitionView,
+    /// The newest round that this node took part in.
     promised: Ballot,
     highest_round: u64,
-    awaiting: Option<Awaiting>,
-    pending: Option<Pending>,
+    attempt: Option<Attempt>,
+    /// The newest word of each about where it is.
+    joins: BTreeMap<NodeInstance, Join>,
+    /// The newest round for which each has ended its old view.
+    done: BTreeMap<NodeInstance, Ballot>,
     /// The layer above has stopped, or was asked to.
     stopped: bool,
-    round: Option<Round>,
-    /// This node's ballot failed: not before this.
-    not_before: Instant,
     /// Messages that made no sense.
     dropped: u64,
     #[cfg(feature = "testing")]
@@ -188,11 +193,11 @@ impl Partitionable {
     #[must_use]
     pub fn new(config: PartitionConfig, local: NodeInstance, mut rng: Rng) -> Self {
         // Another one in each life, so that a number is hardly ever used again.
-        let ballot = Ballot { round: rng.between(1, ballot::FIRST_MAX), proposer: local };
+        let ballot = Ballot { round: rng.between(1, agree::FIRST_MAX), proposer: local };
         let view = View {
-            number: ballot::number_of(ballot),
+            number: agree::number_of(ballot),
             ballot,
-            members: vec![Member { instance: local, joined: ballot::number_of(ballot), votes: 1 }],
+            members: vec![Member { instance: local, joined: agree::number_of(ballot), votes: 1 }],
             previous: Vec::new(),
             causes: Vec::new(),
             quorum: 1,
@@ -203,7 +208,6 @@ impl Partitionable {
         Self {
             config,
             local,
-            rng,
             timers: TimerTable::new(),
             outputs: VecDeque::from([PartitionOutput::Installed(installed.clone())]),
             loopback: VecDeque::new(),
@@ -215,11 +219,10 @@ impl Partitionable {
             installed,
             promised: ballot,
             highest_round: ballot.round,
-            awaiting: None,
-            pending: None,
+            attempt: None,
+            joins: BTreeMap::new(),
+            done: BTreeMap::new(),
             stopped: false,
-            round: None,
-            not_before: Instant::ZERO,
             dropped: 0,
             #[cfg(feature = "testing")]
             sabotage: None,
@@ -249,12 +252,15 @@ impl Partitionable {
         self.sabotage == Some(bug)
     }
 
-    fn send(&mut self, to: NodeInstance, message: &Message) {
-        if to == self.local {
-            self.loopback.push_back(message.clone());
-        } else if self.up.contains(&to) {
-            let message = message.emit();
-            self.outputs.push_back(PartitionOutput::Send { to, lane: Lane::Urgent, message });
+    fn send_all(&mut self, to: &[NodeInstance], message: &Message) {
+        let bytes = message.emit();
+        for to in to.iter().copied() {
+            if to == self.local {
+                self.loopback.push_back(message.clone());
+            } else if self.up.contains(&to) {
+                let message = bytes.clone();
+                self.outputs.push_back(PartitionOutput::Send { to, lane: Lane::Urgent, message });
+            }
         }
     }
 
@@ -290,7 +296,7 @@ impl Partitionable {
 
     /// Those with whom this node should be in a view: who would be with the same as it would. That is the same for all of them, and each
     /// hears each, whatever links are broken elsewhere. Sorted.
-    pub(super) fn desired(&self) -> Vec<NodeInstance> {
+    fn desired(&self) -> Vec<NodeInstance> {
         let Some(own) = &self.announced else { return Vec::new() };
         let agrees = |p: &NodeInstance| {
             *p == self.local || self.statuses.get(p).is_some_and(|s| s.clique == own.clique)
@@ -303,16 +309,15 @@ impl Partitionable {
         if self.announced.as_ref() == Some(&status) {
             return;
         }
-        for peer in self.up.clone() {
-            self.send(peer, &Message::Status(status.clone()));
-        }
+        let peers: Vec<NodeInstance> = self.up.iter().copied().collect();
+        self.send_all(&peers, &Message::Status(status.clone()));
         self.announced = Some(status);
     }
 
-    /// Those with whom this node should be in a view, if they are not, and it is this node that must see to it.
-    fn to_propose(&self) -> Option<Vec<NodeInstance>> {
+    /// Those with whom this node should be in a view, if they are not. All of them find that alike.
+    fn to_join(&self) -> Option<Vec<NodeInstance>> {
         let desired = self.desired();
-        if desired.first() != Some(&self.local) {
+        if desired.is_empty() {
             return None;
         }
         let members: BTreeSet<NodeInstance> =
@@ -326,16 +331,16 @@ impl Partitionable {
     fn settle(&mut self, now: Instant) {
         loop {
             while let Some(message) = self.loopback.pop_front() {
-                self.on_message(now, self.local, message);
+                self.on_message(self.local, message);
             }
             self.announce();
-            if self.loopback.is_empty() {
+            self.advance(now);
+            if self.loopback.is_empty() && self.announced.as_ref() == Some(&self.status()) {
                 break;
             }
         }
-        if self.round.is_none() && self.to_propose().is_some() {
-            let at = (now + self.config.gather).max(self.not_before);
-            self.timers.set_if_unset(Timer::Begin, at);
+        if self.attempt.is_none() && self.to_join().is_some() {
+            self.timers.set_if_unset(Timer::Begin, now + self.config.gather);
         } else {
             self.timers.stop(Timer::Begin);
         }
@@ -344,6 +349,8 @@ impl Partitionable {
     /// One life of a node at a time.
     fn on_up(&mut self, peer: NodeInstance) {
         self.statuses.retain(|p, _| p.node != peer.node);
+        self.joins.retain(|p, _| p.node != peer.node);
+        self.done.retain(|p, _| p.node != peer.node);
         self.up.retain(|p| p.node != peer.node);
         self.parked.retain(|p, _| p.node != peer.node || *p == peer);
         if peer.node == self.local.node || self.up.len() >= crate::NODES_MAX {
@@ -356,19 +363,21 @@ impl Partitionable {
         self.announced = None;
     }
 
-    fn on_message(&mut self, now: Instant, from: NodeInstance, message: Message) {
+    fn on_message(&mut self, from: NodeInstance, message: Message) {
         match message {
             Message::Status(status) => {
                 self.highest_round = self.highest_round.max(status.round);
                 self.statuses.insert(from, status);
             }
-            Message::Prepare { ballot, candidates } => self.on_prepare(from, ballot, &candidates),
-            Message::Nack { ballot, promised } => self.on_nack(now, ballot, promised),
-            Message::State(report) => self.on_state(now, from, *report),
-            Message::Accept { ballot, proposal } => self.on_accept(from, ballot, *proposal),
-            Message::Accepted { ballot } => self.on_accepted(from, ballot),
-            Message::Install { ballot } => self.on_install(from, ballot),
+            Message::Join(join) => self.on_join(from, *join),
+            Message::Done { ballot } => self.on_done(from, ballot),
         }
+    }
+
+    /// What it said of a round does not count any more, even if it is back before it noticed.
+    fn forget(&mut self, peer: NodeInstance) {
+        self.joins.remove(&peer);
+        self.done.remove(&peer);
     }
 }
 
@@ -396,10 +405,10 @@ impl Layer for Partitionable {
                 if let Some(status) = self.statuses.remove(&peer) {
                     self.parked.insert(peer, status);
                 }
-                self.on_lost(now, peer);
+                self.forget(peer);
             }
             PartitionInput::Message { from, message } => match Message::parse(message) {
-                Ok(message) if self.up.contains(&from) => self.on_message(now, from, message),
+                Ok(message) if self.up.contains(&from) => self.on_message(from, message),
                 Ok(Message::Status(status)) if self.parked.len() < crate::NODES_MAX => {
                     self.parked.insert(from, status);
                 }
@@ -415,13 +424,12 @@ impl Layer for Partitionable {
     fn handle_timeout(&mut self, now: Instant) {
         while let Some(timer) = self.timers.expired(now) {
             match timer {
-                Timer::Begin if self.round.is_none() => {
-                    if let Some(candidates) = self.to_propose() {
-                        self.begin(now, candidates);
+                Timer::Begin => {
+                    if let Some(candidates) = self.to_join().filter(|_| self.attempt.is_none()) {
+                        self.take_part(now, candidates, self.highest_round + 1);
                     }
                 }
-                Timer::Begin => {}
-                Timer::Round => self.fail(now),
+                Timer::Round => self.give_up(),
             }
         }
         self.settle(now);

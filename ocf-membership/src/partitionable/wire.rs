@@ -1,12 +1,10 @@
 //! Messages between two cores; layouts in `PROTOCOL.md`, section 16.
 
-use super::Parent;
-use super::ballot::ROUND_MAX;
+use super::agree::ROUND_MAX;
 use crate::wire::parts::{
-    ballot, instances, members, number, proposal, put_ballot, put_instances, put_members, put_number,
-    put_proposal, upper_state,
+    ballot, instances, members, number, put_ballot, put_instances, put_members, put_number, upper_state,
 };
-use crate::{Ballot, Member, NODES_MAX, Proposal, ViewNumber};
+use crate::{Ballot, Member, ViewNumber};
 use bytes::{BufMut, Bytes};
 use pils::NodeInstance;
 use pils::wire::{Malformed, ParseError, Reader, Writer};
@@ -16,7 +14,7 @@ use pils::wire::{Malformed, ParseError, Reader, Writer};
 pub(super) struct Status {
     /// The view it is in.
     pub(super) view: ViewNumber,
-    /// It has promised, and entered nothing since.
+    /// It has stopped for a round, and entered nothing since.
     pub(super) stopped: bool,
     /// The highest that it has seen.
     pub(super) round: u64,
@@ -26,10 +24,13 @@ pub(super) struct Status {
     pub(super) clique: Vec<NodeInstance>,
 }
 
-/// Where a node is that has stopped.
+/// Where a node is that has stopped for a round.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Report {
+pub(super) struct Join {
+    /// The round, and the lowest of those who are to take part.
     pub(super) ballot: Ballot,
+    /// Who are, all that tell the same clique; sorted.
+    pub(super) candidates: Vec<NodeInstance>,
     /// Its view, and who was in that.
     pub(super) number: ViewNumber,
     pub(super) members: Vec<Member>,
@@ -38,23 +39,14 @@ pub(super) struct Report {
     pub(super) state: Bytes,
 }
 
-/// What all are to enter.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Offer {
-    pub(super) proposal: Proposal,
-    pub(super) parents: Vec<Parent>,
-    pub(super) primary: Option<ViewNumber>,
-}
-
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Message {
     Status(Status),
-    Prepare { ballot: Ballot, candidates: Vec<NodeInstance> },
-    Nack { ballot: Ballot, promised: Ballot },
-    State(Box<Report>),
-    Accept { ballot: Ballot, proposal: Box<Offer> },
-    Accepted { ballot: Ballot },
-    Install { ballot: Ballot },
+    Join(Box<Join>),
+    /// The sender has ended its old view.
+    Done {
+        ballot: Ballot,
+    },
 }
 
 fn put_primary(out: &mut Vec<u8>, primary: Option<ViewNumber>) {
@@ -84,41 +76,17 @@ impl Message {
                 put_instances(&mut out, &status.row);
                 put_instances(&mut out, &status.clique);
             }
-            Self::Prepare { ballot, candidates } => {
+            Self::Join(join) => {
                 out.put_u8(2);
-                put_ballot(&mut out, *ballot);
-                put_instances(&mut out, candidates);
+                put_ballot(&mut out, join.ballot);
+                put_instances(&mut out, &join.candidates);
+                put_number(&mut out, join.number);
+                put_members(&mut out, &join.members);
+                put_primary(&mut out, join.primary);
+                out.put_prefixed(&join.state);
             }
-            Self::Nack { ballot, promised } => {
+            Self::Done { ballot } => {
                 out.put_u8(3);
-                put_ballot(&mut out, *ballot);
-                put_ballot(&mut out, *promised);
-            }
-            Self::State(report) => {
-                out.put_u8(4);
-                put_ballot(&mut out, report.ballot);
-                put_number(&mut out, report.number);
-                put_members(&mut out, &report.members);
-                put_primary(&mut out, report.primary);
-                out.put_prefixed(&report.state);
-            }
-            Self::Accept { ballot, proposal } => {
-                out.put_u8(5);
-                put_ballot(&mut out, *ballot);
-                put_proposal(&mut out, &proposal.proposal);
-                put_primary(&mut out, proposal.primary);
-                out.put_length(proposal.parents.len());
-                for parent in &proposal.parents {
-                    put_number(&mut out, parent.number);
-                    put_instances(&mut out, &parent.came);
-                }
-            }
-            Self::Accepted { ballot } => {
-                out.put_u8(6);
-                put_ballot(&mut out, *ballot);
-            }
-            Self::Install { ballot } => {
-                out.put_u8(7);
                 put_ballot(&mut out, *ballot);
             }
         }
@@ -142,27 +110,15 @@ impl Message {
                 let row = instances(r, "row")?;
                 Self::Status(Status { view, stopped, round, row, clique: instances(r, "clique")? })
             }
-            2 => Self::Prepare { ballot: round(r)?, candidates: instances(r, "candidates")? },
-            3 => Self::Nack { ballot: round(r)?, promised: round(r)? },
-            4 => Self::State(Box::new(Report {
+            2 => Self::Join(Box::new(Join {
                 ballot: round(r)?,
+                candidates: instances(r, "candidates")?,
                 number: number(r)?,
                 members: members(r)?,
                 primary: primary(r)?,
                 state: upper_state(r)?,
             })),
-            5 => {
-                let ballot = round(r)?;
-                let (proposal, primary) = (proposal(r)?, primary(r)?);
-                let n = r.length("parents", NODES_MAX)?;
-                let mut parents = Vec::with_capacity(n.min(r.remaining() / 9));
-                for _ in 0..n {
-                    parents.push(Parent { number: number(r)?, came: instances(r, "came")? });
-                }
-                Self::Accept { ballot, proposal: Box::new(Offer { proposal, parents, primary }) }
-            }
-            6 => Self::Accepted { ballot: round(r)? },
-            7 => Self::Install { ballot: round(r)? },
+            3 => Self::Done { ballot: round(r)? },
             _ => return Err(r.error("kind", Malformed::OutOfRange)),
         };
         r.finish("message")?;
@@ -173,7 +129,6 @@ impl Message {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::View;
     use pils::{Incarnation, NodeId};
     use proptest::prelude::*;
 
@@ -187,19 +142,6 @@ mod tests {
         let number = ViewNumber(7 << 32 | 1);
         let members: Vec<Member> =
             all.iter().map(|i| Member { instance: *i, joined: ViewNumber(3), votes: 1 }).collect();
-        let view = View {
-            number,
-            ballot,
-            members: members.clone(),
-            previous: members.clone(),
-            causes: Vec::new(),
-            quorum: size,
-            level: crate::partitionable::LEVEL,
-            unproven: Vec::new(),
-        };
-        let proposal = Proposal { view, states: vec![(instance(1), Bytes::copy_from_slice(text))] };
-        let parents = vec![Parent { number, came: all.clone() }];
-        let offer = Offer { proposal, parents, primary: Some(ViewNumber(4)) };
         let state = Bytes::copy_from_slice(text);
         vec![
             Message::Status(Status {
@@ -209,18 +151,14 @@ mod tests {
                 row: all.clone(),
                 clique: vec![instance(1)],
             }),
-            Message::Prepare { ballot, candidates: all },
-            Message::Nack { ballot, promised: Ballot::NONE },
-            Message::State(Box::new(Report { ballot, number, members, primary: None, state })),
-            Message::Accept { ballot, proposal: Box::new(offer) },
-            Message::Accepted { ballot },
-            Message::Install { ballot },
+            Message::Join(Box::new(Join { ballot, candidates: all, number, members, primary: None, state })),
+            Message::Done { ballot },
         ]
     }
 
     proptest! {
         #[test]
-        fn messages_round_trip_and_any_bytes_parse_or_fail_without_panic(size in 1..9_u32, text in proptest::collection::vec(any::<u8>(), 0..60), kind in 0..9_u8) {
+        fn messages_round_trip_and_any_bytes_parse_or_fail_without_panic(size in 1..9_u32, text in proptest::collection::vec(any::<u8>(), 0..60), kind in 0..5_u8) {
             for message in samples(size, &text) {
                 let bytes = message.emit();
                 prop_assert_eq!(Message::parse(&bytes), Ok(message.clone()));
