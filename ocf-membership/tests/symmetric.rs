@@ -220,7 +220,12 @@ impl World {
                 self.kill(a);
                 *lives += 1;
                 let node = life(a.node.raw(), *lives);
-                self.run(HOP * 2000);
+                // Nobody hears of a life after the one that follows it.
+                let of = |((x, y), circuit): (&(NodeInstance, NodeInstance), &Circuit)| {
+                    (*x == a || *y == a).then_some(circuit.settled)
+                };
+                let settled = self.circuits.iter().filter_map(of).max().unwrap_or(self.now);
+                self.run(settled.max(self.now).since(self.now) + HOP * 2000);
                 self.boot(node, bug);
             }
             1 | 2 if a != b => self.set(a, b, false),
