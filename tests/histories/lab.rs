@@ -60,8 +60,8 @@ struct Running {
     killed: Option<Instant>,
     read: u64,
     rest: String,
-    /// The last view that it was told of has all nodes, and since then messages came.
-    well: bool,
+    /// The last view that it was told of, if that has all nodes.
+    well: Option<u64>,
 }
 
 impl Running {
@@ -76,7 +76,8 @@ impl Running {
         let view = whole.lines().rev().find(|line| line.contains("\"what\":\"view\""));
         if let Some(line) = view {
             let view: serde_json::Value = serde_json::from_str(line).unwrap();
-            self.well = view["members"].as_array().is_some_and(|members| members.len() == nodes);
+            let all = view["members"].as_array().is_some_and(|members| members.len() == nodes);
+            self.well = view["number"].as_u64().filter(|_| all);
         }
         self.rest = rest.to_owned();
     }
@@ -178,7 +179,7 @@ impl Lab {
         let history = self.folder.join(format!("history{}", self.lives.len()));
         self.newest[node - 1] = self.lives.len();
         let life =
-            Running { history: history.clone(), killed: None, read: 0, rest: String::new(), well: false };
+            Running { history: history.clone(), killed: None, read: 0, rest: String::new(), well: None };
         self.lives.push(life);
         let mut command = Command::new(if self.setup.namespaces { Path::new("ip") } else { &self.program });
         if self.setup.namespaces {
@@ -240,12 +241,14 @@ impl Lab {
         nft("delete table bridge cut");
     }
 
-    /// Waits until the newest life of each node was told, last, of a view of all.
+    /// Waits until the newest life of each node was told, last, of one and the same view of all: who was left out may still know
+    /// only the one of before, and is about to be told.
     pub(crate) fn until_well(&mut self) {
         let end = std::time::Instant::now() + PATIENCE;
         loop {
             self.lives.iter_mut().for_each(|life| life.read_on(self.setup.nodes));
-            if self.newest.iter().all(|life| self.lives[*life].well) {
+            let mut views = self.newest.iter().map(|life| self.lives[*life].well);
+            if views.next().flatten().is_some_and(|first| views.all(|view| view == Some(first))) {
                 return;
             }
             assert!(std::time::Instant::now() < end, "the nodes do not come together again");
