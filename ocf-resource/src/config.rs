@@ -8,9 +8,11 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 mod check;
+mod quorum;
 mod reach;
 mod span;
 
+pub use quorum::{QuorumConfig, QuorumLoss};
 pub use reach::ReachConfig;
 
 /// What the cluster keeps running. The first member of a cluster brings it; who joins later gets it with the state.
@@ -23,6 +25,8 @@ pub struct Config {
     pub revision: u64,
     /// The groups, each a unit of fail-over. At most [`Config::GROUPS_MAX`].
     pub groups: Vec<GroupConfig>,
+    /// Quorums that groups depend on. At most [`Config::QUORUMS_MAX`].
+    pub quorums: Vec<QuorumConfig>,
     /// What a node outside the primary partition does with what it runs.
     pub on_partition: PartitionPolicy,
     /// What a node's health means for what it may run.
@@ -43,6 +47,7 @@ impl Default for Config {
         Self {
             revision: 0,
             groups: Vec::new(),
+            quorums: Vec::new(),
             on_partition: PartitionPolicy::default(),
             health: HealthStrategy::default(),
             access: AccessNeed::default(),
@@ -104,6 +109,10 @@ pub struct GroupConfig {
     /// roles.
     #[serde(default)]
     pub reach: Option<ReachConfig>,
+    /// Name of the quorum ([`Config::quorums`]) without which nothing of it is started. None, the default: it needs no more than the
+    /// primary partition.
+    #[serde(default)]
+    pub quorum: Option<String>,
     /// Failures of its resources on one node before it moves away; below that it is restarted there. 1 moves at
     /// once. Default 3, at least 1.
     #[serde(default = "default_threshold")]
@@ -156,6 +165,7 @@ impl GroupConfig {
             preferences: Vec::new(),
             stickiness: None,
             reach: None,
+            quorum: None,
             migration_threshold: default_threshold(),
             failure_window: Duration::ZERO,
             on_start_failure: StartFailure::default(),

@@ -242,6 +242,8 @@ pub enum Why {
     Reconfigured,
     /// It was removed from the configuration.
     Removed,
+    /// The quorum that its group needs is down.
+    NoQuorum,
 }
 
 /// What the manager tells the application. The same events, in the same order, at every member, except those marked
@@ -380,7 +382,7 @@ pub enum Event {
         /// The group.
         group: Arc<str>,
         /// Why, or `None` if it is not blocked any more.
-        because: Option<Blocked>,
+        because: Option<crate::Blocked>,
     },
     /// Local. The cluster runs another configuration than the one this node was given; the cluster's is used.
     ConfigurationDiffers,
@@ -424,147 +426,6 @@ pub enum Event {
         /// What is wrong.
         error: pils::wire::ParseError,
     },
-}
-
-/// Why a group cannot make progress.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Blocked {
-    /// It may still run on a node that is gone and not proven dead.
-    Fencing {
-        /// Which life of which node.
-        target: NodeInstance,
-        /// Why it has to be fenced.
-        cause: FenceCause,
-        /// What the last attempt brought.
-        last: Option<Arc<str>>,
-    },
-    /// Nobody has looked yet whether it runs there.
-    Probing {
-        /// Where.
-        node: NodeInstance,
-    },
-    /// No node can take it.
-    NoNode {
-        /// For each member, why it cannot.
-        nodes: Vec<(NodeInstance, Ineligible)>,
-    },
-    /// Its configuration is wrong wherever it would run; clear its failures when that is mended.
-    Misconfigured {
-        /// The resource.
-        resource: Arc<str>,
-        /// What its agent said.
-        why: Arc<str>,
-    },
-    /// It could not be stopped, and the policy forbids fencing for that; clear its failures when that is mended.
-    StopFailed {
-        /// The resource.
-        resource: Arc<str>,
-        /// Where.
-        node: NodeInstance,
-        /// What its agent said.
-        why: Arc<str>,
-    },
-    /// An operator said that nothing is to be done with it for now.
-    Maintenance {
-        /// The whole cluster, not this group alone.
-        whole: bool,
-    },
-}
-
-impl fmt::Display for Blocked {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Fencing { target, cause, last } => {
-                write!(f, "waits for fencing of {target}: it {cause}")?;
-                last.as_ref().map_or(Ok(()), |last| write!(f, "; last attempt: {last}"))
-            }
-            Self::Probing { node } => write!(f, "waits until {node} has said what runs there"),
-            Self::NoNode { nodes } => {
-                f.write_str("no node can take it")?;
-                nodes.iter().try_for_each(|(node, why)| write!(f, "; {node} {why}"))
-            }
-            Self::Misconfigured { resource, why } => write!(f, "{resource} is configured wrongly: {why}"),
-            Self::StopFailed { resource, node, why } => {
-                write!(f, "{resource} could not be stopped on {node}: {why}")
-            }
-            Self::Maintenance { whole: true } => f.write_str("the cluster is in maintenance"),
-            Self::Maintenance { whole: false } => f.write_str("is in maintenance"),
-        }
-    }
-}
-
-/// Why a member cannot take a group.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Ineligible {
-    /// The group's configuration does not list it.
-    NotListed,
-    /// The group's score there is `-INFINITY`.
-    Unwanted,
-    /// An operator set it aside.
-    Standby,
-    /// It wants to leave.
-    Leaving,
-    /// It is to be fenced, or an earlier life of it is.
-    Fencing,
-    /// It was not given the access that it needs.
-    NoAccess {
-        /// What stands in the way, if it was tried.
-        why: Option<Arc<str>>,
-    },
-    /// Its health forbids it.
-    Unhealthy {
-        /// Which attribute.
-        attribute: Arc<str>,
-        /// Its value.
-        value: crate::Health,
-    },
-    /// A condition from outside does not hold.
-    Condition {
-        /// Of which group, or resource in it.
-        of: Arc<str>,
-        /// Which.
-        name: Arc<str>,
-        /// The node that it is about, if it is about one.
-        node: Option<pils::NodeId>,
-        /// What whoever set it said.
-        why: Arc<str>,
-    },
-    /// Too many failures.
-    Failures {
-        /// How many.
-        count: u32,
-        /// What its agent said last.
-        why: Arc<str>,
-    },
-    /// A failure that no other attempt there can mend.
-    Hard {
-        /// What its agent said.
-        why: Arc<str>,
-    },
-}
-
-impl fmt::Display for Ineligible {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotListed => f.write_str("is not configured for it"),
-            Self::Unwanted => f.write_str("has a score of -INFINITY for it"),
-            Self::Standby => f.write_str("is in standby"),
-            Self::Leaving => f.write_str("is leaving"),
-            Self::Fencing => f.write_str("is to be fenced"),
-            Self::NoAccess { why: None } => f.write_str("has not been given its access"),
-            Self::NoAccess { why: Some(why) } => write!(f, "has not been given its access ({why})"),
-            Self::Unhealthy { attribute, value } => write!(f, "is not healthy ({attribute} is {value:?})"),
-            Self::Condition { of, name, why, .. } => {
-                write!(f, "may not run it while {name} does not hold for {of} ({why})")
-            }
-            Self::Failures { count, why } => write!(f, "failed {count} times ({why})"),
-            Self::Hard { why } => write!(f, "cannot run it ({why})"),
-        }
-    }
 }
 
 /// What an operator asks of the cluster.

@@ -160,6 +160,11 @@ impl Blocked {
                 let command = Command::Maintenance { group: None, on: false };
                 vec![WayOut::by("end the maintenance of the cluster", command)]
             }
+            Self::Quorum { quorum, wants, members, .. } => vec![
+                WayOut::new(format!("let {} more of its nodes join", wants.saturating_sub(*members))),
+                WayOut::new(format!("have quorum {quorum} want {members} in the configuration")),
+                WayOut::new(format!("take quorum {quorum} from {group} in the configuration")),
+            ],
         }
     }
 }

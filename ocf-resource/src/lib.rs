@@ -28,6 +28,7 @@
 mod action;
 mod agent;
 pub mod apphb;
+mod blocked;
 mod book;
 mod config;
 mod configure;
@@ -55,14 +56,14 @@ pub use agent::{
     AGENT_CLASS, AgentClass, AgentError, AgentName, AgentNameError, Agents, Canceller, Done, MetadataDone,
     Operation, OperationResult, Outcome, ResourceAgent,
 };
+pub use blocked::{Blocked, Ineligible};
 pub use config::{
-    AccessNeed, Config, GroupConfig, MonitorConfig, PartitionPolicy, Preference, ReachConfig, ResourceConfig,
-    StartFailure, StopFailure,
+    AccessNeed, Config, GroupConfig, MonitorConfig, PartitionPolicy, Preference, QuorumConfig, QuorumLoss,
+    ReachConfig, ResourceConfig, StartFailure, StopFailure,
 };
 pub use configure::{ConfigurationError, Kept};
 pub use event::{
-    Blocked, Command, CommandError, Decision, Departed, Event, FenceCause, FenceOutcome, Ineligible, Input,
-    Output, Why,
+    Command, CommandError, Decision, Departed, Event, FenceCause, FenceOutcome, Input, Output, Why,
 };
 pub use explain::{Explanation, NodeScore, WayOut, explain};
 pub use health::{Health, HealthStrategy};
@@ -71,5 +72,5 @@ pub use metadata::{METADATA_MAX, Metadata, MetadataError, Parameter, SupportedAc
 pub use score::{Promotion, Score, ScoreError};
 pub use state::State;
 pub use status::{
-    FailureStatus, GroupStatus, LocalStatus, NodeStatus, ResourceState, ResourceStatus, Status,
+    FailureStatus, GroupStatus, LocalStatus, NodeStatus, QuorumStatus, ResourceState, ResourceStatus, Status,
 };

@@ -572,6 +572,7 @@ impl Manager {
             Bug::ForgetRemoved => self.state.forget_running = true,
             Bug::OverwriteConfiguration => self.state.overwrite = true,
             Bug::IgnoreReach => self.rules.ignore_reach = true,
+            Bug::IgnoreQuorum => self.rules.ignore_quorum = true,
             Bug::CountReachAtOnce => self.state.hurry = true,
         }
     }

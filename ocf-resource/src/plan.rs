@@ -14,9 +14,10 @@ use crate::{
 };
 use access::plan_access;
 use core::cmp::Reverse;
-use live::Live;
 pub(crate) use marks::Marks;
 use pils::{NodeId, NodeInstance};
+use quorum::Lack;
+pub(crate) use quorum::members_of;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -24,7 +25,9 @@ mod access;
 mod live;
 mod many;
 mod marks;
+mod quorum;
 mod reach;
+mod steps;
 
 /// What to do next. Empty steps and fences mean that the state is settled until something happens.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -92,6 +95,8 @@ pub(crate) struct Rules {
     pub(crate) ignore_access: bool,
     /// Take one node to reach as much as another.
     pub(crate) ignore_reach: bool,
+    /// Take every quorum to be up.
+    pub(crate) ignore_quorum: bool,
 }
 
 /// What to do next. O(groups x resources x nodes).
@@ -132,7 +137,9 @@ fn plan_these(config: &Config, state: &State, rules: Rules, only: Option<&BTreeS
         let Some(group) = config.groups.get(at) else { continue };
         let Some((name, current)) = state.groups.get_key_value(group.name.as_str()) else { continue };
         let (doomed, lost, whole, first) = (&doomed, &lost, config, plan.steps.len());
-        let scene = Scene { config: group, name, group: current, state, rules, doomed, lost, whole, first };
+        let lack = Lack::of(group, config, state, rules);
+        let scene =
+            Scene { config: group, name, group: current, state, rules, doomed, lost, whole, lack, first };
         let homes = plan.homes.len();
         if current.maintenance {
             plan.targets.insert(Arc::clone(name), current.home);
@@ -294,7 +301,8 @@ fn each_member<T>(
     let Some((name, current)) = state.groups.get_key_value(group) else { return Vec::new() };
     let Some(config) = whole.group(group) else { return Vec::new() };
     let (rules, first, lost) = (Rules::default(), 0, &lost_nodes(state));
-    let scene = Scene { config, name, group: current, state, rules, doomed, lost, whole, first };
+    let lack = Lack::of(config, whole, state, rules);
+    let scene = Scene { config, name, group: current, state, rules, doomed, lost, whole, lack, first };
     state.living().map(|(instance, node)| look(&scene, instance, node)).collect()
 }
 
@@ -356,6 +364,8 @@ struct Scene<'a> {
     lost: &'a BTreeSet<NodeId>,
     /// The configuration that the group is in.
     whole: &'a Config,
+    /// The quorum that it needs and that is down.
+    lack: Option<Lack<'a>>,
     /// Number of the first step of the plan that is about it.
     first: usize,
 }
@@ -396,7 +406,13 @@ impl Scene<'_> {
         }
     }
 
+    /// It is to run, now.
     fn wanted(&self) -> bool {
+        self.is_asked_for() && !self.has_to_go()
+    }
+
+    /// It is to run as soon as it can.
+    fn is_asked_for(&self) -> bool {
         let leaves = || self.state.config.as_ref().is_some_and(|book| book.group_leaves(self.config));
         self.group.wanted && self.group.fatal.is_none() && !leaves()
     }
@@ -410,6 +426,16 @@ impl Scene<'_> {
     /// Runs as it is to run.
     fn is_well(&self, (name, spot): (&Arc<str>, &Spot)) -> bool {
         spot.is_well() && !self.state.is_leaving(name)
+    }
+
+    /// Need not be stopped for what stands behind it to go on: it runs, by old parameters perhaps, or is down already.
+    fn can_stay(&self, (name, spot): (&Arc<str>, &Spot)) -> bool {
+        let down = matches!(spot.presence, Presence::Stopped | Presence::Unknown);
+        (down || matches!(spot.presence, Presence::Running(_))) && !self.state.is_leaving(name)
+    }
+
+    fn why_not(&self) -> Why {
+        if self.is_asked_for() { Why::NoQuorum } else { Why::Stopped }
     }
 
     fn is_clear(&self, node: &Node) -> bool {
@@ -447,6 +473,10 @@ impl Scene<'_> {
             })
             .collect();
         fit.sort_unstable();
+        let holds = |home: &NodeInstance| self.state.nodes.get(home).is_some_and(|n| self.stays_on(n));
+        if let Some(home) = self.group.home.filter(|home| holds(home) && fit.iter().any(|f| f.4 == *home)) {
+            return Some(home);
+        }
         let ahead = self.not_behind(&fit.iter().map(|f| f.4).collect::<Vec<_>>());
         fit.retain(|f| ahead.contains(&f.4));
         let best = fit.first()?.4;
@@ -543,8 +573,11 @@ impl Scene<'_> {
         if let Some((resource, why)) = &self.group.fatal {
             return Some(Blocked::Misconfigured { resource: Arc::clone(resource), why: Arc::clone(why) });
         }
-        if !self.wanted() {
+        if !self.is_asked_for() {
             return None;
+        }
+        if let Some(lacks) = self.lacks_quorum() {
+            return Some(lacks);
         }
         let up = |t: &NodeInstance| {
             self.state.nodes.get(t).is_some_and(|n| self.spots(n).all(|(_, s)| s.is_running()))
@@ -570,102 +603,5 @@ impl Scene<'_> {
             return Some(Blocked::NoNode { nodes });
         }
         None
-    }
-
-    /// Stops, last first, what must not run on a node. One at a time.
-    fn plan_stop(&self, instance: NodeInstance, node: &Node, target: Option<NodeInstance>, plan: &mut Plan) {
-        let here = target == Some(instance);
-        let spots: Vec<_> = self.spots(node).collect();
-        let unwell = || spots.iter().position(|spot| !self.is_well(*spot));
-        let keep = if here { unwell().unwrap_or(spots.len()) } else { 0 };
-        for (resource, spot) in spots[keep..].iter().rev() {
-            if spot.is_clear() {
-                continue;
-            }
-            let why = match &spot.presence {
-                _ if spot.pending.is_some() => return,
-                Presence::Handed | Presence::Incoming => {
-                    match self.plan_live(instance, (*resource, *spot), target) {
-                        Live::Waits => return,
-                        Live::TakesOver(from) => {
-                            let (resource, why) = (Arc::clone(resource), Why::TakeOver { from });
-                            plan.steps.push(Step {
-                                node: instance,
-                                resource,
-                                action: Action::MigrateFrom,
-                                why,
-                            });
-                            return;
-                        }
-                        Live::Ends if here => Why::Recover,
-                        Live::Ends if self.wanted() => Why::Move { to: target },
-                        Live::Ends => Why::Stopped,
-                    }
-                }
-                Presence::Unknown | Presence::StopFailed { .. } | Presence::Stopped => return,
-                Presence::Running(_) | Presence::Failed(_) if self.state.is_leaving(resource) => Why::Removed,
-                Presence::Failed(_) if here => Why::Recover,
-                Presence::Running(_) if here && !spot.is_well() => Why::Reconfigured,
-                Presence::Running(_) if here => Why::Order,
-                Presence::Running(_) | Presence::Failed(_) if self.wanted() => Why::Move { to: target },
-                Presence::Running(_) | Presence::Failed(_) => Why::Stopped,
-            };
-            let resource = Arc::clone(resource);
-            let demoted_first = spot.promoted && matches!(spot.presence, Presence::Running(_));
-            let action = if demoted_first {
-                Action::Demote
-            } else if self.can_go_live(instance, spot, target) {
-                Action::MigrateTo
-            } else {
-                Action::Stop
-            };
-            plan.steps.push(Step { node: instance, resource, action, why });
-            return;
-        }
-    }
-
-    /// Starts the first resource that does not run yet, if nothing of the group can run anywhere else.
-    fn plan_start(&self, target: NodeInstance, plan: &mut Plan) {
-        let elsewhere = self
-            .state
-            .nodes
-            .iter()
-            .filter(|(i, n)| **i != target && (n.member || !self.rules.skip_fencing))
-            .any(|(_, n)| !self.is_clear(n));
-        let Some(node) = self.state.nodes.get(&target) else { return };
-        if !elsewhere || self.rules.ignore_others {
-            self.start_next(target, node, plan);
-        }
-    }
-
-    /// Starts the first resource that does not run on this node yet, if everything behind it is down.
-    fn start_next(&self, target: NodeInstance, node: &Node, plan: &mut Plan) {
-        let mut spots: Vec<_> = self.spots(node).collect();
-        if self.rules.ignore_order {
-            spots.reverse();
-        }
-        let Some(first) = spots.iter().position(|spot| !self.is_well(*spot)) else { return };
-        if !spots[first..].iter().all(|(_, s)| s.is_clear()) {
-            return;
-        }
-        let failed = self.group.failures.get(&target.node).is_some_and(|f| f.count > 0);
-        plan.steps.push(Step {
-            node: target,
-            resource: Arc::clone(spots[first].0),
-            action: Action::Start,
-            why: if failed { Why::Recover } else { Why::Placed },
-        });
-    }
-
-    /// Has the agent of the first that runs with old parameters take the new ones, if all run and nothing goes on there.
-    fn plan_reload(&self, target: NodeInstance, node: &Node, plan: &mut Plan) {
-        if !self.spots(node).all(|(_, s)| s.is_running()) || plan.concerns(target, self.first) {
-            return;
-        }
-        let mut spots = self.spots(node);
-        if let Some((resource, _)) = spots.find(|spot| spot.1.outdated.is_some() && self.is_well(*spot)) {
-            let (resource, action) = (Arc::clone(resource), Action::ReloadAgent);
-            plan.steps.push(Step { node: target, resource, action, why: Why::Reconfigured });
-        }
     }
 }

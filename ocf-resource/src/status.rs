@@ -19,6 +19,9 @@ pub struct Status {
     pub decisions: u64,
     /// The groups, in the order of the configuration.
     pub groups: Vec<GroupStatus>,
+    /// The quorums that groups depend on, in the order of the configuration.
+    #[serde(default)]
+    pub quorums: Vec<QuorumStatus>,
     /// The members, most senior first, then the instances that are gone but not proven dead.
     pub nodes: Vec<NodeStatus>,
     /// Messages and states dropped because they could not be read.
@@ -40,6 +43,23 @@ pub enum LocalStatus {
     Suspended,
     /// An active member.
     Active,
+}
+
+/// A quorum.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuorumStatus {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Are enough nodes members?
+    pub up: bool,
+    /// How many it wants.
+    pub wants: u32,
+    /// Of how many nodes, if only some count.
+    pub of: Option<u32>,
+    /// How many there are.
+    pub members: u32,
+    /// The groups that depend on it.
+    pub groups: Vec<Arc<str>>,
 }
 
 /// A group.

@@ -43,13 +43,15 @@ pub enum Bug {
     OverwriteConfiguration,
     /// How much of the world a node reaches counts nothing.
     IgnoreReach,
+    /// Groups start whether the quorum that they need is up or not.
+    IgnoreQuorum,
     /// What a member says of the world counts before it has settled.
     CountReachAtOnce,
 }
 
 impl Bug {
     /// Every one that histories of random faults show, which is all but the last.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::StartBeforeFence,
         Self::StartBesideOthers,
         Self::StartBackwards,
@@ -68,6 +70,7 @@ impl Bug {
         Self::ForgetRemoved,
         Self::OverwriteConfiguration,
         Self::IgnoreReach,
+        Self::IgnoreQuorum,
     ];
 }
 

@@ -5,8 +5,8 @@ use crate::executor::{Report, WatchPolicy};
 use crate::message::VERSION;
 use crate::{
     AccessNeed, Action, Config, Decision, FenceOutcome, GroupConfig, Health, HealthStrategy, MonitorConfig,
-    PartitionPolicy, Preference, Promotion, ReachConfig, ResourceConfig, Role, Score, Severity, StartFailure,
-    StopFailure,
+    PartitionPolicy, Preference, Promotion, QuorumConfig, QuorumLoss, ReachConfig, ResourceConfig, Role,
+    Score, Severity, StartFailure, StopFailure,
 };
 use bytes::BufMut;
 use core::time::Duration;
@@ -281,6 +281,13 @@ pub(crate) fn put_config(w: &mut Vec<u8>, config: &Config) {
         AccessNeed::Everybody => w.push(2),
     }
     put_span(w, config.reach_settle);
+    put_list(w, config.quorums.iter(), |w, quorum| {
+        w.put_text(&quorum.name);
+        put_list(w, quorum.nodes.iter(), |w, node| w.put_node(*node));
+        put_option(w, quorum.members, BufMut::put_u32);
+        put_option(w, quorum.share, BufMut::put_u32);
+        put_flag(w, quorum.on_loss == QuorumLoss::Keep);
+    });
     put_list(w, config.groups.iter(), |w, group| {
         w.put_text(&group.name);
         put_list(w, group.nodes.iter(), |w, node| w.put_node(*node));
@@ -295,6 +302,7 @@ pub(crate) fn put_config(w: &mut Vec<u8>, config: &Config) {
             put_score(w, reach.weight);
             w.put_u32(reach.lead);
         });
+        put_option(w, group.quorum.as_ref(), |w, quorum| w.put_text(quorum));
         w.put_u32(group.migration_threshold);
         put_span(w, group.failure_window);
         put_flag(w, group.on_start_failure == StartFailure::Count);
@@ -347,9 +355,18 @@ pub(crate) fn read_config(r: &mut Reader<'_>) -> Parsed<Config> {
         _ => return Err(at.error("access", Malformed::OutOfRange)),
     };
     let reach_settle = span(r)?;
+    let quorums = list(r, "quorums", |r| {
+        Ok(QuorumConfig {
+            name: r.text("quorum")?.to_owned(),
+            nodes: list(r, "nodes", |r| r.node("node"))?,
+            members: option(r, "members", |r| r.u32("members"))?,
+            share: option(r, "share", |r| r.u32("share"))?,
+            on_loss: if flag(r, "on loss")? { QuorumLoss::Keep } else { QuorumLoss::Stop },
+        })
+    })?;
     let groups = list(r, "groups", read_group)?;
     let on_partition = if frozen { PartitionPolicy::Freeze } else { PartitionPolicy::Stop };
-    Ok(Config { revision, groups, on_partition, health, access, reach_settle })
+    Ok(Config { revision, groups, quorums, on_partition, health, access, reach_settle })
 }
 
 fn read_group(r: &mut Reader<'_>) -> Parsed<GroupConfig> {
@@ -361,6 +378,7 @@ fn read_group(r: &mut Reader<'_>) -> Parsed<GroupConfig> {
         preferences: list(r, "preferences", |r| Ok(Preference { node: r.node("node")?, score: score(r)? }))?,
         stickiness: option(r, "stickiness", score)?,
         reach: option(r, "reach", |r| Ok(ReachConfig { weight: score(r)?, lead: r.u32("lead")? }))?,
+        quorum: option(r, "quorum", |r| Ok(r.text("quorum")?.to_owned()))?,
         migration_threshold: r.u32("migration threshold")?,
         failure_window: span(r)?,
         on_start_failure: if flag(r, "start failure")? { StartFailure::Count } else { StartFailure::Move },

@@ -109,6 +109,8 @@ fn every_promise_holds_under_faults_and_the_cluster_recovers() {
         "change refused",
         "removed",
         "hosts",
+        "begun with a quorum",
+        "ended without a quorum",
     ] {
         assert!(seen.get(what).is_some_and(|n| *n >= 50), "{what} hardly ever happened: {seen:?}");
     }
@@ -185,6 +187,7 @@ fn each_mistake_that_is_put_back_is_caught_by_the_promise_it_breaks() {
         Bug::ForgetRemoved => &["C1"],
         Bug::OverwriteConfiguration => &["C2"],
         Bug::IgnoreReach => &["V5"],
+        Bug::IgnoreQuorum => &["Q1"],
         // `decisions.rs` shows it.
         Bug::CountReachAtOnce => &[],
         Bug::BelieveOldAnswers => &["R1", "X1", "R3", "does not settle"],

@@ -1,6 +1,7 @@
 //! Single managers fed by hand: what is decided when, and what the wire does to it.
 
 mod changes;
+mod quorums;
 
 use bytes::Bytes;
 use ocf_resource::executor::{self, OperationId, Request};
@@ -41,6 +42,7 @@ fn config() -> Config {
         preferences: Vec::new(),
         stickiness: None,
         reach: None,
+        quorum: None,
         migration_threshold: 2,
         failure_window: Duration::from_secs(60),
         on_start_failure: Default::default(),

@@ -47,9 +47,15 @@ fn every_mistake_in_every_section_is_reported_at_once() {
         class = "simulated"
         nodes = []
         timeout_ms = 0
+        [[resources.quorums]]
+        name = "data"
+        nodes = [1, 2]
+        share = 100
+        on_loss = "keep"
         [[resources.groups]]
         name = "web"
         nodes = [1, 7]
+        quorum = "date"
         migration_threshold = 0
         [[resources.groups.resources]]
         name = "address"
@@ -72,7 +78,10 @@ fn every_mistake_in_every_section_is_reported_at_once() {
         "fencing.devices[0].name",
         "fencing.devices[0].timeout_ms",
         "fencing.devices[0].nodes",
+        "resources.quorums[0].share",
+        "resources.quorums[0].nodes[1]",
         "resources.groups[0].nodes[1]",
+        "resources.groups[0].quorum",
         "resources.groups[0].migration_threshold",
         "resources.groups[0].resources[1].name",
         "resources.groups[0].resources[1].monitor_timeout",

@@ -27,11 +27,13 @@ impl Config {
             errors.push("groups", self.groups.len(), problem, "run fewer, larger groups");
         }
         self.check_reach(&mut errors);
+        self.check_quorums(nodes, &mut errors);
         let mut groups = BTreeSet::new();
         let mut resources = BTreeSet::new();
         for (at, group) in self.groups.iter().enumerate() {
             let path = format!("groups[{at}]");
             let mut own = group.check(nodes);
+            group.check_quorum(self, &mut own);
             if !groups.insert(group.name.as_str()) {
                 own.push(
                     "name",
@@ -69,22 +71,7 @@ impl GroupConfig {
             let problem = format!("are more than {}", Config::RESOURCES_MAX);
             errors.push("resources", self.resources.len(), problem, "split the group");
         }
-        let mut seen = BTreeSet::new();
-        for (at, node) in self.nodes.iter().enumerate() {
-            if !seen.insert(node) {
-                errors.push(
-                    format!("nodes[{at}]"),
-                    node,
-                    "is listed twice",
-                    "list each node once, the best first",
-                );
-            }
-            if !nodes.is_empty() && !nodes.contains(node) {
-                let known = nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-                let fix = format!("choose among {known}");
-                errors.push(format!("nodes[{at}]"), node, "is not a node of this cluster", fix);
-            }
-        }
+        check_nodes(&mut errors, &self.nodes, nodes);
         let mut seen = BTreeSet::new();
         for (at, preference) in self.preferences.iter().enumerate() {
             let node = preference.node;
@@ -189,7 +176,23 @@ impl ResourceConfig {
     }
 }
 
-fn check_name(errors: &mut ConfigErrors, name: &str) {
+/// A list of nodes: each once, and all of them known if it is known which there are.
+pub(super) fn check_nodes(errors: &mut ConfigErrors, nodes: &[NodeId], known: &[NodeId]) {
+    let mut seen = BTreeSet::new();
+    for (at, node) in nodes.iter().enumerate() {
+        if !seen.insert(node) {
+            let fix = "list each node once";
+            errors.push(format!("nodes[{at}]"), node, "is listed twice", fix);
+        }
+        if !known.is_empty() && !known.contains(node) {
+            let known = known.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            let fix = format!("choose among {known}");
+            errors.push(format!("nodes[{at}]"), node, "is not a node of this cluster", fix);
+        }
+    }
+}
+
+pub(super) fn check_name(errors: &mut ConfigErrors, name: &str) {
     let good = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     if name.is_empty() || name.len() > 64 || !name.chars().all(good) {
         let fix = "use 1 to 64 letters, digits, '-', '_' and '.'";

@@ -2,7 +2,10 @@
 
 use super::Manager;
 use crate::state::{Node, Presence, Spot};
-use crate::{Action, FailureStatus, GroupStatus, NodeStatus, ResourceState, ResourceStatus, Status};
+use crate::{
+    Action, Config, FailureStatus, GroupConfig, GroupStatus, NodeStatus, QuorumConfig, QuorumStatus,
+    ResourceState, ResourceStatus, State, Status,
+};
 use std::sync::Arc;
 
 pub(super) fn status(manager: &Manager) -> Status {
@@ -17,6 +20,7 @@ pub(super) fn status(manager: &Manager) -> Status {
     };
     let Some(config) = &state.config else { return status };
     status.revision = config.revision;
+    status.quorums = config.quorums.iter().map(|quorum| quorum_status(quorum, config, state)).collect();
     for group in &config.groups {
         let Some((name, current)) = state.groups.get_key_value(group.name.as_str()) else { continue };
         let (target, blocked) = manager.planner.of(name);
@@ -75,6 +79,19 @@ pub(super) fn status(manager: &Manager) -> Status {
         });
     }
     status
+}
+
+fn quorum_status(quorum: &QuorumConfig, config: &Config, state: &State) -> QuorumStatus {
+    let (wants, members) = (quorum.wants(), crate::plan::members_of(quorum, state));
+    let needs = |g: &&GroupConfig| g.quorum.as_ref() == Some(&quorum.name);
+    QuorumStatus {
+        name: quorum.name.as_str().into(),
+        up: members >= wants,
+        wants,
+        of: quorum.of(),
+        members,
+        groups: config.groups.iter().filter(needs).map(|g| g.name.as_str().into()).collect(),
+    }
 }
 
 fn resource_state(node: &Node, spot: &Spot) -> ResourceState {

@@ -30,6 +30,7 @@ impl Scene<'_> {
         self.config.migrate
             && self.config.resources.len() == 1
             && !self.is_many()
+            && self.lack.is_none()
             && !self.whole.access.has(here.node)
             && matches!(spot.presence, Presence::Running(_))
             && spot.outdated.is_none()

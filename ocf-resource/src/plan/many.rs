@@ -66,6 +66,7 @@ impl Scene<'_> {
             .living()
             .filter(|(i, n)| {
                 self.ineligible(*i, n).is_none()
+                    && (!self.stays() || self.stays_on(n))
                     && self.spots(n).all(|(_, s)| s.presence != Presence::Unknown)
             })
             .map(|(i, n)| {
@@ -191,8 +192,11 @@ impl Scene<'_> {
         if let Some((resource, why)) = &self.group.fatal {
             return Some(Blocked::Misconfigured { resource: Arc::clone(resource), why: Arc::clone(why) });
         }
-        if !self.wanted() {
+        if !self.is_asked_for() {
             return None;
+        }
+        if let Some(lacks) = self.lacks_quorum() {
+            return Some(lacks);
         }
         let waits = |(i, n): (&NodeInstance, &Node)| {
             let cause = self.doomed.get(i).filter(|_| !self.is_clear(n))?;

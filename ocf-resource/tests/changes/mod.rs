@@ -14,18 +14,18 @@ fn resource(name: &str) -> ResourceConfig {
 }
 
 impl Table {
-    fn agreed(&mut self) -> Config {
+    pub(super) fn agreed(&mut self) -> Config {
         self.manager(1).configuration().expect("one is agreed on")
     }
 
     /// Changes what is configured, by a command from this node.
-    fn change(&mut self, node: u32, change: impl FnOnce(&mut Config)) {
+    pub(super) fn change(&mut self, node: u32, change: impl FnOnce(&mut Config)) {
         let mut config = self.manager(node).configuration().expect("one is agreed on");
         change(&mut config);
         self.command(node, Command::Configure(Arc::new(config)));
     }
 
-    fn refusal(&mut self, node: u32, change: impl FnOnce(&mut Config)) -> ConfigurationError {
+    pub(super) fn refusal(&mut self, node: u32, change: impl FnOnce(&mut Config)) -> ConfigurationError {
         let mut config = self.manager(node).configuration().expect("one is agreed on");
         change(&mut config);
         let now = self.now;

@@ -11,6 +11,7 @@
 //! * R4: once faults have ceased, decisions cease too.
 //! * R5: replayed reports change nothing that breaks the others.
 //! * N1: a step of a group that notifies begins after every notice of it has ended.
+//! * Q1: nothing is started, promoted or moved while the quorum that its group needs is down (one seed of five).
 //! * P1: the plan for what was touched is the plan for everything (in one seed of four; beyond 8 nodes one plan in 61).
 //! * C1, C2, V4: what holds when the configuration changes, see `change.rs`.
 //! * A1: where fencing takes access (one seed of three), nothing starts before it was given, and it is given where nothing is active.
@@ -21,6 +22,7 @@
 #![expect(clippy::wildcard_enum_match_arm, reason = "the model deals with what it knows")]
 
 mod change;
+mod quorum;
 
 use bytes::Bytes;
 use change::{Changes, Ground};
@@ -216,6 +218,7 @@ pub(crate) fn config(sizes: &[usize], nodes: &[u32]) -> Config {
             preferences: Vec::new(),
             stickiness: None,
             reach: None,
+            quorum: None,
             migration_threshold: 2,
             failure_window: Duration::ZERO,
             on_start_failure: Default::default(),
@@ -317,6 +320,9 @@ impl World {
             world.follows = true;
             let near = near(&world.config.groups[2]);
             world.config.groups.push(near);
+        }
+        if seed % 5 == 2 {
+            quorum::add(&mut world.config, nodes);
         }
         if seed % 3 == 1 {
             world.config.access = AccessNeed::Everybody;
@@ -824,8 +830,9 @@ impl World {
                 }
                 self.note(|| format!("{who}: {event:?}"));
                 match &event {
-                    ocf_resource::Event::Decided { resource, node, .. } if *node == who => {
+                    ocf_resource::Event::Decided { resource, node, action, .. } if *node == who => {
                         self.note_ground(who, resource);
+                        self.check_quorum(who, resource, *action);
                     }
                     ocf_resource::Event::Removed { resource } => self.check_removed(who, resource),
                     ocf_resource::Event::Configured { .. } => self.saw("configured"),

@@ -275,6 +275,7 @@ impl Plan {
             preferences: Vec::new(),
             stickiness: None,
             reach: None,
+            quorum: None,
             migration_threshold: 2,
             failure_window: Duration::from_secs(15),
             on_start_failure: StartFailure::default(),
