@@ -267,7 +267,8 @@ impl Node {
     ) -> Result<(), RequestError<ocf_groups::SendError>> {
         let handle = &self.inner.handle;
         match offered {
-            Ok(Accepted::First | Accepted::Plenty) => handle.try_flush().map_err(RequestError::Stopped),
+            Ok(Accepted::First) => handle.nudge().map_err(RequestError::Stopped),
+            Ok(Accepted::Plenty) => handle.try_flush().map_err(RequestError::Stopped),
             Ok(Accepted::Behind) => {
                 handle.wake();
                 Ok(())

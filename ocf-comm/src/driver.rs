@@ -30,6 +30,7 @@ mod io;
 mod netlink;
 mod node;
 mod notify;
+mod pace;
 mod ping;
 mod reactor;
 pub mod sentinel;

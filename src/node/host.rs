@@ -363,6 +363,10 @@ impl Host<Stack> for NodeHost {
         hold || handed_in
     }
 
+    fn handled(&self) -> u64 {
+        self.number
+    }
+
     fn recycle(&mut self, layer: &mut Stack, buffer: Vec<u8>) {
         layer.recycle(buffer);
     }
