@@ -31,6 +31,10 @@ impl Manager {
         let nodes = self.state.nodes.iter();
         let mut remembered: Vec<NodeInstance> =
             nodes.filter(|(i, n)| !n.dead && !view.members.contains(i)).map(|(i, _)| *i).collect();
+        // Without access its machine may run on what it ran, so that must not be forgotten.
+        let away = |life: &&NodeInstance| view.members.iter().all(|m| m.node != life.node);
+        let bare = |life: &&NodeInstance| self.config.access.has(life.node);
+        remembered.extend(self.state.over.iter().filter(away).filter(bare));
         if first {
             remembered.extend(self.unknown_lives(view, &remembered));
         }

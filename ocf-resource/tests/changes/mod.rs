@@ -171,6 +171,30 @@ fn nothing_is_forgotten_while_a_node_is_away_whose_access_was_taken() {
 }
 
 #[test]
+fn founders_remember_a_machine_whose_access_was_taken() {
+    let mut t = super::bare(&[1, 2, 3]);
+    t.answer_probes();
+    (1..=3).for_each(|node| t.input(node, Input::Access { why: None }));
+    t.obey();
+    t.without(1);
+    t.fenced(2, instance(1), FenceOutcome::Confirmed);
+    t.obey();
+    t.change(2, |config| config.groups.clear());
+    t.obey();
+    assert_eq!(t.removed(), [""; 0], "its machine may run it on");
+    // Both are outside for a moment, and begin anew.
+    (2..=3).for_each(|node| t.input(node, Input::NonPrimary));
+    let founders = [instance(2), instance(3)];
+    t.fences.clear();
+    t.view(&founders, &founders, &[]);
+    t.answer_probes();
+    assert_eq!(t.removed(), [""; 0], "nor have they forgotten that");
+    assert!(t.fences.iter().any(|(_, target, _)| *target == instance(1)), "{:?}", t.fences);
+    t.fenced(2, instance(1), FenceOutcome::Confirmed);
+    assert_eq!(t.removed(), [""; 0]);
+}
+
+#[test]
 fn what_is_taken_back_before_it_is_gone_runs_again() {
     let mut t = Table::running(&[1]);
     let before = t.agreed();
