@@ -360,6 +360,7 @@ impl Manager {
         self.state.believe_old = old.believe_old;
         self.state.forget_incoming = old.forget_incoming;
         self.state.skip_notices = old.skip_notices;
+        self.state.forget_overtaken = old.forget_overtaken;
         self.state.forget_parameters = old.forget_parameters;
         self.state.forget_ends = old.forget_ends;
         self.state.forget_running = old.forget_running;
@@ -563,6 +564,7 @@ impl Manager {
             Bug::BelieveOldAnswers => self.state.believe_old = true,
             Bug::ForgetIncoming => self.state.forget_incoming = true,
             Bug::ActBeforeNotice => self.state.skip_notices = true,
+            Bug::ForgetOvertaken => self.state.forget_overtaken = true,
             Bug::ForgetToPlan => self.planner.forgets = true,
             Bug::ForgetParameters => self.state.forget_parameters = true,
             Bug::IgnorePromotion => self.rules.ignore_promotion = true,

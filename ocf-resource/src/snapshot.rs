@@ -47,6 +47,14 @@ impl State {
             w.put_text(name);
             put_group(w, group);
         });
+        put_list(&mut w, self.overtaken.iter(), |w, ((node, resource), open)| {
+            w.put_node(*node);
+            w.put_text(resource);
+            put_list(w, open.iter(), |w, (listener, decision)| {
+                w.put_instance(*listener);
+                wire::put_decision(w, *decision);
+            });
+        });
         w.into()
     }
 
@@ -75,9 +83,17 @@ impl State {
             groups: list(&mut r, "groups", |r| Ok((r.text("group")?.into(), read_group(r)?)))?
                 .into_iter()
                 .collect(),
+            overtaken: list(&mut r, "overtaken", |r| {
+                let key = (r.node("node")?, r.text("resource")?.into());
+                let open = list(r, "listeners", |r| Ok((r.instance("listener")?, wire::decision(r)?)))?;
+                Ok((key, open.into_iter().collect()))
+            })?
+            .into_iter()
+            .collect(),
             believe_old: false,
             forget_incoming: false,
             skip_notices: false,
+            forget_overtaken: false,
             forget_parameters: false,
             forget_ends: false,
             forget_running: false,

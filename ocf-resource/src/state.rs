@@ -38,12 +38,16 @@ pub struct State {
     pub(crate) over: BTreeSet<NodeInstance>,
     /// What members reach outside the cluster.
     pub(crate) reach: Reach,
+    /// Notices that are not answered, of steps that will not be carried out.
+    pub(crate) overtaken: notices::Overtaken,
     /// A known mistake, for tests: answers to old decisions count.
     pub(crate) believe_old: bool,
     /// A known mistake, for tests: nobody expects what is being moved where it goes to.
     pub(crate) forget_incoming: bool,
     /// A known mistake, for tests: steps do not wait until all have heard of them.
     pub(crate) skip_notices: bool,
+    /// A known mistake, for tests: nobody waits for notices of a step that was decided anew.
+    pub(crate) forget_overtaken: bool,
     /// A known mistake, for tests: what runs is not told of changed parameters.
     pub(crate) forget_parameters: bool,
     /// A known mistake, for tests: a member that was outside is no end of a move any more.
@@ -352,9 +356,8 @@ impl State {
             if matches!(spot.pending, Some((_, Action::Start | Action::MigrateFrom))) {
                 spot.presence = Presence::Failed("was being started".into());
             }
-            spot.pending = None;
-            spot.notices.clear();
         }
+        self.overtake(instance.node, node.drop_steps());
         let resources = node.active();
         if node.dead || (resources.is_empty() && !unseen) {
             return;
@@ -413,7 +416,9 @@ impl State {
             Message::Access { decision, why } => return self.on_access(sender, decision, why, events),
             Message::Returned => {
                 let Some(node) = self.nodes.get_mut(&sender).filter(|n| !n.dead) else { return false };
+                let dropped = node.drop_steps();
                 node.forget_operations(self.forget_ends);
+                self.overtake(sender.node, dropped);
                 // What it was to hear of it has not heard, and nobody asks it again.
                 self.forget_listeners(|i| *i == sender, events);
             }
@@ -471,6 +476,7 @@ impl State {
         if node.dead {
             return false;
         }
+        let dropped = node.drop_steps();
         node.fence = None;
         node.dead = true;
         self.over.retain(|i| i.node != target.node);
@@ -481,6 +487,7 @@ impl State {
         if !node.member {
             self.nodes.remove(&target);
         }
+        self.overtake(target.node, dropped);
         for group in self.groups.values_mut() {
             group.home = group.home.filter(|h| *h != target);
         }
@@ -550,15 +557,25 @@ impl State {
 }
 
 impl Node {
-    /// Everything here has to be looked at anew, where a look says what is there.
+    /// Nothing that was decided is carried out any more. Of which decisions some were still to hear, and who.
+    fn drop_steps(&mut self) -> Vec<(Arc<str>, Decision, BTreeSet<NodeInstance>)> {
+        let mut unheard = Vec::new();
+        for (name, spot) in &mut self.spots {
+            let listeners = core::mem::take(&mut spot.notices);
+            if let Some((decision, _)) = spot.pending.take().filter(|_| !listeners.is_empty()) {
+                unheard.push((Arc::clone(name), decision, listeners));
+            }
+        }
+        unheard
+    }
+
+    /// Everything here has to be looked at anew, where a look says what is there. What was going on was dropped before.
     /// `ends` of moves too: a mistake.
     fn forget_operations(&mut self, ends: bool) {
         if self.access != Access::Has {
             self.access = Access::Lacks;
         }
         for spot in self.spots.values_mut() {
-            spot.pending = None;
-            spot.notices.clear();
             spot.promotion = None;
             if ends && matches!(spot.presence, Presence::Handed | Presence::Incoming) {
                 (spot.presence, spot.peer) = (Presence::Unknown, None);

@@ -1298,6 +1298,41 @@ fn a_step_does_not_wait_for_the_notice_of_a_node_that_is_gone() {
 }
 
 #[test]
+fn a_step_that_is_decided_anew_waits_for_those_who_are_still_hearing_of_the_first_decision() {
+    let mut config = config();
+    let group = &mut config.groups[0];
+    (group.copies, group.notify) = (0, true);
+    group.resources.truncate(1);
+    let mut t = Table::of(&config, &[1, 2, 3], &[]);
+    t.answer_probes();
+    t.obey();
+    t.command(1, Command::Standby(NodeId::new(3)));
+    assert_eq!(t.asked(), ["n1 notify ip", "n2 notify ip", "n3 notify ip"]);
+    t.answer(1, "ip", Action::Notify, Outcome::Ok);
+
+    // Node 3 is outside for a moment, and what runs on node 2 fails: so it need not hear of the second decision.
+    t.fail(2, "ip");
+    t.input(3, Input::NonPrimary);
+    t.waiting.retain(|(n, ..)| n.node != NodeId::new(3));
+    let members = t.view.clone();
+    t.view(&members, &[], &[]);
+    t.answer(3, "ip", Action::Monitor, Outcome::Ok);
+    let told = |t: &Table, at: usize| t.waiting[at].2.meta["notify_stop_uname"].clone();
+    assert_eq!(t.asked(), ["n2 notify ip", "n1 notify ip", "n1 notify ip", "n3 notify ip"]);
+    assert_eq!([told(&t, 0), told(&t, 1), told(&t, 2)], ["n3", "n2", "n3"]);
+    t.answer(1, "ip", Action::Notify, Outcome::Ok);
+    t.answer(1, "ip", Action::Notify, Outcome::Ok);
+    t.answer(3, "ip", Action::Notify, Outcome::Ok);
+    assert_eq!(t.asked(), ["n2 notify ip", "n2 stop ip"], "node 2 is still hearing that node 3 is to stop");
+
+    // Who takes part later knows that, too.
+    let state = t.manager(1).state().emit();
+    assert_eq!(&State::parse(&state).expect("a state"), t.manager(2).state());
+    t.answer(2, "ip", Action::Notify, Outcome::TimedOut);
+    assert_eq!(t.asked(), ["n2 stop ip", "n3 stop ip"]);
+}
+
+#[test]
 fn a_group_goes_back_as_its_configuration_says() {
     // By itself, or only when somebody says so; and after a failure there, only when that is forgotten.
     for failback in [false, true] {

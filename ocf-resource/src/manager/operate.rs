@@ -32,7 +32,7 @@ impl Manager {
         match event {
             Event::Decided { decision, resource, node, action, .. } if *node == self.me && self.acts() => {
                 let spot = self.state.nodes.get(&self.me).and_then(|n| n.spots.get(resource));
-                if spot.is_none_or(|s| s.notices.is_empty() || self.state.skip_notices) {
+                if spot.is_none_or(|s| !self.state.waits(self.me.node, resource, s)) {
                     self.run_step(*decision, resource, *action);
                 }
             }
@@ -112,13 +112,20 @@ impl Manager {
                 if spot.notices.contains(&self.me) {
                     notices.push((decision, Arc::clone(resource), (*node, action, true)));
                 }
-                if *node == self.me && spot.notices.is_empty() {
+                if *node == self.me && !self.state.waits(node.node, resource, spot) {
                     steps.push((decision, Arc::clone(resource), action));
                 }
             }
         }
         for (decision, resource, what) in notices {
             self.notify(decision, &resource, what);
+        }
+        // Of what will not be carried out it need not hear.
+        let overtaken = self.state.overtaken.iter();
+        let open = overtaken.flat_map(|((_, resource), open)| open.iter().map(move |of| (of, resource)));
+        let mine = open.filter(|((listener, _), _)| *listener == self.me);
+        for (decision, resource) in mine.map(|((_, d), r)| (*d, Arc::clone(r))).collect::<Vec<_>>() {
+            self.broadcast(&Message::Noticed { decision, resource });
         }
         for (decision, resource, action) in steps {
             self.run_step(decision, &resource, action);

@@ -13,7 +13,10 @@ impl State {
         if dead {
             events.push(Event::LifeIsOver { node: member });
         }
-        self.nodes.insert(member, Node { member: true, dead, ..Node::default() });
+        let before = self.nodes.insert(member, Node { member: true, dead, ..Node::default() });
+        if let Some(mut before) = before {
+            self.overtake(member.node, before.drop_steps());
+        }
     }
 
     /// True if this member has to be given its access first.

@@ -1,10 +1,13 @@
 //! Who hears of which step, before and after it.
 
-use super::{Presence, State};
+use super::{Presence, Spot, State};
 use crate::{Action, Decision, Event};
-use pils::NodeInstance;
+use pils::{NodeId, NodeInstance};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+/// By node and resource of steps that will not be carried out: who may still be hearing of which decision.
+pub(crate) type Overtaken = BTreeMap<(NodeId, Arc<str>), BTreeSet<(NodeInstance, Decision)>>;
 
 /// What instances hear of.
 pub(crate) const fn is_told(action: Action) -> bool {
@@ -23,6 +26,28 @@ impl State {
         self.living().filter(runs).map(|(i, _)| i).collect()
     }
 
+    /// A step that is decided has to wait: not all have heard of it, or of an earlier one of this resource on this node.
+    pub(crate) fn waits(&self, node: NodeId, resource: &Arc<str>, spot: &Spot) -> bool {
+        spot.pending.is_some_and(|(_, action)| is_told(action))
+            && !self.skip_notices
+            && (!spot.notices.is_empty() || self.overtaken.contains_key(&(node, Arc::clone(resource))))
+    }
+
+    /// The steps of these resources on a node will not be carried out: those who were to hear of them may still do so.
+    pub(super) fn overtake(
+        &mut self,
+        node: NodeId,
+        spots: Vec<(Arc<str>, Decision, BTreeSet<NodeInstance>)>,
+    ) {
+        if self.forget_overtaken {
+            return;
+        }
+        for (resource, decision, listeners) in spots {
+            let open = self.overtaken.entry((node, resource)).or_default();
+            open.extend(listeners.into_iter().map(|listener| (listener, decision)));
+        }
+    }
+
     /// An instance has heard of a step. Returns false if nobody waits for that.
     pub(super) fn on_noticed(
         &mut self,
@@ -31,18 +56,39 @@ impl State {
         resource: &Arc<str>,
         events: &mut Vec<Event>,
     ) -> bool {
-        for (node, one) in &mut self.nodes {
-            let Some(spot) = one.spots.get_mut(resource) else { continue };
-            let Some((_, action)) = spot.pending.filter(|(pending, _)| *pending == decision) else {
-                continue;
-            };
+        let of_it = |spot: &Spot| spot.pending.is_some_and(|(pending, _)| pending == decision);
+        let spots =
+            self.nodes.iter_mut().filter_map(|(node, one)| Some((*node, one.spots.get_mut(resource)?)));
+        let mut pending = spots.filter(|(_, spot)| of_it(spot));
+        if let Some((node, spot)) = pending.next() {
             let heard = spot.notices.remove(&sender);
-            if heard && spot.notices.is_empty() {
-                events.push(Event::Noticed { decision, resource: Arc::clone(resource), node: *node, action });
+            if heard {
+                self.tell_if_free(node, resource, events);
             }
             return heard;
         }
-        false
+        let open = self.overtaken.iter_mut().filter(|((_, of), _)| of == resource);
+        let heard = open
+            .filter_map(|(key, open)| open.remove(&(sender, decision)).then_some((key.0, open.is_empty())));
+        let Some((node, last)) = { heard }.next() else { return false };
+        if last {
+            self.overtaken.remove(&(node, Arc::clone(resource)));
+            let lives: Vec<NodeInstance> = self.nodes.keys().copied().filter(|i| i.node == node).collect();
+            for life in lives {
+                self.tell_if_free(life, resource, events);
+            }
+        }
+        true
+    }
+
+    /// Tells that a step waits no more, if one is decided there.
+    fn tell_if_free(&self, node: NodeInstance, resource: &Arc<str>, events: &mut Vec<Event>) {
+        let Some(spot) = self.nodes.get(&node).and_then(|one| one.spots.get(resource)) else { return };
+        if let Some((decision, action)) = spot.pending.filter(|(_, action)| is_told(*action))
+            && !self.waits(node.node, resource, spot)
+        {
+            events.push(Event::Noticed { decision, resource: Arc::clone(resource), node, action });
+        }
     }
 
     /// Those who are gone need not hear of anything any more.
@@ -51,14 +97,20 @@ impl State {
         is_gone: impl Fn(&NodeInstance) -> bool,
         events: &mut Vec<Event>,
     ) {
-        for (node, one) in &mut self.nodes {
-            for (resource, spot) in one.spots.iter_mut().filter(|(_, s)| !s.notices.is_empty()) {
-                spot.notices.retain(|listener| !is_gone(listener));
-                if let (true, Some((decision, action))) = (spot.notices.is_empty(), spot.pending) {
-                    let resource = Arc::clone(resource);
-                    events.push(Event::Noticed { decision, resource, node: *node, action });
-                }
-            }
+        let mut waiting = Vec::new();
+        for (node, one) in &self.nodes {
+            let waits = one.spots.iter().filter(|(name, spot)| self.waits(node.node, name, spot));
+            waiting.extend(waits.map(|(name, _)| (*node, Arc::clone(name))));
+        }
+        for spot in self.nodes.values_mut().flat_map(|one| one.spots.values_mut()) {
+            spot.notices.retain(|listener| !is_gone(listener));
+        }
+        self.overtaken.retain(|_, open| {
+            open.retain(|(listener, _)| !is_gone(listener));
+            !open.is_empty()
+        });
+        for (node, resource) in waiting {
+            self.tell_if_free(node, &resource, events);
         }
     }
 

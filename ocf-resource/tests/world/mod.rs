@@ -15,6 +15,7 @@
 //! * P1: the plan for what was touched is the plan for everything (in one seed of four; beyond 8 nodes one plan in 61).
 //! * C1, C2, V4: what holds when the configuration changes, see `change.rs`.
 //! * A1: where fencing takes access (one seed of three), nothing starts before it was given, and it is given where nothing is active.
+//! * W1: fencing counts on a watchdog only once it has ended that life, see `watchdog.rs`.
 //! * X1: nothing starts while an instance that started it, and did not stop it, is not proven dead.
 
 #![expect(clippy::unwrap_used, reason = "a broken assumption of the model must end the test")]
@@ -23,6 +24,7 @@
 
 mod change;
 mod quorum;
+mod watchdog;
 
 use bytes::Bytes;
 use change::{Changes, Ground};
@@ -98,6 +100,13 @@ enum Due {
     Again,
     /// A life that is over is ended.
     Restart(NodeInstance),
+    /// A watchdog that was last fed then ends its machine.
+    Bites(NodeInstance, Instant),
+    /// Nothing may have been heard of a life for the time of its watchdog.
+    Silence {
+        asker: NodeInstance,
+        target: NodeInstance,
+    },
     Boot(NodeId),
 }
 
@@ -111,6 +120,8 @@ struct Process {
     at: usize,
     /// In the primary partition, as far as the membership below is concerned.
     inside: bool,
+    /// It was a member once.
+    was_inside: bool,
     connected: bool,
     /// Skips entries until its state comes.
     joining: bool,
@@ -142,6 +153,8 @@ pub(crate) struct Faults {
     pub(crate) hangs: f64,
     pub(crate) fence_fails: f64,
     pub(crate) replays: f64,
+    /// A node is alone for a moment while others hear of its next step.
+    pub(crate) interrupts: f64,
 }
 
 pub(crate) struct World {
@@ -190,6 +203,10 @@ pub(crate) struct World {
     giving: BTreeMap<NodeInstance, bool>,
     /// Lives that were given it.
     given: BTreeSet<NodeInstance>,
+    /// Watchdogs of machines.
+    armed: BTreeMap<NodeId, watchdog::Armed>,
+    /// When a life that was a member left the view.
+    gone: BTreeMap<NodeInstance, Instant>,
     pub(crate) violations: Vec<String>,
     pub(crate) seen: BTreeMap<&'static str, u64>,
     /// Record what happens; costs most of the time.
@@ -311,6 +328,8 @@ impl World {
             revoked: BTreeSet::new(),
             giving: BTreeMap::new(),
             given: BTreeSet::new(),
+            armed: BTreeMap::new(),
+            gone: BTreeMap::new(),
             violations: Vec::new(),
             seen: BTreeMap::new(),
             tracing: false,
@@ -464,6 +483,8 @@ impl World {
                 }
             }
             Due::Again => self.same_view(),
+            Due::Bites(who, since) => self.bite(who, since),
+            Due::Silence { asker, target } => self.silence_ends(asker, target),
             Due::Links(up) => {
                 self.note(|| format!("all links: {up}"));
                 self.processes.values_mut().for_each(|p| p.connected = up);
@@ -491,8 +512,11 @@ impl World {
         if self.processes.keys().any(|i| i.node == node) {
             return;
         }
+        let me = NodeInstance::new(node, Incarnation::new((self.incarnations + 1) << 96));
+        if !self.arm(me) {
+            return self.after(MS(500), Due::Boot(node));
+        }
         self.incarnations += 1;
-        let me = NodeInstance::new(node, Incarnation::new(self.incarnations << 96));
         let mut manager = Manager::new(me, self.config.clone());
         if let Some(kept) = self.kept.get(&node) {
             manager.set_kept(kept.clone());
@@ -503,6 +527,9 @@ impl World {
         if let Some(bug) = self.bug {
             manager.put_back(bug);
         }
+        if let Some(watchdog) = watchdog::of(node) {
+            manager.set_watchdog(watchdog);
+        }
         let executor =
             Executor::new(executor::Config { margin: MS(500), ..Default::default() }, self.rng.fork());
         let process = Process {
@@ -510,6 +537,7 @@ impl World {
             executor,
             at: 0,
             inside: false,
+            was_inside: false,
             connected: true,
             joining: false,
             blank: false,
@@ -554,7 +582,6 @@ impl World {
             if !self.view.is_empty() {
                 self.saw("no primary");
             }
-            self.view.clear();
             if all {
                 self.schedule_change();
             }
@@ -566,6 +593,7 @@ impl World {
                     self.queue.insert((self.now + MS(50), self.sequence), Due::NonPrimary(*who));
                 }
             }
+            self.leave_view(&[]);
             return;
         }
         // View synchrony: those who go on consume all of the old view first.
@@ -640,8 +668,22 @@ impl World {
             }
         }
         self.last_primary.clone_from(&members);
-        self.view = members;
+        self.leave_view(&members);
         self.wake_all();
+    }
+
+    /// The view is of these members now; watchdogs of those who are no members are not fed.
+    fn leave_view(&mut self, members: &[NodeInstance]) {
+        let before = core::mem::replace(&mut self.view, members.to_vec());
+        let now = self.now;
+        self.gone.extend(before.into_iter().filter(|i| !members.contains(i)).map(|i| (i, now)));
+        for who in members {
+            self.gone.remove(who);
+            self.processes.get_mut(who).unwrap().was_inside = true;
+        }
+        for who in self.processes.keys().copied().collect::<Vec<_>>() {
+            self.feed(who);
+        }
     }
 
     /// The next view, with those who are in this one.
@@ -775,6 +817,7 @@ impl World {
                 None => break,
             }
         }
+        self.feed(who);
         let process = &self.processes[&who];
         let next =
             [process.manager.poll_timeout(), process.executor.poll_timeout()].into_iter().flatten().min();
@@ -813,6 +856,7 @@ impl World {
                 self.saw(if confirmed { "fence confirmed" } else { "fence failed" });
                 let delay = self.jitter(10, 4000);
                 self.after(delay, Due::FenceEnds { asker: who, target, confirmed });
+                self.count_on_watchdog(who, target);
             }
             Output::OfferState { token, state } => {
                 self.offers.insert(token, state);
@@ -833,6 +877,9 @@ impl World {
                     ocf_resource::Event::Decided { resource, node, action, .. } if *node == who => {
                         self.note_ground(who, resource);
                         self.check_quorum(who, resource, *action);
+                    }
+                    ocf_resource::Event::Notifying { node, before: true, .. } if *node == who => {
+                        self.interrupt(who);
                     }
                     ocf_resource::Event::Removed { resource } => self.check_removed(who, resource),
                     ocf_resource::Event::Configured { .. } => self.saw("configured"),
@@ -864,6 +911,7 @@ impl World {
                 let delay = self.jitter(500, 3000);
                 self.after(delay, Due::Boot(target.node));
             }
+            self.armed.remove(&target.node);
             self.active.remove(&target.node);
             self.promoted.remove(&target.node);
             for owners in self.owners.values_mut() {
@@ -923,6 +971,7 @@ impl World {
 
     fn kill(&mut self, who: NodeInstance) {
         self.processes.remove(&who);
+        self.feed(who);
         self.schedule_change();
     }
 
@@ -1225,6 +1274,7 @@ impl World {
                     self.note(|| format!("machine of {who} dies"));
                     self.saw("machine crash");
                     self.kill(who);
+                    self.armed.remove(&who.node);
                     self.active.remove(&who.node);
                     self.promoted.remove(&who.node);
                     let delay = self.jitter(1000, 8000);
@@ -1281,6 +1331,15 @@ impl World {
         } else if let Some(who) = self.rng.pick(&members).copied() {
             self.after(cut, Due::Alone(who));
             self.after(mend, Due::Again);
+        }
+    }
+
+    /// Others are about to hear of a step of this node.
+    fn interrupt(&mut self, who: NodeInstance) {
+        if self.faults.interrupts > 0.0 && self.chance(self.faults.interrupts) {
+            let (alone, again) = (self.jitter(1, 200), self.jitter(300, 1_500));
+            self.after(alone, Due::Alone(who));
+            self.after(again, Due::Again);
         }
     }
 
