@@ -145,8 +145,9 @@ pub struct GroupConfig {
     /// How many copies are in the promoted role. 0, the default: its resources have no roles. At most `copies`.
     #[serde(default)]
     pub promoted: u32,
-    /// How important it is. Of two nodes that fence each other, the one on which more of this runs is given the first shot
-    /// (`priority_delay_ms` of fencing); a promoted copy counts one more. Default 0.
+    /// How important it is, as a number without a unit: 10 groups of 1 are worth one of 10. A node is worth the sum of its groups, of which
+    /// a part or one of several copies counts as the whole; a promoted copy counts one more. Of two nodes that fence each other, the
+    /// one that is worth more has the first shot (`priority_delay_ms` of fencing). Default 0: whether it runs counts nothing.
     #[serde(default)]
     pub priority: u32,
     /// Its resources, in starting order. At least one.

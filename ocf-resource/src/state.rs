@@ -220,6 +220,19 @@ impl Spot {
         matches!(self.presence, Presence::Stopped) && self.pending.is_none()
     }
 
+    /// It runs, has failed, or is on its way here. Not if nobody has looked yet.
+    pub(crate) const fn is_there(&self) -> bool {
+        match self.presence {
+            Presence::Unknown => false,
+            Presence::Stopped => matches!(self.pending, Some((_, Action::Start | Action::MigrateFrom))),
+            Presence::Running(_)
+            | Presence::Failed(_)
+            | Presence::StopFailed { .. }
+            | Presence::Handed
+            | Presence::Incoming => true,
+        }
+    }
+
     /// The decision that made it run, or found it running.
     pub(crate) const fn decision(&self) -> Option<Decision> {
         if let Presence::Running(decision) = self.presence { Some(decision) } else { None }

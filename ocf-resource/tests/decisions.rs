@@ -1674,6 +1674,44 @@ fn the_node_with_more_important_groups_is_the_more_important_one() {
 }
 
 #[test]
+fn a_part_of_a_group_makes_its_node_as_important_as_all_of_it_and_so_does_a_copy() {
+    let importance =
+        |t: &mut Table| [1, 2].map(|n| t.manager(2).importance(NodeId::new(n)).expect("a member"));
+    let mut config = config();
+    config.groups[0].priority = 7;
+    let mut t = Table::of(&config, &[1, 2], &[]);
+    assert_eq!(importance(&mut t), [0, 0], "nobody has looked yet");
+    t.answer_probes();
+    t.answer(1, "ip", Action::Start, Outcome::Ok);
+    t.answer(1, "site", Action::Start, Outcome::Ok);
+    // The second resource has failed, is stopped, and the first one runs on.
+    t.fail(1, "site");
+    assert_eq!(importance(&mut t), [7, 0]);
+    t.answer(1, "site", Action::Stop, Outcome::Ok);
+    assert_eq!(t.asked(), ["n1 start site"]);
+    assert_eq!(importance(&mut t), [7, 0]);
+    t.answer(1, "site", Action::Start, failed(OcfCode::Generic));
+    assert_eq!(importance(&mut t), [7, 0]);
+    // It goes to the other node, from its end to its beginning.
+    t.answer(1, "site", Action::Stop, Outcome::Ok);
+    assert_eq!(importance(&mut t), [7, 0]);
+    t.answer(1, "ip", Action::Stop, Outcome::Ok);
+    assert_eq!(t.asked(), ["n2 start ip"]);
+    assert_eq!(importance(&mut t), [0, 7]);
+
+    // Each of two copies counts, and the promoted one a little more.
+    let group = &mut config.groups[0];
+    (group.copies, group.promoted) = (2, 1);
+    let mut t = Table::of(&config, &[1, 2], &[]);
+    t.answer_probes();
+    t.answer(1, "ip", Action::Start, Outcome::Ok);
+    t.answer(2, "ip", Action::Start, Outcome::Ok);
+    assert_eq!(importance(&mut t), [7, 7]);
+    t.obey();
+    assert_eq!(importance(&mut t), [8, 7]);
+}
+
+#[test]
 fn what_a_life_says_of_its_watchdog_is_known_to_all_and_to_who_comes_and_after_it_is_lost() {
     let mut t = Table::founded(&[1, 2]);
     t.manager(1).set_watchdog(Duration::from_secs(5));

@@ -57,6 +57,8 @@ impl Stack {
                     self.fencer.set_priority(node.node, importance);
                 }
             }
+            // Other priorities count, or what had one is gone.
+            Event::Configured { .. } | Event::Removed { .. } => self.weigh_all(),
             _ => {}
         }
     }

@@ -7,16 +7,17 @@ use crate::{Decision, Output};
 use pils::{Instant, NodeId};
 
 impl Manager {
-    /// How important what runs on a node is: the priorities of the groups that run there whole, and one more for each that is
-    /// promoted there. `None` if it is no member. O(groups + resources of groups that have a priority).
+    /// How important what runs on a node is: the priorities of the groups of which anything runs there, has failed there, or is being
+    /// started or moved there; and one more for each of those of which anything is promoted there. A part of a group counts as all of
+    /// it, and a copy as the only one: the other node would have to start it as well. `None` if it is no member. O(groups + resources of
+    /// groups that have a priority).
     #[must_use]
     pub fn importance(&self, node: NodeId) -> Option<u64> {
         let (_, there) = self.state.nodes.iter().find(|(i, n)| n.member && i.node == node)?;
         let weight = |group: &crate::GroupConfig| {
-            let mut spots = group.resources.iter().map(|r| there.spot(&r.name));
-            let runs = spots.clone().all(|s| s.is_some_and(Spot::is_running));
-            let promoted = group.promoted > 0 && spots.all(|s| s.is_some_and(|s| s.promoted));
-            if runs { u64::from(group.priority) + u64::from(promoted) } else { 0 }
+            let spots = || group.resources.iter().filter_map(|r| there.spot(&r.name));
+            let promoted = spots().any(|s| s.promoted);
+            if spots().any(Spot::is_there) { u64::from(group.priority) + u64::from(promoted) } else { 0 }
         };
         Some(self.config.groups.iter().filter(|g| g.priority > 0).map(weight).sum())
     }
