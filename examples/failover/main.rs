@@ -160,10 +160,9 @@ fn reload_resources(node: &Node, wanted: ocf_resource::Config) {
         Ok(None) => return eprintln!("resources: this node is no member yet"),
         Err(error) => return eprintln!("resources: {error}"),
     };
-    let same = |a: &ocf_resource::Config, b: &ocf_resource::Config| {
-        (&a.groups, a.on_partition, a.health) == (&b.groups, b.on_partition, b.health)
-    };
-    if same(&agreed, &wanted) {
+    // Which nodes need access follows from their fence devices, which are not changed by this.
+    let (revision, access) = (wanted.revision, wanted.access.clone());
+    if (ocf_resource::Config { revision, access, ..agreed }) == wanted {
         return;
     }
     if let Err(error) = node.command(ocf_resource::Command::Configure(wanted.into())) {

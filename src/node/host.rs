@@ -394,7 +394,10 @@ impl Host<Stack> for NodeHost {
             None => _ = self.events.hand_over(&mut self.turn),
         }
         self.events.close();
-        // Last, since it may take a while.
+        // Last, since both may take a while.
+        if let Some(keeper) = self.keeper.take() {
+            keeper.close();
+        }
         if let Some(outside) = self.outside.take() {
             outside.close(why);
         }

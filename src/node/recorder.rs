@@ -1,6 +1,8 @@
 use crate::store::RecordStore;
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, Sender, bounded};
+use core::convert::Infallible;
+use core::time::Duration;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use ocf_membership::PersistToken;
 use ocf_resource::Kept;
 use pils::durable;
@@ -11,6 +13,8 @@ use std::thread;
 
 /// Records that may wait to be written. Membership writes one per view change and waits for it, so two are plenty.
 const WAITING_MAX: usize = 64;
+/// How long the end of a node waits until what was agreed on is kept.
+const LAST_WAIT: Duration = Duration::from_secs(5);
 
 /// Writes view records on a thread of its own, because flushing a disk may take long.
 #[derive(Debug)]
@@ -49,6 +53,8 @@ pub(super) struct Keeper {
     /// The newest one; one that was not written yet is of no use any more.
     newest: Sender<Kept>,
     older: Receiver<Kept>,
+    /// Ends with the thread.
+    written: Receiver<Infallible>,
 }
 
 impl Keeper {
@@ -56,14 +62,16 @@ impl Keeper {
     pub(super) fn start(path: PathBuf) -> io::Result<Self> {
         let (newest, waiting) = bounded::<Kept>(1);
         let older = waiting.clone();
+        let (done, written) = bounded(0);
         thread::Builder::new().name("ocf-keep".to_owned()).spawn(move || {
             for kept in waiting {
                 if let Err(error) = write(&path, &kept) {
                     tracing::error!(%error, path = %path.display(), "what was agreed on to run could not be kept");
                 }
             }
+            drop(done);
         })?;
-        Ok(Self { newest, older })
+        Ok(Self { newest, older, written })
     }
 
     /// Has this written in place of what was kept before.
@@ -71,6 +79,15 @@ impl Keeper {
         while let Err(full) = self.newest.try_send(kept) {
             kept = full.into_inner();
             let _older: Option<Kept> = self.older.try_recv().ok();
+        }
+    }
+
+    /// Waits until all of it is written, so that a node that ends in order does not end before. Not for ever: the disk may hang.
+    pub(super) fn close(self) {
+        let Self { newest, written, .. } = self;
+        drop(newest);
+        if written.recv_timeout(LAST_WAIT) == Err(RecvTimeoutError::Timeout) {
+            tracing::error!("what was agreed on to run is not kept: the disk takes too long");
         }
     }
 }
@@ -93,7 +110,6 @@ pub(super) fn kept(path: &Path) -> io::Result<Option<Kept>> {
 mod tests {
     use super::*;
     use ocf_resource::{Config, GroupConfig, ResourceConfig};
-    use std::time::{Duration, Instant};
 
     #[test]
     fn the_newest_of_what_was_agreed_on_is_there_after_a_restart() {
@@ -109,11 +125,8 @@ mod tests {
         };
         let keeper = Keeper::start(path.clone()).unwrap();
         (1..=50).for_each(|revision| keeper.keep(of(revision)));
-        let begun = Instant::now();
-        while kept(&path).unwrap() != Some(of(50)) {
-            assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", kept(&path));
-            thread::sleep(Duration::from_millis(5));
-        }
+        keeper.close();
+        assert_eq!(kept(&path).unwrap(), Some(of(50)), "it is there once the node has ended");
         fs::write(&path, "{").unwrap();
         assert!(kept(&path).is_err(), "what cannot be read is not taken for nothing");
         fs::remove_file(&path).unwrap();

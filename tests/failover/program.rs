@@ -28,7 +28,7 @@ struct Bench {
 const AGENT: &str = r#"#!/bin/sh
 state=$OCF_RESKEY_dir/$OCF_RESOURCE_INSTANCE.$OCF_RESKEY_CRM_meta_on_node
 case $1 in
-start) touch "$state" ;;
+start) echo "$OCF_RESKEY_text" > "$state" ;;
 stop)
     while [ -e "$OCF_RESKEY_dir/slow" ]; do sleep 0.1; done
     rm -f "$state" ;;
@@ -37,7 +37,9 @@ meta-data)
     echo '<?xml version="1.0"?><resource-agent name="File" version="1"><version>1.1</version>'
     echo '<longdesc lang="en">A file</longdesc><shortdesc lang="en">A file</shortdesc><parameters>'
     echo '<parameter name="dir" required="1"><longdesc lang="en">Folder</longdesc>'
-    echo '<shortdesc lang="en">Folder</shortdesc><content type="string"/></parameter></parameters><actions>'
+    echo '<shortdesc lang="en">Folder</shortdesc><content type="string"/></parameter>'
+    echo '<parameter name="text"><longdesc lang="en">What is in it</longdesc>'
+    echo '<shortdesc lang="en">Text</shortdesc><content type="string"/></parameter></parameters><actions>'
     for action in start stop monitor meta-data validate-all; do echo "<action name=\"$action\" timeout=\"20s\"/>"; done
     echo '</actions></resource-agent>' ;;
 validate-all) ;;
@@ -71,8 +73,12 @@ impl Bench {
     }
 
     fn command(&self) -> Command {
+        self.command_of(&self.dir.join("node.toml"))
+    }
+
+    fn command_of(&self, config: &Path) -> Command {
         let mut command = Command::new(failover());
-        command.arg("--config").arg(self.dir.join("node.toml"));
+        command.arg("--config").arg(config);
         command.arg("--ocf-root").arg(self.dir.join("ocf")).stdin(Stdio::null());
         command
     }
@@ -80,6 +86,10 @@ impl Bench {
     fn start(&mut self, i: usize) {
         let log = File::create(self.dir.join(format!("{i}.log"))).unwrap();
         let mut command = self.command();
+        let own = self.dir.join(format!("{i}.toml"));
+        if own.exists() {
+            command = self.command_of(&own);
+        }
         command.args(["--node", &i.to_string()]).arg("--snapshot").arg(self.dir.join(format!("{i}.json")));
         let child = command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
         self.nodes.insert(i, child);
@@ -95,7 +105,26 @@ impl Bench {
 
     /// True if the file of node `i` is there.
     fn runs(&self, i: usize) -> bool {
-        self.dir.join(format!("file.node{i}")).exists()
+        self.text_of("file", i).is_some()
+    }
+
+    /// What is in the file that is a resource on node `i`, if it runs there.
+    fn text_of(&self, resource: &str, i: usize) -> Option<String> {
+        let text = fs::read_to_string(self.dir.join(format!("{resource}.node{i}"))).ok()?;
+        Some(text.trim().to_owned())
+    }
+
+    /// Gives each node a file and a record of its own; what is in the files, without what is the node's own.
+    fn files_of_their_own(&self, nodes: usize) -> String {
+        let text = fs::read_to_string(self.dir.join("node.toml")).unwrap();
+        (1..=nodes).for_each(|i| self.write_file(i, &text));
+        text
+    }
+
+    fn write_file(&self, i: usize, text: &str) {
+        let record = self.dir.join(format!("{i}.record"));
+        let own = format!("record = \"{}\"\n{text}", record.display());
+        fs::write(self.dir.join(format!("{i}.toml")), own).unwrap();
     }
 
     fn signal(&self, i: usize, signal: &str) {
@@ -243,6 +272,86 @@ fn three_processes_change_the_key_by_their_files_and_a_signal_and_nobody_loses_a
     assert_eq!(bench.ended(1), None, "it was killed by a signal");
     bench.start(1);
     bench.wait_for("the node with the new key to be met", || bench.log(1).contains("can be talked to"));
+}
+
+/// Adds a revision, and what else stands in a section of resources, before its groups.
+fn with_revision(text: &str, revision: u64) -> String {
+    let groups = "[[resources.groups]]";
+    text.replacen(groups, &format!("[resources]\nrevision = {revision}\n{groups}"), 1)
+}
+
+#[test]
+fn three_processes_run_what_the_changed_file_of_one_of_them_says() {
+    let mut bench = Bench::new("reload", 3);
+    let old = bench.files_of_their_own(3);
+    let dir = bench.dir.display().to_string();
+    (1..=3).for_each(|i| bench.start(i));
+    bench.wait_for("the resource to start", || bench.text_of("file", 1).is_some_and(|text| text.is_empty()));
+
+    // Another parameter, and one resource more, in the file of one node.
+    let more = format!(
+        "[[resources.groups.resources]]\nname = \"more\"\nagent = \"ocf:test:File\"\n\
+         parameters = {{ dir = \"{dir}\" }}\nmonitor_interval = \"1s\"\n"
+    );
+    let own = format!("parameters = {{ dir = \"{dir}\"");
+    let first = old.replace(&own, &format!("{own}, text = \"new\"")) + &more;
+    bench.write_file(2, &first);
+    bench.signal(2, "HUP");
+    bench.wait_for("what runs to be what the file says", || {
+        bench.text_of("file", 1).as_deref() == Some("new") && bench.text_of("more", 1).is_some()
+    });
+    let said = "what the cluster runs is changed by node2: revision 1";
+    bench.wait_for("all nodes to say so", || (1..=3).all(|i| bench.log(i).contains(said)));
+
+    // A wrong file changes nothing, and every mistake is told.
+    let wrong = with_revision(&first, 1)
+        .replace("ocf:test:File", "ocf:test:Nothing")
+        .replace("nodes = [1]", "nodes = [7]");
+    bench.write_file(2, &wrong);
+    bench.signal(2, "HUP");
+    for mistake in
+        ["resources.groups[0].nodes[0]", "resources[0].agent", "resources[1].agent", "nor were resources"]
+    {
+        bench.wait_for(mistake, || bench.log(2).contains(mistake));
+    }
+    // Nor does one that was made from what somebody else has changed since.
+    bench.write_file(3, &old.replace("1s", "2s"));
+    bench.signal(3, "HUP");
+    bench.wait_for("the old file to be refused", || {
+        bench.log(3).contains("it was made from revision 0, and the cluster has revision 1")
+    });
+    assert!(!bench.logs().contains("revision 2\n"), "{}", bench.logs());
+    assert_eq!(bench.text_of("file", 1).as_deref(), Some("new"));
+
+    // The first resource goes, by the file of another node.
+    let (head, _) = old.split_once("[[resources.groups.resources]]").unwrap();
+    bench.write_file(3, &(with_revision(head, 1) + &more));
+    bench.signal(3, "HUP");
+    bench.wait_for("what is removed to be gone, and the other one to run", || {
+        !bench.runs(1) && bench.text_of("more", 1).is_some()
+    });
+    bench.wait_for("all nodes to say so", || {
+        (1..=3).all(|i| bench.log(i).contains("file is down everywhere, and removed"))
+    });
+
+    // All end. What they have agreed on is written by then, and counts in their next lives, though their files are the old ones.
+    (1..=3).for_each(|i| bench.signal(i, "TERM"));
+    bench.wait_for("all to hear it", || (1..=3).all(|i| bench.log(i).contains("hands over")));
+    for i in 1..=3 {
+        // A second signal, if it waits for others to take over: they leave, too.
+        if bench.nodes.get_mut(&i).unwrap().try_wait().unwrap().is_none() {
+            bench.signal(i, "TERM");
+        }
+        let log = bench.log(i);
+        assert_eq!(bench.ended(i), Some(0), "{log}");
+        let kept = fs::read_to_string(bench.dir.join(format!("{i}.record.resources"))).unwrap();
+        assert!(kept.contains("\"revision\": 2"), "{kept}");
+        bench.write_file(i, &old);
+    }
+    (1..=3).for_each(|i| drop(fs::remove_file(bench.dir.join(format!("more.node{i}")))));
+    (1..=3).for_each(|i| bench.start(i));
+    bench.wait_for("what was agreed on to run", || (1..=3).any(|i| bench.text_of("more", i).is_some()));
+    assert!(!(1..=3).any(|i| bench.runs(i)), "what was removed does not come back\n{}", bench.logs());
 }
 
 #[test]
