@@ -84,6 +84,8 @@ pub enum Sabotage {
     ForgetNotices,
     /// Follows deadlock searches but never ends one.
     SpareVictims,
+    /// Follows a deadlock search to who was in the way when it was sent and is no more.
+    FollowOldEdges,
     /// Gives a new tree away without telling of holders that may be alive.
     OwnWithoutSuspects,
     /// Sends nothing of locks that wait to a new master.
@@ -133,7 +135,7 @@ pub enum Sabotage {
 #[cfg(feature = "testing")]
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::ReleaseWithoutProof,
         Self::ForgetSuspects,
         Self::SkipBarrier,
@@ -145,6 +147,7 @@ impl Sabotage {
         Self::ForgetLookups,
         Self::ForgetNotices,
         Self::SpareVictims,
+        Self::FollowOldEdges,
         Self::OwnWithoutSuspects,
         Self::ClaimOnlyHeld,
         Self::ClaimUndecided,

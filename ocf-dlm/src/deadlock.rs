@@ -3,14 +3,15 @@
 //! It begins at the node of an operation that has waited for a while. The master of the resource names the transactions
 //! in the way; the nodes those live on say for what they wait in turn. A search that comes back to its first transaction
 //! has found a cycle. Of all searches of one cycle only that of its greatest transaction is followed to the end, so that
-//! one victim is chosen. Nothing stops meanwhile. PROTOCOL.md, section 8.
+//! one victim is chosen. Nothing stops meanwhile; so a node first sees whether its lock that was in the way still is. Else
+//! who lets go of a lock and waits in the same queue again would look like part of a cycle. PROTOCOL.md, section 8.
 
 use crate::Flags;
 use crate::cluster::{Engine, Holder, Route, Stop, Tree, sabotaged};
-use crate::wire::{Hop, Item, PATH_MAX, Probe};
+use crate::wire::{Hop, InTheWay, Item, PATH_MAX, Probe};
 use core::fmt;
 use pils::NodeInstance;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Most marks of searches that are remembered.
@@ -96,7 +97,7 @@ impl Engine {
     pub(crate) fn on_probe(&mut self, probe: Probe) {
         match probe.next {
             None => self.probe_at_master(&probe),
-            Some(transaction) => self.probe_at_home(&probe, transaction),
+            Some(next) => self.probe_at_home(&probe, next),
         }
     }
 
@@ -111,22 +112,31 @@ impl Engine {
         if queues.last_op(who) != Some(last.op) {
             return;
         }
-        let blockers: BTreeSet<(NodeInstance, u64)> = queues
+        // One lock of each transaction: while it is in a cycle, all its locks stay.
+        let blockers: BTreeMap<(NodeInstance, u64), (u64, u32)> = queues
             .blockers(who)
             .into_iter()
             .filter(|entry| entry.who.lock != 0 && !entry.flags.has(Flags::NODLCKBLK))
             .filter(|entry| !entry.may_be_unused())
-            .map(|entry| (entry.who.node, entry.transaction))
-            .filter(|edge| *edge != (last.home, last.transaction))
+            .map(|entry| ((entry.who.node, entry.transaction), (entry.who.lock, entry.op)))
+            .filter(|(edge, _)| *edge != (last.home, last.transaction))
             .collect();
-        for (node, transaction) in blockers {
-            let probe = Probe { path: probe.path.clone(), next: Some(transaction) };
+        for ((node, transaction), (lock, op)) in blockers {
+            let next = Some(InTheWay { transaction, lock, op });
+            let probe = Probe { path: probe.path.clone(), next };
             self.push(node, Item::Probe(probe));
         }
     }
 
     /// The search asks for what a transaction of this node waits.
-    fn probe_at_home(&mut self, probe: &Probe, transaction: u64) {
+    fn probe_at_home(&mut self, probe: &Probe, next: InTheWay) {
+        let transaction = next.transaction;
+        let known = self.locks.get(&next.lock);
+        let stays = known.is_some_and(|known| known.op == next.op && known.transaction == transaction);
+        if !stays && !sabotaged!(self, FollowOldEdges) {
+            // It was let go, or is about to be in the way of others: its master hears of it soon.
+            return;
+        }
         let here = (self.local, transaction);
         if let Some(at) = probe.path.iter().position(|hop| (hop.home, hop.transaction) == here) {
             if at == 0 {

@@ -22,7 +22,7 @@ pub use order::{
 pub use place::{MovedLock, MovedResource, MovedTree};
 pub use recovery::{Barrier, Claim, ClaimedLock, Handover, Phase, Proof};
 pub use request::{AskedRanges, Convert, Request, Unlock};
-pub use search::{Hop, PATH_MAX, Probe};
+pub use search::{Hop, InTheWay, PATH_MAX, Probe};
 
 use crate::identity::FencingToken;
 use bytes::Bytes;
@@ -33,7 +33,7 @@ use pils::wire::{ParseError, Reader, Writer as _};
 use std::sync::Arc;
 
 /// First byte of every message.
-pub const VERSION: u8 = 7;
+pub const VERSION: u8 = 8;
 /// Most items of one message that a parser accepts.
 pub const ITEMS_MAX: usize = 1 << 16;
 /// Most lockspaces of whose domains the programs of one node take part.

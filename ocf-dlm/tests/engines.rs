@@ -1105,3 +1105,36 @@ fn clients_that_lock_for_one_transaction_wait_as_one_in_searches_between_nodes()
         assert_eq!(ends.iter().flatten().count(), expected, "the other goes on waiting: {ends:?}");
     }
 }
+
+/// Node 3 waits behind nodes 1 and 2, and its search for a deadlock is slow. Meanwhile node 1 is done and waits in the same queue
+/// again. Who is denied?
+fn denied_after_a_slow_search(bug: Option<Sabotage>) -> Vec<u32> {
+    let mut three = Three::with(bug);
+    let x = kept_by(3);
+    three.ask_with(3, &x, Mode::Nl, Flags::NONE);
+    three.settle();
+    let first = three.ask_as(1, (1, None), &x);
+    let mut waits = vec![(2, three.ask_as(2, (1, None), &x)), (3, three.ask_as(3, (1, None), &x))];
+    let engine = three.engines.get_mut(&instance(3)).unwrap();
+    engine.handle_timeout(Instant::ZERO + 2 * Config::default().deadlock_delay);
+    three.drain(instance(3), 0);
+    let slow = std::mem::take(&mut three.network);
+    let to: Vec<NodeInstance> = slow.iter().map(|(_, _, to, _)| *to).collect();
+    assert_eq!(to, [instance(1), instance(2)], "the search is under way to both");
+
+    three.unlock(1, first);
+    three.settle();
+    assert_eq!(three.ended(2, waits[0].1), Some(Status::Granted));
+    waits.remove(0);
+    waits.push((1, three.ask_as(1, (1, None), &x)));
+    three.network = slow;
+    three.settle();
+    let denied = |(node, lock): &(u32, u64)| three.ended(*node, *lock) == Some(Status::Deadlock);
+    waits.iter().filter(|wait| denied(wait)).map(|(node, _)| *node).collect()
+}
+
+#[test]
+fn who_let_go_and_waits_again_is_in_no_cycle_however_slow_a_search_is() {
+    assert_eq!(denied_after_a_slow_search(None), [0; 0]);
+    assert_eq!(denied_after_a_slow_search(Some(Sabotage::FollowOldEdges)).len(), 1, "the bug shows");
+}

@@ -19,13 +19,24 @@ pub struct Hop {
     pub waited_ms: u64,
 }
 
+/// What a search looks at next: a transaction, and the lock by which it is in the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct InTheWay {
+    /// The transaction, as its node calls it.
+    pub transaction: u64,
+    /// Its lock that is in the way.
+    pub lock: u64,
+    /// The last operation of that lock that its master knows of.
+    pub op: u32,
+}
+
 /// A search for a cycle of waiting transactions that walks along the edges.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Probe {
     /// The way so far; the first is where it began. The last waits for `next`, or is asked for whom it waits.
     pub path: Vec<Hop>,
-    /// The transaction to look at next, at its home; `None`: to the master, for the last of `path`.
-    pub next: Option<u64>,
+    /// What to look at next, at its home; `None`: to the master, for the last of `path`.
+    pub next: Option<InTheWay>,
 }
 
 impl Probe {
@@ -41,9 +52,11 @@ impl Probe {
         }
         match self.next {
             None => out.push(0),
-            Some(transaction) => {
+            Some(next) => {
                 out.push(1);
-                out.extend_from_slice(&transaction.to_be_bytes());
+                out.extend_from_slice(&next.transaction.to_be_bytes());
+                out.extend_from_slice(&next.lock.to_be_bytes());
+                out.extend_from_slice(&next.op.to_be_bytes());
             }
         }
     }
@@ -67,7 +80,11 @@ impl Probe {
         let at = r.clone();
         let next = match r.u8("next")? {
             0 => None,
-            1 => Some(r.u64("transaction")?),
+            1 => Some(InTheWay {
+                transaction: r.u64("transaction")?,
+                lock: r.u64("lock")?,
+                op: r.u32("operation")?,
+            }),
             _ => return Err(at.error("next", Malformed::OutOfRange)),
         };
         Ok(Self { path, next })

@@ -232,7 +232,7 @@ fn samples(n: u64, small: u32, name: &[u8]) -> Vec<Item> {
         }),
         Item::Barrier(Barrier { phase: Phase::Claimed, unproven: suspects.clone(), proven: vec![] }),
         Item::Proven { instance: instance(4), proof: Proof::Obituary },
-        Item::Probe(Probe { path: vec![hop, hop], next: Some(n) }),
+        Item::Probe(Probe { path: vec![hop, hop], next: Some(InTheWay { transaction: n, lock: n, op: 7 }) }),
         Item::Victim { lock: n, op: small },
         Item::Taken { claims: small },
     ]

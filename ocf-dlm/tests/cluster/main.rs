@@ -310,6 +310,7 @@ fn every_bug_that_was_put_back_is_found() {
     // Some show themselves in tests of their own: they need much to happen at once, or break no promise here.
     let apart = [
         Sabotage::SpareVictims,
+        Sabotage::FollowOldEdges,
         Sabotage::ForgetNotices,
         Sabotage::ClaimUndecided,
         Sabotage::ForgetDemotions,
