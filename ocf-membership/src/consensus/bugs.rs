@@ -35,6 +35,8 @@ pub enum Sabotage {
     ForgetsContacts,
     /// Propose each view at the level that its members have in common, whatever the one before had.
     FallsBack,
+    /// Take members that are slow to say that they are in a new view for some that want to join.
+    AsksLateAgain,
 }
 
 /// Where a sabotaged node behaves differently.
@@ -54,6 +56,7 @@ pub(super) enum Bug {
     ForgetsUnproven,
     ForgetsContacts,
     FallsBack,
+    AsksLateAgain,
 }
 
 impl Consensus {
@@ -81,6 +84,7 @@ impl Consensus {
                 | (Some(Sabotage::ForgetsUnproven), Bug::ForgetsUnproven)
                 | (Some(Sabotage::ForgetsContacts), Bug::ForgetsContacts)
                 | (Some(Sabotage::FallsBack), Bug::FallsBack)
+                | (Some(Sabotage::AsksLateAgain), Bug::AsksLateAgain)
         );
         #[cfg(not(feature = "testing"))]
         {

@@ -1,5 +1,6 @@
 //! What nodes tell each other about themselves, who should be in the next view, and who sees to it when.
 
+use super::bugs::Bug;
 use super::{Consensus, DOWN_MAX, Timer, sorted};
 use crate::wire::{Known, Message, Status};
 use crate::{ChangeReason, DropReason, Lag, Member, View, ViewNumber};
@@ -190,7 +191,10 @@ impl Consensus {
         let (number, members) = self.newest_primary();
         let in_primary = |p: NodeInstance| self.active_number(p) == Some(number);
         let departs = members.iter().any(|m| !candidates.contains(&m.instance));
-        let joins = candidates.iter().any(|p| !in_primary(*p));
+        let outside = || candidates.iter().copied().filter(|p| !in_primary(*p));
+        let joins = outside().next().is_some();
+        let late =
+            !self.is_sabotaged(Bug::AsksLateAgain) && outside().all(|p| self.is_late(p, number, members));
         // One who was told to be outside comes back by another view, even if it is of the same members.
         let unfinished = self.is_unfinished() || self.is_dormant();
         let votes = || self.view().is_some() && self.next_votes(&self.votes, &candidates, members).is_some();
@@ -220,10 +224,18 @@ impl Consensus {
         let debounce = match (ended, departs || unfinished) {
             (true, _) => Duration::ZERO,
             (false, true) => self.config.silent_debounce,
+            (false, false) if joins && late && !changes() => self.config.answer_timeout,
             (false, false) => self.config.join_debounce,
         };
         let rank = u32::try_from(rank).unwrap_or(u32::MAX);
         Some(debounce + self.config.stagger.saturating_mul(rank) + self.tie_handicap(&candidates)?)
+    }
+
+    /// True of a member of the newest primary, by its number, that has not told yet what became of it there: word of it, or the answer,
+    /// is under way.
+    fn is_late(&self, instance: NodeInstance, number: ViewNumber, members: &[Member]) -> bool {
+        let known = self.status_of(instance).and_then(|status| status.known.as_ref());
+        members.iter().any(|m| m.instance == instance) && known.is_none_or(|known| known.number < number)
     }
 
     /// A ballot of another node that is under way goes first; a failed one of this node is not repeated at once.

@@ -64,6 +64,26 @@ fn three_nodes_form_one_view_and_stay_in_it() {
     sound(&world);
 }
 
+/// Nodes that a datagram needs up to so many milliseconds to; how many views they have after ten seconds, and after another ten.
+fn views_far_apart(nodes: usize, milliseconds: u64, sabotage: Option<Sabotage>) -> [u64; 2] {
+    let mut world = cluster(nodes, Durability::Volatile);
+    (world.plan.network, world.plan.sabotage) = (milliseconds * MS, sabotage);
+    [10_000, 20_000].map(|end| {
+        world.run_until(end * MS);
+        assert!(sabotage.is_some() || world.is_whole(), "{milliseconds} ms {}", world.describe());
+        number(&world, 0)
+    })
+}
+
+#[test]
+fn members_that_are_slow_to_say_that_they_are_in_a_view_cost_no_other() {
+    for milliseconds in [1, 40, 80, 120] {
+        assert_eq!(views_far_apart(5, milliseconds, None), [1, 1], "{milliseconds} ms");
+    }
+    let [first, second] = views_far_apart(5, 120, Some(Sabotage::AsksLateAgain));
+    assert!(second > first + 10, "with the bug views follow each other: {first}, then {second}");
+}
+
 #[test]
 fn the_first_view_of_new_nodes_waits_for_all_of_them() {
     for durability in [Durability::Durable, Durability::Volatile] {

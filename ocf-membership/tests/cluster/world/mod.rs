@@ -772,10 +772,11 @@ impl World {
             Some(Fault::LastGasp) => self.end(i, Some(DownReason::LastGasp)),
             Some(Fault::Leave) => self.end(i, Some(DownReason::Left)),
             Some(Fault::LoseDisk) => {
-                // At most one disk at a time is empty, else nobody remembers.
+                // At most one disk at a time is empty, and not that of the only node of the set, else nobody remembers.
                 let listed = self.listed();
                 let others = self.nodes.iter().enumerate().filter(|(k, _)| *k != i && listed.contains(k));
-                if others.clone().all(|(_, n)| n.core.as_ref().is_some_and(|c| c.view().is_some())) {
+                let remembers = |n: &Node| n.core.as_ref().is_some_and(|c| c.view().is_some());
+                if others.clone().next().is_some() && others.clone().all(|(_, n)| remembers(n)) {
                     self.end(i, None);
                     self.nodes[i].disk = None;
                 }
