@@ -5,6 +5,7 @@
 mod agents;
 mod back_pressure;
 mod configuration;
+mod crowds;
 mod datagrams;
 mod fencing;
 mod keys;
