@@ -166,6 +166,8 @@ pub enum Sabotage {
     SafeAtTheEnd,
     /// Takes pieces of a state for the same if they stand at the same place.
     BlindPieces,
+    /// Tells what a state is made of at a level whose builds do not know that message.
+    IndexAnyway,
 }
 
 impl Groups {
@@ -490,6 +492,9 @@ impl Groups {
         }
         if self.early_bytes > self.config.early_max || self.incoming.len() > self.config.transfers_max {
             return Err("what waits is bounded");
+        }
+        if !self.incoming.values().all(|incoming| incoming.is_bounded(self.config.state_max)) {
+            return Err("what is kept of states on their way is bounded");
         }
         if self.cut_at.is_some() != self.is_cutting() {
             return Err("a timer for cutting states runs while there is one to cut");

@@ -1,3 +1,4 @@
+//! A state that is larger than one message comes, in clusters of nodes of different builds, too.
 //! A joiner that loses the donor of its state goes on from another, wherever the first one is lost; those who have the state never
 //! wait. The method: three cores, a network that is driven message by message, and the loss placed after each of them in turn.
 
@@ -59,6 +60,8 @@ struct Net {
     net: net::Net<Replica>,
     /// Messages from a donor to the joiner that were delivered.
     steps: usize,
+    /// The content of messages to the group.
+    news: &'static [u8],
 }
 
 impl Net {
@@ -75,8 +78,17 @@ impl Net {
 
     /// Two that have the state, and a joiner that was just asked for.
     fn joining(bug: Option<Sabotage>) -> Self {
+        let net = Self::of_builds(bug, &[]);
+        assert!(net.replica(2).state.is_some());
+        net
+    }
+
+    /// The same; with older builds the level is theirs.
+    fn of_builds(bug: Option<Sabotage>, old: &[u32]) -> Self {
         let config = Config { state_piece: PIECE, state_window: WINDOW, ..Config::default() };
         let mut net = net::Net::new(3, &config, bug, Replica::default);
+        net.old = old.iter().map(|n| node(*n)).collect();
+        net.level = if old.is_empty() { 2 } else { 1 };
         net.enter(&[node(1), node(2), node(3)], &[]);
         net.settle();
         for n in 1..=2 {
@@ -84,8 +96,10 @@ impl Net {
             net.settle();
         }
         net.join(node(3), GROUP);
-        let net = Self { net, steps: 0 };
-        assert!(net.replica(2).state.is_some() && net.replica(3).state.is_none());
+        // What changes at its place changes nothing else, so that pieces end where they did.
+        let news = if bug == Some(Sabotage::BlindPieces) { b"" } else { &b"news"[..] };
+        let net = Self { net, steps: 0, news };
+        assert!(net.replica(3).state.is_none());
         net
     }
 
@@ -100,7 +114,7 @@ impl Net {
     /// A message to the group reaches who has the state though the transfer is under way.
     fn talk(&mut self) {
         let before = self.replica(2).told;
-        let (now, news) = (self.net.now, Bytes::from_static(b"news"));
+        let (now, news) = (self.net.now, Bytes::from_static(self.news));
         let sent = self.net.site(node(2)).core.send(now, GROUP, 0, Guarantee::Agreed, news);
         sent.expect("nobody is held up");
         self.net.drain(node(2));
@@ -202,4 +216,39 @@ fn what_is_asked_of_a_donor_at_one_time_is_bounded() {
         assert!(net.step());
     }
     assert!((PIECE..WINDOW + 2 * PIECE).contains(&most), "{most} bytes waited for the joiner");
+}
+
+/// A joiner among builds of which `old` do not know pieces that are asked for; bytes that came.
+fn among(old: &[u32], bug: Option<Sabotage>) -> Result<u64, String> {
+    let net = Net::of_builds(bug, old);
+    assert_eq!(net.net.level, 1);
+    net.verdict(1)
+}
+
+#[test]
+fn a_large_state_comes_from_and_to_nodes_of_an_older_build() {
+    for old in [&[1][..], &[3], &[1, 2], &[2, 3], &[1, 2, 3]] {
+        assert_eq!(among(old, None), Ok(SIZE as u64), "{old:?} are older");
+    }
+}
+
+#[test]
+fn pieces_that_an_older_build_does_not_know_are_found() {
+    for old in [&[1][..], &[3]] {
+        assert_eq!(among(old, Some(Sabotage::IndexAnyway)), Err("no state".into()), "{old:?} are older");
+    }
+}
+
+#[test]
+fn a_large_state_comes_among_older_builds_though_its_donor_dies_or_the_level_rises() {
+    for (steps, rises) in (0..SIZE / PIECE).step_by(9).flat_map(|steps| [(steps, false), (steps, true)]) {
+        let mut net = Net::of_builds(None, &[1]);
+        assert!(net.run_to(steps));
+        net.talk();
+        net.net.kill(node(1));
+        net.net.level = if rises { 2 } else { 1 };
+        net.net.enter(&[node(2), node(3)], &[]);
+        net.talk();
+        net.verdict(2).unwrap_or_else(|what| panic!("after {steps}: {what}"));
+    }
 }

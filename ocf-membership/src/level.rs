@@ -14,7 +14,8 @@ pub struct Levels {
 pub const LEVEL_MAX: u32 = 1 << 11;
 
 impl Levels {
-    /// What this build speaks. Level 2 brought messages that are only ordered by sender, and evictions.
+    /// What this build speaks. Level 2 brought messages that are only ordered by sender, evictions, and states of groups in
+    /// pieces that a joiner asks for.
     pub const THIS: Self = Self { oldest: 1, newest: 2 };
     /// Those of builds that do not tell theirs.
     pub const FIRST: Self = Self { oldest: 1, newest: 1 };

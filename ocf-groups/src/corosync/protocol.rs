@@ -48,6 +48,8 @@ pub struct CpgGroups {
     gone: BTreeMap<NodeInstance, DownReason>,
     /// Own items that were sent and not ordered yet.
     sent: VecDeque<Item>,
+    /// Parts of states that were sent and not ordered yet: what follows of a state waits for them.
+    carrying: usize,
     primary: bool,
     suspended: bool,
     /// The layers above were told that this node is outside.
@@ -115,6 +117,7 @@ impl CpgGroups {
             instances: BTreeMap::new(),
             gone: BTreeMap::new(),
             sent: VecDeque::new(),
+            carrying: 0,
             primary: false,
             suspended: false,
             told_outside: false,
@@ -332,6 +335,7 @@ impl CpgGroups {
             Message::Install { view, table } => self.on_install(now, from, &view, table.as_deref()),
             Message::Batch { view, items } => self.on_batch(from, view, items),
             Message::Carried { to, message } => {
+                self.carrying = self.carrying.saturating_sub(usize::from(from == self.me));
                 if let Some(sender) = self.instances.get(&from).filter(|_| to == self.groups.local()) {
                     self.groups.on_carried(*sender, &message);
                 }
@@ -387,6 +391,7 @@ impl CpgGroups {
         (self.known, self.stand) = (view.number, Some(fresh));
         self.instances = plan.members.iter().map(|(p, r)| (*p, r.instance)).collect();
         self.gone.clear();
+        self.carrying = 0;
         let was_outside = core::mem::take(&mut self.told_outside);
         (self.forming, self.primary, self.suspended) = (false, true, false);
         self.stats.views += 1;
@@ -416,6 +421,7 @@ impl CpgGroups {
                     crate::Output::Event(event) => self.outputs.push_back(Output::Group(event)),
                     crate::Output::Send { to, message, .. } => {
                         for to in to.iter().copied() {
+                            self.carrying += 1;
                             let carried = Message::Carried { to, message: message.clone() };
                             self.outputs.push_back(Output::Multicast(carried.write()));
                         }
@@ -427,7 +433,9 @@ impl CpgGroups {
                     | crate::Output::Synced(_) => {}
                 }
             }
-            if idle {
+            if idle && self.carrying == 0 && self.groups.is_cutting() && ordering(self) {
+                self.groups.give_on();
+            } else if idle {
                 return;
             }
         }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use ocf_groups::{Config, Event, Groups, Input, Output, Sabotage};
 use ocf_membership::{Ballot, Cause, ChangeReason, Lag, Member, Proposal, View, ViewNumber};
 use pils::{Incarnation, Instant, Layer, NodeId, NodeInstance};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 pub(crate) const fn node(number: u32) -> NodeInstance {
     NodeInstance::new(NodeId::new(number), Incarnation::new((number as u128) << 64))
@@ -31,6 +31,12 @@ pub(crate) struct Net<A> {
     pub(crate) sites: BTreeMap<NodeInstance, Site<A>>,
     /// From, to, content.
     pub(crate) lanes: VecDeque<(NodeInstance, NodeInstance, Bytes)>,
+    /// The level of the views that follow.
+    pub(crate) level: u32,
+    /// Nodes whose build does not know pieces of states that are asked for.
+    pub(crate) old: BTreeSet<NodeInstance>,
+    /// Messages that such a build does not know.
+    pub(crate) unknown: usize,
     /// Who asked to evict whom, and when.
     pub(crate) evictions: Vec<(Instant, NodeInstance, NodeInstance, Lag)>,
     members: Vec<Member>,
@@ -51,6 +57,9 @@ impl<A: App> Net<A> {
             now: Instant::ZERO,
             sites: (1..=nodes).map(site).collect(),
             lanes: VecDeque::new(),
+            level: 2,
+            old: BTreeSet::new(),
+            unknown: 0,
             evictions: Vec::new(),
             members: Vec::new(),
             view: 0,
@@ -88,7 +97,9 @@ impl<A: App> Net<A> {
     /// Delivers one message; what it was, or nothing if there is none.
     pub(crate) fn step(&mut self) -> Option<(NodeInstance, NodeInstance, Bytes)> {
         let (from, to, message) = self.lanes.pop_front()?;
-        if let Some(site) = self.sites.get_mut(&to) {
+        if self.old.contains(&to) && matches!(message.get(1), Some(6 | 7)) {
+            self.unknown += 1;
+        } else if let Some(site) = self.sites.get_mut(&to) {
             site.core.handle(self.now, Input::Message { from, message: &message });
             self.drain(to);
         }
@@ -130,7 +141,7 @@ impl<A: App> Net<A> {
             previous: core::mem::replace(&mut self.members, members.clone()),
             causes: evicted.iter().map(cause).collect(),
             quorum: 1,
-            level: 1,
+            level: self.level,
             unproven: Vec::new(),
             members,
         };

@@ -57,6 +57,8 @@ pub(crate) struct Node {
     pub(crate) core: Groups,
     pub(crate) app: App,
     pub(crate) host: Option<Box<dyn Host>>,
+    /// Of a build that knows nothing of what came with the second level.
+    pub(crate) old: bool,
     timer: Option<Instant>,
 }
 
@@ -91,6 +93,8 @@ pub(crate) struct Cluster {
     maker: Option<Maker>,
     /// All nodes may die at once.
     total_crashes: bool,
+    /// Nodes may be of an older build, and are upgraded at restarts.
+    mixed: bool,
 }
 
 impl Cluster {
@@ -133,7 +137,9 @@ impl Cluster {
         } else {
             config
         };
+        let mixed = maker.is_none() && free.is_none() && rng.chance(0.25);
         let mut cluster = Self {
+            mixed,
             rng,
             now: Instant::ZERO,
             nodes: BTreeMap::new(),
@@ -180,7 +186,9 @@ impl Cluster {
         }
         self.history.logs.insert(instance, Default::default());
         let host = self.maker.as_mut().map(|make| make(instance, self.rng.fork()));
-        self.nodes.insert(instance, Node { core, app: App::new(instance), host, timer: None });
+        let first = self.incarnations <= u128::from(self.size);
+        let old = self.mixed && self.oracle.level < 2 && self.rng.chance(if first { 0.4 } else { 0.05 });
+        self.nodes.insert(instance, Node { core, app: App::new(instance), host, old, timer: None });
         if self.free.is_some() {
             Free::start(self, instance);
         }
@@ -288,6 +296,10 @@ impl Cluster {
                 }
                 let message = self.lanes.get_mut(&(from, to, lane)).and_then(VecDeque::pop_front);
                 if let (Some(message), Some(node)) = (message, self.nodes.get_mut(&to)) {
+                    if node.old && matches!(message.get(1), Some(6..=8)) {
+                        self.count("unknown to an older build");
+                        return;
+                    }
                     node.core.handle(self.now, Input::Message { from, message: &message });
                 }
                 // Several messages may be handled before the outputs are polled.
@@ -388,7 +400,7 @@ impl Cluster {
         }
         self.history.push(at, Entry::Event(event.clone()));
         match &event {
-            Event::State { .. } => self.count("state"),
+            Event::State { .. } => self.on_state(at),
             Event::StateLost { .. } => self.count("state lost"),
             Event::Reset { .. } => self.count("reset"),
             Event::Evicted { .. } => self.count("told of its eviction"),
@@ -410,6 +422,16 @@ impl Cluster {
         if let Some(wanted) = wanted {
             let after = if self.rng.chance(0.5) { Duration::ZERO } else { self.delay() };
             self.schedule(after, What::Offer(at, wanted));
+        }
+    }
+
+    fn on_state(&mut self, at: NodeInstance) {
+        self.count("state");
+        let node = self.nodes.get(&at).map(|node| (node.old, node.core.view().map_or(0, |view| view.level)));
+        match node {
+            Some((true, _)) => self.count("state to an older build"),
+            Some((false, 1)) => self.count("state at the first level"),
+            Some(_) | None => {}
         }
     }
 
@@ -488,6 +510,9 @@ impl Cluster {
         match node.core.send(self.now, group, local, guarantee, payload.clone()) {
             Ok(()) => {
                 let sender = ocf_groups::MemberId { instance: at, local };
+                // At the first level a FIFO message is an agreed one.
+                let fifo = node.core.view().is_some_and(|view| view.level > 1);
+                let guarantee = if fifo { guarantee } else { guarantee.max(Guarantee::Agreed) };
                 self.history.push(at, Entry::Sent { group: group.into(), sender, guarantee, payload });
                 self.count("sent");
             }
@@ -507,6 +532,10 @@ impl Cluster {
             living.into_iter().for_each(|victim| self.kill(victim));
             self.oracle.forget();
             self.count("total crash");
+            return;
+        }
+        if self.mixed && self.oracle.level < 2 && self.rng.chance(0.5) {
+            self.upgrade();
             return;
         }
         match self.rng.below(10) {
@@ -545,6 +574,17 @@ impl Cluster {
                     self.count("suspend");
                 }
             }
+        }
+    }
+
+    /// A node stops, and comes back with the newest build.
+    fn upgrade(&mut self) {
+        let may = |(at, node): &(&NodeInstance, &Node)| node.old && self.oracle.may_die(**at, &self.nodes);
+        if let Some(victim) = self.nodes.iter().find(may).map(|(at, _)| *at) {
+            self.kill(victim);
+            self.start(victim.node);
+            self.count("restart");
+            self.count("upgrade");
         }
     }
 

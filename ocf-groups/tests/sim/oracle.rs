@@ -39,6 +39,8 @@ pub(crate) struct Oracle {
     accepted: Vec<(Proposal, BTreeSet<NodeInstance>)>,
     told_out: BTreeSet<NodeInstance>,
     patience: u32,
+    /// The highest level of a view that was proposed.
+    pub(crate) level: u32,
     /// Who was outside for a while, but missed no view, goes on with its state.
     lenient: bool,
 }
@@ -55,6 +57,7 @@ impl Oracle {
             accepted: Vec::new(),
             told_out: BTreeSet::new(),
             patience: 0,
+            level: 1,
             lenient,
         }
     }
@@ -245,6 +248,10 @@ impl Oracle {
         let here = |by: &BTreeSet<NodeInstance>| candidates.iter().any(|i| by.contains(i));
         let earlier = oracle.accepted.iter().rev().find(|(_, by)| here(by)).map(|(p, _)| p.clone());
         let adopted = earlier.is_some();
+        // It rises once all nodes are there and speak more, and never falls.
+        let new = |i: &NodeInstance| cluster.nodes.get(i).is_some_and(|node| !node.old);
+        let whole = candidates.len() == cluster.size as usize || !cluster.mixed;
+        let level = if whole && candidates.iter().all(new) { 2 } else { oracle.level };
         let proposal = earlier.unwrap_or_else(|| {
             let number = ViewNumber(oracle.number + 1);
             let previous = oracle.last.as_ref().map(|v| v.members.clone()).unwrap_or_default();
@@ -265,27 +272,19 @@ impl Oracle {
             let states = states.iter().filter(|(i, _)| stays(i)).map(|(i, s)| (*i, s.clone())).collect();
             let quorum = oracle.quorum;
             // Some of those who are left behind may have been too slow.
-            let gone = previous.iter().map(|m| m.instance).filter(|i| !candidates.contains(i));
+            let gone = previous.iter().map(|m| m.instance).filter(|i| level > 1 && !candidates.contains(i));
             let lag = Lag { stalled: true, lasted: Duration::from_secs(10), behind: 1000 };
-            let evicted = gone.filter(|_| cluster.rng.chance(0.5));
+            let evicted = gone.filter(|_| cluster.rng.chance(0.7));
             let reason = ChangeReason::Evicted(lag);
             let causes = evicted.map(|instance| Cause { instance, reason }).collect();
             Proposal {
-                view: View {
-                    number,
-                    ballot,
-                    members,
-                    previous,
-                    causes,
-                    quorum,
-                    level: 2,
-                    unproven: Vec::new(),
-                },
+                view: View { number, ballot, members, previous, causes, quorum, level, unproven: Vec::new() },
                 states,
             }
         });
         let to: Vec<NodeInstance> =
             candidates.iter().copied().filter(|i| proposal.view.contains(*i) && oracle.in_last(*i)).collect();
+        oracle.level = oracle.level.max(proposal.view.level);
         if adopted {
             cluster.count("proposal adopted");
         }
@@ -311,6 +310,9 @@ impl Oracle {
             }
             cluster.oracle.told_out.remove(&member.instance);
             cluster.tell(member.instance, Order::Install(view.clone()));
+        }
+        if cluster.oracle.last.as_ref().is_some_and(|last| last.level < view.level) {
+            cluster.count("level risen");
         }
         cluster.count("view");
         cluster.oracle.accepted.clear();
