@@ -9,6 +9,7 @@ mod fifo_causal;
 mod history;
 mod membership;
 mod no_creation;
+mod no_gaps;
 mod partitions;
 mod providers;
 mod safe;
@@ -35,6 +36,7 @@ pub fn check(history: &History, quiescent: bool) -> Result<(), Violation> {
     safe::check(history)?;
     fifo_causal::check(history)?;
     fifo::check(history)?;
+    no_gaps::check(history)?;
     view_barrier::check(history)?;
     state::check(history)?;
     membership::check(history)?;

@@ -48,6 +48,12 @@ pub struct CpgGroups {
     gone: BTreeMap<NodeInstance, DownReason>,
     /// Own items that were sent and not ordered yet.
     sent: VecDeque<Item>,
+    /// Own items that were sent in this view.
+    numbered: u64,
+    /// Items of each process that were delivered in this view.
+    taken: BTreeMap<Process, u64>,
+    /// Something was lost in this view: nothing of it is delivered any more.
+    broken: bool,
     /// Parts of states that were sent and not ordered yet: what follows of a state waits for them.
     carrying: usize,
     primary: bool,
@@ -73,6 +79,8 @@ pub enum CpgSabotage {
     IgnoresDigest,
     /// Gives views numbers that do not follow the ring.
     NumbersAnew,
+    /// Delivers what a member sent though something that it sent before was not.
+    PassesGaps,
 }
 
 /// Counters since the start.
@@ -84,6 +92,8 @@ pub struct Stats {
     pub malformed: u64,
     /// Batches of a view that is over, or that were ordered while a view was agreed: their sender sends them again.
     pub stale: u64,
+    /// Batches that followed something of their sender that was not delivered here: each ended what is delivered in its view.
+    pub gaps: u64,
 }
 
 /// True if the bug was put back; never, without the feature `testing`.
@@ -117,6 +127,9 @@ impl CpgGroups {
             instances: BTreeMap::new(),
             gone: BTreeMap::new(),
             sent: VecDeque::new(),
+            numbered: 0,
+            taken: BTreeMap::new(),
+            broken: false,
             carrying: 0,
             primary: false,
             suspended: false,
@@ -281,9 +294,19 @@ impl CpgGroups {
             return;
         }
         let view = self.next_view(&plan, quorum);
+        if !self.has_votes(&view) {
+            return;
+        }
         let table = (!plan.stay.is_empty()).then(|| self.groups.table_bytes());
         self.outputs.push_back(Output::Multicast(Message::Install { view, table }.write()));
         self.proposed = true;
+    }
+
+    /// True if its members have the votes that a view needs. A process that was not told of the ring that it joined in knows by that alone that
+    /// the quorum service speaks of another one.
+    fn has_votes(&self, view: &View) -> bool {
+        let votes = view.members.iter().fold(0_u32, |sum, member| sum.saturating_add(member.votes));
+        votes >= view.quorum || sabotaged!(self, TrustsAnyRing)
     }
 
     fn next_view(&self, plan: &Plan, quorum: &RingQuorum) -> View {
@@ -333,7 +356,7 @@ impl CpgGroups {
                 }
             }
             Message::Install { view, table } => self.on_install(now, from, &view, table.as_deref()),
-            Message::Batch { view, items } => self.on_batch(from, view, items),
+            Message::Batch { view, before, items } => self.on_batch(from, (view, before), items),
             Message::Carried { to, message } => {
                 self.carrying = self.carrying.saturating_sub(usize::from(from == self.me));
                 if let Some(sender) = self.instances.get(&from).filter(|_| to == self.groups.local()) {
@@ -343,12 +366,22 @@ impl CpgGroups {
         }
     }
 
-    fn on_batch(&mut self, from: Process, view: ViewNumber, items: Vec<Item>) {
-        let stand = self.stand.as_mut().filter(|s| s.view == view && !self.forming);
+    /// What a ring loses as it breaks is missed when the next batch of its sender comes: who goes on to deliver would have passed it over. So
+    /// nothing more of this view is delivered; the configuration that follows says who goes on.
+    fn on_batch(&mut self, from: Process, (view, before): (ViewNumber, u64), items: Vec<Item>) {
+        let (broken, forming) = (self.broken, self.forming);
+        let stand = self.stand.as_mut().filter(|s| s.view == view && !forming && !broken);
         let (Some(stand), Some(sender)) = (stand, self.instances.get(&from)) else {
             self.stats.stale += 1;
             return;
         };
+        let taken = self.taken.entry(from).or_default();
+        if before != *taken && !sabotaged!(self, PassesGaps) {
+            self.stats.gaps += 1;
+            self.broken = true;
+            return;
+        }
+        *taken = taken.saturating_add(items.len() as u64);
         for item in items {
             stand.sequence += 1;
             stand.digest = fold(stand.digest, *sender);
@@ -365,7 +398,8 @@ impl CpgGroups {
         let plan = self.plan().filter(|p| p.leader == from && p.agrees(view));
         let of_ring = self.ring.is_none_or(|ring| ring.sequence == view.ballot.round);
         let of_ring = of_ring || sabotaged!(self, TrustsAnyRing);
-        let Some(plan) = plan.filter(|p| of_ring && p.stay.is_empty() == table.is_none()) else {
+        let counts = of_ring && self.has_votes(view);
+        let Some(plan) = plan.filter(|p| counts && p.stay.is_empty() == table.is_none()) else {
             self.stats.stale += 1;
             return;
         };
@@ -391,7 +425,8 @@ impl CpgGroups {
         (self.known, self.stand) = (view.number, Some(fresh));
         self.instances = plan.members.iter().map(|(p, r)| (*p, r.instance)).collect();
         self.gone.clear();
-        self.carrying = 0;
+        (self.numbered, self.broken, self.carrying) = (0, false, 0);
+        self.taken.clear();
         let was_outside = core::mem::take(&mut self.told_outside);
         (self.forming, self.primary, self.suspended) = (false, true, false);
         self.stats.views += 1;
@@ -412,7 +447,9 @@ impl CpgGroups {
             let mut idle = items.is_empty();
             if let Some(stand) = self.stand.filter(|_| !idle) {
                 self.sent.extend(items.iter().cloned());
-                let batch = Message::Batch { view: stand.view, items };
+                let before = self.numbered;
+                self.numbered += items.len() as u64;
+                let batch = Message::Batch { view: stand.view, before, items };
                 self.outputs.push_back(Output::Multicast(batch.write()));
             }
             while let Some(output) = self.groups.poll_output() {
@@ -456,3 +493,6 @@ fn fold(digest: u64, sender: NodeInstance) -> u64 {
     let bytes = sender.node.raw().to_be_bytes().into_iter().chain(incarnation.to_be_bytes());
     bytes.fold(digest, |d, byte| (d ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,8 @@ use ocf_membership::{View, ViewNumber};
 use pils::NodeInstance;
 use pils::wire::{Malformed, ParseError, Reader, VARINT_MAX, Writer};
 
-const VERSION: u8 = 1;
+/// Batches of version 1 had no number.
+const VERSION: u8 = 2;
 const REPORT: u8 = 1;
 const INSTALL: u8 = 2;
 const BATCH: u8 = 3;
@@ -45,6 +46,8 @@ pub(super) enum Message {
     },
     Batch {
         view: ViewNumber,
+        /// Items that their sender sent in this view before.
+        before: u64,
         items: Vec<Item>,
     },
     /// For one node alone.
@@ -79,9 +82,10 @@ impl Message {
                 out.put_u8(u8::from(table.is_some()));
                 out.put_slice(table.as_deref().unwrap_or_default());
             }
-            Self::Batch { view, items } => {
+            Self::Batch { view, before, items } => {
                 out.put_u8(BATCH);
                 out.put_varint(view.0);
+                out.put_varint(*before);
                 items.iter().for_each(|item| item.write(&mut out));
             }
             Self::Carried { to, message } => {
@@ -114,6 +118,7 @@ impl Message {
             }
             BATCH => {
                 let view = ViewNumber(r.varint("view")?);
+                let before = r.varint("before")?;
                 let mut items = Vec::new();
                 while !r.is_empty() {
                     let Frame::Own(item) = Frame::read(&mut r, whole)? else {
@@ -121,7 +126,7 @@ impl Message {
                     };
                     items.push(item);
                 }
-                Self::Batch { view, items }
+                Self::Batch { view, before, items }
             }
             CARRIED => {
                 let to = r.instance("to")?;
@@ -186,7 +191,7 @@ mod tests {
             Message::Report(Report { instance: instance(3), known: ViewNumber(0), stand: None }),
             Message::Install { view: view.clone(), table: None },
             Message::Install { view, table: Some(Bytes::from_static(b"table")) },
-            Message::Batch { view: number, items },
+            Message::Batch { view: number, before: 300, items },
             Message::Carried { to: instance(2), message: Bytes::from_static(b"piece") },
         ] {
             assert_eq!(Message::read(&message.write()), Ok(message));

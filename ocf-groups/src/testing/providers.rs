@@ -25,6 +25,8 @@ pub fn check_groups<F: Fabric<Node: GroupProvider>>(mut make: impl FnMut() -> F)
     survivors_of_a_kill_deliver_the_same(make());
     a_minority_sends_nothing_and_begins_anew(make());
     large_messages_and_a_full_window_pass(make());
+    messages_of_every_size_come_in_order(make());
+    a_large_state_comes_to_a_joiner(make());
     who_leaves_is_told_of_and_hears_nothing_more(make());
     a_replicated_machine_survives_its_members(make());
 }
@@ -96,7 +98,12 @@ struct Replica {
     resets: usize,
     writable: usize,
     states: usize,
+    /// So many bytes more are told with its state.
+    padding: usize,
 }
+
+/// What a state is padded with.
+const PADDING: u8 = 0x5a;
 
 impl<F: Fabric<Node: GroupProvider>> Run<F> {
     /// Starts three nodes, all members.
@@ -272,13 +279,16 @@ impl Replica {
                 }
             }
             Event::StateWanted { group, joiner, position } => {
-                if let Some(state) = &self.state {
-                    let offered = node.offer_state(now, group, *joiner, *position, state.clone().into());
+                if let Some(mut state) = self.state.clone() {
+                    state.resize(state.len() + self.padding, PADDING);
+                    let offered = node.offer_state(now, group, *joiner, *position, state.into());
                     let taken = matches!(offered, Ok(()) | Err(OfferError::NotWanted { .. }));
                     assert!(taken, "a state is taken, unless its joiner is gone by now: {offered:?}");
                 }
             }
             Event::State { state, .. } => {
+                let (state, padding) = state.split_at(state.len() - self.padding);
+                assert!(padding.iter().all(|byte| *byte == PADDING), "a state comes as it was offered");
                 self.state = Some(state.to_vec());
                 self.states += 1;
             }
@@ -438,6 +448,48 @@ fn large_messages_and_a_full_window_pass<F: Fabric<Node: GroupProvider>>(fabric:
     let writable = |run: &Run<F>| run.replicas.values().map(|r| r.writable).sum::<usize>();
     run.until("who was refused is told that there is room", |run| writable(run) == refused);
     run.until_equal(&[1, 2, 3]);
+    run.judge();
+}
+
+const MIB: usize = 1024 * 1024;
+
+/// Also if whoever orders them carries pieces of them one by one.
+fn messages_of_every_size_come_in_order<F: Fabric<Node: GroupProvider>>(fabric: F) {
+    let mut run = Run::start(fabric);
+    let most = run.cluster.node(1).group_promises().message_max;
+    for sizes in [&[8, MIB + 1, 100, MIB, 8, 2 * MIB, MIB - 1, 8][..], &[8, usize::MAX]] {
+        for (size, n) in sizes.iter().flat_map(|size| (1..=3).map(move |n| (most.min(*size), n))) {
+            let mut sent = run.send(n, Guarantee::Agreed, size);
+            // One of any size is taken once half of the window is free.
+            for _ in 0..30_000 {
+                if sent.is_ok() {
+                    break;
+                }
+                run.step();
+                run.cluster.fabric.wait();
+                sent = run.send(n, Guarantee::Agreed, size);
+            }
+            assert_eq!(sent, Ok(()), "of {size} bytes");
+        }
+        run.until_equal(&[1, 2, 3]);
+    }
+    run.judge();
+}
+
+fn a_large_state_comes_to_a_joiner<F: Fabric<Node: GroupProvider>>(fabric: F) {
+    let mut run = Run::new(fabric, &[1, 2, 3]);
+    run.cluster.together(&[1, 2, 3]);
+    let padding = run.cluster.node(1).group_promises().state_max.min(7 * MIB + 3) - 8 * 40;
+    run.replicas.values_mut().for_each(|replica| replica.padding = padding);
+    for n in 1..=3 {
+        run.join(n);
+        run.until_members(&[1, 2, 3][..n as usize]);
+        for _ in 0..10 {
+            assert_eq!(run.send(1, Guarantee::Agreed, 8), Ok(()));
+        }
+    }
+    run.until_equal(&[1, 2, 3]);
+    assert_eq!((run.replicas[&2].states, run.replicas[&3].states), (1, 1), "each joiner was given it");
     run.judge();
 }
 
