@@ -133,6 +133,10 @@ pub struct GroupConfig {
     /// take it. Each copy is a whole group, with the same parameters.
     #[serde(default = "one")]
     pub copies: u32,
+    /// Of several copies, how many may be down at once because what they run with changed and their agents cannot take that without a
+    /// restart. Copies that are down for another reason count, too. 0: all are restarted at once. Default 1.
+    #[serde(default = "one")]
+    pub restart_parallel: u32,
     /// Move it from node to node without a stop, if both can take it and its agent can do that (`migrate_to`,
     /// `migrate_from`). Only for a group of one resource that runs once and has no roles; not from a node that needs its
     /// access ([`Config::access`]). Default no.
@@ -173,6 +177,7 @@ impl GroupConfig {
             on_stop_failure: StopFailure::default(),
             started: true,
             copies: 1,
+            restart_parallel: 1,
             migrate: false,
             notify: false,
             promoted: 0,

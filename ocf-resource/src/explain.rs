@@ -25,6 +25,35 @@ pub struct Explanation {
     pub nodes: Vec<(NodeInstance, Option<Ineligible>)>,
     /// Each member: how good it is for the group.
     pub scores: Vec<NodeScore>,
+    /// Copies that run as they were configured before, and whose restart waits.
+    pub old_copies: Vec<OldCopy>,
+}
+
+/// A copy that runs as it was configured before. It has to be restarted to run as it is configured now, and that waits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct OldCopy {
+    /// Where.
+    pub node: NodeInstance,
+    /// Copies that have to run before, as they are configured now.
+    pub awaits: Vec<NodeInstance>,
+    /// Who is gone, may still run a copy, and has to be fenced before.
+    pub fencing: Vec<NodeInstance>,
+}
+
+impl fmt::Display for OldCopy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names =
+            |nodes: &[NodeInstance]| nodes.iter().map(|n| n.node.to_string()).collect::<Vec<_>>().join(", ");
+        write!(f, "runs as configured before, and is restarted when")?;
+        match (self.awaits.is_empty(), self.fencing.is_empty()) {
+            (false, true) => write!(f, " the copy on {} runs", names(&self.awaits)),
+            (true, false) => write!(f, " {} is fenced", names(&self.fencing)),
+            (false, false) => {
+                write!(f, " the copy on {} runs and {} is fenced", names(&self.awaits), names(&self.fencing))
+            }
+            (true, true) => f.write_str(" it is its turn"),
+        }
+    }
 }
 
 /// How good a member is for a group.
@@ -90,6 +119,9 @@ impl fmt::Display for Explanation {
                 Some(None) => f.write_str("; its agent does not let it be promoted")?,
                 Some(Some(score)) => write!(f, "; score {score} for promotion")?,
             }
+            if let Some(old) = self.old_copies.iter().find(|old| old.node == *node) {
+                write!(f, "; {old}")?;
+            }
         }
         self.ways_out.iter().try_for_each(|way| write!(f, "\n  way out: {}", way.what))
     }
@@ -109,6 +141,7 @@ pub fn explain(state: &State, group: &str) -> Option<Explanation> {
         ways_out: blocked.as_ref().map(|b| b.ways_out(name)).unwrap_or_default(),
         nodes: crate::plan::eligibility(config, state, name),
         scores: crate::plan::scores(config, state, name),
+        old_copies: crate::plan::old_copies(config, state, name),
         blocked,
     })
 }

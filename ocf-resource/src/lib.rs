@@ -65,7 +65,7 @@ pub use configure::{ConfigurationError, Kept};
 pub use event::{
     Command, CommandError, Decision, Departed, Event, FenceCause, FenceOutcome, Input, Output, Why,
 };
-pub use explain::{Explanation, NodeScore, WayOut, explain};
+pub use explain::{Explanation, NodeScore, OldCopy, WayOut, explain};
 pub use health::{Health, HealthStrategy};
 pub use manager::Manager;
 pub use metadata::{METADATA_MAX, Metadata, MetadataError, Parameter, SupportedAction};

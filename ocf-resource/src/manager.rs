@@ -575,6 +575,7 @@ impl Manager {
             Bug::OverwriteConfiguration => self.state.overwrite = true,
             Bug::IgnoreReach => self.rules.ignore_reach = true,
             Bug::IgnoreQuorum => self.rules.ignore_quorum = true,
+            Bug::RestartAllAtOnce => self.rules.ignore_restarts = true,
             Bug::CountReachAtOnce => self.state.hurry = true,
         }
     }

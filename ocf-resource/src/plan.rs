@@ -9,8 +9,8 @@
 
 use crate::state::{Node, Presence, Spot, State};
 use crate::{
-    Action, Blocked, Config, FenceCause, GroupConfig, Ineligible, NodeScore, Score, Severity, StopFailure,
-    Why,
+    Action, Blocked, Config, FenceCause, GroupConfig, Ineligible, NodeScore, OldCopy, Score, Severity,
+    StopFailure, Why,
 };
 use access::plan_access;
 use core::cmp::Reverse;
@@ -27,6 +27,7 @@ mod many;
 mod marks;
 mod quorum;
 mod reach;
+mod restart;
 mod steps;
 
 /// What to do next. Empty steps and fences mean that the state is settled until something happens.
@@ -97,6 +98,8 @@ pub(crate) struct Rules {
     pub(crate) ignore_reach: bool,
     /// Take every quorum to be up.
     pub(crate) ignore_quorum: bool,
+    /// Restart every copy of a group at once.
+    pub(crate) ignore_restarts: bool,
 }
 
 /// What to do next. O(groups x resources x nodes).
@@ -127,8 +130,8 @@ fn plan_these(config: &Config, state: &State, rules: Rules, only: Option<&BTreeS
         // Who is to be fenced takes nothing any more.
         queue.only = None;
     }
-    let standing = state.nodes.iter().filter_map(|(i, n)| Some((*i, &n.fence.as_ref()?.cause)));
-    let doomed: Doomed<'_> = standing.chain(fences.iter().map(|f| (f.0, &f.1))).collect();
+    let mut doomed = standing(state);
+    doomed.extend(fences.iter().map(|f| (f.0, &f.1)));
     let access = plan_access(config, state, &doomed);
     let mut plan = Plan { steps: plan_probes(config, state, &queue), access, ..Plan::default() };
     let lost = lost_nodes(state);
@@ -267,9 +270,17 @@ pub(crate) fn eligibility(
     state: &State,
     group: &str,
 ) -> Vec<(NodeInstance, Option<Ineligible>)> {
-    let standing = state.nodes.iter().filter_map(|(i, n)| Some((*i, &n.fence.as_ref()?.cause)));
-    let doomed: Doomed<'_> = standing.collect();
-    each_member((config, state), group, &doomed, |scene, i, n| (i, scene.ineligible(i, n)))
+    each_member((config, state), group, &standing(state), |scene, i, n| (i, scene.ineligible(i, n)))
+}
+
+/// Copies of a group that run as they were configured before, and whose restart waits.
+pub(crate) fn old_copies(config: &Config, state: &State, group: &str) -> Vec<OldCopy> {
+    on_scene((config, state), group, &standing(state), |scene| scene.old_copies()).unwrap_or_default()
+}
+
+/// Whom it was decided to fence.
+fn standing(state: &State) -> Doomed<'_> {
+    state.nodes.iter().filter_map(|(i, n)| Some((*i, &n.fence.as_ref()?.cause))).collect()
 }
 
 /// Each member: how good it is for a group.
@@ -298,12 +309,22 @@ fn each_member<T>(
     doomed: &Doomed<'_>,
     look: impl Fn(&Scene<'_>, NodeInstance, &Node) -> T,
 ) -> Vec<T> {
-    let Some((name, current)) = state.groups.get_key_value(group) else { return Vec::new() };
-    let Some(config) = whole.group(group) else { return Vec::new() };
+    let all = |scene: &Scene<'_>| state.living().map(|(i, node)| look(scene, i, node)).collect();
+    on_scene((whole, state), group, doomed, all).unwrap_or_default()
+}
+
+/// What `look` says of a group; nothing if there is no such group.
+fn on_scene<T>(
+    (whole, state): (&Config, &State),
+    group: &str,
+    doomed: &Doomed<'_>,
+    look: impl FnOnce(&Scene<'_>) -> T,
+) -> Option<T> {
+    let (name, current) = state.groups.get_key_value(group)?;
+    let config = whole.group(group)?;
     let (rules, first, lost) = (Rules::default(), 0, &lost_nodes(state));
     let lack = Lack::of(config, whole, state, rules);
-    let scene = Scene { config, name, group: current, state, rules, doomed, lost, whole, lack, first };
-    state.living().map(|(instance, node)| look(&scene, instance, node)).collect()
+    Some(look(&Scene { config, name, group: current, state, rules, doomed, lost, whole, lack, first }))
 }
 
 /// Whom to fence: target, cause, who asks.
@@ -385,7 +406,7 @@ impl Scene<'_> {
         if stuck.is_none() && !undecided {
             for (instance, node) in self.state.living() {
                 if !self.doomed.contains_key(&instance) {
-                    self.plan_stop(instance, node, target, plan);
+                    self.plan_stop((instance, node), target, false, plan);
                 }
             }
         }

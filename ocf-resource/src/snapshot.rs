@@ -132,6 +132,7 @@ fn put_node(w: &mut Vec<u8>, node: &Node) {
     put_list(w, node.spots.iter(), |w, (name, spot)| {
         w.put_text(name);
         put_flag(w, spot.seen);
+        put_flag(w, spot.fresh);
         put_flag(w, spot.promoted);
         put_option(w, spot.pending, |w, (decision, action)| {
             wire::put_decision(w, decision);
@@ -214,6 +215,7 @@ fn read_access(r: &mut Reader<'_>) -> Parsed<Access> {
 
 fn read_spot(r: &mut Reader<'_>) -> Parsed<Spot> {
     let seen = flag(r, "seen")?;
+    let fresh = flag(r, "fresh")?;
     let promoted = flag(r, "promoted")?;
     let pending = option(r, "pending", |r| {
         let decision = wire::decision(r)?;
@@ -244,7 +246,7 @@ fn read_spot(r: &mut Reader<'_>) -> Parsed<Spot> {
         6 => Presence::Incoming,
         _ => return Err(at.error("presence", Malformed::OutOfRange)),
     };
-    Ok(Spot { presence, pending, seen, promoted, notices, peer, promotion, outdated })
+    Ok(Spot { presence, pending, seen, fresh, promoted, notices, peer, promotion, outdated })
 }
 
 fn put_cause(w: &mut Vec<u8>, cause: &FenceCause) {

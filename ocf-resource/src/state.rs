@@ -124,6 +124,9 @@ pub(crate) struct Spot {
     pub(crate) pending: Option<(Decision, Action)>,
     /// It was seen running here, or was told to start, since the node joined.
     pub(crate) seen: bool,
+    /// It was never seen running here since the node joined or it was added to its group, and nothing of the group was told to start here
+    /// since: where other resources of the group run, it was not stopped.
+    pub(crate) fresh: bool,
     /// It is, or may be, in the promoted role.
     pub(crate) promoted: bool,
     /// Instances that have to hear of the pending step before it is carried out.
@@ -207,6 +210,7 @@ impl Spot {
             presence: Presence::Unknown,
             pending: None,
             seen: false,
+            fresh: true,
             promoted: false,
             notices: BTreeSet::new(),
             peer: None,
@@ -529,11 +533,26 @@ impl State {
         }
     }
 
+    /// From now on all of the group of `resource` is to run on `node`: what does not is missing.
+    fn begin_copy(&mut self, node: NodeInstance, resource: &str) {
+        let Some(book) = self.config.clone() else { return };
+        let names = book.owner(resource).into_iter().flat_map(|group| &group.resources);
+        let Some(node) = self.nodes.get_mut(&node) else { return };
+        for name in names {
+            if let Some(spot) = node.spots.get_mut(name.name.as_str()) {
+                spot.fresh = false;
+            }
+        }
+    }
+
     fn issue_step(&mut self, step: &Step, events: &mut Vec<Event>) {
         let Step { node, resource, action, why } = step;
         self.decisions += 1;
         let decision = Decision { view: self.view, number: self.decisions };
         let listeners = self.listeners(resource, *action);
+        if *action == Action::Start {
+            self.begin_copy(*node, resource);
+        }
         let Some(spot) = self.nodes.get_mut(node).and_then(|n| n.spots.get_mut(resource)) else { return };
         spot.pending = Some((decision, *action));
         if let (Action::ReloadAgent, Some(outdated)) = (*action, &mut spot.outdated) {

@@ -45,6 +45,8 @@ pub enum Bug {
     IgnoreReach,
     /// Groups start whether the quorum that they need is up or not.
     IgnoreQuorum,
+    /// All copies that need a restart are stopped at once.
+    RestartAllAtOnce,
     /// What a member says of the world counts before it has settled.
     CountReachAtOnce,
     /// Steps do not wait for notices of an earlier decision about the same, which was overtaken.
@@ -52,7 +54,7 @@ pub enum Bug {
 }
 
 impl Bug {
-    /// Every one that histories of random faults show, which is all but two.
+    /// Every one that histories of random faults show, which is all but three.
     pub const ALL: [Self; 19] = [
         Self::StartBeforeFence,
         Self::StartBesideOthers,
@@ -67,12 +69,12 @@ impl Bug {
         Self::ForgetParameters,
         Self::IgnorePromotion,
         Self::IgnorePreferences,
-        Self::ForgetEnds,
         Self::StartWithoutAccess,
         Self::ForgetRemoved,
         Self::OverwriteConfiguration,
         Self::IgnoreReach,
         Self::IgnoreQuorum,
+        Self::RestartAllAtOnce,
     ];
 }
 

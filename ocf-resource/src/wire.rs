@@ -288,51 +288,54 @@ pub(crate) fn put_config(w: &mut Vec<u8>, config: &Config) {
         put_option(w, quorum.share, BufMut::put_u32);
         put_flag(w, quorum.on_loss == QuorumLoss::Keep);
     });
-    put_list(w, config.groups.iter(), |w, group| {
-        w.put_text(&group.name);
-        put_list(w, group.nodes.iter(), |w, node| w.put_node(*node));
-        put_flag(w, group.elsewhere);
-        put_flag(w, group.failback);
-        put_list(w, group.preferences.iter(), |w, preference| {
-            w.put_node(preference.node);
-            put_score(w, preference.score);
-        });
-        put_option(w, group.stickiness, put_score);
-        put_option(w, group.reach, |w, reach| {
-            put_score(w, reach.weight);
-            w.put_u32(reach.lead);
-        });
-        put_option(w, group.quorum.as_ref(), |w, quorum| w.put_text(quorum));
-        w.put_u32(group.migration_threshold);
-        put_span(w, group.failure_window);
-        put_flag(w, group.on_start_failure == StartFailure::Count);
-        put_flag(w, group.on_stop_failure == StopFailure::Block);
-        put_flag(w, group.started);
-        w.put_u32(group.copies);
-        put_flag(w, group.migrate);
-        put_flag(w, group.notify);
-        w.put_u32(group.promoted);
-        w.put_u32(group.priority);
-        put_list(w, group.resources.iter(), |w, resource| {
-            w.put_text(&resource.name);
-            w.put_text(&resource.agent.to_string());
-            put_parameters(w, &resource.parameters);
-            for time in [
-                resource.start_timeout,
-                resource.stop_timeout,
-                resource.monitor_interval,
-                resource.monitor_timeout,
-            ] {
-                put_span(w, time);
-            }
-            put_policy(w, &resource.watch);
-            put_list(w, resource.monitors.iter(), |w, monitor| {
-                put_span(w, monitor.interval);
-                put_span(w, monitor.timeout);
-                w.put_u32(monitor.depth);
-                put_option(w, monitor.role, |w, role| put_flag(w, role == Role::Promoted));
-                put_policy(w, &monitor.watch);
-            });
+    put_list(w, config.groups.iter(), put_group);
+}
+
+fn put_group(w: &mut Vec<u8>, group: &GroupConfig) {
+    w.put_text(&group.name);
+    put_list(w, group.nodes.iter(), |w, node| w.put_node(*node));
+    put_flag(w, group.elsewhere);
+    put_flag(w, group.failback);
+    put_list(w, group.preferences.iter(), |w, preference| {
+        w.put_node(preference.node);
+        put_score(w, preference.score);
+    });
+    put_option(w, group.stickiness, put_score);
+    put_option(w, group.reach, |w, reach| {
+        put_score(w, reach.weight);
+        w.put_u32(reach.lead);
+    });
+    put_option(w, group.quorum.as_ref(), |w, quorum| w.put_text(quorum));
+    w.put_u32(group.migration_threshold);
+    put_span(w, group.failure_window);
+    put_flag(w, group.on_start_failure == StartFailure::Count);
+    put_flag(w, group.on_stop_failure == StopFailure::Block);
+    put_flag(w, group.started);
+    w.put_u32(group.copies);
+    w.put_u32(group.restart_parallel);
+    put_flag(w, group.migrate);
+    put_flag(w, group.notify);
+    w.put_u32(group.promoted);
+    w.put_u32(group.priority);
+    put_list(w, group.resources.iter(), |w, resource| {
+        w.put_text(&resource.name);
+        w.put_text(&resource.agent.to_string());
+        put_parameters(w, &resource.parameters);
+        for time in [
+            resource.start_timeout,
+            resource.stop_timeout,
+            resource.monitor_interval,
+            resource.monitor_timeout,
+        ] {
+            put_span(w, time);
+        }
+        put_policy(w, &resource.watch);
+        put_list(w, resource.monitors.iter(), |w, monitor| {
+            put_span(w, monitor.interval);
+            put_span(w, monitor.timeout);
+            w.put_u32(monitor.depth);
+            put_option(w, monitor.role, |w, role| put_flag(w, role == Role::Promoted));
+            put_policy(w, &monitor.watch);
         });
     });
 }
@@ -385,6 +388,7 @@ fn read_group(r: &mut Reader<'_>) -> Parsed<GroupConfig> {
         on_stop_failure: if flag(r, "stop failure")? { StopFailure::Block } else { StopFailure::Fence },
         started: flag(r, "started")?,
         copies: r.u32("copies")?,
+        restart_parallel: r.u32("restart parallel")?,
         migrate: flag(r, "migrate")?,
         notify: flag(r, "notify")?,
         promoted: r.u32("promoted")?,

@@ -2,6 +2,7 @@
 
 mod changes;
 mod quorums;
+mod restarts;
 
 use bytes::Bytes;
 use ocf_resource::executor::{self, OperationId, Request};
@@ -49,6 +50,7 @@ fn config() -> Config {
         on_stop_failure: Default::default(),
         started: true,
         copies: 1,
+        restart_parallel: 1,
         migrate: false,
         notify: false,
         promoted: 0,
@@ -1143,6 +1145,21 @@ fn an_end_of_a_move_that_was_outside_and_goes_on_still_expects_what_is_on_its_wa
     t.answer(1, "ip", Action::MigrateTo, Outcome::TimedOut);
     assert_eq!(t.asked(), ["n1 stop ip", "n2 stop ip"], "both are stopped before it is started");
     assert_eq!(t.obey(), ["n1 stop ip", "n2 stop ip", "n2 start ip"]);
+}
+
+#[cfg(feature = "testing")]
+#[test]
+fn an_end_of_a_move_that_is_forgotten_while_it_was_outside_is_looked_at_too_early() {
+    let mut t = live(|_| ());
+    t.managers.iter_mut().for_each(|(_, m)| m.put_back(ocf_resource::testing::Bug::ForgetEnds));
+    t.command(2, Command::Standby(NodeId::new(1)));
+    t.input(2, Input::NonPrimary);
+    t.answer(2, "ip", Action::Stop, Outcome::Ok);
+    t.view(&[instance(1), instance(2), instance(3)], &[], &[]);
+    assert_eq!(t.asked(), ["n1 migrate_to ip", "n2 monitor ip"]);
+    t.answer(2, "ip", Action::Monitor, failed(OcfCode::NotRunning));
+    t.answer(1, "ip", Action::MigrateTo, Outcome::TimedOut);
+    assert_eq!(t.asked(), ["n1 stop ip"], "what has arrived at n2 is stopped by nobody");
 }
 
 #[test]

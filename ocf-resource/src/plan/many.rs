@@ -25,11 +25,12 @@ impl Scene<'_> {
         let stuck = self.stuck();
         let unprobed = self.unprobed();
         let targets = self.many_targets();
+        let (restarts, roles) = self.restarts(&targets);
         if stuck.is_none() {
             for (instance, node) in self.state.living() {
-                if !self.doomed.contains_key(&instance) {
+                if !self.doomed.contains_key(&instance) && !self.is_open(instance, node) {
                     let here = targets.contains(&instance).then_some(instance);
-                    self.plan_stop(instance, node, here, plan);
+                    self.plan_stop((instance, node), here, restarts.holds(instance), plan);
                 }
             }
         }
@@ -45,7 +46,7 @@ impl Scene<'_> {
                     self.plan_reload(*target, node, plan);
                 }
             }
-            self.plan_roles(&targets, plan);
+            self.plan_roles(&roles, plan);
         }
         plan.targets.insert(Arc::clone(self.name), targets.first().copied());
         if let Some(blocked) = blocked {
@@ -55,7 +56,7 @@ impl Scene<'_> {
 
     /// Where it is to run: the nodes that can take it, best first, those where it runs already before others of equal
     /// worth; before all others if it sticks there whatever others are worth.
-    fn many_targets(&self) -> Vec<NodeInstance> {
+    pub(super) fn many_targets(&self) -> Vec<NodeInstance> {
         if !self.wanted() {
             return Vec::new();
         }
@@ -67,7 +68,7 @@ impl Scene<'_> {
             .filter(|(i, n)| {
                 self.ineligible(*i, n).is_none()
                     && (!self.stays() || self.stays_on(n))
-                    && self.spots(n).all(|(_, s)| s.presence != Presence::Unknown)
+                    && (self.spots(n).all(|(_, s)| s.presence != Presence::Unknown) || self.is_up(n))
             })
             .map(|(i, n)| {
                 let away = !self.spots(n).any(|(_, s)| s.is_running() || s.pending.is_some());
@@ -77,6 +78,13 @@ impl Scene<'_> {
             .collect();
         fit.sort_unstable();
         fit.into_iter().map(|f| f.5).take(self.copies()).collect()
+    }
+
+    /// It is not known yet what runs on a member, which may well be one of those where it is to run.
+    fn is_open(&self, instance: NodeInstance, node: &Node) -> bool {
+        self.wanted()
+            && self.spots(node).any(|(_, s)| s.presence == Presence::Unknown)
+            && self.ineligible(instance, node).is_none()
     }
 
     /// Nodes on which something of the group runs or may run, lost ones included.
@@ -103,7 +111,7 @@ impl Scene<'_> {
     }
 
     /// True if something of the group is, or may be, promoted there: also if nobody has looked.
-    fn may_be_promoted(&self, node: &Node) -> bool {
+    pub(super) fn may_be_promoted(&self, node: &Node) -> bool {
         self.spots(node).any(|(_, s)| s.promoted || s.presence == Presence::Unknown)
     }
 
@@ -126,25 +134,9 @@ impl Scene<'_> {
         (sum >= Score::ZERO).then_some(sum)
     }
 
-    fn plan_roles(&self, targets: &[NodeInstance], plan: &mut Plan) {
+    /// `wanted`: those that are to be promoted, best first.
+    fn plan_roles(&self, wanted: &[NodeInstance], plan: &mut Plan) {
         let limit = usize::try_from(self.config.promoted).unwrap_or(usize::MAX);
-        let ready = |i: &NodeInstance| {
-            self.state.nodes.get(i).is_some_and(|n| {
-                self.spots(n).all(|(_, s)| matches!(s.presence, Presence::Running(_)))
-                    && (self.spots(n).all(|(_, s)| s.pending.is_none()) || self.may_be_promoted(n))
-            })
-        };
-        let worth = |i: &NodeInstance| {
-            let node = self.state.nodes.get(i)?;
-            let held = self.may_be_promoted(node);
-            let sticks = self.config.stickiness.filter(|_| held).unwrap_or_default();
-            Some((Reverse(self.promotion(node)? + sticks), !held))
-        };
-        let mut ranked: Vec<_> =
-            targets.iter().filter(|i| ready(i)).filter_map(|i| Some((worth(i)?, *i))).collect();
-        ranked.sort_by_key(|(worth, _)| *worth);
-        ranked.truncate(limit);
-        let wanted: Vec<NodeInstance> = ranked.into_iter().map(|(_, i)| i).collect();
         for (instance, node) in self.state.living() {
             if !wanted.contains(&instance) && !self.doomed.contains_key(&instance) {
                 self.demote_last(instance, node, plan);
@@ -154,14 +146,14 @@ impl Scene<'_> {
         let held = self.state.nodes.values().filter(|n| counts(n) && self.may_be_promoted(n)).count();
         let mut free = if self.rules.ignore_roles { usize::MAX } else { limit.saturating_sub(held) };
         for instance in wanted {
-            let Some(node) = self.state.nodes.get(&instance) else { continue };
+            let Some(node) = self.state.nodes.get(instance) else { continue };
             if !self.may_be_promoted(node) {
                 if free == 0 {
                     continue;
                 }
                 free -= 1;
             }
-            self.promote_first(instance, node, plan);
+            self.promote_first(*instance, node, plan);
         }
     }
 

@@ -8,17 +8,18 @@ use pils::NodeInstance;
 use std::sync::Arc;
 
 impl Scene<'_> {
-    /// Stops, last first, what must not run on a node. One at a time.
+    /// Stops, last first, what must not run on a node. One at a time. `waits`: it is not its turn to be stopped so that it runs as it
+    /// is to.
     pub(super) fn plan_stop(
         &self,
-        instance: NodeInstance,
-        node: &Node,
+        (instance, node): (NodeInstance, &Node),
         target: Option<NodeInstance>,
+        waits: bool,
         plan: &mut Plan,
     ) {
         let here = target == Some(instance);
         let spots: Vec<_> = self.spots(node).collect();
-        let stays = self.stays();
+        let stays = self.stays() || waits;
         let fine = |spot| self.is_well(spot) || (stays && self.can_stay(spot));
         let unwell = || spots.iter().position(|spot| !fine(*spot));
         let keep = if here { unwell().unwrap_or(spots.len()) } else { 0 };

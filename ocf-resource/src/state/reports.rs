@@ -188,7 +188,9 @@ impl Spot {
     /// Takes what an action that ended has left here. `roles`: how it ended, if the resource has roles.
     fn enter(&mut self, now: Presence, action: Action, roles: Option<Verdict>) {
         let running = matches!(now, Presence::Running(_));
-        self.seen |= running;
+        if running {
+            (self.seen, self.fresh) = (true, false);
+        }
         self.presence = now;
         if !matches!(self.presence, Presence::Handed) {
             self.peer = None;

@@ -131,23 +131,28 @@ impl World {
             for _ in 0..=self.rng.below(3) {
                 self.alter(&mut config);
             }
-            self.changes.names += 1;
-            let name = self.changes.names;
-            for group in &mut config.groups {
-                group.priority = 0;
-            }
-            config.groups[0].priority = name;
-            self.changes.made_from.insert(name, config.revision);
-            self.changes.allow(&config);
-            self.note(|| format!("{who} wants {name}: {}", outline(&config)));
-            let (now, config) = (self.now, Arc::new(config));
-            let process = self.processes.get_mut(&who).unwrap();
-            match process.manager.request(now, Command::Configure(config)) {
-                Ok(()) => self.saw("change"),
-                Err(error) => self.note(|| format!("{who} refuses it: {error}")),
-            }
-            self.drain(who);
+            self.request_change(who, config);
         }
+    }
+
+    /// An operator asks at this node for another configuration, made from what is agreed on there.
+    pub(super) fn request_change(&mut self, who: NodeInstance, mut config: Config) {
+        self.changes.names += 1;
+        let name = self.changes.names;
+        for group in &mut config.groups {
+            group.priority = 0;
+        }
+        config.groups[0].priority = name;
+        self.changes.made_from.insert(name, config.revision);
+        self.changes.allow(&config);
+        self.note(|| format!("{who} wants {name}: {}", outline(&config)));
+        let (now, config) = (self.now, Arc::new(config));
+        let process = self.processes.get_mut(&who).unwrap();
+        match process.manager.request(now, Command::Configure(config)) {
+            Ok(()) => self.saw("change"),
+            Err(error) => self.note(|| format!("{who} refuses it: {error}")),
+        }
+        self.drain(who);
     }
 
     fn alter(&mut self, config: &mut Config) {
@@ -195,7 +200,7 @@ impl World {
         name
     }
 
-    fn add_resource(&mut self, group: &mut GroupConfig) {
+    pub(super) fn add_resource(&mut self, group: &mut GroupConfig) {
         if group.resources.len() < RESOURCES_MOST && !group.migrate {
             let name = self.new_name(&group.name.clone());
             let places = u64::try_from(group.resources.len() + 1).unwrap();

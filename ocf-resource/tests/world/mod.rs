@@ -13,6 +13,7 @@
 //! * N1: a step of a group that notifies begins after every notice of it has ended.
 //! * Q1: nothing is started, promoted or moved while the quorum that its group needs is down (one seed of five).
 //! * P1: the plan for what was touched is the plan for everything (in one seed of four; beyond 8 nodes one plan in 61).
+//! * RR1, RR2: what holds while copies are restarted, see `restart.rs`.
 //! * C1, C2, V4: what holds when the configuration changes, see `change.rs`.
 //! * A1: where fencing takes access (one seed of three), nothing starts before it was given, and it is given where nothing is active.
 //! * W1: fencing counts on a watchdog only once it has ended that life, see `watchdog.rs`.
@@ -24,6 +25,7 @@
 
 mod change;
 mod quorum;
+mod restart;
 mod watchdog;
 
 use bytes::Bytes;
@@ -163,6 +165,8 @@ pub(crate) struct World {
     /// What the file of every node says.
     pub(crate) config: Config,
     changes: Changes,
+    /// Groups whose copies are being restarted, and nothing else goes on: by resource.
+    rolling: BTreeMap<Arc<str>, restart::Rolling>,
     /// What each machine has kept of what was agreed on.
     kept: BTreeMap<NodeId, Kept>,
     nodes: Vec<NodeId>,
@@ -242,6 +246,7 @@ pub(crate) fn config(sizes: &[usize], nodes: &[u32]) -> Config {
             on_stop_failure: Default::default(),
             started: true,
             copies: 1,
+            restart_parallel: 1,
             migrate: false,
             notify: false,
             promoted: 0,
@@ -300,6 +305,7 @@ impl World {
             rng: Rng::new(seed),
             config,
             changes: Changes::default(),
+            rolling: BTreeMap::new(),
             kept: BTreeMap::new(),
             nodes: (1..=nodes).map(NodeId::new).collect(),
             faults,
@@ -1237,6 +1243,7 @@ impl World {
                 if let Some(owners) = self.owners.get_mut(resource) {
                     owners.remove(&at);
                 }
+                self.check_restart(at, resource);
             }
             _ => {}
         }

@@ -282,6 +282,7 @@ impl Plan {
             on_stop_failure: StopFailure::default(),
             started: true,
             copies: 1,
+            restart_parallel: 1,
             migrate: false,
             notify: false,
             promoted: 0,
