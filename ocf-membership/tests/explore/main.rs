@@ -123,6 +123,12 @@ fn bugs_that_are_put_back_are_found_by_a_shortest_way() {
 }
 
 #[test]
+fn halves_that_ask_nobody_are_found_by_a_shortest_way() {
+    let cut = Plan { kinds: &[Kind::Isolate], faults: 1, victims: FIRST, ..two("majority+tie-breaker") };
+    is_found(Sabotage::NoTieBreak, cut, "M1");
+}
+
+#[test]
 #[ignore = "as many states as EXPLORE_STATES says, or five thousand, of each plan"]
 fn more_clusters_keep_every_promise() {
     let most = std::env::var("EXPLORE_STATES").ok().and_then(|most| most.parse().ok()).unwrap_or(SOME);
