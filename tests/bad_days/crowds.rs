@@ -145,6 +145,7 @@ fn add(locks: Vec<Locks>) -> u64 {
     adders.into_iter().filter_map(|adder| adder.join().unwrap()).max().unwrap_or(0)
 }
 
+#[expect(clippy::print_stderr, reason = "the times tell whether something became slower")]
 fn a_fifth_dies_at_once_and_comes_back(count: usize) {
     let mut crowd = Crowd::form(count);
     let formed = crowd.until("all nodes and services", Crowd::is_well);
