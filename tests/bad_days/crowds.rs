@@ -154,7 +154,11 @@ fn a_fifth_dies_at_once_and_comes_back(count: usize) {
     let lasts = locks[1].lock("sums", "one", Mode::Nl, Wait::For(PATIENCE)).unwrap();
     assert_eq!(add(locks), count as u64 * ADDITIONS, "no addition was lost");
     let view = crowd.cluster.node(1).and_then(Node::view);
-    assert!(view.is_some_and(|view| view.number.0 <= 3), "nothing happened that needs more views");
+    // More than one if some were late; not one after the other, of the same members.
+    assert!(
+        view.is_some_and(|view| view.number.0 <= count as u64),
+        "nothing happened that needs so many views"
+    );
 
     for (_, node) in crowd.running() {
         node.join(GROUP, 1).unwrap();
