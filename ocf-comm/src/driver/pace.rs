@@ -36,12 +36,13 @@ impl Pace {
 
     /// A turn ended, and so much was handled since the reactor started. Until when the next is to wait, if it is.
     pub(super) fn turned(&mut self, now: Instant, handled: u64) -> Option<Instant> {
-        self.thin = handled - self.handled < FULL;
+        // A host may count anew.
+        self.thin = handled.saturating_sub(self.handled) < FULL;
         self.handled = handled;
         let (since, before) = self.window;
         let elapsed = now.since(since);
         if elapsed >= WINDOW {
-            let passed = u128::from(handled - before) * 1_000_000_000;
+            let passed = u128::from(handled.saturating_sub(before)) * 1_000_000_000;
             self.dense = elapsed < STALE && passed >= u128::from(DENSE) * elapsed.as_nanos();
             self.window = (now, handled);
         }
@@ -81,6 +82,14 @@ mod tests {
         );
         assert_eq!(rests(FULL, 80), 0, "1,600,000 in a second, in full turns");
         assert_eq!(rests(1, 1_000), 0);
+    }
+
+    #[test]
+    fn a_host_that_counts_anew_is_not_busy() {
+        let mut pace = Pace::new();
+        assert_eq!((1..=200).filter_map(|n| pace.turned(at(n * 10), n * 10)).last(), Some(at(2_050)));
+        assert_eq!(pace.turned(at(4_000), 0), None);
+        assert!(!pace.is_dense(at(4_000)));
     }
 
     #[test]
