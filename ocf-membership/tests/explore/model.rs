@@ -1,12 +1,15 @@
 //! Three nodes, what is on its way between them, and every step that one of them, or the world, may take next.
 
+mod checks;
+
+use crate::plan::{Act, Kind, Plan, Scene};
 use bytes::Bytes;
 use core::fmt::{self, Write as _};
 use core::time::Duration;
 use ocf_comm::DownReason;
 use ocf_membership::{
-    Ballot, Claim, Config, Consensus, EvenSplit, Event, Evidence, GrantRegister, Input, NodeVotes, Output,
-    PersistToken, Sabotage, Verdict, View, ViewNumber, policy_by_name,
+    Ballot, Claim, Config, Consensus, EvenSplit, Evidence, GrantRegister, Input, NodeVotes, Output,
+    PersistToken, Verdict, View, ViewNumber, policy_by_name,
 };
 use pils::{Incarnation, Instant, Layer as _, NodeId, NodeInstance, Rng};
 use std::collections::{BTreeMap, VecDeque};
@@ -17,57 +20,6 @@ use std::rc::Rc;
 const DETECTION: Duration = Duration::from_millis(500);
 /// Kinds of messages whose order among those of other senders matters little: they arrive at once. STATUS, RENEW, RENEW_ACK.
 const CALM: [u8; 3] = [1, 8, 9];
-
-/// What an exploration is of.
-#[derive(Clone, Debug)]
-pub(crate) struct Plan {
-    pub(crate) nodes: usize,
-    pub(crate) policy: &'static str,
-    /// It begins before the first view; else with all in one.
-    pub(crate) cold: bool,
-    /// How many faults of all kinds there may be.
-    pub(crate) faults: u8,
-    /// Those whom faults may hit, as bits.
-    pub(crate) victims: u8,
-    pub(crate) kinds: &'static [Kind],
-    /// Nodes that ended may start again.
-    pub(crate) restarts: bool,
-    /// How long after its start.
-    pub(crate) horizon: Duration,
-    pub(crate) bug: Option<Sabotage>,
-}
-
-/// What can go wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// A node is killed; what it sent arrives, or is lost.
-    Crash,
-    /// Nothing passes between a node and the others.
-    Isolate,
-    /// Nothing that a node sends arrives.
-    Mute,
-    /// A node stands still.
-    Pause,
-}
-
-/// A step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Act {
-    /// The first message from the one to the other arrives.
-    Deliver(usize, usize),
-    /// The disk of a node has written the next record.
-    Write(usize),
-    /// The tie-breaker, or the fence device, answers; or says that it cannot.
-    Answer(usize, bool),
-    /// A node hears early that it does not hear another.
-    Notice(usize, usize),
-    Fault(Kind, usize, bool),
-    /// What ails a node ends.
-    Heal(usize),
-    Restart(usize),
-    /// The next timer of anybody.
-    Time,
-}
 
 struct Node {
     core: Option<Consensus>,
@@ -121,6 +73,7 @@ pub(crate) struct State {
     links: Vec<Vec<Link>>,
     paused: Vec<bool>,
     ailing: Vec<bool>,
+    severed: Vec<bool>,
     faults: u8,
     /// Timers since something else happened.
     idle: u8,
@@ -131,6 +84,7 @@ pub(crate) struct State {
 
 pub(crate) struct Model {
     pub(crate) plan: Plan,
+    nodes: usize,
     config: Config,
     end: Instant,
 }
@@ -141,14 +95,15 @@ impl Model {
             policy: policy_by_name(plan.policy).expect("a policy"),
             detection: DETECTION,
             lease: DETECTION,
-            ..Config::new((0..plan.nodes).map(|i| NodeVotes::new(id(i), 1)))
+            coordinator: plan.coordinator.clone(),
+            ..Config::new(list(plan.votes))
         };
-        Self { plan, config, end: Instant::ZERO }
+        Self { nodes: plan.votes.len(), plan, config, end: Instant::ZERO }
     }
 
     /// All nodes have started; or, unless the plan is cold, are in their first view.
     pub(crate) fn initial(&mut self) -> State {
-        let n = self.plan.nodes;
+        let n = self.nodes;
         let node = |i: usize| Node {
             core: None,
             local: NodeInstance::new(id(i), Incarnation::new(0)),
@@ -167,7 +122,8 @@ impl Model {
             links: vec![vec![Link::default(); n]; n],
             paused: vec![false; n],
             ailing: vec![false; n],
-            faults: self.plan.faults,
+            severed: vec![false; n],
+            faults: u8::MAX,
             idle: 0,
             views: BTreeMap::new(),
             register: GrantRegister::default(),
@@ -176,16 +132,61 @@ impl Model {
         self.end = Instant::MAX;
         (0..n).for_each(|i| self.start(&mut state, i));
         self.calm(&mut state);
-        let whole = |s: &State| s.nodes.iter().all(|node| node.active == Some(ViewNumber(1)));
-        while !self.plan.cold && !whole(&state) {
-            let act =
-                self.enabled(&state).into_iter().find(|act| !matches!(act, Act::Fault(..) | Act::Notice(..)));
-            state = self.apply(&state, act.expect("a cluster without faults forms"));
+        if !self.plan.cold {
+            let in_it = |node: &Rc<Node>| node.active == Some(ViewNumber(1));
+            state = self.go_on(state, |state| state.nodes.iter().all(in_it));
         }
+        for scene in self.plan.scene {
+            state = match *scene {
+                Scene::Step(act) => {
+                    let allowed = matches!(act, Act::Fault(..) | Act::Restart(_) | Act::Heal(_));
+                    assert!(allowed || self.enabled(&state).contains(&act), "{act:?} cannot happen");
+                    self.apply(&state, act)
+                }
+                Scene::Until(i, name) => self.go_on(state, |state| {
+                    state.nodes[i].core.as_ref().is_some_and(|core| core.state_name() == name)
+                }),
+                Scene::Rest => self.rest(state),
+                Scene::Order(i, votes) => {
+                    self.order(&mut state, i, votes);
+                    state
+                }
+            };
+        }
+        state.faults = self.plan.faults;
         state.idle = 0;
         state.settle();
         self.end = state.now + self.plan.horizon;
         state
+    }
+
+    /// What is on its way arrives, and what is being written is there.
+    fn rest(&self, mut state: State) -> State {
+        while let Some(act) =
+            self.enabled(&state).into_iter().find(|act| matches!(act, Act::Deliver(..) | Act::Write(_)))
+        {
+            state = self.apply(&state, act);
+        }
+        state
+    }
+
+    /// What follows without faults, in one order.
+    fn go_on(&self, mut state: State, until: impl Fn(&State) -> bool) -> State {
+        while !until(&state) {
+            let goes_on = |act: &Act| matches!(act, Act::Deliver(..) | Act::Write(_) | Act::Time);
+            let act = self.enabled(&state).into_iter().find(goes_on);
+            state = self.apply(&state, act.expect("without faults they agree"));
+        }
+        state
+    }
+
+    /// A node is told to change the votes.
+    fn order(&self, state: &mut State, i: usize, votes: &[u32]) {
+        let now = state.now;
+        let core = Rc::make_mut(&mut state.nodes[i]).core.as_mut().expect("it runs");
+        core.set_votes(now, &list(votes)).expect("they can be changed");
+        self.carry_out(state, i);
+        self.calm(state);
     }
 
     fn alive(state: &State, i: usize) -> bool {
@@ -203,7 +204,7 @@ impl Model {
 
     /// Something other than a timer is due.
     fn is_busy(&self, state: &State) -> bool {
-        let n = self.plan.nodes;
+        let n = self.nodes;
         let mut pairs = (0..n).flat_map(|a| (0..n).map(move |b| (a, b))).filter(|(a, b)| a != b);
         let works = |i: usize| {
             let node = &state.nodes[i];
@@ -214,7 +215,7 @@ impl Model {
 
     /// What can happen next.
     pub(crate) fn enabled(&self, state: &State) -> Vec<Act> {
-        let n = self.plan.nodes;
+        let n = self.nodes;
         let mut acts = Vec::new();
         if state.now > self.end {
             return acts;
@@ -239,11 +240,11 @@ impl Model {
                     && !state.paused[*t]
             };
             acts.extend(pairs().filter(unheard).map(|(f, t)| Act::Notice(t, f)));
-            for i in (0..n).filter(|i| state.faults > 0 && self.plan.victims & 1 << i != 0) {
+            for i in (0..n).filter(|_| state.faults > 0) {
                 if !Self::alive(state, i) || state.ailing[i] {
                     continue;
                 }
-                for kind in self.plan.kinds {
+                for (kind, _) in self.plan.kinds.iter().filter(|(_, whom)| whom & 1 << i != 0) {
                     acts.push(Act::Fault(*kind, i, true));
                     let sent = (0..n).any(|t| !state.links[i][t].messages.is_empty());
                     if *kind == Kind::Crash && sent {
@@ -251,8 +252,8 @@ impl Model {
                     }
                 }
             }
-            acts.extend((0..n).filter(|i| state.ailing[*i]).map(Act::Heal));
-            let down = |i: &usize| self.plan.restarts && !Self::alive(state, *i);
+            acts.extend((0..n).filter(|i| state.ailing[*i] && !state.severed[*i]).map(Act::Heal));
+            let down = |i: &usize| self.plan.returns & 1 << *i != 0 && !Self::alive(state, *i);
             acts.extend((0..n).filter(down).map(Act::Restart));
         }
         if rests && self.next_time(state).is_some() {
@@ -305,7 +306,7 @@ impl Model {
 
     /// What arrives at once: news of who is there, and what is exchanged all the time.
     fn calm(&self, state: &mut State) {
-        let n = self.plan.nodes;
+        let n = self.nodes;
         let pairs: Vec<(usize, usize)> =
             (0..n).flat_map(|a| (0..n).map(move |b| (a, b))).filter(|(a, b)| a != b).collect();
         loop {
@@ -367,6 +368,7 @@ impl Model {
 
     fn fault(&self, state: &mut State, kind: Kind, i: usize, keeps: bool) {
         state.faults -= 1;
+        state.severed[i] = kind == Kind::Sever;
         if kind == Kind::Crash {
             self.end(state, i, keeps);
             return;
@@ -374,13 +376,17 @@ impl Model {
         state.ailing[i] = true;
         let now = state.now;
         state.paused[i] = kind == Kind::Pause;
-        for j in (0..self.plan.nodes).filter(|j| *j != i) {
+        for j in (0..self.nodes).filter(|j| *j != i) {
             let mut silence = |from: usize, to: usize| {
-                state.links[from][to].cut = kind != Kind::Pause;
-                state.links[from][to].silent.get_or_insert(now);
+                let link = &mut state.links[from][to];
+                link.cut = kind != Kind::Pause;
+                link.silent.get_or_insert(now);
+                if kind == Kind::Sever {
+                    link.messages.clear();
+                }
             };
             silence(i, j);
-            if kind == Kind::Isolate {
+            if matches!(kind, Kind::Isolate | Kind::Sever) {
                 silence(j, i);
             }
         }
@@ -388,7 +394,7 @@ impl Model {
 
     fn heal(&self, state: &mut State, i: usize) {
         state.ailing[i] = false;
-        for j in (0..self.plan.nodes).filter(|j| *j != i) {
+        for j in (0..self.nodes).filter(|j| *j != i) {
             for (from, to) in [(i, j), (j, i)] {
                 let other = state.ailing[j] && !state.paused[j];
                 let still = other && state.links[j][i].cut && (from == j || state.links[i][j].cut);
@@ -406,13 +412,14 @@ impl Model {
     fn end(&self, state: &mut State, i: usize, keeps: bool) {
         let now = state.now;
         state.ailing[i] = false;
+        state.severed[i] = false;
         state.paused[i] = false;
         let node = Rc::make_mut(&mut state.nodes[i]);
         (node.core, node.active, node.claim) = (None, None, None);
         node.writes.clear();
         node.up.clear();
         node.digest = 0;
-        for j in (0..self.plan.nodes).filter(|j| *j != i) {
+        for j in (0..self.nodes).filter(|j| *j != i) {
             state.links[j][i] = Link {
                 silent: state.links[j][i].silent.filter(|_| !Self::alive(state, j)),
                 ..Link::default()
@@ -438,7 +445,7 @@ impl Model {
             core.sabotage(bug);
         }
         node.core = Some(core);
-        for j in (0..self.plan.nodes).filter(|j| *j != i) {
+        for j in (0..self.nodes).filter(|j| *j != i) {
             state.links[i][j] = Link::default();
             if state.nodes[j].core.is_none() {
                 state.links[j][i].silent.get_or_insert(now);
@@ -456,7 +463,7 @@ impl Model {
     /// When time goes on to.
     fn next_time(&self, state: &State) -> Option<Instant> {
         let runs = |i: &usize| Self::alive(state, *i) && !state.paused[*i];
-        let timers = (0..self.plan.nodes)
+        let timers = (0..self.nodes)
             .filter(runs)
             .filter_map(|i| state.nodes[i].core.as_ref().and_then(Consensus::poll_timeout));
         let notices = self.due(state).into_iter().map(|(at, ..)| at);
@@ -486,7 +493,7 @@ impl Model {
             let core = state.nodes[*i].core.as_ref().filter(|_| !state.paused[*i]);
             core.and_then(Consensus::poll_timeout).is_some_and(|at| at <= now)
         };
-        if let Some(i) = (0..self.plan.nodes).find(due) {
+        if let Some(i) = (0..self.nodes).find(due) {
             self.give(state, i, None);
         }
     }
@@ -513,7 +520,8 @@ impl Model {
             match output {
                 Output::Send { to, message, .. } => {
                     let at = index(to);
-                    if state.nodes[at].local == to && Self::alive(state, at) {
+                    let known = state.nodes[at].local == to && Self::alive(state, at);
+                    if known && !state.severed[i] && !state.severed[at] {
                         state.links[i][at].messages.push_back((local, message));
                     }
                 }
@@ -550,85 +558,6 @@ impl State {
         }
     }
 
-    fn tell(&mut self, i: usize, event: Event) {
-        let now = self.now;
-        let node = Rc::make_mut(&mut self.nodes[i]);
-        match event {
-            Event::Installed(view) => {
-                node.active = Some(view.number);
-                if let Some(core) = &mut node.core {
-                    core.handle(now, Input::Synced(view.number));
-                }
-                let (local, last) = (node.local, core::mem::replace(&mut node.last, view.number));
-                if last >= view.number {
-                    self.fail(format!("M2: {local} installs {} after {last}", view.number));
-                }
-                self.installed(local, view);
-            }
-            Event::NonPrimary(_) | Event::Suspended => node.active = None,
-            Event::Resumed => {
-                node.active = node.core.as_ref().and_then(|core| core.view()).map(|view| view.number);
-            }
-            _ => {}
-        }
-    }
-
-    fn fail(&mut self, text: String) {
-        self.broken.get_or_insert(text);
-    }
-
-    fn installed(&mut self, local: NodeInstance, view: View) {
-        if !view.contains(local) {
-            self.fail(format!("M3: {local} installs {} without itself", view.number));
-        }
-        match self.views.get(&view.number) {
-            Some(other) if **other != view => {
-                self.fail(format!("M1: two views {}: {other:?} and {view:?}", view.number));
-            }
-            Some(_) => {}
-            None => {
-                self.remembers(&view);
-                self.views.insert(view.number, Rc::new(view));
-            }
-        }
-    }
-
-    /// Somebody of every quorum of the view before goes on into this one, or a quorum of its nodes, or all of them, began anew.
-    fn remembers(&mut self, view: &View) {
-        let before = view.number.0.checked_sub(1).and_then(|n| self.views.get(&ViewNumber(n)));
-        let Some(former) = before.cloned() else { return };
-        let continues =
-            |x: NodeInstance| view.members.iter().any(|m| m.instance == x && m.joined < view.number);
-        let here = |node: NodeId| view.members.iter().any(|m| m.instance.node == node);
-        let sum = |keep: &dyn Fn(NodeInstance) -> bool| -> u32 {
-            former.members.iter().filter(|m| keep(m.instance)).map(|m| m.votes).sum()
-        };
-        let (all, remember) = (sum(&|_| true), sum(&continues));
-        let forgot = sum(&|x| here(x.node) && !continues(x));
-        let everybody = former.members.iter().all(|m| here(m.instance.node));
-        if remember + former.quorum <= all && forgot < former.quorum && !everybody {
-            self.fail(format!("Q2: {former:?} is followed by {view:?}"));
-        }
-    }
-
-    /// Nobody acts in a view while somebody acts in a later one without it.
-    fn judge(&mut self) {
-        let acts = |i: usize| {
-            let node = &self.nodes[i];
-            node.active.filter(|_| !self.paused[i] && node.core.is_some()).map(|number| (node.local, number))
-        };
-        let acting: Vec<(NodeInstance, ViewNumber)> = (0..self.nodes.len()).filter_map(acts).collect();
-        for (local, number) in &acting {
-            let later = acting.iter().find(|(_, newer)| {
-                newer > number && self.views.get(newer).is_some_and(|view| !view.contains(*local))
-            });
-            if let Some((other, newer)) = later.copied() {
-                self.fail(format!("Q1: {local} acts in {number} while {other} acts in {newer} without it"));
-                return;
-            }
-        }
-    }
-
     /// What tells this state from others.
     pub(crate) fn digest(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
@@ -660,7 +589,11 @@ impl State {
     }
 }
 
-fn id(i: usize) -> NodeId {
+fn list(votes: &[u32]) -> Vec<NodeVotes> {
+    votes.iter().enumerate().map(|(i, votes)| NodeVotes::new(id(i), *votes)).collect()
+}
+
+pub(crate) fn id(i: usize) -> NodeId {
     NodeId::new(u32::try_from(i + 1).expect("few nodes"))
 }
 

@@ -1,6 +1,7 @@
 //! Visits every state that can be reached, and tells how one got there.
 
-use crate::model::{Act, Model, Plan, State};
+use crate::model::{Model, State};
+use crate::plan::{Act, Plan};
 use core::fmt::Write as _;
 use std::collections::{BTreeSet, VecDeque};
 
