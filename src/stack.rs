@@ -665,16 +665,16 @@ impl Layer for Stack {
         }
         // Everything is settled: now packets are built, with all that this turn has to say.
         loop {
-            match self.endpoint.poll_output()? {
-                ocf_comm::Output::Transmit(transmit) => return Some(Output::Transmit(transmit)),
-                ocf_comm::Output::Event(event) => {
-                    self.on_endpoint(self.now, event);
-                    self.settle(self.now);
-                    if let Some(output) = self.outputs.pop_front() {
-                        return Some(output);
-                    }
-                }
-                _ => {}
+            match self.endpoint.poll_output() {
+                Some(ocf_comm::Output::Transmit(transmit)) => return Some(Output::Transmit(transmit)),
+                Some(ocf_comm::Output::Event(event)) => self.on_endpoint(self.now, event),
+                Some(_) => continue,
+                None if self.goes_on() => {}
+                None => return None,
+            }
+            self.settle(self.now);
+            if let Some(output) = self.outputs.pop_front() {
+                return Some(output);
             }
         }
     }

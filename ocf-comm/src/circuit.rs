@@ -502,6 +502,11 @@ impl Circuit {
         (outgoing.queued(), outgoing.limit())
     }
 
+    /// Bytes in a lane that were not sent once.
+    pub(crate) fn backlog(&self, lane: Lane) -> usize {
+        self.outgoing[lane_index(lane)].backlog()
+    }
+
     /// The largest message the peer takes, once it said so.
     pub(crate) const fn peer_message_max(&self) -> Option<usize> {
         self.peer_message_max

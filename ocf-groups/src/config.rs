@@ -12,6 +12,11 @@ pub struct Config {
     /// A batch is closed when it has this many bytes, default 32 KiB. A message that is larger travels alone, in the
     /// bulk lane.
     pub batch: usize,
+    /// Bytes of batches that may wait to be sent for the first time to the peer that has least of them, default 512 KiB: beyond it own
+    /// messages wait before they are made into batches, until it is half. What orders the messages of others travels behind what waits: too
+    /// high, and on a link that is full everybody else waits for that; too low, and the link runs dry between two turns. Of
+    /// who says it ([`Groups::note_backlog`](crate::Groups::note_backlog)); without a word nothing waits.
+    pub backlog: usize,
     /// How long a report of what is held may wait for a batch to travel in, default 1 ms. It goes at once if a safe
     /// message waits for it.
     pub report_delay: Duration,
@@ -82,6 +87,7 @@ impl Default for Config {
             window: 8 * MIB,
             message_max: 16 * MIB - 4096,
             batch: 32 * 1024,
+            backlog: MIB / 2,
             report_delay: Duration::from_millis(1),
             fetch_retry: Duration::from_millis(50),
             state_max: 64 * MIB,

@@ -101,6 +101,8 @@ pub struct Groups {
     ledger: VecDeque<(u64, usize)>,
     /// A send was refused.
     full: bool,
+    /// So much waits to be sent that own items stay in the queue.
+    crowded: bool,
     /// Who holds up this node.
     lags: Lags,
     /// Counts what happened to the members that live here.
@@ -200,6 +202,7 @@ impl Groups {
             own_bytes: 0,
             ledger: VecDeque::new(),
             full: false,
+            crowded: false,
             lags: Lags::default(),
             locals_version: 0,
             to_stamp: VecDeque::new(),
@@ -368,6 +371,24 @@ impl Groups {
         self.now = now;
         self.full = true;
         self.dirty = true;
+    }
+
+    /// Says how many bytes wait in the small lane to be sent for the first time, to the peer that has least of them; 0 if no peer is up.
+    /// After each [`Output::Send`] in that lane, and, while [`Self::is_crowded`], when something was sent.
+    pub const fn note_backlog(&mut self, now: Instant, bytes: usize) {
+        let most = if self.crowded { self.config.backlog / 2 } else { self.config.backlog };
+        let crowded = bytes > most;
+        if self.crowded && !crowded {
+            self.now = now;
+            self.dirty = true;
+        }
+        self.crowded = crowded;
+    }
+
+    /// True while own messages wait for others to be sent.
+    #[must_use]
+    pub const fn is_crowded(&self) -> bool {
+        self.crowded
     }
 
     /// Stops or resumes handing out messages, for an application that cannot keep up. What is not handed out does not

@@ -171,6 +171,33 @@ fn a_member_that_keeps_pace_is_not_slow_though_the_window_is_always_full() {
 }
 
 #[test]
+fn the_only_other_member_is_evicted_also_if_what_it_does_not_take_waits_to_be_sent() {
+    let config = Config { window: 64 << 10, batch: 4 << 10, slow: patience(None), ..Config::default() };
+    let mut net = Net::new(2, &config, None, Reader::default);
+    net.enter(&[node(1), node(2)], &[]);
+    net.settle();
+    for n in 1..=2 {
+        net.join(node(n), GROUP);
+        net.settle();
+    }
+    let end = net.now + 2 * STALLED;
+    while net.now < end {
+        let now = net.now;
+        let core = &mut net.site(node(1)).core;
+        while core.send(now, GROUP, 0, Guarantee::Agreed, Bytes::from_static(b"message")).is_ok() {}
+        // A batch or two are on their way.
+        net.site(node(1)).pace = 3;
+        net.drain(node(1));
+        net.site(node(1)).pace = usize::MAX;
+        net.site(node(1)).core.note_backlog(now, usize::MAX);
+        net.drain(node(1));
+        net.tick(&[node(2)]);
+    }
+    let [(_, by, whom, lag), ..] = net.evictions[..] else { panic!("nobody is evicted") };
+    assert_eq!((by, whom, lag.stalled), (node(1), node(2), true));
+}
+
+#[test]
 fn a_sender_that_stood_still_itself_blames_nobody_for_that_time() {
     let mut net = cluster(patience(None), None);
     hold(&mut net, true);

@@ -44,6 +44,7 @@ fn every_promise_holds_in_a_thousand_random_runs() {
         ("void", 50),
         ("fifo", 10_000),
         ("window full", 1000),
+        ("crowded", 1000),
         ("writable", 300),
         ("state", 1000),
         ("pieces kept", 500),

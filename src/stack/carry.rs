@@ -6,7 +6,7 @@
 
 use super::{MANAGER_GROUP, Output, Stack};
 use crate::event::NodeEvent;
-use ocf_comm::Channel;
+use ocf_comm::{Channel, Endpoint, Lane};
 use ocf_groups::Guarantee;
 use ocf_membership::View;
 use ocf_membership::partitionable::PartitionInput;
@@ -21,6 +21,11 @@ const ROUNDS_MAX: usize = 1000;
 
 /// Outputs that may wait before they must be carried out.
 const OUTPUTS_MAX: usize = 1024;
+
+/// Bytes of batches that wait to be sent for the first time, to the peer that has least of them.
+pub(super) fn least_backlog(endpoint: &Endpoint, peers: impl Iterator<Item = NodeInstance>) -> usize {
+    peers.filter_map(|peer| endpoint.backlog(peer, Lane::Small)).min().unwrap_or(0)
+}
 
 impl Stack {
     /// Passes things between the layers until nothing is left to pass, or much waits to be carried out first.
@@ -217,6 +222,21 @@ impl Stack {
         }
     }
 
+    /// True if own messages waited for what was sent now, and go on.
+    pub(super) fn goes_on(&mut self) -> bool {
+        let Self { groups, partition, endpoint, now, local, .. } = self;
+        let partitions = partition.as_mut().map(|partition| &mut partition.groups);
+        let mut any = false;
+        for groups in core::iter::once(groups).chain(partitions).filter(|groups| groups.is_crowded()) {
+            let peers =
+                groups.view().into_iter().flat_map(|view| &view.members).map(|member| member.instance);
+            let least = least_backlog(endpoint, peers.filter(|peer| peer != local));
+            groups.note_backlog(*now, least);
+            any |= !groups.is_crowded();
+        }
+        any
+    }
+
     fn on_groups(&mut self, now: Instant, output: ocf_groups::Output) {
         use ocf_groups::Output as From;
         match output {
@@ -224,6 +244,9 @@ impl Stack {
                 for peer in to.iter() {
                     let parcel = (lane, Channel::GROUPS, message.clone());
                     self.outbox.send(&mut self.endpoint, now, *peer, parcel);
+                }
+                if lane == Lane::Small {
+                    self.groups.note_backlog(now, least_backlog(&self.endpoint, to.iter().copied()));
                 }
             }
             From::Blocked(ballot, state) => {

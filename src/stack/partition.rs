@@ -1,10 +1,11 @@
 //! Groups that go on in any partition: a second ordered stream beside that of the primary, over views of its own. Nothing that must
 //! happen once in a cluster hears of it: locks, resources and fencing know the primary alone.
 
+use super::carry::least_backlog;
 use super::{Output, Stack};
 use crate::event::{NodeEvent, PartitionEvent};
 use bytes::Bytes;
-use ocf_comm::Channel;
+use ocf_comm::{Channel, Lane};
 use ocf_groups::{Event, Groups, SlowMembers};
 use ocf_membership::partitionable::{
     PartitionConfig, PartitionInput, PartitionOutput, PartitionView, Partitionable,
@@ -157,6 +158,9 @@ impl Stack {
                 for peer in to.iter() {
                     let parcel = (lane, Channel::PARTITION_GROUPS, message.clone());
                     self.outbox.send(&mut self.endpoint, now, *peer, parcel);
+                }
+                if lane == Lane::Small {
+                    partition.groups.note_backlog(now, least_backlog(&self.endpoint, to.iter().copied()));
                 }
             }
             From::Blocked(ballot, state) => {

@@ -77,6 +77,11 @@ impl Outgoing {
         to_size(self.end().min(self.credit).saturating_sub(self.next))
     }
 
+    /// Bytes that were not sent once.
+    pub(crate) fn backlog(&self) -> usize {
+        to_size(self.end() - self.next)
+    }
+
     pub(crate) const fn limit(&self) -> usize {
         self.limit
     }

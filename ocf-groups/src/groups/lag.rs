@@ -97,7 +97,11 @@ impl Groups {
             let ahead = others.map(|(_, other)| other.consumed).max().unwrap_or(stream.delivered);
             let first = self.ledger.partition_point(|(place, _)| *place <= inbox.consumed);
             let last = self.ledger.partition_point(|(place, _)| *place <= ahead).max(first);
-            let bytes: usize = self.ledger.range(first..last).map(|(_, cost)| cost).sum();
+            let mut bytes: usize = self.ledger.range(first..last).map(|(_, cost)| cost).sum();
+            if self.crowded && stream.peers.len() == 1 {
+                // What waits to be sent waits for this one alone.
+                bytes += self.queue.iter().map(crate::wire::Item::cost).sum::<usize>();
+            }
             let consumed = inbox.consumed;
             let caught_up = consumed >= self.lags.ahead.insert(member, ahead).unwrap_or(0);
             let Some(seen) = self.lags.behind.get_mut(&member) else {

@@ -44,6 +44,8 @@ enum What {
     Lane(NodeInstance, NodeInstance, Lane),
     Order(NodeInstance, Order),
     Timer(NodeInstance),
+    /// What waited to be sent was sent.
+    Room(NodeInstance),
     Act,
     Fault,
     Oracle,
@@ -322,6 +324,12 @@ impl Cluster {
                 node.core.handle(self.now, input);
                 self.drain(to);
             }
+            What::Room(at) => {
+                if let Some(node) = self.nodes.get_mut(&at) {
+                    node.core.note_backlog(self.now, 0);
+                    self.drain(at);
+                }
+            }
             What::Timer(to) => {
                 if let Some(node) = self.nodes.get_mut(&to) {
                     node.timer = None;
@@ -362,6 +370,12 @@ impl Cluster {
             match output {
                 Output::Send { to, lane, message } => {
                     assert!(!to.is_empty() && !to.contains(&at));
+                    if lane == Lane::Small && self.rng.chance(0.02) {
+                        node.core.note_backlog(self.now, usize::MAX);
+                        self.count("crowded");
+                        let after = self.delay();
+                        self.schedule(after, What::Room(at));
+                    }
                     for peer in to.iter() {
                         self.post(at, *peer, lane, message.clone());
                     }
