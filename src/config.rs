@@ -22,7 +22,7 @@ mod ping;
 mod self_fencing;
 mod tie;
 
-pub use api::{ApiAccess, ApiConfig, ApiUser, LockUsers};
+pub use api::{ApiAccess, ApiConfig, ApiUser, GroupUsers, LockUsers};
 pub use media::{DiscoveryEntry, MediumEntry};
 pub use outside::{HeartbeatEntry, MailEntry, OutsideConfig};
 pub use ping::PingEntry;

@@ -21,6 +21,7 @@
 mod cluster;
 mod config;
 mod event;
+mod groups;
 mod locks;
 mod node;
 mod services;
@@ -32,11 +33,12 @@ mod store;
 
 pub use cluster::{Cluster, ClusterBuilder};
 pub use config::{
-    ApiAccess, ApiConfig, ApiUser, CipherName, Detection, DiscoveryEntry, HeartbeatEntry, Key, KeyEntry,
-    LockUsers, MailEntry, MediumEntry, NodeConfig, NodeEntry, OutsideConfig, Paths, PingEntry,
+    ApiAccess, ApiConfig, ApiUser, CipherName, Detection, DiscoveryEntry, GroupUsers, HeartbeatEntry, Key,
+    KeyEntry, LockUsers, MailEntry, MediumEntry, NodeConfig, NodeEntry, OutsideConfig, Paths, PingEntry,
     ProtectionName, SelfFencingEntry, TieBreakerEntry,
 };
 pub use event::{NodeEvent, Numbered, PartitionEvent};
+pub use groups::{GroupClient, GroupError, GroupNews};
 pub use locks::{
     LockClient, LockCollection, LockDomain, LockGuard, LockOrderError, Locks, LostLock, PendingConversion,
     PendingLock, PendingSubConversion, SubLock,

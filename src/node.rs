@@ -6,11 +6,13 @@ mod application;
 mod builder;
 mod calls;
 mod gate;
+mod group_service;
 mod host;
 mod lock_service;
 mod locks;
 mod outside;
 mod partition;
+mod programs;
 mod queue;
 mod recorder;
 mod services;
@@ -172,13 +174,7 @@ impl Node {
 
     /// The stack had stopped handing out messages because nobody took them.
     fn resume(&self) {
-        let events = &self.inner.events;
-        let _resumed = self.inner.handle.call(|stack, _, now| {
-            // Unless the limit was exceeded again meanwhile.
-            if !events.is_held() {
-                stack.hold_deliveries(now, false);
-            }
-        });
+        let _resumed = self.inner.handle.call(|stack, host, now| host.resume(stack, now));
     }
 
     /// The bus on which the node publishes its events by topic, for any part of this program, and for programs outside if the

@@ -39,6 +39,9 @@ use std::sync::Arc;
 /// The group in which the resource managers of all nodes keep one history.
 pub const MANAGER_GROUP: &str = "ocf.resource";
 
+/// Members of a node with this local number, and above, are those of programs beside the node; the node gives them their numbers.
+pub const PROGRAM_MEMBERS: u32 = 1 << 31;
+
 /// Configuration of every layer. Each part is described where it is defined.
 #[derive(Clone, Debug)]
 pub struct StackConfig {
@@ -178,6 +181,8 @@ pub enum Output {
     NoteTie(Grant),
     /// Keep this of the resources that were agreed on for the next life ([`Stack::set_kept`]), as soon as possible.
     Keep(ocf_resource::Kept),
+    /// The next event asks this member of a program for a state ([`PROGRAM_MEMBERS`]).
+    Donor(MemberId),
     /// Tell the application.
     Event(NodeEvent),
 }
@@ -335,6 +340,9 @@ impl Stack {
     /// # Errors
     /// See [`JoinError`]; nothing changed.
     pub fn join(&mut self, now: Instant, group: &str, local: u32) -> Result<MemberId, JoinError> {
+        if local >= PROGRAM_MEMBERS {
+            return Err(JoinError::Reserved(PROGRAM_MEMBERS));
+        }
         self.now = now;
         self.groups.join(now, group, local)
     }
@@ -344,6 +352,9 @@ impl Stack {
     /// # Errors
     /// See [`LeaveError`]; nothing changed.
     pub fn leave_group(&mut self, now: Instant, group: &str, local: u32) -> Result<(), LeaveError> {
+        if local >= PROGRAM_MEMBERS {
+            return Err(LeaveError::NotMember(Arc::from(group)));
+        }
         self.now = now;
         self.groups.leave(now, group, local)
     }
@@ -595,6 +606,39 @@ impl Stack {
 
     fn emit(&mut self, event: NodeEvent) {
         self.outputs.push_back(Output::Event(event));
+    }
+
+    /// As [`Stack::join`], for a program beside the node.
+    pub(crate) fn join_program(
+        &mut self,
+        now: Instant,
+        group: &str,
+        local: u32,
+    ) -> Result<MemberId, JoinError> {
+        self.now = now;
+        self.groups.join(now, group, local)
+    }
+
+    /// As [`Stack::leave_group`], for a program beside the node.
+    pub(crate) fn leave_program(&mut self, now: Instant, group: &str, local: u32) -> Result<(), LeaveError> {
+        self.now = now;
+        self.groups.leave(now, group, local)
+    }
+
+    /// True if something of the node itself is a member of that group.
+    pub(crate) fn is_own_group(&self, group: &str) -> bool {
+        self.residents.has(group)
+    }
+
+    /// See [`Groups::is_local`].
+    pub(crate) fn is_local(&self, group: &str, local: u32) -> bool {
+        self.groups.is_local(group, local)
+    }
+
+    /// See [`Groups::group_promises`](ocf_groups::GroupService::group_promises).
+    pub(crate) fn group_promises(&self) -> ocf_groups::GroupPromises {
+        use ocf_groups::GroupService as _;
+        self.groups.group_promises()
     }
 
     fn manager_group() -> Arc<str> {

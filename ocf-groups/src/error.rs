@@ -24,6 +24,9 @@ pub enum JoinError {
     /// at every member, if that is enough.
     #[error("this provider does not offer {0:?} delivery, which the member is configured for")]
     NotOffered(Guarantee),
+    /// Members with this number, and all above, are those to which the node gives numbers itself.
+    #[error("the numbers of members from {0} on are given by the node")]
+    Reserved(u32),
     /// This node has as many members as a whole group may have.
     #[error("this node has {0} members in groups, the most it may have")]
     TooManyMembers(usize),

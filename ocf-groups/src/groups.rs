@@ -1,7 +1,7 @@
 use crate::flush::Plan;
 use crate::stats::{Sending, Stats, Window};
 use crate::stream::Stream;
-use crate::table::Table;
+use crate::table::{Status, Table};
 use crate::wire::Item;
 use crate::{
     Config, GROUP_NAME_MAX, Guarantee, Input, JoinError, LeaveError, MemberId, OfferError, Output, Position,
@@ -449,6 +449,16 @@ impl Groups {
     #[must_use]
     pub fn members(&self, group: &str) -> Vec<MemberId> {
         self.table.named(group).map(|(_, g)| g.members.iter().map(|e| e.id).collect()).unwrap_or_default()
+    }
+
+    /// Which member was asked for the state that this joiner needs as of this position; `None` if another state is wanted by now.
+    #[must_use]
+    pub fn donor(&self, group: &str, joiner: MemberId, position: Position) -> Option<MemberId> {
+        let (_, group) = self.table.named(group)?;
+        match group.entry(joiner)?.status {
+            Status::Pending { donor, position: asked } if asked == position => Some(donor),
+            Status::Pending { .. } | Status::Ready | Status::Orphan | Status::Denied => None,
+        }
     }
 
     /// True if that member of this node is in the group, or on its way into or out of it.

@@ -1,6 +1,7 @@
 use core::net::SocketAddr;
 use ocf_comm::rpc::Access;
 use ocf_dlm::SPACE_NAME_MAX;
+use ocf_groups::GROUP_NAME_MAX;
 use pils::ConfigErrors;
 use serde::Deserialize;
 use std::path::PathBuf;
@@ -17,6 +18,11 @@ pub struct ApiConfig {
     pub local_groups: Vec<u32>,
     /// Who may lock from there, besides root and the node's own user. They may connect, too.
     pub locks: Vec<LockUsers>,
+    /// Who may join groups from there, besides root and the node's own user. They may connect, too.
+    pub groups: Vec<GroupUsers>,
+    /// How long a program may take nothing of what its groups bring while the node waits for it, in milliseconds, before its connection
+    /// ends. Default 5000; at most half of the time after which the whole node would be evicted, if members are.
+    pub groups_unread_ms: Option<u64>,
     /// Where administration tools post XML-RPC, on the path `/RPC2`: a loopback address, or another one with users. Needs the
     /// feature `http`.
     pub http: Option<SocketAddr>,
@@ -39,6 +45,53 @@ pub struct LockUsers {
     pub groups: Vec<u32>,
 }
 
+/// Users and groups of this machine who may join some groups of messages.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroupUsers {
+    /// Names of groups of messages; `*` at the end stands for anything. Default: every group.
+    #[serde(default = "every_space")]
+    pub names: Vec<String>,
+    /// Users, by id.
+    #[serde(default)]
+    pub users: Vec<u32>,
+    /// Groups of users, by id: the effective one of a process counts.
+    #[serde(default)]
+    pub groups: Vec<u32>,
+}
+
+/// True if a pattern is the name, or ends with `*` and is the front of it.
+fn covers(pattern: &str, name: &str) -> bool {
+    pattern.strip_suffix('*').map_or(pattern == name, |prefix| name.starts_with(prefix))
+}
+
+impl GroupUsers {
+    /// True if a process of this user and group may join the group of that name.
+    #[must_use]
+    pub fn allows(&self, name: &str, uid: u32, gid: u32) -> bool {
+        (self.users.contains(&uid) || self.groups.contains(&gid))
+            && self.names.iter().any(|pattern| covers(pattern, name))
+    }
+
+    fn check(&self, at: usize, errors: &mut ConfigErrors) {
+        if self.users.is_empty() && self.groups.is_empty() {
+            errors.push(
+                format!("groups[{at}]"),
+                "nobody",
+                "allows nothing to anybody",
+                "give users or groups",
+            );
+        }
+        for pattern in &self.names {
+            let name = pattern.strip_suffix('*').unwrap_or(pattern);
+            if pattern.is_empty() || name.contains('*') || name.len() > GROUP_NAME_MAX {
+                let fix = "give a name of 1 to 128 bytes, with * at most at its end";
+                errors.push(format!("groups[{at}].names"), format!("{pattern:?}"), "names no group", fix);
+            }
+        }
+    }
+}
+
 fn every_space() -> Vec<String> {
     vec!["*".to_owned()]
 }
@@ -47,11 +100,8 @@ impl LockUsers {
     /// True if a process of this user and group may lock in that lockspace.
     #[must_use]
     pub fn allows(&self, space: &str, uid: u32, gid: u32) -> bool {
-        let covers = |pattern: &String| match pattern.strip_suffix('*') {
-            Some(prefix) => space.starts_with(prefix),
-            None => pattern == space,
-        };
-        (self.users.contains(&uid) || self.groups.contains(&gid)) && self.spaces.iter().any(covers)
+        (self.users.contains(&uid) || self.groups.contains(&gid))
+            && self.spaces.iter().any(|pattern| covers(pattern, space))
     }
 
     fn check(&self, at: usize, errors: &mut ConfigErrors) {
@@ -126,8 +176,19 @@ impl ApiConfig {
             let fix = "give the address at which programs connect";
             errors.push("local", "none", "is missing, and locks says who may lock from there", fix);
         }
+        if self.local.is_none() && !self.groups.is_empty() {
+            let fix = "give the address at which programs connect";
+            errors.push("local", "none", "is missing, and groups says who may join from there", fix);
+        }
         for (at, entry) in self.locks.iter().enumerate() {
             entry.check(at, &mut errors);
+        }
+        for (at, entry) in self.groups.iter().enumerate() {
+            entry.check(at, &mut errors);
+        }
+        if self.groups_unread_ms == Some(0) {
+            let fix = "give a time that a busy program does not need, such as 5000";
+            errors.push("groups_unread_ms", 0, "ends every program that the node waits for", fix);
         }
         if let Some(http) = self.http {
             if !cfg!(feature = "http") {

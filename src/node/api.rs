@@ -1,7 +1,9 @@
+use super::group_service::GroupService;
 use super::host::NodeHost;
 use super::lock_service::LockService;
-use crate::config::{ApiConfig, LockUsers, NodeConfig};
+use crate::config::{ApiConfig, GroupUsers, LockUsers, NodeConfig};
 use crate::event::{NodeEvent, PartitionEvent};
+use crate::groups::wire;
 use crate::locks::wire::SERVICE;
 use crate::snapshot::Snapshot;
 use crate::stack::Stack;
@@ -66,10 +68,11 @@ impl Api {
         config: &NodeConfig,
         local: NodeInstance,
         methods: Dispatcher,
-        (bus, locks): (&Bus, Arc<LockService>),
+        (bus, locks, groups): (&Bus, Arc<LockService>, Arc<GroupService>),
     ) -> Result<Self, ApiError> {
         let api = &config.api;
         let locking = |who: fn(&LockUsers) -> &Vec<u32>| api.locks.iter().flat_map(who);
+        let joining = |who: fn(&GroupUsers) -> &Vec<u32>| api.groups.iter().flat_map(who);
         let server = match &api.local {
             Some(address) => Some(Server::start(
                 &Address::from(address.as_str()),
@@ -79,6 +82,7 @@ impl Api {
                             .local_users
                             .iter()
                             .chain(locking(|entry| &entry.users))
+                            .chain(joining(|entry| &entry.users))
                             .copied()
                             .chain([0])
                             .collect(),
@@ -86,14 +90,16 @@ impl Api {
                             .local_groups
                             .iter()
                             .chain(locking(|entry| &entry.groups))
+                            .chain(joining(|entry| &entry.groups))
                             .copied()
                             .collect(),
                         ..Accept::default()
                     })
                     .who_may(
-                        ": [api] of the node's configuration says who may (local_users, local_groups, locks)",
+                        ": [api] of the node's configuration says who may (local_users, local_groups, locks, groups)",
                     )
                     .service(SERVICE, locks)
+                    .service(wire::SERVICE, groups)
                     .policy(policy(api))
                     .node(local)
                     .bus(bus.clone())

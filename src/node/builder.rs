@@ -3,9 +3,11 @@ use super::api::{self, Api, ApiError};
 use super::application::Application;
 use super::calls::{self, Callers, Job};
 use super::gate::Gate;
+use super::group_service::{self, GroupService};
 use super::host::{Command, NodeHost};
 use super::lock_service::{self, LockService};
 use super::outside::Outside;
+use super::programs::Programs;
 use super::queue::EventQueue;
 use super::recorder::{self, Keeper, Recorder};
 use super::tie::Decider;
@@ -14,6 +16,7 @@ use crate::config::{ApiConfig, HeartbeatEntry, NodeConfig, OutsideConfig, PingEn
 use crate::stack::{Birth, Stack, StackConfig, StackError};
 use crate::store::{FileStore, RecordStore};
 use core::fmt;
+use core::time::Duration;
 use crossbeam_channel::Receiver;
 use ocf_comm::driver::sentinel::{Sentinel, SentinelConfig};
 use ocf_comm::driver::{
@@ -21,6 +24,7 @@ use ocf_comm::driver::{
 };
 use ocf_comm::rpc::{self, Dispatcher};
 use ocf_comm::{KeyRing, Secrets};
+use ocf_groups::SlowMembers;
 use ocf_membership::TieBreaker;
 use ocf_resource::driver::apphb::AppHeartbeatServer;
 use ocf_resource::driver::{AgentHost, Descriptions, OcfClass, RustClass};
@@ -394,6 +398,7 @@ impl NodeBuilder {
         let sentinel = sentinel.transpose()?;
         stack_config.comm.obituary = sentinel.as_ref().map(Sentinel::commitment);
         let secrets = Secrets { keys, seed: entropy::bytes(), agreement: Box::new(Agreement::start()) };
+        let unread_for = unread_for(&self.config.api, &stack_config.groups.slow);
         let (fencing, lease) = (stack_config.fencing.clone(), stack_config.membership.lease);
         let birth = Birth { local, secrets, record, rng: Rng::new(entropy::seed()) };
         let stack = Stack::new(ports.clock().now(), stack_config, birth)?;
@@ -405,11 +410,7 @@ impl NodeBuilder {
             store.map(|store| recorder(store, &remote)).transpose().map_err(StartError::Threads)?;
         let events = Arc::new(EventQueue::new(self.backlog));
         let gate = Arc::new(Gate::new(stack.sending()));
-        let report = reporter(&remote);
-        let devices =
-            DeviceHost::new(&fencing, &self.devices, &runner, move |done| report(Command::Device(done)))?;
-        let report = reporter(&remote);
-        let agents = AgentHost::new(agents, move |done| report(Command::Operated(done.run, done.result)));
+        let (agents, devices) = hosts(agents, (&self.devices, &fencing), &runner, &remote)?;
         let heartbeats = self.config.outside.heartbeats.as_ref().map(|entry| heartbeats(entry, &remote));
         let outside = Outside::start(&self.config, local).map_err(StartError::Threads)?;
         let (bus, (callers, jobs)) = (api::bus(), Callers::new());
@@ -425,12 +426,14 @@ impl NodeBuilder {
         .with_outside(outside, heartbeats.transpose().map_err(StartError::Heartbeats)?)
         .with_bus(Some(bus.clone()))
         .with_callers(callers)
+        .with_programs(self.config.api.local.is_some().then(|| Programs::new(local)))
         .with_application(self.application);
         // Last, and before anything can run here.
         let alive = arm((&self.config, lease), self.watchdog, self.ender, (&remote, &mut stack))?;
         let clock = ports.clock();
         let reactor = Reactor::new(ports, inbox, stack, host.with_alive(alive.clone(), clock));
-        let launched = launch((&self.config, local), reactor, self.methods, (jobs, remote), &bus);
+        let more = (self.methods, Arc::clone(&gate), unread_for);
+        let launched = launch((&self.config, local), reactor, more, (jobs, remote), &bus);
         // A node that does not start has not met anybody.
         let (running, api) = launched.inspect_err(|_| alive.iter().for_each(|alive| alive.let_go()))?;
         Ok(Node {
@@ -451,6 +454,20 @@ impl NodeBuilder {
     }
 }
 
+/// What runs agents and fence devices.
+fn hosts(
+    agents: Agents,
+    (devices, fencing): (&Classes, &ocf_stonith::Config),
+    runner: &Runner,
+    remote: &Remote<Command>,
+) -> Result<(AgentHost, DeviceHost), StartError> {
+    let report = reporter(remote);
+    let devices = DeviceHost::new(fencing, devices, runner, move |done| report(Command::Device(done)))?;
+    let report = reporter(remote);
+    let agents = AgentHost::new(agents, move |done| report(Command::Operated(done.run, done.result)));
+    Ok((agents, devices))
+}
+
 /// A stack that calls nodes what people call them.
 fn named(mut stack: Stack, config: &NodeConfig) -> Stack {
     stack.set_names(config.nodes.iter().map(|n| (n.id, config.name_of(n.id))));
@@ -461,7 +478,7 @@ fn named(mut stack: Stack, config: &NodeConfig) -> Stack {
 fn launch(
     (config, local): (&NodeConfig, NodeInstance),
     reactor: Reactor<Stack, NodeHost>,
-    more: rpc::Builder,
+    more: (rpc::Builder, Arc<Gate>, Duration),
     calls: (Receiver<Job>, Remote<Command>),
     bus: &Bus,
 ) -> Result<(Running<Stack, NodeHost>, Option<Api>), StartError> {
@@ -472,7 +489,7 @@ fn launch(
 
 /// Has the watchdog stand behind the node, if the configuration has one.
 fn arm(
-    (config, lease): (&NodeConfig, core::time::Duration),
+    (config, lease): (&NodeConfig, Duration),
     given: Option<Box<dyn Watchdog>>,
     ender: Ender,
     (remote, stack): (&Remote<Command>, &mut Stack),
@@ -504,16 +521,26 @@ fn arm(
 fn serve(
     (config, local): (&NodeConfig, NodeInstance),
     handle: Handle<Stack, NodeHost>,
-    more: rpc::Builder,
+    (more, gate, unread_for): (rpc::Builder, Arc<Gate>, Duration),
     (jobs, remote): (Receiver<Job>, Remote<Command>),
     bus: &Bus,
 ) -> Result<Option<Api>, StartError> {
     let locks = Arc::new(LockService::new(handle.clone(), config.api.locks.clone(), config.sentinel));
     let more = more.merge(lock_service::methods(&locks));
+    let groups = GroupService::new((handle.clone(), gate), config.api.groups.clone(), unread_for);
     let methods = api::dispatcher(config, &handle, local, more);
     calls::serve(methods.clone(), jobs, remote).map_err(StartError::Threads)?;
-    let start = || Api::start(config, local, methods, (bus, locks));
+    let start = || Api::start(config, local, methods, (bus, locks, Arc::new(groups)));
     Ok(config.api.is_on().then(start).transpose()?)
+}
+
+/// How long a program may take nothing while the node waits for it: it goes before the whole node does.
+fn unread_for(api: &ApiConfig, slow: &SlowMembers) -> Duration {
+    let asked = api.groups_unread_ms.map_or(group_service::UNREAD_FOR, Duration::from_millis);
+    match slow {
+        SlowMembers::Evict(patience) => asked.min(patience.stalled / 2),
+        SlowMembers::Throttle => asked,
+    }
 }
 
 /// Gives the stack what an earlier life has kept of what the cluster agreed to run, and has that kept from now on: beside the record, in
@@ -588,7 +615,7 @@ fn heartbeats(entry: &HeartbeatEntry, remote: &Remote<Command>) -> io::Result<Ap
     let own = rustix::process::geteuid().as_raw();
     let others = || entry.users.iter().chain(&entry.may_reboot).copied();
     let config = ocf_resource::apphb::Config {
-        interval: core::time::Duration::from_millis(entry.interval_ms),
+        interval: Duration::from_millis(entry.interval_ms),
         may_reboot: entry.may_reboot.iter().copied().collect(),
         // Who registers as a resource can have it taken for failed.
         may_register: Some(others().chain([0, own]).collect()),

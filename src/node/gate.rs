@@ -6,7 +6,7 @@ use pils::Instant;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::stack::Stack;
+use crate::stack::{PROGRAM_MEMBERS, Stack};
 
 /// Takes messages for groups from any thread without the reactor's lock, which the reactor holds for a turn: it knows
 /// what the groups core would answer, and keeps what was accepted until the reactor's thread, or the caller if the
@@ -32,6 +32,8 @@ struct State {
     offered: usize,
     taken: usize,
     refused: bool,
+    /// The application of the node was refused, and waits to be told that there is room.
+    application_waits: bool,
     stopped: Option<Stopped>,
 }
 
@@ -73,6 +75,7 @@ impl Gate {
             offered: 0,
             taken: 0,
             refused: false,
+            application_waits: false,
             stopped: None,
         };
         Self { state: Mutex::new(state) }
@@ -86,9 +89,9 @@ impl Gate {
         payload: Bytes,
     ) -> Result<Accepted, Refused> {
         let mut state = self.state.lock();
-        let sender = state.sender(group, local)?;
+        let sender = state.own_sender(group, local)?;
         let first = state.is_idle();
-        state.admit(payload.len())?;
+        state.admit(payload.len()).inspect_err(|_| state.application_waits = true)?;
         state.offers.push(Offer { sender, guarantee, payload });
         Ok(state.accepted(first))
     }
@@ -101,21 +104,30 @@ impl Gate {
         payloads: &mut VecDeque<Bytes>,
     ) -> Result<Accepted, Refused> {
         let mut state = self.state.lock();
+        let sender = state.own_sender(group, local)?;
+        state.offer_all(sender, guarantee, payloads).inspect_err(|_| state.application_waits = true)
+    }
+
+    /// As [`Gate::offer_all`], from a member of a program beside the node.
+    pub(super) fn offer_for_program(
+        &self,
+        (group, local): (&str, u32),
+        guarantee: Guarantee,
+        payloads: &mut VecDeque<Bytes>,
+    ) -> Result<Accepted, Refused> {
+        let mut state = self.state.lock();
         let sender = state.sender(group, local)?;
-        let idle = state.is_idle();
-        let mut first = true;
-        while let Some(payload) = payloads.front() {
-            match state.admit(payload.len()) {
-                Ok(()) => {}
-                Err(refused) if first => return Err(refused),
-                Err(_) => break,
-            }
-            first = false;
-            if let Some(payload) = payloads.pop_front() {
-                state.offers.push(Offer { sender, guarantee, payload });
-            }
-        }
-        Ok(state.accepted(idle))
+        state.offer_all(sender, guarantee, payloads)
+    }
+
+    /// True once, if the application of the node was refused.
+    pub(super) fn application_waits(&self) -> bool {
+        core::mem::take(&mut self.state.lock().application_waits)
+    }
+
+    /// What [`Gate::hand_in`] does, where no memory is at hand.
+    pub(super) fn hand_in_now(&self, stack: &mut Stack, now: Instant) {
+        self.hand_in(stack, now, &mut Offers::default());
     }
 
     /// Hands what was accepted to the core. `spare` is empty before and after; its memory is used again.
@@ -180,6 +192,39 @@ impl State {
         }
         let found = self.senders.binary_search_by(|(name, number)| (&**name, *number).cmp(&(group, local)));
         found.map_err(|_at| Refused::Send(SendError::NotMember(Arc::from(group))))
+    }
+
+    /// As [`State::sender`], of the node's own application: it has no say for programs.
+    fn own_sender(&self, group: &str, local: u32) -> Result<usize, Refused> {
+        let found = self.sender(group, local)?;
+        if local < PROGRAM_MEMBERS {
+            Ok(found)
+        } else {
+            Err(Refused::Send(SendError::NotMember(group.into())))
+        }
+    }
+
+    /// Accepts from the front of `payloads` as many as fit; at least one, or says why not.
+    fn offer_all(
+        &mut self,
+        sender: usize,
+        guarantee: Guarantee,
+        payloads: &mut VecDeque<Bytes>,
+    ) -> Result<Accepted, Refused> {
+        let idle = self.is_idle();
+        let mut first = true;
+        while let Some(payload) = payloads.front() {
+            match self.admit(payload.len()) {
+                Ok(()) => {}
+                Err(refused) if first => return Err(refused),
+                Err(_) => break,
+            }
+            first = false;
+            if let Some(payload) = payloads.pop_front() {
+                self.offers.push(Offer { sender, guarantee, payload });
+            }
+        }
+        Ok(self.accepted(idle))
     }
 
     const fn is_idle(&self) -> bool {

@@ -4,10 +4,12 @@ use super::calls::Callers;
 use super::gate::{Gate, Offers};
 use super::locks::Table;
 use super::outside::Outside;
+use super::programs::{Program, Programs};
 use super::queue::EventQueue;
 use super::recorder::{Keeper, Recorder};
 use super::services::Seats;
 use super::tie::Decider;
+use crate::Standing;
 use crate::event::{NodeEvent, Numbered, PartitionEvent};
 use crate::stack::{Input, Output, Stack};
 use ocf_comm::Received;
@@ -69,6 +71,8 @@ pub(super) struct NodeHost {
     gate: Arc<Gate>,
     offers: Offers,
     number: u64,
+    /// Events, those for programs alone among them.
+    handled: u64,
     /// Events of this turn, not handed over yet.
     turn: VecDeque<Numbered>,
     /// None of those needs more than to be handed over.
@@ -89,6 +93,7 @@ pub(super) struct NodeHost {
     /// `None` once stopped, so that whoever waits is told.
     callers: Option<Callers>,
     locks: Arc<Table>,
+    programs: Option<Programs>,
     seats: Seats,
     outside: Option<Outside>,
     heartbeats: Option<AppHeartbeatServer>,
@@ -108,6 +113,7 @@ impl NodeHost {
             gate,
             offers: Offers::default(),
             number: 0,
+            handled: 0,
             turn: VecDeque::new(),
             only_messages: true,
             hold: false,
@@ -123,6 +129,7 @@ impl NodeHost {
             bus: None,
             callers: None,
             locks: Arc::default(),
+            programs: None,
             seats: Seats::default(),
             outside: None,
             heartbeats: None,
@@ -174,6 +181,52 @@ impl NodeHost {
         self
     }
 
+    /// Has programs beside the node as members of groups.
+    pub(super) fn with_programs(mut self, programs: Option<Programs>) -> Self {
+        self.programs = programs;
+        self
+    }
+
+    /// Programs that are members of groups.
+    pub(super) const fn programs(&mut self) -> Option<&mut Programs> {
+        self.programs.as_mut()
+    }
+
+    /// Has deliveries go on if nobody has too much to take.
+    pub(super) fn resume(&mut self, stack: &mut Stack, now: Instant) {
+        let for_program = self.programs.as_mut().is_some_and(Programs::holds);
+        // Unless the limit was exceeded again meanwhile.
+        if !for_program && !self.events.is_held() {
+            stack.hold_deliveries(now, false);
+        }
+    }
+
+    /// Does what a program has ordered, as far as it goes.
+    pub(super) fn drain(&mut self, stack: &mut Stack, now: Instant, program: &Program) {
+        self.hand_in(stack, now);
+        if let Some(programs) = &mut self.programs
+            && programs.drain(stack, now, (&self.gate, program))
+        {
+            self.hand_in(stack, now);
+        }
+        self.publish(stack, now);
+    }
+
+    /// Tells programs. False if the event is not for the application.
+    fn tell_programs(&mut self, event: &NodeEvent) -> bool {
+        let Some(programs) = &mut self.programs else { return true };
+        if let NodeEvent::Group(event) = event {
+            return programs.take(event, &self.gate);
+        } else if let NodeEvent::NonPrimary(_) = event {
+            programs.stands(Standing::NonPrimary);
+        } else if let NodeEvent::Suspended = event {
+            programs.stands(Standing::Suspended);
+        } else if let NodeEvent::Resumed = event {
+            programs.stands(Standing::Primary);
+        }
+        true
+    }
+
     /// Makes calls to other nodes and serves theirs.
     pub(super) fn with_callers(mut self, callers: Callers) -> Self {
         self.callers = Some(callers);
@@ -207,6 +260,10 @@ impl NodeHost {
 
     /// The next event for the application.
     fn tell(&mut self, now: Instant, event: NodeEvent) {
+        self.handled += 1;
+        if !self.tell_programs(&event) {
+            return;
+        }
         self.number += 1;
         if let Some(bus) = &self.bus {
             super::api::publish(bus, self.number, &event);
@@ -290,6 +347,11 @@ impl Host<Stack> for NodeHost {
                     keeper.keep(kept);
                 }
             }
+            Output::Donor(donor) => {
+                if let Some(programs) = &mut self.programs {
+                    programs.donor_is(donor);
+                }
+            }
             Output::Event(event) => self.tell(now, event),
         }
     }
@@ -342,7 +404,14 @@ impl Host<Stack> for NodeHost {
             sentinel.tell(now, layer.comm());
         }
         // Before the events: who reads that it is a member may send.
-        let handed_in = self.publish(layer, now);
+        let mut called = self.publish(layer, now);
+        if let Some(programs) = &mut self.programs {
+            called |= programs.retry(layer, now, &self.gate);
+            if programs.flush() {
+                layer.hold_deliveries(now, true);
+                called = true;
+            }
+        }
         if let Some(outside) = &self.outside {
             outside.tell(&self.turn, layer);
         }
@@ -354,17 +423,17 @@ impl Host<Stack> for NodeHost {
             for event in turn.drain(..) {
                 application.on_event(&mut Here::new(layer, (gate, offers), now), event);
             }
-            return any || handed_in;
+            return any || called;
         }
         let hold = self.events.hand_over(&mut self.turn) | core::mem::take(&mut self.hold);
         if hold {
             layer.hold_deliveries(now, true);
         }
-        hold || handed_in
+        hold || called
     }
 
     fn handled(&self) -> u64 {
-        self.number
+        self.handled
     }
 
     fn recycle(&mut self, layer: &mut Stack, buffer: Vec<u8>) {

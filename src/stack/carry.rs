@@ -4,7 +4,7 @@
     reason = "the enums of the layers are open-ended: what has no taker yet is traced, or passed on to the application"
 )]
 
-use super::{MANAGER_GROUP, Output, Stack};
+use super::{MANAGER_GROUP, Output, PROGRAM_MEMBERS, Stack};
 use crate::event::NodeEvent;
 use ocf_comm::{Channel, Endpoint, Lane};
 use ocf_groups::Guarantee;
@@ -308,9 +308,20 @@ impl Stack {
             Event::Reset { ref group, .. } if **group == *MANAGER_GROUP => {}
             other => {
                 if !self.residents.take(now, &other) {
+                    self.name_donor(&other);
                     self.emit(NodeEvent::Group(other));
                 }
             }
+        }
+    }
+
+    /// Says who is to give a state, if it is a member of a program.
+    fn name_donor(&mut self, event: &ocf_groups::Event) {
+        if let ocf_groups::Event::StateWanted { group, joiner, position } = event
+            && let Some(donor) = self.groups.donor(group, *joiner, *position)
+            && donor.local >= PROGRAM_MEMBERS
+        {
+            self.outputs.push_back(Output::Donor(donor));
         }
     }
 

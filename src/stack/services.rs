@@ -76,6 +76,11 @@ impl Residents {
         taken
     }
 
+    /// True if one is a member of that group.
+    pub(super) fn has(&self, group: &str) -> bool {
+        self.0.iter().any(|tenancy| *tenancy.group == *group)
+    }
+
     pub(super) fn drive(&mut self, now: Instant, groups: &mut Groups) {
         self.0.iter_mut().for_each(|tenancy| tenancy.resident.drive(now, groups));
         self.0.retain(|tenancy| !tenancy.leaving || groups.is_local(&tenancy.group, tenancy.local));

@@ -16,6 +16,8 @@ use std::time::Instant;
 const OUT_MAX: usize = 4 << 20;
 /// Events that may wait for the program before no more is read: then the server's limits hold.
 const EVENTS_MAX: usize = 4096;
+/// Bytes read at once.
+const READ: usize = 128 << 10;
 /// How long a server may take to greet.
 const GREETING: Duration = Duration::from_secs(10);
 
@@ -116,6 +118,8 @@ pub enum CallFailure {
 pub struct Client {
     stream: UnixStream,
     frames: Frames,
+    /// Memory for what is read.
+    buffer: Vec<u8>,
     out: Vec<u8>,
     written: usize,
     events: VecDeque<ClientEvent>,
@@ -144,6 +148,7 @@ impl Client {
             stream,
             // What a server sends is bounded by its own limits; this one is against a stranger.
             frames: Frames::new(64 << 20),
+            buffer: vec![0; READ],
             out: Vec::new(),
             written: 0,
             events: VecDeque::new(),
@@ -197,6 +202,15 @@ impl Client {
     pub fn tell(&mut self, service: &str, method: &str, body: Body) -> Result<(), ClientError> {
         let (service, method) = (service.to_owned(), method.to_owned());
         self.send(&Request::Call { id: 0, answer: false, service, method, body })
+    }
+
+    /// As [`Client::tell`], but never too much: for what its caller bounds itself, by a window say.
+    ///
+    /// # Errors
+    /// [`ClientError`]; nothing was sent.
+    pub fn tell_bounded(&mut self, service: &str, method: &str, body: Body) -> Result<(), ClientError> {
+        let (service, method) = (service.to_owned(), method.to_owned());
+        self.queue(&Request::Call { id: 0, answer: false, service, method, body }, usize::MAX)
     }
 
     /// Wants the answer of a call no more. It may come all the same, if it is on its way.
@@ -337,6 +351,11 @@ impl Client {
     }
 
     fn send(&mut self, request: &Request) -> Result<(), ClientError> {
+        self.queue(request, OUT_MAX)
+    }
+
+    /// Writes it, behind at most so many bytes.
+    fn queue(&mut self, request: &Request, most: usize) -> Result<(), ClientError> {
         if let Some(failed) = &self.failed {
             return Err(failed.clone());
         }
@@ -345,7 +364,7 @@ impl Client {
             return Err(ClientError::TooLarge { size: frame.len(), limit: self.frame_max });
         }
         let waiting = self.out.len() - self.written;
-        if waiting > 0 && waiting + frame.len() > OUT_MAX {
+        if waiting > 0 && waiting + frame.len() > most {
             return Err(ClientError::Full(waiting));
         }
         self.out.extend_from_slice(&frame);
@@ -372,7 +391,6 @@ impl Client {
     }
 
     fn read(&mut self) -> Result<(), ClientError> {
-        let mut buffer = [0; 64 << 10];
         loop {
             // Who waits for an answer cannot take events meanwhile.
             while self.events.len() < EVENTS_MAX || !self.awaited.is_empty() {
@@ -385,9 +403,9 @@ impl Client {
             if self.events.len() >= EVENTS_MAX && self.awaited.is_empty() {
                 return Ok(());
             }
-            match self.stream.read(&mut buffer) {
+            match self.stream.read(&mut self.buffer) {
                 Ok(0) => return Err(ClientError::Closed),
-                Ok(got) => self.frames.push(&buffer[..got]),
+                Ok(got) => self.frames.push(&self.buffer[..got]),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::ConnectionReset => return Err(ClientError::Closed),

@@ -6,7 +6,15 @@ use bytes::Bytes;
 use core::fmt;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io::{ErrorKind, Write as _};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::time::Instant;
+
+/// Bytes taken together from the frames that wait.
+const CHUNK: usize = 64 << 10;
+/// Bytes that a thread writes that is not the server's.
+const WRITE_NOW: usize = 1 << 20;
 
 /// What waits to be written to one client. Filled from any thread, emptied by the server's.
 pub(super) struct Outbox {
@@ -15,6 +23,31 @@ pub(super) struct Outbox {
     bytes_max: usize,
     frame_max: usize,
     state: Mutex<State>,
+    /// Locked before the state. Who has it writes; another thread has the server's come back.
+    writer: Mutex<Writer>,
+}
+
+struct Writer {
+    /// The client's, not blocking; none before it is attached and once the client is gone.
+    stream: Option<UnixStream>,
+    /// Taken from the state, not written yet.
+    out: Vec<u8>,
+    written: usize,
+    /// When the client last took a byte, or had nothing to take.
+    moved: Instant,
+}
+
+/// How a write ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wrote {
+    /// All is written.
+    All,
+    /// The socket takes no more now; that it does again is an event.
+    Blocked,
+    /// So much as was asked for; the socket may take more.
+    Some,
+    /// The other end has closed.
+    Closed,
 }
 
 struct State {
@@ -50,19 +83,89 @@ impl Outbox {
             lost_ever: 0,
             ended: None,
         };
-        Self { client, wake, bytes_max, frame_max, state: Mutex::new(state) }
+        let writer = Writer { stream: None, out: Vec::new(), written: 0, moved: Instant::now() };
+        let (state, writer) = (Mutex::new(state), Mutex::new(writer));
+        Self { client, wake, bytes_max, frame_max, state, writer }
+    }
+
+    /// What is written goes there: a second descriptor of the client's socket.
+    pub(super) fn attach(&self, stream: UnixStream) {
+        self.writer.lock().stream = Some(stream);
+    }
+
+    /// As [`Outbox::push`], and writes at once what the socket takes.
+    pub(super) fn push_now(&self, frame: Bytes) -> bool {
+        if !self.queue(frame) {
+            return false;
+        }
+        // Who has the writer may have looked for frames before this one came.
+        let wrote = self.writer.try_lock().map(|mut writer| self.write_with(&mut writer, WRITE_NOW));
+        if !matches!(wrote, Some(Wrote::All | Wrote::Blocked)) {
+            self.wake.client(self.client);
+        }
+        true
+    }
+
+    /// Writes about so many bytes.
+    pub(super) fn write(&self, budget: usize) -> Wrote {
+        self.write_with(&mut self.writer.lock(), budget)
+    }
+
+    fn write_with(&self, writer: &mut Writer, mut budget: usize) -> Wrote {
+        let Writer { stream: Some(stream), out, written, moved } = writer else { return Wrote::Blocked };
+        loop {
+            if *written == out.len() {
+                out.clear();
+                *written = 0;
+                self.take(out, CHUNK);
+                if out.is_empty() {
+                    *moved = Instant::now();
+                    return Wrote::All;
+                }
+            }
+            match stream.write(&out[*written..]) {
+                Ok(0) => return Wrote::Closed,
+                Ok(wrote) => {
+                    *written += wrote;
+                    *moved = Instant::now();
+                    budget = budget.saturating_sub(wrote);
+                    if budget == 0 {
+                        return Wrote::Some;
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Wrote::Blocked,
+                Err(_) => return Wrote::Closed,
+            }
+        }
+    }
+
+    /// What the client is told last, behind what was begun.
+    pub(super) fn last_word(&self, frame: &Bytes) {
+        self.writer.lock().out.extend_from_slice(frame);
+    }
+
+    /// When the client last took a byte, or had nothing to take.
+    pub(super) fn moved(&self) -> Instant {
+        self.writer.lock().moved
     }
 
     /// Queues a frame whatever the quota: answers, and what its sender bounds. False once closed.
     pub(super) fn push(&self, frame: Bytes) -> bool {
+        let queued = self.queue(frame);
+        if queued {
+            self.wake.client(self.client);
+        }
+        queued
+    }
+
+    fn queue(&self, frame: Bytes) -> bool {
         let mut state = self.state.lock();
         if !state.open {
             return false;
         }
         state.bytes += frame.len();
         state.frames.push_back(frame);
-        drop(state);
-        self.wake.client(self.client);
         true
     }
 
@@ -127,7 +230,7 @@ impl Outbox {
     }
 
     /// Moves about `budget` bytes to `out`.
-    pub(super) fn take(&self, out: &mut Vec<u8>, budget: usize) {
+    fn take(&self, out: &mut Vec<u8>, budget: usize) {
         let mut state = self.state.lock();
         while out.len() < budget
             && let Some(frame) = state.frames.pop_front()
@@ -166,8 +269,11 @@ impl Outbox {
         self.state.lock().ended.clone()
     }
 
+    /// The client is gone.
     pub(super) fn close(&self) {
         self.state.lock().shut();
+        // Its socket closes only when nobody has it.
+        drop(self.writer.lock().stream.take());
     }
 
     pub(super) fn lost_ever(&self) -> u64 {

@@ -1,5 +1,6 @@
 use super::config::{Address, LocalConfig};
 use super::frame::Response;
+use super::outbox::Wrote;
 use super::process::Process;
 use super::service::{ClientInfo, Service};
 use super::session::{Broken, Session};
@@ -13,7 +14,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -175,12 +176,7 @@ struct Conn {
     /// The end of the stream is to be read, after what is before it.
     hung_up: bool,
     ended: bool,
-    /// Taken from the outbox, not written yet.
-    out: Vec<u8>,
-    written: usize,
     since: Instant,
-    /// When it last took a byte, or had nothing to take.
-    moved: Instant,
 }
 
 /// Why a client is let go.
@@ -255,6 +251,11 @@ impl Engine {
             if checked.elapsed() >= CHECK {
                 checked = Instant::now();
                 self.throw_out_the_stuck();
+                for (name, service) in &self.config.services {
+                    if catch_unwind(AssertUnwindSafe(|| service.look())).is_err() {
+                        tracing::error!(service = %name, "a service panicked when it looked after its clients");
+                    }
+                }
             }
         }
         self.clients.clear();
@@ -316,19 +317,18 @@ impl Engine {
         }
         let process = Process::of_peer(&stream, credentials.pid);
         let info = ClientInfo { id, name: String::new(), credentials, process };
-        let session = Session::new(Arc::clone(&self.config), Arc::clone(&self.wake), info);
-        let now = Instant::now();
-        let conn = Conn {
-            stream,
-            session,
-            readable: true,
-            hung_up: false,
-            ended: false,
-            out: Vec::new(),
-            written: 0,
-            since: now,
-            moved: now,
+        // Other threads write as well, what they have for it.
+        let writer = match stream.as_fd().try_clone_to_owned() {
+            Ok(writer) => writer.into(),
+            Err(error) => {
+                tracing::warn!(%error, "no descriptor is left for a local program");
+                return;
+            }
         };
+        let session = Session::new(Arc::clone(&self.config), Arc::clone(&self.wake), info);
+        session.outbox.attach(writer);
+        let now = Instant::now();
+        let conn = Conn { stream, session, readable: true, hung_up: false, ended: false, since: now };
         self.clients.insert(id, conn);
         ready.insert(id);
         let mut stats = self.stats.lock();
@@ -389,7 +389,7 @@ impl Engine {
             stats.clients = self.clients.len();
         }
         if let End::Ended(reason) = end {
-            conn.out.extend_from_slice(&Response::Refused { reason: reason.clone() }.emit());
+            conn.session.outbox.last_word(&Response::Refused { reason: reason.clone() }.emit());
         }
         // A refusal may wait; it is told if the socket takes it.
         if matches!(end, End::Broken(_) | End::Ended(_)) && conn.write().is_err() {
@@ -449,7 +449,7 @@ impl Engine {
         let stuck = |conn: &Conn| {
             !limits.stuck_max.is_zero()
                 && conn.session.outbox.is_full()
-                && now - conn.moved > limits.stuck_max
+                && now.saturating_duration_since(conn.session.outbox.moved()) > limits.stuck_max
         };
         let out: Vec<u64> =
             self.clients.iter().filter(|(_, conn)| late(conn) || stuck(conn)).map(|(id, _)| *id).collect();
@@ -507,34 +507,15 @@ impl Conn {
     }
 
     /// Writes about one turn's bytes.
-    fn write(&mut self) -> Result<(), End> {
-        let mut budget = TURN;
-        loop {
-            if self.written == self.out.len() {
-                self.out.clear();
-                self.written = 0;
-                self.session.outbox.take(&mut self.out, TURN);
-                if self.out.is_empty() {
-                    self.moved = Instant::now();
-                    return Ok(());
-                }
+    fn write(&self) -> Result<(), End> {
+        match self.session.outbox.write(TURN) {
+            Wrote::All | Wrote::Blocked => Ok(()),
+            Wrote::Some => {
+                // The others first; the socket may take more, so come back.
+                self.session.outbox.touch();
+                Ok(())
             }
-            match self.stream.write(&self.out[self.written..]) {
-                Ok(0) => return Err(End::Closed),
-                Ok(wrote) => {
-                    self.written += wrote;
-                    self.moved = Instant::now();
-                    budget = budget.saturating_sub(wrote);
-                    if budget == 0 {
-                        // The others first; the socket may take more, so come back.
-                        self.session.outbox.touch();
-                        return Ok(());
-                    }
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-                Err(_) => return Err(End::Closed),
-            }
+            Wrote::Closed => Err(End::Closed),
         }
     }
 }

@@ -54,6 +54,9 @@ pub trait Service: Send + Sync {
         false
     }
 
+    /// Called about four times a second while clients are connected, on the server's thread: to see who takes too long.
+    fn look(&self) {}
+
     /// The process of a client that the service [mourns](Service::mourns) has ended. Possibly at once.
     fn ended(&self, client: u64) {
         let _ = client;
@@ -95,6 +98,16 @@ impl EventSink {
     pub fn send_bounded(&self, body: Body) -> Result<(), SinkError> {
         let frame = Response::Stream { service: self.service.to_string(), body }.emit();
         if self.outbox.push(frame) { Ok(()) } else { Err(SinkError::Gone) }
+    }
+
+    /// As [`EventSink::send_bounded`], but written at once in this thread, as far as the socket takes it: the server's thread need
+    /// not be woken. Never waits.
+    ///
+    /// # Errors
+    /// [`SinkError::Gone`].
+    pub fn send_now(&self, body: Body) -> Result<(), SinkError> {
+        let frame = Response::Stream { service: self.service.to_string(), body }.emit();
+        if self.outbox.push_now(frame) { Ok(()) } else { Err(SinkError::Gone) }
     }
 
     /// Ends the connection: what waits for the client is dropped, and it is told why if its socket takes that.

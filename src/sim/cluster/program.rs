@@ -518,6 +518,7 @@ impl Program for Cluster {
             // The simulated cluster makes no calls; those of `ocf-comm` have a simulation of their own.
             // A tie-breaker is simulated with the membership core alone.
             Output::CancelFence(_) | Output::Call(_) | Output::AskTie(_) | Output::NoteTie(_) => {}
+            Output::Donor(_) => {}
             // No command changes what these clusters run.
             Output::Keep(_) => {}
             Output::Lock(told) => self.told_of_lock(ctx, &told),

@@ -1,0 +1,486 @@
+//! Goal: programs beside a node are members of groups as the node's own program is: told the same in the same order, asked for states
+//! and given them; whoever ends or does not take what he is told leaves, and the others go on.
+//!
+//! Method: nodes of this process over loopback; programs are threads of this test, or this test, started again, which takes orders on
+//! its input and says on its output what came of them.
+#![expect(clippy::print_stdout, reason = "a program of the tests says what it did")]
+#![expect(clippy::wildcard_enum_match_arm, reason = "of many events a test wants few")]
+
+use bytes::Bytes;
+use ocf::{ApiConfig, Cluster, GroupClient, GroupError, GroupNews, Node, NodeEvent};
+use ocf_comm::local::ClientError;
+use ocf_groups::{Event, Guarantee, JoinError, MemberId, SendError};
+use rustix::process::{Pid, Signal, kill_process};
+use std::collections::VecDeque;
+use std::io::{BufRead as _, BufReader, Lines, Write as _};
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixStream};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Nothing here takes long; this is for a machine that is busy with other things.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Long enough to see that something does not happen.
+const MOMENT: Duration = Duration::from_millis(300);
+/// Says to this program at which socket it is to be a program beside a node.
+const SOCKET: &str = "OCF_TEST_GROUP_PROGRAM";
+const GROUP: &str = "numbers";
+
+fn address(test: &str, node: u32) -> String {
+    format!("@ocf-groups-{test}-{}-{node}", std::process::id())
+}
+
+fn cluster_with(test: &'static str, nodes: u32, change: fn(&mut ApiConfig)) -> Cluster {
+    let equip = move |builder: ocf::NodeBuilder| {
+        let local = Some(address(test, builder.node().raw()));
+        let mut api = ApiConfig { local, ..ApiConfig::default() };
+        change(&mut api);
+        builder.api(api)
+    };
+    Cluster::builder("programs").equip(equip).local(nodes).expect("a cluster starts")
+}
+
+fn cluster(test: &'static str, nodes: u32) -> Cluster {
+    cluster_with(test, nodes, |_| {})
+}
+
+fn number(payload: &[u8]) -> u64 {
+    u64::from_be_bytes(payload[..8].try_into().expect("8 bytes"))
+}
+
+/// A program that keeps the sum and the count of the numbers it is told, as the state of the group.
+struct Adder {
+    client: GroupClient,
+    me: MemberId,
+    /// Count and sum; none until it has the state of the group.
+    state: Option<(u64, u64)>,
+    members: Vec<MemberId>,
+    resets: usize,
+    views: usize,
+    writable: usize,
+    /// So many bytes more are told with its state.
+    padding: usize,
+    longest: usize,
+    /// A hash of everything it was told, in its order.
+    order: u64,
+}
+
+impl Adder {
+    fn join(at: &str) -> Self {
+        let client = GroupClient::connect(at, "adder").expect("the node serves");
+        let me = client.join(GROUP).expect("it may");
+        Self {
+            client,
+            me,
+            state: None,
+            members: Vec::new(),
+            resets: 0,
+            views: 0,
+            writable: 0,
+            padding: 0,
+            longest: 0,
+            order: 0,
+        }
+    }
+
+    /// Takes what there is, waiting for the first at most so long. False if there was nothing.
+    fn step(&mut self, wait: Duration) -> bool {
+        let mut news = VecDeque::new();
+        self.client.next_events(wait, &mut news);
+        let any = !news.is_empty();
+        for news in news {
+            match news {
+                GroupNews::Group(event) => self.on_event(event),
+                GroupNews::NonPrimary | GroupNews::Suspended | GroupNews::Resumed => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        any
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Message { payload, .. } => {
+                self.longest = self.longest.max(payload.len());
+                let told = number(&payload);
+                self.order = self.order.wrapping_mul(31).wrapping_add(told);
+                if let Some((count, sum)) = &mut self.state {
+                    *count += 1;
+                    *sum += told;
+                }
+            }
+            Event::Membership { members, joined, .. } => {
+                if members == joined && members == [self.me] {
+                    self.state = Some((0, 0));
+                }
+                self.members = members;
+            }
+            Event::StateWanted { group, joiner, position } => {
+                let (count, sum) = self.state.expect("who is asked has it");
+                let mut state = [count.to_be_bytes(), sum.to_be_bytes(), self.order.to_be_bytes()].concat();
+                state.resize(state.len() + self.padding, 7);
+                self.client.offer_state(&group, joiner, position, &state).expect("it was asked for");
+            }
+            Event::State { member, state, .. } => {
+                assert_eq!(member, self.me);
+                self.state = Some((number(&state), number(&state[8..])));
+                self.order = number(&state[16..]);
+                assert!(state[24..].iter().all(|byte| *byte == 7), "a state comes as it was offered");
+                self.longest = self.longest.max(state.len());
+            }
+            Event::Reset { member, .. } => {
+                assert_eq!(member, self.me);
+                self.state = None;
+                self.resets += 1;
+            }
+            Event::View(_) => self.views += 1,
+            Event::Writable => self.writable += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn until(&mut self, what: &str, mut done: impl FnMut(&Self) -> bool) {
+        let end = Instant::now() + PATIENCE;
+        while !done(self) {
+            assert!(Instant::now() < end, "in vain: {what}: {:?} {:?}", self.state, self.members);
+            assert_eq!(self.client.ended(), None, "{what}");
+            self.step(Duration::from_millis(100));
+        }
+    }
+
+    fn until_members(&mut self, count: usize) {
+        self.until(&format!("{count} members"), |adder| {
+            adder.members.len() == count && adder.state.is_some()
+        });
+    }
+
+    fn until_count(&mut self, count: u64) {
+        self.until(&format!("{count} numbers"), |adder| adder.state.is_some_and(|(known, _)| known == count));
+    }
+
+    fn send(&mut self, number: u64, size: usize) {
+        let mut payload = number.to_be_bytes().to_vec();
+        payload.resize(size.max(8), 1);
+        let end = Instant::now() + PATIENCE;
+        loop {
+            match self.client.send(GROUP, self.me.local, Guarantee::Agreed, &payload) {
+                Ok(()) => return,
+                Err(GroupError::Refused(SendError::Full { .. })) => self.step(Duration::from_millis(100)),
+                Err(why) => panic!("{why}"),
+            };
+            assert!(Instant::now() < end, "the window stays full");
+        }
+    }
+}
+
+/// A process that adds beside a node.
+struct Program {
+    child: Child,
+    orders: ChildStdin,
+    words: Lines<BufReader<ChildStdout>>,
+}
+
+impl Program {
+    fn start(at: &str) -> Self {
+        let own = std::env::current_exe().expect("this program has a path");
+        let mut child = Command::new(own)
+            .args(["--exact", "a_program_beside_a_node", "--nocapture", "--test-threads=1"])
+            .env(SOCKET, at)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let orders = child.stdin.take().expect("it is piped");
+        let words = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+        let mut program = Self { child, orders, words };
+        assert_eq!(program.word(), "joined");
+        program
+    }
+
+    fn order(&mut self, order: &str) {
+        writeln!(self.orders, "{order}").expect("it listens");
+    }
+
+    /// What it says next. The harness of tests speaks as well, and not in lines of ours.
+    fn word(&mut self) -> String {
+        loop {
+            let line = self.words.next().expect("it has not ended").expect("it speaks in text");
+            if let Some((_, word)) = line.split_once("> ") {
+                return word.to_owned();
+            }
+        }
+    }
+
+    fn ask(&mut self, order: &str) -> String {
+        self.order(order);
+        self.word()
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("a number of a process"));
+        kill_process(pid.expect("not zero"), signal).expect("it is there");
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // Also one that is stopped. One that ended and was waited for is left alone.
+        self.child.kill().expect("it is ours");
+        self.child.wait().expect("it is ours");
+    }
+}
+
+/// Not a test: the program of the tests. Does nothing unless it was started as such.
+#[test]
+fn a_program_beside_a_node() {
+    let Ok(at) = std::env::var(SOCKET) else { return };
+    let mut adder = Adder::join(&at);
+    println!("> joined");
+    let (orders, inbox) = std::sync::mpsc::channel::<String>();
+    thread::spawn(move || {
+        for line in std::io::stdin().lines() {
+            orders.send(line.expect("text")).expect("the program listens");
+        }
+        std::process::exit(0);
+    });
+    loop {
+        let Ok(order) = inbox.try_recv() else {
+            // It takes part in its group all the time.
+            adder.step(Duration::from_millis(2));
+            if let Some(why) = adder.client.ended() {
+                println!("> ended {why}");
+                return;
+            }
+            continue;
+        };
+        let (word, rest) = order.split_once(' ').unwrap_or((&order, ""));
+        let value = || rest.parse::<u64>().expect("a number");
+        match word {
+            "members" => adder.until_members(usize::try_from(value()).expect("few")),
+            "count" => adder.until_count(value()),
+            "send" => (1..=value()).for_each(|number| adder.send(number, 1000)),
+            "reset" => {
+                adder.until("a reset, and the state again", |adder| adder.resets > 0 && adder.state.is_some())
+            }
+            "sleep" => thread::sleep(PATIENCE),
+            // The next state that it is asked for it does not give.
+            "die" => loop {
+                let wanted = |news: GroupNews| matches!(news, GroupNews::Group(Event::StateWanted { .. }));
+                if adder.client.next_event(PATIENCE).is_some_and(wanted) {
+                    std::process::abort();
+                }
+            },
+            other => panic!("no such order: {other}"),
+        }
+        println!("> {:?} {}", adder.state, adder.order);
+    }
+}
+
+#[test]
+fn programs_on_three_nodes_are_told_the_same_in_one_order() {
+    let cluster = cluster("order", 3);
+    let mut programs: Vec<Program> =
+        [1, 1, 2, 2, 3, 3].into_iter().map(|node| Program::start(&address("order", node))).collect();
+    for program in &mut programs {
+        program.order("members 6");
+    }
+    programs.iter_mut().for_each(|program| drop(program.word()));
+    for program in &mut programs {
+        program.order("send 500");
+        program.order("count 3000");
+    }
+    programs.iter_mut().for_each(|program| drop(program.word()));
+    let said: Vec<String> = programs.iter_mut().map(Program::word).collect();
+    let sum: u64 = (1..=500).sum::<u64>() * 6;
+    assert!(said[0].starts_with(&format!("Some((3000, {sum}))")), "{said:?}");
+    assert!(said.iter().all(|word| *word == said[0]), "the same order at all: {said:?}");
+    // A program that joins later is given the state by another program.
+    let mut late = Program::start(&address("order", 2));
+    assert_eq!(late.ask("count 3000"), said[0]);
+    // The application of a node is told nothing of a group in which only programs are.
+    for node in cluster.running() {
+        let told = std::iter::from_fn(|| node.next_event(Duration::ZERO));
+        let groups = told.filter(
+            |told| matches!(&told.event, NodeEvent::Group(event) if !matches!(event, Event::View(_))),
+        );
+        assert_eq!(groups.count(), 0);
+    }
+}
+
+/// Takes events of a node until one is taken by `done`, answers for the node's own member.
+fn application_until(node: &Node, what: &str, mut done: impl FnMut(&Event) -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while Instant::now() < end {
+        let Some(told) = node.next_event(Duration::from_millis(100)) else { continue };
+        if let NodeEvent::Group(event) = told.event
+            && done(&event)
+        {
+            return;
+        }
+    }
+    panic!("in vain: {what}");
+}
+
+#[test]
+fn a_program_and_the_application_of_its_node_are_members_of_one_group() {
+    let cluster = cluster("both", 1);
+    let node = cluster.node(0).expect("it runs");
+    let mut adder = Adder::join(&address("both", 1));
+    adder.until_members(1);
+    assert!(adder.me.local >= 1 << 31 && adder.me.instance == node.local());
+    let taken = node.join(GROUP, adder.me.local);
+    assert!(matches!(taken, Err(ocf::RequestError::Refused(JoinError::Reserved(_)))), "{taken:?}");
+    assert!(node.leave_group(GROUP, adder.me.local).is_err(), "it has no say for a program");
+    let forged = node.send(GROUP, adder.me.local, Guarantee::Agreed, Bytes::from_static(&[0; 8]));
+    assert!(matches!(forged, Err(ocf::RequestError::Refused(SendError::NotMember(_)))), "{forged:?}");
+    // The state of the program is for the application.
+    adder.send(4, 8);
+    adder.until_count(1);
+    let own = node.join(GROUP, 5).expect("a number of its own");
+    adder.until_members(2);
+    application_until(node, "the state", |event| match event {
+        Event::State { member, state, .. } => {
+            assert_eq!((*member, number(state), number(&state[8..])), (own, 1, 4));
+            true
+        }
+        _ => false,
+    });
+    node.send(GROUP, 5, Guarantee::Agreed, Bytes::from(7_u64.to_be_bytes().to_vec())).expect("room");
+    adder.until_count(2);
+    application_until(node, "its own message", |event| matches!(event, Event::Message { .. }));
+    // Another member of the same program is one more, and is told nothing twice.
+    let second = adder.client.join(GROUP).expect("it may");
+    assert_ne!(second.local, adder.me.local);
+    adder.client.leave(GROUP, second.local).expect("it is joining");
+    adder.client.leave(GROUP, adder.me.local).expect("a member");
+    application_until(
+        node,
+        "the application alone",
+        |event| matches!(event, Event::Membership { members, .. } if *members == [own]),
+    );
+    let late = adder.client.send(GROUP, adder.me.local, Guarantee::Agreed, &[0; 8]);
+    assert!(matches!(late, Err(GroupError::Refused(SendError::NotMember(_)))), "{late:?}");
+}
+
+#[test]
+fn what_a_program_may_not_do_is_refused_with_the_reason() {
+    let cluster = cluster("refused", 1);
+    let client = GroupClient::connect(&address("refused", 1), "test").expect("the node serves");
+    assert_eq!(client.node(), cluster.node(0).expect("it runs").local());
+    assert!(matches!(client.join(""), Err(GroupError::Refused(JoinError::Name(0)))));
+    for own in ["ocf.resource", "ocf.anything"] {
+        let denied = client.join(own);
+        assert!(matches!(&denied, Err(GroupError::Denied(why)) if why.contains(own)), "{denied:?}");
+    }
+    let stranger = client.send("nowhere", 1 << 31, Guarantee::Agreed, b"");
+    assert!(matches!(stranger, Err(GroupError::Refused(_))), "{stranger:?}");
+    assert!(client.leave("nowhere", 1 << 31).is_err());
+    for _ in 0..256 {
+        client.join("crowd").expect("so many may be");
+    }
+    assert_eq!(client.join("crowd"), Err(JoinError::TooManyMembers(256).into()));
+    drop(cluster);
+    let end = Instant::now() + PATIENCE;
+    while client.ended().is_none() {
+        assert!(Instant::now() < end, "the node has ended");
+        drop(client.next_event(Duration::from_millis(10)));
+    }
+    assert_eq!(client.join("crowd"), Err(GroupError::Ended(ClientError::Closed)));
+}
+
+#[test]
+fn who_is_killed_leaves_and_the_others_go_on() {
+    let _cluster = cluster("killed", 3);
+    let mut stays = Adder::join(&address("killed", 1));
+    stays.until_members(1);
+    let mut dies = Program::start(&address("killed", 1));
+    let mut other = Program::start(&address("killed", 2));
+    stays.until_members(3);
+    dies.ask("members 3");
+    dies.order("send 100000");
+    stays.until("it sends", |adder| adder.state.is_some_and(|(count, _)| count > 1000));
+    dies.signal(Signal::KILL);
+    stays.until_members(2);
+    let (count, _) = stays.state.expect("a member");
+    assert!(count < 100_000);
+    stays.send(1, 8);
+    stays.until_count(count + 1);
+    other.ask(&format!("count {}", count + 1));
+}
+
+#[test]
+fn a_donor_that_dies_before_it_answers_is_replaced() {
+    let _cluster = cluster("donor", 2);
+    // The most senior member is asked first.
+    let mut senior = Program::start(&address("donor", 1));
+    senior.ask("members 1");
+    let mut junior = Adder::join(&address("donor", 2));
+    junior.until_members(2);
+    junior.send(9, 8);
+    junior.until_count(1);
+    senior.ask("count 1");
+    senior.order("die");
+    let mut joiner = Adder::join(&address("donor", 2));
+    let at = thread::spawn(move || {
+        joiner.until("the state", |adder| adder.state.is_some());
+        (joiner.state, joiner)
+    });
+    junior.until("the donor is gone and the joiner is in", |adder| adder.members.len() == 2);
+    junior.until("it gave the state", |_| at.is_finished());
+    assert_eq!(at.join().expect("it ends well").0, Some((1, 9)));
+}
+
+#[test]
+fn garbage_on_the_socket_ends_the_connection_and_nothing_else() {
+    let _cluster = cluster("garbage", 1);
+    let mut adder = Adder::join(&address("garbage", 1));
+    adder.until_members(1);
+    let at = ocf_comm::local::Address::from(address("garbage", 1).as_str());
+    for garbage in [&[0xff; 64][..], &[1, 0x80], &[2, 0, 0, 0], &[4, 0xc0, 0, 0, 0, 0, 0, 0, 9]] {
+        let mut client = ocf_comm::local::Client::connect(&at, "garbage").expect("it serves");
+        let patience = Duration::from_secs(10);
+        client.call_wait("groups", "hello", Default::default(), patience).expect("it greets");
+        let body = ocf_comm::rpc::Body::Bytes(Bytes::copy_from_slice(garbage));
+        client.tell("groups", "say", body).expect("it is sent");
+        let ended = loop {
+            match client.next_event(PATIENCE) {
+                Ok(_) => {}
+                Err(why) => break why,
+            }
+        };
+        assert!(matches!(ended, ClientError::Refused(_) | ClientError::Closed), "{garbage:?}: {ended:?}");
+    }
+    let name = SocketAddr::from_abstract_name(&address("garbage", 1)[1..]);
+    let mut raw = UnixStream::connect_addr(&name.expect("a name")).expect("it listens");
+    raw.write_all(&[0x55; 4096]).expect("it is sent");
+    adder.send(1, 8);
+    adder.until_count(1);
+}
+
+#[test]
+fn messages_and_states_of_16_mib_pass() {
+    let _cluster = cluster("large", 2);
+    let mut one = Adder::join(&address("large", 1));
+    one.until_members(1);
+    one.padding = 16 << 20;
+    let most = one.client.promises().message_max;
+    assert!(most > 15 << 20);
+    let too_large = one.client.send(GROUP, one.me.local, Guarantee::Agreed, &vec![0; most + 1]);
+    assert!(matches!(too_large, Err(GroupError::Refused(SendError::TooLarge { .. }))), "{too_large:?}");
+    let mut other = Adder::join(&address("large", 2));
+    let at = thread::spawn(move || {
+        other.until_members(2);
+        assert_eq!(other.longest, (16 << 20) + 24, "the state came whole");
+        other.until_count(3);
+        other
+    });
+    one.until_members(2);
+    for number in 1..=3 {
+        one.send(number, most);
+    }
+    one.until_count(3);
+    let other = at.join().expect("it ends well");
+    assert_eq!((one.longest, other.longest >= most), (most, true));
+    assert_eq!((one.state, one.order), (other.state, other.order));
+}
