@@ -8,6 +8,7 @@
 #![expect(clippy::wildcard_enum_match_arm, reason = "what a measurement does not expect it passes over")]
 
 mod ordered;
+mod programs;
 mod support;
 
 use bytes::Bytes;
@@ -33,7 +34,7 @@ const KIB: usize = 1024;
 const LARGE: usize = 64 * KIB;
 
 fn main() -> ExitCode {
-    if let Some(code) = group_nodes::inside() {
+    if let Some(code) = programs::inside().or_else(group_nodes::inside) {
         return code;
     }
     // Corosync takes its time between measurements: fewer rounds keep a run short.
@@ -79,6 +80,7 @@ fn whole(options: Options, report: &mut Report) {
     let one = machine::on_one(|| Trio::form(Cluster::builder("bench")));
     let two = machine::on_two(|| Trio::form(Cluster::builder("bench")));
     let residents = machine::on_one(Residents::form);
+    let programs_beside = programs::Lab::form();
     let compare = |encrypted| match options.only {
         None => Corosync::start(Setup::usual(encrypted)),
         Some(only) => Err(format!("only {only} was asked for")),
@@ -103,6 +105,7 @@ fn whole(options: Options, report: &mut Report) {
         ("V-5/1M", Box::new(|| rate(16 * LARGE, NODES))),
         ("V-8", Box::new(|| machine::on_two(|| two.half_loaded(time)))),
     ];
+    measures.extend(programs_beside.measures(count, time));
     let lab = encrypted.as_mut().ok().map(std::cell::RefCell::new);
     if let Some(lab) = &lab {
         measures.extend(corosync(options, time, lab));
@@ -120,7 +123,7 @@ fn whole(options: Options, report: &mut Report) {
     if let Some(samples) = taken.get("U2") {
         report.judge_machine("U2", samples);
     }
-    for figure in figures(&taken) {
+    for figure in figures(&taken).into_iter().chain(programs::figures(&taken)) {
         report.add(figure);
     }
     report.note("medians of interleaved rounds; V-1 and V-2 on one processor, all else on two");
@@ -131,7 +134,7 @@ fn whole(options: Options, report: &mut Report) {
         beside(options, "all", Some(&plain), report);
     }
     report.note(
-        "through the local client API: not measured, programs of other processes have no group messages yet",
+        "V-1/local to V-5/local: through the local client API, a program of its own process beside each node; as corosync's with libcpg",
     );
     if options.plots() {
         plot(&two, &plain, report);

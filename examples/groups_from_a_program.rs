@@ -4,6 +4,7 @@
 //! `cargo run --release --example groups_from_a_program` needs no rights, no files and no configuration. The exit status is 0
 //! only if every check held.
 #![expect(clippy::print_stdout, reason = "the program is there to be watched")]
+#![expect(clippy::wildcard_enum_match_arm, reason = "of many events this program wants few")]
 
 use ocf::{ApiConfig, Cluster, GroupClient, GroupNews};
 use ocf_groups::{Event, Guarantee};

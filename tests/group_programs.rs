@@ -7,7 +7,7 @@
 #![expect(clippy::wildcard_enum_match_arm, reason = "of many events a test wants few")]
 
 use bytes::Bytes;
-use ocf::{ApiConfig, Cluster, GroupClient, GroupError, GroupNews, Node, NodeEvent};
+use ocf::{ApiConfig, Cluster, GroupClient, GroupError, GroupNews, GroupUsers, Node, NodeEvent};
 use ocf_comm::local::ClientError;
 use ocf_groups::{Event, Guarantee, JoinError, MemberId, SendError};
 use rustix::process::{Pid, Signal, kill_process};
@@ -15,6 +15,8 @@ use std::collections::VecDeque;
 use std::io::{BufRead as _, BufReader, Lines, Write as _};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixStream};
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -68,9 +70,13 @@ struct Adder {
 
 impl Adder {
     fn join(at: &str) -> Self {
-        let client = GroupClient::connect(at, "adder").expect("the node serves");
-        let me = client.join(GROUP).expect("it may");
-        Self {
+        Self::try_join(at).expect("the node serves, and it may")
+    }
+
+    fn try_join(at: &str) -> Result<Self, Box<dyn std::error::Error>> {
+        let client = GroupClient::connect(at, "adder")?;
+        let me = client.join(GROUP)?;
+        Ok(Self {
             client,
             me,
             state: None,
@@ -81,7 +87,7 @@ impl Adder {
             padding: 0,
             longest: 0,
             order: 0,
-        }
+        })
     }
 
     /// Takes what there is, waiting for the first at most so long. False if there was nothing.
@@ -184,18 +190,24 @@ struct Program {
 impl Program {
     fn start(at: &str) -> Self {
         let own = std::env::current_exe().expect("this program has a path");
-        let mut child = Command::new(own)
-            .args(["--exact", "a_program_beside_a_node", "--nocapture", "--test-threads=1"])
-            .env(SOCKET, at)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("it starts");
-        let orders = child.stdin.take().expect("it is piped");
-        let words = BufReader::new(child.stdout.take().expect("it is piped")).lines();
-        let mut program = Self { child, orders, words };
+        let mut program = Self::spawn(&mut Self::command(&own, at));
         assert_eq!(program.word(), "joined");
         program
+    }
+
+    fn command(program: &Path, at: &str) -> Command {
+        let mut command = Command::new(program);
+        command
+            .args(["--exact", "a_program_beside_a_node", "--nocapture", "--test-threads=1"])
+            .env(SOCKET, at);
+        command
+    }
+
+    fn spawn(command: &mut Command) -> Self {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts");
+        let orders = child.stdin.take().expect("it is piped");
+        let words = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+        Self { child, orders, words }
     }
 
     fn order(&mut self, order: &str) {
@@ -235,7 +247,10 @@ impl Drop for Program {
 #[test]
 fn a_program_beside_a_node() {
     let Ok(at) = std::env::var(SOCKET) else { return };
-    let mut adder = Adder::join(&at);
+    let mut adder = match Adder::try_join(&at) {
+        Ok(adder) => adder,
+        Err(why) => return println!("> {why}"),
+    };
     println!("> joined");
     let (orders, inbox) = std::sync::mpsc::channel::<String>();
     thread::spawn(move || {
@@ -260,10 +275,6 @@ fn a_program_beside_a_node() {
             "members" => adder.until_members(usize::try_from(value()).expect("few")),
             "count" => adder.until_count(value()),
             "send" => (1..=value()).for_each(|number| adder.send(number, 1000)),
-            "reset" => {
-                adder.until("a reset, and the state again", |adder| adder.resets > 0 && adder.state.is_some())
-            }
-            "sleep" => thread::sleep(PATIENCE),
             // The next state that it is asked for it does not give.
             "die" => loop {
                 let wanted = |news: GroupNews| matches!(news, GroupNews::Group(Event::StateWanted { .. }));
@@ -483,4 +494,104 @@ fn messages_and_states_of_16_mib_pass() {
     let other = at.join().expect("it ends well");
     assert_eq!((one.longest, other.longest >= most), (most, true));
     assert_eq!((one.state, one.order), (other.state, other.order));
+}
+
+#[test]
+fn a_program_that_takes_nothing_is_let_go_and_the_others_go_on() {
+    let _cluster = cluster_with("stopped", 3, |api| api.groups_unread_ms = Some(1500));
+    let mut sender = Adder::join(&address("stopped", 2));
+    sender.until_members(1);
+    let mut stopped = Program::start(&address("stopped", 1));
+    let mut beside = Program::start(&address("stopped", 1));
+    sender.until_members(3);
+    beside.ask("members 3");
+    stopped.signal(Signal::STOP);
+    let at = Instant::now();
+    // Three times what may wait anywhere on the way.
+    for number in 0..1200 {
+        sender.send(number, 64 << 10);
+    }
+    sender.until_members(2);
+    assert!(at.elapsed() >= Duration::from_millis(1500), "it was given its time: {:?}", at.elapsed());
+    assert!(sender.writable > 0, "the sender had to wait");
+    sender.until_count(1200);
+    beside.ask("count 1200");
+    stopped.signal(Signal::CONT);
+    let word = stopped.word();
+    assert!(word.contains("ended"), "it is told that it is out: {word}");
+}
+
+#[test]
+fn a_slow_program_is_waited_for_and_loses_nothing() {
+    let _cluster = cluster("slow", 2);
+    let mut sender = Adder::join(&address("slow", 1));
+    sender.until_members(1);
+    let mut slow = Adder::join(&address("slow", 2));
+    let at = thread::spawn(move || {
+        slow.until_members(2);
+        slow
+    });
+    sender.until_members(2);
+    let mut slow = at.join().expect("it ends well");
+    // Until nothing passes any more.
+    let payload = vec![0; 64 << 10];
+    let (mut sent, mut moved) = (0, Instant::now());
+    while moved.elapsed() < MOMENT {
+        match sender.client.send(GROUP, sender.me.local, Guarantee::Agreed, &payload) {
+            Ok(()) => (sent, moved) = (sent + 1, Instant::now()),
+            Err(GroupError::Refused(SendError::Full { .. })) => {
+                sender.step(Duration::from_millis(10));
+            }
+            Err(why) => panic!("{why}"),
+        }
+    }
+    assert!(sent * payload.len() < 64 << 20, "what waits is bounded: {sent} messages");
+    let count = u64::try_from(sent).expect("few");
+    let at = thread::spawn(move || {
+        slow.until_count(count);
+        slow
+    });
+    sender.until_count(count);
+    let slow = at.join().expect("it ends well");
+    assert_eq!(slow.order, sender.order);
+    sender.until("there is room again", |adder| adder.writable > 0);
+}
+
+#[test]
+fn a_program_that_drops_its_client_leaves() {
+    let _cluster = cluster("dropped", 1);
+    let mut stays = Adder::join(&address("dropped", 1));
+    stays.until_members(1);
+    let goes = Adder::join(&address("dropped", 1));
+    stays.until("it comes", |adder| adder.members.len() == 2);
+    drop(goes);
+    stays.until_members(1);
+}
+
+#[test]
+#[ignore = "needs root: it becomes another user"]
+fn who_may_not_join_is_told_which_setting_gives_it() {
+    const USER: u32 = 65_534;
+    let entry = |name: &str| GroupUsers { names: vec![name.to_owned()], users: vec![USER], groups: vec![] };
+    let serve = |test: &'static str, groups: Vec<GroupUsers>| {
+        let equip = move |builder: ocf::NodeBuilder| {
+            let local = Some(address(test, builder.node().raw()));
+            builder.api(ApiConfig { local, groups: groups.clone(), ..ApiConfig::default() })
+        };
+        Cluster::builder(test).equip(equip).local(1).expect("a cluster starts")
+    };
+    // Where every user can start it.
+    let own = std::env::current_exe().expect("this program has a path");
+    let copy = std::env::temp_dir().join(format!("ocf-group-program-{}", std::process::id()));
+    std::fs::copy(own, &copy).expect("there is room");
+    let word = |test| Program::spawn(Program::command(&copy, &address(test, 1)).uid(USER).gid(USER)).word();
+    let _nobody = serve("nobody", vec![]);
+    let said = word("nobody");
+    assert!(said.contains("may not connect") && said.contains("groups"), "{said}");
+    let _other = serve("other", vec![entry("letters*")]);
+    let said = word("other");
+    assert!(said.contains("[[api.groups]]") && said.contains(GROUP), "{said}");
+    let _these = serve("these", vec![entry("num*")]);
+    assert_eq!(word("these"), "joined");
+    std::fs::remove_file(copy).expect("it is there");
 }

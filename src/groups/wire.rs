@@ -557,6 +557,7 @@ impl<H> Unpacker<H> {
 mod tests {
     use super::*;
     use pils::{Incarnation, NodeId};
+    use proptest::prelude::{prop_assert, proptest};
     use std::sync::Arc;
 
     fn life(node: u32) -> NodeInstance {
@@ -631,6 +632,23 @@ mod tests {
             (Said::Took(77), 0),
         ];
         assert_eq!(heard, said);
+    }
+
+    proptest! {
+        /// Bytes of a stranger panic nowhere, and take no more memory than they are.
+        #[test]
+        fn no_bytes_do_harm(frames: Vec<Vec<u8>>) {
+            let (mut said, mut heard, mut nodes) = (Unpacker::default(), Unpacker::default(), Vec::new());
+            for frame in frames.into_iter().map(Bytes::from) {
+                let mut bytes = 0;
+                let read = said.feed(&frame, Said::read, |_| 1 << 20, |_, payload| bytes += payload.len());
+                prop_assert!(read.is_err() || bytes <= 64 << 10);
+                let read = |r: &mut Reader<'_>| Told::read(r, &mut nodes);
+                if heard.feed(&frame, read, |_| 1 << 20, |_, _| {}).is_err() {
+                    heard = Unpacker::default();
+                }
+            }
+        }
     }
 
     #[test]

@@ -268,10 +268,14 @@ fn send(handle: &Handle<Stack, NodeHost>, to: u32, lane: &str, message: Value) -
 }
 
 /// Publishes an event of the node where programs outside hear it. Messages of groups stay with their members.
-pub(super) fn publish(bus: &Bus, number: u64, event: &NodeEvent) {
+pub(super) fn publish(bus: &Bus, number: Option<u64>, event: &NodeEvent) {
     let Some((topic, draft)) = draft(event) else { return };
-    let number = i64::try_from(number).unwrap_or(i64::MAX);
-    if let Err(why) = bus.publish(topic, draft.property("number", number)) {
+    let draft = match number {
+        Some(number) => draft.property("number", i64::try_from(number).unwrap_or(i64::MAX)),
+        // It is not for the application: it has no place in what that is told.
+        None => draft,
+    };
+    if let Err(why) = bus.publish(topic, draft) {
         tracing::warn!(%why, topic, "an event is not heard outside");
     }
 }

@@ -261,12 +261,13 @@ impl NodeHost {
     /// The next event for the application.
     fn tell(&mut self, now: Instant, event: NodeEvent) {
         self.handled += 1;
-        if !self.tell_programs(&event) {
-            return;
-        }
-        self.number += 1;
+        let own = self.tell_programs(&event);
+        self.number += u64::from(own);
         if let Some(bus) = &self.bus {
-            super::api::publish(bus, self.number, &event);
+            super::api::publish(bus, own.then_some(self.number), &event);
+        }
+        if !own {
+            return;
         }
         self.only_messages &= is_message(&event);
         self.turn.push_back(Numbered { number: self.number, at: now, event });
