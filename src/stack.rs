@@ -9,12 +9,14 @@ mod calls;
 mod carry;
 mod fencing;
 mod locks;
+mod members;
 mod nodes;
 mod outbox;
 mod partition;
 mod services;
 mod tie;
 
+pub use members::PROGRAM_MEMBERS;
 pub use services::Resident;
 
 use crate::event::NodeEvent;
@@ -24,7 +26,7 @@ use ocf_comm::{
     Change, ChangeError, Channel, ClusterKey, Endpoint, KeyError, KeyId, KeyStatus, Lane, PeerConfig,
     PeerStatus, Received, Secrets, Transmit,
 };
-use ocf_groups::{Groups, Guarantee, JoinError, LeaveError, MemberId, OfferError, Position, Sending};
+use ocf_groups::{Groups, Guarantee, MemberId, OfferError, Position, Sending};
 use ocf_membership::partitionable::PartitionConfig;
 use ocf_membership::{Claim, Consensus, EvenSplit, Grant, PersistToken, Verdict, View};
 use ocf_resource::executor::{self, Executor, RunId};
@@ -38,9 +40,6 @@ use std::sync::Arc;
 
 /// The group in which the resource managers of all nodes keep one history.
 pub const MANAGER_GROUP: &str = "ocf.resource";
-
-/// Members of a node with this local number, and above, are those of programs beside the node; the node gives them their numbers.
-pub const PROGRAM_MEMBERS: u32 = 1 << 31;
 
 /// Configuration of every layer. Each part is described where it is defined.
 #[derive(Clone, Debug)]
@@ -335,30 +334,6 @@ impl Stack {
         self.endpoint.peers(now)
     }
 
-    /// Joins a group as its member `local` of this node. See [`Groups::join`].
-    ///
-    /// # Errors
-    /// See [`JoinError`]; nothing changed.
-    pub fn join(&mut self, now: Instant, group: &str, local: u32) -> Result<MemberId, JoinError> {
-        if local >= PROGRAM_MEMBERS {
-            return Err(JoinError::Reserved(PROGRAM_MEMBERS));
-        }
-        self.now = now;
-        self.groups.join(now, group, local)
-    }
-
-    /// Leaves a group. See [`Groups::leave`].
-    ///
-    /// # Errors
-    /// See [`LeaveError`]; nothing changed.
-    pub fn leave_group(&mut self, now: Instant, group: &str, local: u32) -> Result<(), LeaveError> {
-        if local >= PROGRAM_MEMBERS {
-            return Err(LeaveError::NotMember(Arc::from(group)));
-        }
-        self.now = now;
-        self.groups.leave(now, group, local)
-    }
-
     /// Sends to all members of a group. See [`Groups::send`].
     ///
     /// # Errors
@@ -606,39 +581,6 @@ impl Stack {
 
     fn emit(&mut self, event: NodeEvent) {
         self.outputs.push_back(Output::Event(event));
-    }
-
-    /// As [`Stack::join`], for a program beside the node.
-    pub(crate) fn join_program(
-        &mut self,
-        now: Instant,
-        group: &str,
-        local: u32,
-    ) -> Result<MemberId, JoinError> {
-        self.now = now;
-        self.groups.join(now, group, local)
-    }
-
-    /// As [`Stack::leave_group`], for a program beside the node.
-    pub(crate) fn leave_program(&mut self, now: Instant, group: &str, local: u32) -> Result<(), LeaveError> {
-        self.now = now;
-        self.groups.leave(now, group, local)
-    }
-
-    /// True if something of the node itself is a member of that group.
-    pub(crate) fn is_own_group(&self, group: &str) -> bool {
-        self.residents.has(group)
-    }
-
-    /// See [`Groups::is_local`].
-    pub(crate) fn is_local(&self, group: &str, local: u32) -> bool {
-        self.groups.is_local(group, local)
-    }
-
-    /// See [`Groups::group_promises`](ocf_groups::GroupService::group_promises).
-    pub(crate) fn group_promises(&self) -> ocf_groups::GroupPromises {
-        use ocf_groups::GroupService as _;
-        self.groups.group_promises()
     }
 
     fn manager_group() -> Arc<str> {
