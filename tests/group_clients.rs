@@ -368,3 +368,73 @@ fn no_fault_breaks_a_promise_to_a_program() {
         }
     }
 }
+
+/// Has programs take what there is, and give the states that they are asked for, until `done`.
+fn until(programs: &mut [&mut Beside], what: &str, mut done: impl FnMut(usize, &Event) -> bool) {
+    let end = std::time::Instant::now() + Duration::from_secs(60);
+    while std::time::Instant::now() < end {
+        for (index, program) in programs.iter_mut().enumerate() {
+            program.process(Instant::ZERO);
+            while let Some(event) = program.poll_group_event() {
+                if let Event::StateWanted { group, joiner, position } = &event {
+                    let state = Bytes::from_static(b"state");
+                    // Refused if the joiner is to get a later state: then there is another question.
+                    program.offer_state(Instant::ZERO, group, *joiner, *position, state).unwrap_or_default();
+                }
+                if done(index, &event) {
+                    return;
+                }
+            }
+        }
+        thread::sleep(PAUSE);
+    }
+    panic!("in vain: {what}");
+}
+
+fn says(event: &Event, text: &str) -> bool {
+    matches!(event, Event::Message { payload, .. } if payload == text)
+}
+
+#[test]
+fn what_was_sent_in_an_earlier_membership_is_not_sent_in_a_later_one() {
+    const GROUP: &str = "lives";
+    let mut nodes = Nodes::new();
+    let [mut a, mut b, mut c] = [1, 2, 3].map(|id| nodes.start(NodeId::new(id)));
+    for program in [&mut a, &mut b, &mut c] {
+        program.join(Instant::ZERO, GROUP, 0).expect("it may");
+    }
+    let members = |event: &Event, count: usize| matches!(event, Event::Membership { members, .. } if members.len() == count);
+    let mut full = [false; 3];
+    until(&mut [&mut a, &mut b, &mut c], "three members", |index, event| {
+        full[index] |= members(event, 3);
+        full == [true; 3]
+    });
+    let send = |program: &mut Beside, text: &'static str| {
+        program.send(Instant::ZERO, GROUP, 0, Guarantee::Agreed, Bytes::from_static(text.as_bytes()))
+    };
+    // Until the state of the last joiner has come.
+    assert_eq!(send(&mut c, "first"), Ok(()));
+    until(&mut [&mut a, &mut b, &mut c], "the first message", |index, event| {
+        index == 2 && says(event, "first")
+    });
+    // From here on the third takes nothing: it does not hear that its node was away, and came back as another member.
+    nodes.cut(NodeId::new(3));
+    until(&mut [&mut a, &mut b], "the others go on", |_, event| members(event, 2));
+    nodes.heal(NodeId::new(3));
+    until(&mut [&mut a, &mut b], "its node is back", |_, event| members(event, 3));
+    assert_eq!(send(&mut c, "old"), Ok(()), "as far as it knows it is a member");
+    let mut resets = 0;
+    until(&mut [&mut a, &mut b, &mut c], "it is told, and gets the state", |index, event| {
+        assert!(!says(event, "old"), "it was sent by a member that is no more");
+        resets += usize::from(matches!(event, Event::Reset { .. }));
+        index == 2 && matches!(event, Event::State { .. })
+    });
+    assert_eq!(resets, 1);
+    assert_eq!(send(&mut c, "new"), Ok(()));
+    let mut heard = [false; 3];
+    until(&mut [&mut a, &mut b, &mut c], "what it sent then", |index, event| {
+        assert!(!says(event, "old"), "it was sent by a member that is no more");
+        heard[index] |= says(event, "new");
+        heard == [true; 3]
+    });
+}
