@@ -367,12 +367,26 @@ impl Client {
         if waiting > 0 && waiting + frame.len() > most {
             return Err(ClientError::Full(waiting));
         }
-        self.out.extend_from_slice(&frame);
+        let wrote = if self.wants_write() { 0 } else { self.write_now(&frame) };
+        self.out.extend_from_slice(&frame[wrote..]);
         if let Err(error) = self.flush() {
             self.failed = Some(error.clone());
             return Err(error);
         }
         Ok(())
+    }
+
+    /// Writes of `frame` what the socket takes at once. What is wrong is found when the rest is written.
+    fn write_now(&mut self, frame: &[u8]) -> usize {
+        let mut wrote = 0;
+        while wrote < frame.len() {
+            match self.stream.write(&frame[wrote..]) {
+                Ok(more) => wrote += more,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => break,
+            }
+        }
+        wrote
     }
 
     fn flush(&mut self) -> Result<(), ClientError> {

@@ -2,7 +2,7 @@
 //! is in `RPC.md`.
 
 use crate::rpc::{Body, Fault};
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes, BytesMut};
 use pils::codec::Limits;
 use pils::topic::{Delivery, Event, Pattern};
 use pils::wire::{Malformed, ParseError, Reader, Writer as _};
@@ -380,24 +380,22 @@ impl Response {
 /// Cuts a stream of bytes into frames.
 #[derive(Debug)]
 pub struct Frames {
-    buffer: Vec<u8>,
-    at: usize,
+    buffer: BytesMut,
     frame_max: usize,
 }
+
+/// From so many bytes on a frame is not copied, but keeps what it was read into.
+const KEPT: usize = 16 << 10;
 
 impl Frames {
     /// Takes frames of up to `frame_max` bytes.
     #[must_use]
-    pub const fn new(frame_max: usize) -> Self {
-        Self { buffer: Vec::new(), at: 0, frame_max }
+    pub fn new(frame_max: usize) -> Self {
+        Self { buffer: BytesMut::new(), frame_max }
     }
 
     /// Adds what was read. The memory is what is there, never what is announced.
     pub fn push(&mut self, bytes: &[u8]) {
-        if self.at > 0 {
-            self.buffer.drain(..self.at);
-            self.at = 0;
-        }
         self.buffer.extend_from_slice(bytes);
     }
 
@@ -406,22 +404,25 @@ impl Frames {
     /// # Errors
     /// If a frame is longer than allowed: the stream cannot go on.
     pub fn next_frame(&mut self) -> Result<Option<Bytes>, ParseError> {
-        let waiting = &self.buffer[self.at..];
-        let Some(header) = waiting.first_chunk::<HEADER>() else { return Ok(None) };
+        let Some(header) = self.buffer.first_chunk::<HEADER>() else { return Ok(None) };
         let length = usize::try_from(u32::from_be_bytes(*header)).unwrap_or(usize::MAX);
         if length > self.frame_max {
             return Err(ParseError { field: "frame", at: 0, reason: Malformed::OutOfRange });
         }
-        let Some(frame) = waiting.get(HEADER..HEADER + length) else { return Ok(None) };
+        let Some(frame) = self.buffer.get(HEADER..HEADER + length) else { return Ok(None) };
+        if length >= KEPT {
+            self.buffer.advance(HEADER);
+            return Ok(Some(self.buffer.split_to(length).freeze()));
+        }
         let frame = Bytes::copy_from_slice(frame);
-        self.at += HEADER + length;
+        self.buffer.advance(HEADER + length);
         Ok(Some(frame))
     }
 
     /// Bytes that are not a whole frame yet, or were not asked for.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.buffer.len() - self.at
+        self.buffer.len()
     }
 }
 

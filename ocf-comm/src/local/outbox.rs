@@ -31,7 +31,7 @@ struct Writer {
     /// The client's, not blocking; none before it is attached and once the client is gone.
     stream: Option<UnixStream>,
     /// Taken from the state, not written yet.
-    out: Vec<u8>,
+    out: Bytes,
     written: usize,
     /// When the client last took a byte, or had nothing to take.
     moved: Instant,
@@ -83,7 +83,7 @@ impl Outbox {
             lost_ever: 0,
             ended: None,
         };
-        let writer = Writer { stream: None, out: Vec::new(), written: 0, moved: Instant::now() };
+        let writer = Writer { stream: None, out: Bytes::new(), written: 0, moved: Instant::now() };
         let (state, writer) = (Mutex::new(state), Mutex::new(writer));
         Self { client, wake, bytes_max, frame_max, state, writer }
     }
@@ -115,9 +115,8 @@ impl Outbox {
         let Writer { stream: Some(stream), out, written, moved } = writer else { return Wrote::Blocked };
         loop {
             if *written == out.len() {
-                out.clear();
                 *written = 0;
-                self.take(out, CHUNK);
+                *out = self.take();
                 if out.is_empty() {
                     *moved = Instant::now();
                     return Wrote::All;
@@ -142,7 +141,9 @@ impl Outbox {
 
     /// What the client is told last, behind what was begun.
     pub(super) fn last_word(&self, frame: &Bytes) {
-        self.writer.lock().out.extend_from_slice(frame);
+        let mut writer = self.writer.lock();
+        let rest = writer.out.slice(writer.written..);
+        (writer.out, writer.written) = ([rest, frame.clone()].concat().into(), 0);
     }
 
     /// When the client last took a byte, or had nothing to take.
@@ -229,13 +230,19 @@ impl Outbox {
         self.bytes() + FRAMING_MAX > self.bytes_max
     }
 
-    /// Moves about `budget` bytes to `out`.
-    fn take(&self, out: &mut Vec<u8>, budget: usize) {
+    /// What is to be written next: one frame as it is, or small ones together.
+    fn take(&self) -> Bytes {
         let mut state = self.state.lock();
-        while out.len() < budget
+        let mut out = Vec::new();
+        while let Some(next) = state.frames.front()
+            && (out.is_empty() || out.len() + next.len() <= CHUNK)
             && let Some(frame) = state.frames.pop_front()
         {
             state.bytes -= frame.len();
+            let alone = state.frames.is_empty() && state.lost.is_empty();
+            if out.is_empty() && (alone || frame.len() >= CHUNK / 2) {
+                return frame;
+            }
             out.extend_from_slice(&frame);
         }
         // The quota has room again: say what was lost even if no event follows.
@@ -244,6 +251,7 @@ impl Outbox {
                 out.extend_from_slice(&Response::Lost { service: service.to_string(), lost }.emit());
             }
         }
+        out.into()
     }
 
     /// Comes back to this client soon.
