@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 use ocf::NodeEvent;
-use ocf::sim::{Ctx, Datagrams, Profile, Program, Simulation, Verdict, What};
+use ocf::sim::{Ctx, Datagrams, Profile, Program, Simulation, Verdict, What, World};
 use ocf::stack::{Birth, Input, Output, Stack, StackConfig};
 use ocf_comm::crypto::SimulatedAgreement;
 use ocf_comm::{PathId, PeerConfig, Preset, Received, Secrets};
@@ -25,9 +25,11 @@ const BANDWIDTH: u64 = 4_000_000;
 const TIME: Duration = Duration::from_secs(6);
 const SIZE: usize = 8 << 10;
 
-/// Nodes that send as much as they may. What is recorded: who sent what a node was told.
+/// Nodes that send as much as they may, or so many messages in each millisecond. What is recorded: who sent what a node was told.
 struct Busy {
+    window: usize,
     backlog: usize,
+    most: usize,
 }
 
 impl Busy {
@@ -40,8 +42,11 @@ impl Busy {
         }
         let mut membership = ocf_membership::Config::new(nodes().map(|node| NodeVotes::new(node, 1)));
         membership.durability = Durability::Volatile;
-        let groups =
-            ocf_groups::Config { window: WINDOW, backlog: self.backlog, ..ocf_groups::Config::default() };
+        let groups = ocf_groups::Config {
+            window: self.window,
+            backlog: self.backlog,
+            ..ocf_groups::Config::default()
+        };
         StackConfig {
             comm,
             membership,
@@ -60,7 +65,8 @@ impl Busy {
 impl Program for Busy {
     type Layer = Stack;
     type Completion = ();
-    type Event = ();
+    /// The third node stands still for so long.
+    type Event = Duration;
     type Record = NodeId;
 
     fn boot(&mut self, ctx: &mut Ctx<'_, Self>, _record: Option<Bytes>) -> Stack {
@@ -84,7 +90,11 @@ impl Program for Busy {
 
     fn completed(&mut self, ctx: &mut Ctx<'_, Self>, layer: &mut Stack, (): ()) {
         let whole = layer.members(GROUP).len() == 3;
-        while whole && layer.send(ctx.now(), (GROUP, 0), Guarantee::Agreed, vec![7; SIZE].into()).is_ok() {}
+        for _ in 0..if whole { self.most } else { 0 } {
+            if layer.send(ctx.now(), (GROUP, 0), Guarantee::Agreed, vec![7; SIZE].into()).is_err() {
+                break;
+            }
+        }
         ctx.later(Duration::from_millis(1), ());
     }
 
@@ -107,6 +117,10 @@ impl Program for Busy {
         layer.handle(ctx.now(), Input::Persisted(PersistToken(token)));
     }
 
+    fn happens(&mut self, world: &mut World<Self>, length: Duration) {
+        world.pause(NodeId::new(3), length);
+    }
+
     fn settled(&self, _now: Instant, _nodes: &[Option<Stack>]) -> Result<(), String> {
         Ok(())
     }
@@ -118,7 +132,8 @@ fn told(backlog: usize) -> Vec<u64> {
     // After that time the links are wide again.
     profile.calm = Duration::ZERO;
     (profile.quality.bandwidth, profile.quality.queue) = (Some(BANDWIDTH), 128 << 10);
-    let report = Simulation::new(Busy { backlog }, profile, 1, Vec::new()).run();
+    let report =
+        Simulation::new(Busy { window: WINDOW, backlog, most: usize::MAX }, profile, 1, Vec::new()).run();
     assert_eq!(report.verdict, Verdict::Passed);
     let mut counts = BTreeMap::new();
     for entry in &report.history {
@@ -143,4 +158,31 @@ fn all_who_send_as_much_as_the_links_carry_get_the_same_of_them() {
     assert!(share(&free) < 80, "nothing shows without the bound: {free:?}");
     let sum = |counts: &[u64]| counts.iter().sum::<u64>();
     assert!(sum(&bounded) > sum(&free), "{bounded:?} are more than {free:?}");
+}
+
+#[test]
+fn a_node_that_stands_still_holds_up_nobody_before_its_time() {
+    let profile = Profile::calm(NODES, Duration::from_secs(3));
+    let mut simulation =
+        Simulation::new(Busy { window: 8 * WINDOW, backlog: 64 << 10, most: 1 }, profile, 1, Vec::new());
+    // Less than the time after which it counts as dead, and long enough for much to wait for it.
+    let (begins, length) = (Duration::from_secs(2), Duration::from_millis(300));
+    simulation.schedule(begins, length);
+    let report = simulation.run();
+    assert_eq!(report.verdict, Verdict::Passed);
+    let while_it_stands = |at: Instant| {
+        let since = at - Instant::ZERO;
+        since >= begins && since < begins + length
+    };
+    let told: Vec<Instant> = report
+        .history
+        .iter()
+        .filter(|entry| matches!(&entry.what, What::Program(Some(at), _) if at.node == NodeId::new(1)))
+        .map(|entry| entry.at)
+        .filter(|at| while_it_stands(*at))
+        .collect();
+    // Two nodes send, a message of 8 KiB each millisecond.
+    assert!(told.len() > 400, "{} messages", told.len());
+    let longest = told.windows(2).map(|pair| pair[1] - pair[0]).max().expect("many");
+    assert!(longest < Duration::from_millis(60), "nothing was told for {longest:?}");
 }

@@ -502,9 +502,10 @@ impl Circuit {
         (outgoing.queued(), outgoing.limit())
     }
 
-    /// Bytes in a lane that were not sent once.
-    pub(crate) fn backlog(&self, lane: Lane) -> usize {
-        self.outgoing[lane_index(lane)].backlog()
+    /// Bytes in a lane that were not sent once, if the peer answers what is sent.
+    pub(crate) fn backlog(&self, lane: Lane) -> Option<usize> {
+        let answers = self.paths[self.active].recovery.probes() == 0;
+        answers.then(|| self.outgoing[lane_index(lane)].backlog())
     }
 
     /// The largest message the peer takes, once it said so.

@@ -269,12 +269,13 @@ impl Endpoint {
         Ok(())
     }
 
-    /// Bytes in a lane to a peer that were not sent once: what another message in that lane waits behind. `None` if it is not up. O(1).
+    /// Bytes in a lane to a peer that were not sent once: what another message in that lane waits behind. `None` if it is not up, or does
+    /// not answer what was sent (a probe timeout has passed). O(1).
     #[must_use]
     pub fn backlog(&self, to: NodeInstance, lane: Lane) -> Option<usize> {
         let peer = &self.peers[self.peer_index(to.node)?];
         let circuit = self.circuits.get(&peer.current?).filter(|c| c.instance == to && peer.up)?;
-        Some(circuit.backlog(lane))
+        circuit.backlog(lane)
     }
 
     /// Says that the memory of a delivered message (`bytes` long) is free again; opens the sender's window.

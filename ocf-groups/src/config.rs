@@ -12,7 +12,7 @@ pub struct Config {
     /// A batch is closed when it has this many bytes, default 32 KiB. A message that is larger travels alone, in the
     /// bulk lane.
     pub batch: usize,
-    /// Bytes of batches that may wait to be sent for the first time to the peer that has least of them, default 512 KiB: beyond it own
+    /// Bytes of batches that may wait to be sent for the first time to the peer that has most of them, default 512 KiB: beyond it own
     /// messages wait before they are made into batches, until it is half. What orders the messages of others travels behind what waits: too
     /// high, and on a link that is full everybody else waits for that; too low, and the link runs dry between two turns. Of
     /// who says it ([`Groups::note_backlog`](crate::Groups::note_backlog)); without a word nothing waits.

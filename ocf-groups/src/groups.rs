@@ -101,8 +101,8 @@ pub struct Groups {
     ledger: VecDeque<(u64, usize)>,
     /// A send was refused.
     full: bool,
-    /// So much waits to be sent that own items stay in the queue.
-    crowded: bool,
+    /// So much waits to be sent to this peer that own items stay in the queue.
+    crowded: Option<NodeInstance>,
     /// Who holds up this node.
     lags: Lags,
     /// Counts what happened to the members that live here.
@@ -202,7 +202,7 @@ impl Groups {
             own_bytes: 0,
             ledger: VecDeque::new(),
             full: false,
-            crowded: false,
+            crowded: None,
             lags: Lags::default(),
             locals_version: 0,
             to_stamp: VecDeque::new(),
@@ -373,12 +373,13 @@ impl Groups {
         self.dirty = true;
     }
 
-    /// Says how many bytes wait in the small lane to be sent for the first time, to the peer that has least of them; 0 if no peer is up.
-    /// After each [`Output::Send`] in that lane, and, while [`Self::is_crowded`], when something was sent.
-    pub const fn note_backlog(&mut self, now: Instant, bytes: usize) {
-        let most = if self.crowded { self.config.backlog / 2 } else { self.config.backlog };
-        let crowded = bytes > most;
-        if self.crowded && !crowded {
+    /// Says to which peer most bytes wait in the small lane to be sent for the first time, and how many; none if no peer answers: who does not
+    /// answer counts as little as who is down. After each [`Output::Send`] in that lane, and, while [`Self::is_crowded`], when something was
+    /// sent.
+    pub fn note_backlog(&mut self, now: Instant, most: Option<(NodeInstance, usize)>) {
+        let limit = if self.is_crowded() { self.config.backlog / 2 } else { self.config.backlog };
+        let crowded = most.filter(|(_, bytes)| *bytes > limit).map(|(peer, _)| peer);
+        if self.is_crowded() && crowded.is_none() {
             self.now = now;
             self.dirty = true;
         }
@@ -388,7 +389,7 @@ impl Groups {
     /// True while own messages wait for others to be sent.
     #[must_use]
     pub const fn is_crowded(&self) -> bool {
-        self.crowded
+        self.crowded.is_some()
     }
 
     /// Stops or resumes handing out messages, for an application that cannot keep up. What is not handed out does not

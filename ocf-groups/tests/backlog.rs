@@ -44,7 +44,7 @@ fn send(net: &mut Net<Reader>, from: u32) {
 
 fn tell(net: &mut Net<Reader>, at: u32, bytes: usize) -> bool {
     let now = net.now;
-    net.site(node(at)).core.note_backlog(now, bytes);
+    net.site(node(at)).core.note_backlog(now, Some((node(3), bytes)));
     net.drain(node(at));
     net.site(node(at)).core.is_crowded()
 }

@@ -171,30 +171,35 @@ fn a_member_that_keeps_pace_is_not_slow_though_the_window_is_always_full() {
 }
 
 #[test]
-fn the_only_other_member_is_evicted_also_if_what_it_does_not_take_waits_to_be_sent() {
-    let config = Config { window: 64 << 10, batch: 4 << 10, slow: patience(None), ..Config::default() };
-    let mut net = Net::new(2, &config, None, Reader::default);
-    net.enter(&[node(1), node(2)], &[]);
-    net.settle();
-    for n in 1..=2 {
-        net.join(node(n), GROUP);
+fn who_takes_nothing_is_evicted_also_if_what_it_does_not_take_waits_to_be_sent() {
+    for nodes in [2, 3] {
+        let config = Config { window: 64 << 10, batch: 4 << 10, slow: patience(None), ..Config::default() };
+        let mut net = Net::new(nodes, &config, None, Reader::default);
+        let all: Vec<NodeInstance> = (1..=nodes).map(node).collect();
+        net.enter(&all, &[]);
         net.settle();
+        for at in &all {
+            net.join(*at, GROUP);
+            net.settle();
+        }
+        let (sender, still) = (node(1), node(nodes));
+        let end = net.now + 2 * STALLED;
+        while net.now < end {
+            let now = net.now;
+            let core = &mut net.site(sender).core;
+            while core.send(now, GROUP, 0, Guarantee::Agreed, Bytes::from_static(b"message")).is_ok() {}
+            // A batch or two are on their way.
+            net.site(sender).pace = 3;
+            net.drain(sender);
+            net.site(sender).pace = usize::MAX;
+            net.site(sender).core.note_backlog(now, Some((still, usize::MAX)));
+            net.drain(sender);
+            net.tick(&[still]);
+        }
+        let [(_, by, whom, lag), ..] = net.evictions[..] else { panic!("nobody of {nodes} is evicted") };
+        assert_eq!((by, whom, lag.stalled), (sender, still, true));
+        assert!(net.evictions.iter().all(|(_, _, whom, _)| *whom == still), "{:?}", net.evictions);
     }
-    let end = net.now + 2 * STALLED;
-    while net.now < end {
-        let now = net.now;
-        let core = &mut net.site(node(1)).core;
-        while core.send(now, GROUP, 0, Guarantee::Agreed, Bytes::from_static(b"message")).is_ok() {}
-        // A batch or two are on their way.
-        net.site(node(1)).pace = 3;
-        net.drain(node(1));
-        net.site(node(1)).pace = usize::MAX;
-        net.site(node(1)).core.note_backlog(now, usize::MAX);
-        net.drain(node(1));
-        net.tick(&[node(2)]);
-    }
-    let [(_, by, whom, lag), ..] = net.evictions[..] else { panic!("nobody is evicted") };
-    assert_eq!((by, whom, lag.stalled), (node(1), node(2), true));
 }
 
 #[test]

@@ -22,9 +22,13 @@ const ROUNDS_MAX: usize = 1000;
 /// Outputs that may wait before they must be carried out.
 const OUTPUTS_MAX: usize = 1024;
 
-/// Bytes of batches that wait to be sent for the first time, to the peer that has least of them.
-pub(super) fn least_backlog(endpoint: &Endpoint, peers: impl Iterator<Item = NodeInstance>) -> usize {
-    peers.filter_map(|peer| endpoint.backlog(peer, Lane::Small)).min().unwrap_or(0)
+/// To whom most batches wait to be sent for the first time, and how many bytes.
+pub(super) fn backlog(
+    endpoint: &Endpoint,
+    peers: impl Iterator<Item = NodeInstance>,
+) -> Option<(NodeInstance, usize)> {
+    let backlogs = peers.filter_map(|peer| Some((peer, endpoint.backlog(peer, Lane::Small)?)));
+    backlogs.max_by_key(|(_, bytes)| *bytes)
 }
 
 impl Stack {
@@ -230,8 +234,7 @@ impl Stack {
         for groups in core::iter::once(groups).chain(partitions).filter(|groups| groups.is_crowded()) {
             let peers =
                 groups.view().into_iter().flat_map(|view| &view.members).map(|member| member.instance);
-            let least = least_backlog(endpoint, peers.filter(|peer| peer != local));
-            groups.note_backlog(*now, least);
+            groups.note_backlog(*now, backlog(endpoint, peers.filter(|peer| peer != local)));
             any |= !groups.is_crowded();
         }
         any
@@ -246,7 +249,7 @@ impl Stack {
                     self.outbox.send(&mut self.endpoint, now, *peer, parcel);
                 }
                 if lane == Lane::Small {
-                    self.groups.note_backlog(now, least_backlog(&self.endpoint, to.iter().copied()));
+                    self.groups.note_backlog(now, backlog(&self.endpoint, to.iter().copied()));
                 }
             }
             From::Blocked(ballot, state) => {

@@ -1,7 +1,7 @@
 //! Groups that go on in any partition: a second ordered stream beside that of the primary, over views of its own. Nothing that must
 //! happen once in a cluster hears of it: locks, resources and fencing know the primary alone.
 
-use super::carry::least_backlog;
+use super::carry::backlog;
 use super::{Output, Stack};
 use crate::event::{NodeEvent, PartitionEvent};
 use bytes::Bytes;
@@ -160,7 +160,7 @@ impl Stack {
                     self.outbox.send(&mut self.endpoint, now, *peer, parcel);
                 }
                 if lane == Lane::Small {
-                    partition.groups.note_backlog(now, least_backlog(&self.endpoint, to.iter().copied()));
+                    partition.groups.note_backlog(now, backlog(&self.endpoint, to.iter().copied()));
                 }
             }
             From::Blocked(ballot, state) => {

@@ -98,8 +98,8 @@ impl Groups {
             let first = self.ledger.partition_point(|(place, _)| *place <= inbox.consumed);
             let last = self.ledger.partition_point(|(place, _)| *place <= ahead).max(first);
             let mut bytes: usize = self.ledger.range(first..last).map(|(_, cost)| cost).sum();
-            if self.crowded && stream.peers.len() == 1 {
-                // What waits to be sent waits for this one alone.
+            if self.crowded == Some(inbox.instance) {
+                // What waits to be sent waits for this one.
                 bytes += self.queue.iter().map(crate::wire::Item::cost).sum::<usize>();
             }
             let consumed = inbox.consumed;

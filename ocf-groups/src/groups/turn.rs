@@ -29,13 +29,13 @@ impl Groups {
         self.watch_lags();
         self.report();
         self.close_batch();
-        self.dirty |= (!self.queue.is_empty() && !self.crowded) || !self.to_stamp.is_empty();
+        self.dirty |= (!self.queue.is_empty() && !self.is_crowded()) || !self.to_stamp.is_empty();
     }
 
     /// Moves queued messages into the sequence of this node, up to one batch.
     fn take_own(&mut self) {
         let Some(stream) = &mut self.stream else { return };
-        if self.sync != Sync::Synced || self.crowded {
+        if self.sync != Sync::Synced || self.crowded.is_some() {
             return;
         }
         let alone = stream.peers.is_empty();

@@ -326,7 +326,7 @@ impl Cluster {
             }
             What::Room(at) => {
                 if let Some(node) = self.nodes.get_mut(&at) {
-                    node.core.note_backlog(self.now, 0);
+                    node.core.note_backlog(self.now, None);
                     self.drain(at);
                 }
             }
@@ -371,7 +371,7 @@ impl Cluster {
                 Output::Send { to, lane, message } => {
                     assert!(!to.is_empty() && !to.contains(&at));
                     if lane == Lane::Small && self.rng.chance(0.02) {
-                        node.core.note_backlog(self.now, usize::MAX);
+                        node.core.note_backlog(self.now, Some((to[0], usize::MAX)));
                         self.count("crowded");
                         let after = self.delay();
                         self.schedule(after, What::Room(at));
