@@ -5,6 +5,7 @@ mod ballot;
 mod bugs;
 mod decide;
 mod desired;
+mod former;
 mod levels;
 mod nodes;
 mod renew;

@@ -82,7 +82,8 @@ pub enum ChangeReason {
     Evicted(Lag),
     /// It neither came nor went: it asked on behalf of this half of an even split, and was allowed to go on.
     TieWon(Evidence),
-    /// It neither came nor went: it proposed this view, from which on other votes count.
+    /// It neither came nor went: it proposed this view, from which on other votes count, or which has votes that a view before brought that
+    /// may not have been agreed.
     VotesChanged,
 }
 

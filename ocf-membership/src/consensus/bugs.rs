@@ -23,6 +23,12 @@ pub enum Sabotage {
     AloneForGood,
     /// Adopt a proposal though a later one, itself not agreed, followed another view.
     AdoptsOvertaken,
+    /// Tell by its members alone which view a proposal followed, not by its number and votes.
+    ComparesMembers,
+    /// Follow what a refuted proposal tells of, and count by the newest view that is known to be agreed.
+    CountsByAgreed,
+    /// Follow votes that may not have been agreed, and not say what was in force before them.
+    ForgetsBefore,
     /// Carry out an order that was given for an older set of nodes.
     NoBaseRevision,
     /// Remove a node from the set while it is a member.
@@ -50,6 +56,9 @@ pub(super) enum Bug {
     FormerVotes,
     AloneForGood,
     Overtaken,
+    ComparesMembers,
+    CountsByAgreed,
+    ForgetsBefore,
     BaseRevision,
     RemovesMembers,
     LetsStrangersIn,
@@ -78,6 +87,9 @@ impl Consensus {
                 | (Some(Sabotage::NoFormerVotes), Bug::FormerVotes)
                 | (Some(Sabotage::AloneForGood), Bug::AloneForGood)
                 | (Some(Sabotage::AdoptsOvertaken), Bug::Overtaken)
+                | (Some(Sabotage::ComparesMembers), Bug::ComparesMembers)
+                | (Some(Sabotage::CountsByAgreed), Bug::CountsByAgreed)
+                | (Some(Sabotage::ForgetsBefore), Bug::ForgetsBefore)
                 | (Some(Sabotage::NoBaseRevision), Bug::BaseRevision)
                 | (Some(Sabotage::RemovesMembers), Bug::RemovesMembers)
                 | (Some(Sabotage::LetsStrangersIn), Bug::LetsStrangersIn)

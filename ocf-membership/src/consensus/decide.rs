@@ -1,5 +1,6 @@
 //! What a coordinator proposes, once every candidate has answered.
 
+use super::former::{Entry, FORGOTTEN_VIEWS, Former, entries, former, is_refuted, remembers};
 use super::votes::{NEXT_REVISION, halved, with_before};
 use super::{AcceptMessage, Bug, Consensus};
 use crate::lease::binding_time;
@@ -12,37 +13,13 @@ use ocf_comm::DownReason;
 use pils::{Instant, NodeId, NodeInstance};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Views that a forgotten quorum may have agreed on.
-const FORGOTTEN_VIEWS: u64 = 1 << 16;
-
 pub(super) type States = BTreeMap<NodeInstance, (StateReport, Instant)>;
-
-/// A proposal that some candidate, or an earlier life of its node, accepted and that may have been agreed.
-#[derive(Clone, Debug)]
-struct Entry {
-    number: ViewNumber,
-    /// The ballot it was accepted in.
-    ballot: Ballot,
-    candidates: Vec<NodeInstance>,
-    votes: VoteConfig,
-    view: View,
-}
-
-/// What the newest primary was, as far as the candidates know.
-#[derive(Clone, Debug)]
-pub(super) struct Former {
-    pub(super) number: ViewNumber,
-    pub(super) members: Vec<Member>,
-    votes: VoteConfig,
-    /// True if nobody here was in it: what its members had is lost.
-    pub(super) only_recorded: bool,
-}
 
 /// The votes that matter for a proposal.
 struct Demands {
     /// What counts now.
     in_force: VoteConfig,
-    /// What the newest proposal had that may have been agreed, or the newest agreed view.
+    /// What it adopts has, or what it follows.
     former: Option<VoteConfig>,
     /// Everything of which a quorum must be here.
     all: Vec<VoteConfig>,
@@ -62,13 +39,16 @@ impl Consensus {
         let agreed = newest.as_ref().map_or(ViewNumber(0), |(view, _)| view.number);
         let (refuted, possible): (Vec<Entry>, Vec<Entry>) =
             entries(&states, agreed).into_iter().partition(|e| is_refuted(e, &states));
-        let overtaken = |e: &Entry| !self.is_sabotaged(Bug::Overtaken) && is_overtaken(e, &refuted);
-        let top = possible.into_iter().filter(|e| !overtaken(e)).max_by_key(|e| (e.number, e.ballot));
+        let top = possible.into_iter().filter(|e| !self.is_overtaken(e, &refuted));
+        let top = top.max_by_key(|e| (e.number, e.ballot));
         let top = top.filter(|_| !self.is_sabotaged(Bug::Accepted));
         // What a refuted proposal followed may be known from that alone, and had no higher level.
         let proposed = top.iter().chain(&refuted).map(|entry| entry.view.level);
         let in_force = newest.iter().map(|(view, _)| view.level).chain(proposed).max().unwrap_or(0);
-        let demands = self.demands(top.as_ref(), newest.as_ref());
+        let adopted = top.as_ref().and_then(|top| whole_proposal(&states, top.view.ballot));
+        let mut former =
+            if adopted.is_none() { former(top.clone(), refuted, newest.clone()) } else { Vec::new() };
+        let demands = self.demands(top.as_ref(), newest.as_ref(), former.first());
         let level = match self.next_level(in_force, &demands.in_force, &candidates) {
             Ok(level) => level,
             Err(level) => {
@@ -84,7 +64,6 @@ impl Consensus {
             return;
         }
         let tie = standing != Standing::Quorum;
-        let adopted = top.as_ref().and_then(|top| whole_proposal(&states, top.view.ballot));
         if let Some(accepted) = adopted {
             let view = &accepted.proposal.view;
             let members: Vec<Member> = view.members.iter().chain(&view.previous).copied().collect();
@@ -95,7 +74,6 @@ impl Consensus {
             self.put_forward(now, &states, accepted.votes, accepted.proposal);
             return;
         }
-        let mut former = former(top, refuted, newest);
         let forgotten = former.iter().any(|f| !remembers(f, &states, &candidates));
         if forgotten && !self.is_sabotaged(Bug::MemoryRule) {
             if !self.may_forget(now, &former, &candidates) {
@@ -230,16 +208,25 @@ impl Consensus {
         end
     }
 
-    /// What these candidates must be a quorum of.
-    fn demands(&self, top: Option<&Entry>, newest: Option<&(View, VoteConfig)>) -> Demands {
+    /// What these candidates must be a quorum of, to adopt `top`, or to follow `first`.
+    fn demands(
+        &self,
+        top: Option<&Entry>,
+        newest: Option<&(View, VoteConfig)>,
+        first: Option<&Former>,
+    ) -> Demands {
         let agreed = newest.map(|(_, votes)| votes);
-        let former = top.map(|entry| &entry.votes).or(agreed);
+        let proposed = top.map(|entry| &entry.votes).or(agreed);
+        let first = first.filter(|_| !self.is_sabotaged(Bug::CountsByAgreed));
+        let former = first.map(|f| &f.votes).or(proposed);
         let in_force = self.in_force(former);
         let mut all = vec![in_force.clone()];
         if !self.is_sabotaged(Bug::FormerVotes) {
             // Whoever may have agreed on something else had a quorum of one of these.
             let before = top.and_then(|entry| entry.votes.before.as_deref());
-            all.extend([former, before, agreed].into_iter().flatten().cloned());
+            let uncertain = first.and_then(|f| f.before.as_ref());
+            all.extend([former, proposed, before, uncertain, agreed].into_iter().flatten().cloned());
+            all.push(self.in_force(proposed));
         }
         Demands { in_force, former: former.cloned(), all }
     }
@@ -253,8 +240,9 @@ impl Consensus {
         tie: bool,
     ) -> (Proposal, VoteConfig) {
         let Some(round) = &self.round else { unreachable!("only a running ballot proposes") };
+        // A change that may not have been agreed is carried on, and not changed.
         let next = former
-            .filter(|_| !tie)
+            .filter(|f| !tie && f.before.is_none())
             .and_then(|f| self.next_votes(&demands.in_force, &round.candidates, &f.members));
         let mut votes = match next {
             Some(votes) => votes,
@@ -262,6 +250,7 @@ impl Consensus {
             None => demands.in_force.clone(),
         };
         votes = with_before(votes, demands.former.as_ref());
+        let carried = former.is_some_and(|f| self.carries_on(f, &mut votes));
         let counting = demands.all.iter().filter(|_| !tie).chain([&votes]);
         let step = counting.map(|v| step(v, states, &round.candidates)).max().unwrap_or(1);
         let number = ViewNumber(former.map_or(1, |f| f.number.0.saturating_add(step)));
@@ -292,7 +281,7 @@ impl Consensus {
         members.sort_unstable_by_key(|m| (m.joined, m.instance.node));
         let previous = former.map(|f| f.members.clone()).unwrap_or_default();
         let mut causes = self.causes(states, number, &members, &previous);
-        if changed {
+        if changed || carried {
             causes.push(Cause { instance: self.local, reason: ChangeReason::VotesChanged });
             causes.sort_by_key(|c| c.instance);
         }
@@ -354,45 +343,6 @@ fn step(votes: &VoteConfig, states: &States, candidates: &[NodeInstance]) -> u64
     if votes.sum(remember) >= votes.quorum { 1 } else { FORGOTTEN_VIEWS }
 }
 
-/// What was accepted, or recorded by an earlier life, beyond `agreed`.
-fn entries(states: &States, agreed: ViewNumber) -> Vec<Entry> {
-    let accepted = states.values().filter_map(|(s, _)| s.accepted.as_ref()).map(|a| Entry {
-        number: a.proposal.view.number,
-        ballot: a.ballot,
-        candidates: a.candidates.clone(),
-        votes: a.votes.clone(),
-        view: a.proposal.view.clone(),
-    });
-    let recorded = states.values().filter_map(|(s, _)| s.record.as_ref()).map(|r| Entry {
-        number: r.view.number,
-        ballot: r.ballot,
-        candidates: r.candidates.clone(),
-        votes: r.votes.clone(),
-        view: r.view.clone(),
-    });
-    accepted.chain(recorded).filter(|e| e.number > agreed).collect()
-}
-
-/// True if the proposal was certainly not agreed, and never will be.
-///
-/// It needs every candidate of its ballot. If one of them is here as the same instance and has not accepted it, it
-/// never will: it has promised more. That settles it only for the ballot in which the value was proposed first; a
-/// value that was proposed again may have been agreed in between.
-fn is_refuted(entry: &Entry, states: &States) -> bool {
-    let missed = |instance: &NodeInstance| {
-        let Some((state, _)) = states.get(instance) else { return false };
-        let accepted = state.accepted.as_ref().map(|a| (a.proposal.view.number, a.ballot));
-        let chosen = state.chosen.as_ref().is_some_and(|(v, _)| v.number >= entry.number);
-        !chosen && accepted.is_none_or(|at| at < (entry.number, entry.ballot))
-    };
-    entry.ballot == entry.view.ballot && entry.candidates.iter().any(missed)
-}
-
-/// True if a later proposal, itself not agreed, followed something else: whoever made it had a quorum, and knew what was agreed before.
-fn is_overtaken(entry: &Entry, refuted: &[Entry]) -> bool {
-    refuted.iter().any(|later| later.number > entry.number && later.view.previous != entry.view.members)
-}
-
 fn whole_proposal(states: &States, value: Ballot) -> Option<AcceptMessage> {
     let accepted = states.values().filter_map(|(s, _)| s.accepted.as_ref());
     accepted.filter(|a| a.proposal.view.ballot == value).max_by_key(|a| a.ballot).cloned()
@@ -403,54 +353,4 @@ fn counted_votes(votes: &VoteConfig, states: &States, candidates: &[NodeInstance
     let everybody = votes.all_present(candidates);
     let counts = |c: &NodeInstance| everybody || states.get(c).is_some_and(|(s, _)| s.has_vote);
     votes.sum(candidates.iter().copied().filter(counts))
-}
-
-/// What a fresh proposal follows, newest first: a recorded view that may have been agreed, what came before proposals
-/// that were not, and the view that certainly was.
-fn former(top: Option<Entry>, refuted: Vec<Entry>, agreed: Option<(View, VoteConfig)>) -> Vec<Former> {
-    let before = |e: &Entry| Former {
-        number: ViewNumber(e.number.0 - 1),
-        members: e.view.previous.clone(),
-        votes: e.votes.before.as_deref().unwrap_or(&e.votes).clone(),
-        only_recorded: true,
-    };
-    let recorded = top.iter().map(|e| Former {
-        number: e.number,
-        members: e.view.members.clone(),
-        votes: e.votes.clone(),
-        only_recorded: true,
-    });
-    // A proposal that followed the certain view tells nothing new.
-    let certain = agreed.as_ref().map(|(view, _)| view.members.clone());
-    let news = |e: &&Entry| certain.as_ref() != Some(&e.view.previous);
-    let before_those: Vec<Former> = top.iter().chain(&refuted).filter(news).map(before).collect();
-    let known = agreed.map(|(view, votes)| Former {
-        number: view.number,
-        members: view.members,
-        votes,
-        only_recorded: false,
-    });
-    let mut all: Vec<Former> = known.into_iter().chain(recorded).chain(before_those).collect();
-    // Stable: of two accounts of one view, the certain one.
-    all.sort_by_key(|f| core::cmp::Reverse(f.number));
-    all.dedup_by_key(|f| f.number);
-    all.retain(|f| f.number.0 > 0);
-    all
-}
-
-/// The memory rule: what a quorum of `former` held is known to some candidate, or its holders are certainly gone.
-fn remembers(former: &Former, states: &States, candidates: &[NodeInstance]) -> bool {
-    let knows = |m: &&Member| {
-        let state = states.get(&m.instance).map(|(s, _)| s);
-        state.is_some_and(|s| s.synced && s.active == Some(former.number))
-    };
-    let forgot = |m: &&Member| match states.get(&m.instance) {
-        Some((state, _)) => state.active != Some(former.number),
-        None => candidates.iter().any(|c| c.node == m.instance.node),
-    };
-    let sum =
-        |keep: &dyn Fn(&&Member) -> bool| former.members.iter().filter(keep).map(|m| m.votes).sum::<u32>();
-    let (all, quorum) = (sum(&|_| true), former.votes.quorum);
-    let everybody = former.members.iter().all(|m| candidates.iter().any(|c| c.node == m.instance.node));
-    everybody || sum(&knows) + quorum > all || sum(&forgot) >= quorum
 }

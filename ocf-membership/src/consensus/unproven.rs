@@ -1,6 +1,7 @@
 //! Who left and may not have ended: the next view says it, so that those who join know it whoever dies then.
 
-use super::decide::{Former, OVER, States, is_over};
+use super::decide::{OVER, States, is_over};
+use super::former::Former;
 use super::{Bug, Consensus};
 use crate::{Cause, NODES_MAX, UNPROVEN_MAX};
 use pils::NodeInstance;

@@ -178,6 +178,90 @@ fn one_is_cut_off(scene: &'static [Scene], others: u8) -> Plan {
     Plan { scene, kinds, faults: 1, returns: others, ..three() }
 }
 
+/// The first and the third are the primary. The first alone accepts that it is one with the second, and a quorum alone, and restarts. What
+/// follows that is proposed to the third, and only the first has accepted it when they are parted.
+fn skipped_votes() -> Plan {
+    const SCENE: &[Scene] = &[
+        Scene::Rest,
+        Scene::Links(&[(0, 2)]),
+        Scene::Agreed(2, 0b101),
+        Scene::Rest,
+        Scene::Order(0, &[3, 1, 1]),
+        Scene::Links(&[(0, 1)]),
+        Scene::Until(0, "proposing"),
+        Scene::Links(&[]),
+        Scene::Rest,
+        Scene::Step(Act::Fault(Kind::Crash, 0, false)),
+        Scene::Step(Act::Restart(0)),
+        Scene::Links(&[(0, 2)]),
+        Scene::Until(2, "proposing"),
+        Scene::Step(Act::Deliver(2, 0)),
+        Scene::Step(Act::Write(0)),
+        Scene::Links(&[(1, 2)]),
+    ];
+    Plan { scene: SCENE, kinds: &[(Kind::Crash, THIRD)], faults: 1, returns: THIRD, ..three() }
+}
+
+/// The first and the second agreed that the third has no votes, accepted what follows with it, which it did not, and both restarted.
+fn forgotten_votes() -> Plan {
+    const SCENE: &[Scene] = &[
+        Scene::Rest,
+        Scene::Order(0, &[1, 1, 0]),
+        Scene::Links(&[(0, 1)]),
+        Scene::Agreed(2, 0b011),
+        Scene::Rest,
+        Scene::Links(&[(0, 1), (0, 2), (1, 2)]),
+        Scene::Until(0, "proposing"),
+        Scene::Step(Act::Fault(Kind::Sever, 2, false)),
+        Scene::Rest,
+        Scene::Step(Act::Fault(Kind::Crash, 0, false)),
+        Scene::Step(Act::Fault(Kind::Crash, 1, false)),
+        Scene::Step(Act::Restart(0)),
+        Scene::Step(Act::Restart(1)),
+        Scene::Links(&[(0, 1), (0, 2), (1, 2)]),
+    ];
+    Plan { scene: SCENE, faults: 0, ..three() }
+}
+
+/// The first two of four are a quorum, with three votes and two. The first proposed a second view of them, which it alone accepted; the fourth
+/// has accepted that in a later ballot, and the first has not. Then the two agreed on another second view, of the same members, by which the third and the
+/// fourth count as well; the rest says what came after that.
+macro_rules! same_members {
+    ($($rest:expr),* $(,)?) => {
+        &[
+            Scene::Rest,
+            Scene::Links(&[(0, 1)]),
+            Scene::Until(0, "proposing"),
+            Scene::Links(&[(0, 1), (0, 3)]),
+            Scene::Step(Act::Write(0)),
+            Scene::Slow(0b0001),
+            Scene::Links(&[(0, 3)]),
+            Scene::Until(0, "proposing"),
+            Scene::Step(Act::Deliver(0, 3)),
+            Scene::Step(Act::Write(3)),
+            Scene::Order(0, &[3, 2, 3, 1]),
+            Scene::Links(&[(0, 1), (0, 3)]),
+            Scene::Links(&[(0, 1)]),
+            Scene::Slow(0),
+            Scene::Agreed(2, 0b0011),
+            Scene::Rest,
+            Scene::Order(0, &[3, 2, 0, 0]),
+            $($rest,)*
+            // What follows is proposed to the fourth as well, only the first accepts it, and restarts. It hears the fourth, and the second the third.
+            Scene::Links(&[(0, 1), (0, 3), (1, 3)]),
+            Scene::Until(0, "proposing"),
+            Scene::Step(Act::Write(0)),
+            Scene::Step(Act::Fault(Kind::Crash, 0, false)),
+            Scene::Links(&[(1, 2), (0, 3)]),
+            Scene::Step(Act::Restart(0)),
+        ]
+    };
+}
+
+fn same_members(scene: &'static [Scene]) -> Plan {
+    Plan { votes: &[3, 2, 0, 0], scene, faults: 0, horizon: Duration::from_secs(4), ..three() }
+}
+
 /// Every course keeps every promise, and all of them were visited.
 fn always_holds(name: &str, plan: Plan) {
     assert!(holds(name, plan, 300_000), "{name}: every state is visited");
@@ -199,7 +283,7 @@ fn no_interleaving_with_one_that_has_forgotten_breaks_a_promise_and_no_memory_ru
 #[test]
 fn no_interleaving_of_votes_that_would_make_one_enough_breaks_a_promise_and_no_former_votes_are_found() {
     always_holds("becomes enough alone", first_becomes_enough());
-    is_found(Sabotage::NoFormerVotes, first_becomes_enough(), "M1");
+    is_found(Sabotage::NoFormerVotes, first_becomes_enough(), "Q3");
 }
 
 #[test]
@@ -207,6 +291,32 @@ fn no_interleaving_of_votes_by_which_one_is_not_enough_any_more_breaks_a_promise
 {
     always_holds("was enough alone", third_was_enough());
     is_found(Sabotage::AloneForGood, third_was_enough(), "Q1");
+}
+
+#[test]
+fn no_interleaving_after_votes_that_may_not_have_been_agreed_breaks_a_promise_and_forgetting_those_before_is_found()
+ {
+    always_holds("follows votes that were only recorded", skipped_votes());
+    is_found(Sabotage::ForgetsBefore, skipped_votes(), "Q3");
+}
+
+#[test]
+fn no_interleaving_after_votes_that_only_a_refuted_proposal_tells_of_breaks_a_promise_and_older_votes_are_found()
+ {
+    always_holds("follows what a refuted one tells", forgotten_votes());
+    is_found(Sabotage::CountsByAgreed, forgotten_votes(), "Q3");
+}
+
+#[test]
+fn no_interleaving_of_two_views_of_the_same_members_breaks_a_promise_and_comparing_members_alone_is_found() {
+    // Two views with one number that count otherwise, and a view of the same members and votes with a later number.
+    let (votes, number) = (same_members!(), same_members!(Scene::Agreed(3, 0b0011), Scene::Rest));
+    for scene in [votes as &[Scene], number] {
+        let killed = Plan { kinds: &[(Kind::Crash, 0b1111)], faults: 1, ..same_members(scene) };
+        always_holds("of the same members", killed);
+        is_found(Sabotage::ComparesMembers, same_members(scene), "M1");
+        is_found(Sabotage::AdoptsOvertaken, same_members(scene), "M1");
+    }
 }
 
 #[test]

@@ -61,8 +61,17 @@ impl fmt::Write for Digest {
 struct Link {
     messages: VecDeque<(NodeInstance, Bytes)>,
     cut: bool,
+    /// It stays so, and what is sent is lost.
+    lost: bool,
     /// Nothing of the sender is heard since then.
     silent: Option<Instant>,
+}
+
+/// What a view counts by.
+pub(crate) struct Counts {
+    revision: u64,
+    votes: Vec<NodeVotes>,
+    quorum: u32,
 }
 
 /// Everything at one moment.
@@ -78,6 +87,8 @@ pub(crate) struct State {
     /// Timers since something else happened.
     idle: u8,
     views: BTreeMap<ViewNumber, Rc<View>>,
+    /// What each view counts by.
+    counts: BTreeMap<ViewNumber, Rc<Counts>>,
     register: GrantRegister,
     pub(crate) broken: Option<String>,
 }
@@ -126,6 +137,7 @@ impl Model {
             faults: u8::MAX,
             idle: 0,
             views: BTreeMap::new(),
+            counts: BTreeMap::new(),
             register: GrantRegister::default(),
             broken: None,
         };
@@ -134,25 +146,9 @@ impl Model {
         self.calm(&mut state);
         if !self.plan.cold {
             let in_it = |node: &Rc<Node>| node.active == Some(ViewNumber(1));
-            state = self.go_on(state, |state| state.nodes.iter().all(in_it));
+            state = self.go_on(state, 0, |state| state.nodes.iter().all(in_it));
         }
-        for scene in self.plan.scene {
-            state = match *scene {
-                Scene::Step(act) => {
-                    let allowed = matches!(act, Act::Fault(..) | Act::Restart(_) | Act::Heal(_));
-                    assert!(allowed || self.enabled(&state).contains(&act), "{act:?} cannot happen");
-                    self.apply(&state, act)
-                }
-                Scene::Until(i, name) => self.go_on(state, |state| {
-                    state.nodes[i].core.as_ref().is_some_and(|core| core.state_name() == name)
-                }),
-                Scene::Rest => self.rest(state),
-                Scene::Order(i, votes) => {
-                    self.order(&mut state, i, votes);
-                    state
-                }
-            };
-        }
+        state = self.play(state);
         state.faults = self.plan.faults;
         state.idle = 0;
         state.settle();
@@ -160,23 +156,84 @@ impl Model {
         state
     }
 
-    /// What is on its way arrives, and what is being written is there.
-    fn rest(&self, mut state: State) -> State {
-        while let Some(act) =
-            self.enabled(&state).into_iter().find(|act| matches!(act, Act::Deliver(..) | Act::Write(_)))
-        {
-            state = self.apply(&state, act);
+    /// What happens before the exploration.
+    fn play(&self, mut state: State) -> State {
+        let mut slow = 0;
+        for scene in self.plan.scene {
+            state = match *scene {
+                Scene::Step(act) => {
+                    let allowed = matches!(act, Act::Fault(..) | Act::Restart(_) | Act::Heal(_));
+                    assert!(allowed || self.enabled(&state).contains(&act), "{act:?} cannot happen");
+                    self.apply(&state, act)
+                }
+                Scene::Until(i, name) => self.go_on(state, slow, |state| {
+                    state.nodes[i].core.as_ref().is_some_and(|core| core.state_name() == name)
+                }),
+                Scene::Agreed(number, nodes) => self.go_on(state, slow, |state| {
+                    let mut others = (0..self.nodes).filter(|i| nodes & 1 << i != 0);
+                    others.all(|i| state.nodes[i].active == Some(ViewNumber(number)))
+                }),
+                Scene::Rest => self.go_on(state, slow, |state| {
+                    self.next_calm(state, slow).is_none_or(|act| act == Act::Time)
+                }),
+                Scene::Links(pairs) => self.link(state, pairs),
+                Scene::Slow(nodes) => {
+                    slow = nodes;
+                    state
+                }
+                Scene::Order(i, votes) => {
+                    self.order(&mut state, i, votes);
+                    state
+                }
+            };
+            state.idle = 0;
         }
+        state.settle();
         state
     }
 
-    /// What follows without faults, in one order.
-    fn go_on(&self, mut state: State, until: impl Fn(&State) -> bool) -> State {
-        while !until(&state) {
-            let goes_on = |act: &Act| matches!(act, Act::Deliver(..) | Act::Write(_) | Act::Time);
-            let act = self.enabled(&state).into_iter().find(goes_on);
-            state = self.apply(&state, act.expect("without faults they agree"));
+    /// What happens next without faults, while some disks write nothing.
+    fn next_calm(&self, state: &State, slow: u8) -> Option<Act> {
+        self.enabled(state).into_iter().find(|act| match act {
+            Act::Deliver(..) | Act::Time => true,
+            Act::Write(i) => slow & 1 << i == 0,
+            _ => false,
+        })
+    }
+
+    fn go_on(&self, mut state: State, slow: u8, until: impl Fn(&State) -> bool) -> State {
+        for _ in 0..1_000 {
+            if until(&state) {
+                return state;
+            }
+            state.idle = 0;
+            let act = self.next_calm(&state, slow);
+            state = self.apply(&state, act.expect("something happens"));
+            assert!(state.broken.is_none(), "{:?}", state.broken);
         }
+        panic!("without faults they come to that: {:?} at {:?}", self.plan.scene, state.now);
+    }
+
+    /// Those pairs hear each other, and no others.
+    fn link(&self, mut state: State, pairs: &[(usize, usize)]) -> State {
+        let n = self.nodes;
+        let now = state.now;
+        for (a, b) in (0..n).flat_map(|a| (a + 1..n).map(move |b| (a, b))) {
+            let works = pairs.contains(&(a, b));
+            let dead = !Self::alive(&state, a) || !Self::alive(&state, b);
+            for (f, t) in [(a, b), (b, a)] {
+                let link = &mut state.links[f][t];
+                if works && link.lost {
+                    *link = Link { silent: link.silent.filter(|_| dead), ..Link::default() };
+                } else if !works {
+                    (link.cut, link.lost) = (true, true);
+                    link.silent.get_or_insert(now);
+                    link.messages.clear();
+                    self.notice(&mut state, t, f);
+                }
+            }
+        }
+        self.calm(&mut state);
         state
     }
 
@@ -382,6 +439,7 @@ impl Model {
                 link.cut = kind != Kind::Pause;
                 link.silent.get_or_insert(now);
                 if kind == Kind::Sever {
+                    link.lost = true;
                     link.messages.clear();
                 }
             };
@@ -420,8 +478,11 @@ impl Model {
         node.up.clear();
         node.digest = 0;
         for j in (0..self.nodes).filter(|j| *j != i) {
+            let lost = state.links[j][i].lost;
             state.links[j][i] = Link {
-                silent: state.links[j][i].silent.filter(|_| !Self::alive(state, j)),
+                silent: state.links[j][i].silent.filter(|_| lost || !Self::alive(state, j)),
+                cut: lost,
+                lost,
                 ..Link::default()
             };
             let out = &mut state.links[i][j];
@@ -429,7 +490,7 @@ impl Model {
             if !keeps || out.cut {
                 out.messages.clear();
             }
-            out.cut = false;
+            out.cut = out.lost;
         }
     }
 
@@ -446,6 +507,9 @@ impl Model {
         }
         node.core = Some(core);
         for j in (0..self.nodes).filter(|j| *j != i) {
+            if state.links[i][j].lost {
+                continue;
+            }
             state.links[i][j] = Link::default();
             if state.nodes[j].core.is_none() {
                 state.links[j][i].silent.get_or_insert(now);
@@ -521,7 +585,7 @@ impl Model {
                 Output::Send { to, message, .. } => {
                     let at = index(to);
                     let known = state.nodes[at].local == to && Self::alive(state, at);
-                    if known && !state.severed[i] && !state.severed[at] {
+                    if known && !state.links[i][at].lost {
                         state.links[i][at].messages.push_back((local, message));
                     }
                 }
@@ -593,7 +657,7 @@ fn list(votes: &[u32]) -> Vec<NodeVotes> {
     votes.iter().enumerate().map(|(i, votes)| NodeVotes::new(id(i), *votes)).collect()
 }
 
-pub(crate) fn id(i: usize) -> NodeId {
+fn id(i: usize) -> NodeId {
     NodeId::new(u32::try_from(i + 1).expect("few nodes"))
 }
 

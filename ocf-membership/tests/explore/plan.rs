@@ -34,6 +34,12 @@ pub(crate) enum Scene {
     Until(usize, &'static str),
     /// What was on its way arrived, and what was being written is on the disks.
     Rest,
+    /// The same until these nodes, as bits, were in the view of that number.
+    Agreed(u64, u8),
+    /// These pairs hear each other from now on, and no others, which notice it at once. What was on its way between those is lost.
+    Links(&'static [(usize, usize)]),
+    /// The disks of these nodes, as bits, write nothing for now.
+    Slow(u8),
     /// That node was told to change to these votes.
     Order(usize, &'static [u32]),
 }

@@ -8,6 +8,7 @@
 //! | M4 members of a fresh view see each other when they accept it | mutual connection |
 //! | Q1 active periods of primaries that exclude each other never overlap | lease, in the time of the world |
 //! | Q2 each primary remembers the one before | memory rule |
+//! | Q3 no view counts by older votes than the one before | a change is agreed and never forgotten |
 //! | S1 one set of nodes and votes per view | agreement on the set |
 //! | S2 a set differs from the one before by one node at most | an order is carried out on what it was given for |
 //! | S3 members are in the set of their view | who was removed never counts |
@@ -34,6 +35,8 @@ pub struct Checks {
     last: BTreeMap<NodeId, ViewNumber>,
     /// What each view counts by.
     sets: BTreeMap<ViewNumber, Vec<NodeVotes>>,
+    /// Of which revision that is.
+    revisions: BTreeMap<ViewNumber, u64>,
     /// Who was told that a set counts without it.
     pub told: Vec<(NodeInstance, Vec<NodeVotes>)>,
     lives: BTreeMap<NodeInstance, ViewNumber>,
@@ -84,6 +87,7 @@ impl Checks {
         {
             self.views.clear();
             self.last.clear();
+            self.revisions.clear();
         }
         if !view.contains(local) {
             self.fail(format!("M3: {local} installed {} without itself", view.number));
@@ -170,6 +174,17 @@ impl Checks {
             self.fail(format!("S4: {} was a member, and {number} counts by {set:?}", m.instance));
         }
         self.sets.insert(number, set.to_vec());
+    }
+
+    /// No view counts by older votes than the one before.
+    pub fn keeps_votes(&mut self, view: &View, revision: u64) {
+        let before = self.revisions.range(..view.number).next_back();
+        if let Some((number, before)) = before.filter(|(_, before)| **before > revision) {
+            let text =
+                format!("Q3: {number} counts by votes of revision {before}, {} of {revision}", view.number);
+            self.fail(text);
+        }
+        self.revisions.insert(view.number, revision);
     }
 
     /// Whoever was told that it was removed was told of a set that some view counted by, when or after it was agreed.

@@ -1108,8 +1108,11 @@ impl World {
                 }
                 self.checks.installed(local, &view, amnesia);
                 self.checks.speaks(local, &view, self.nodes[i].speaks);
-                let set = self.nodes[i].core.as_ref().map(|c| c.snapshot().votes).unwrap_or_default();
-                self.checks.counted(local, &view, &set);
+                let seen = self.nodes[i].core.as_ref().map(Consensus::snapshot);
+                if let Some(seen) = seen {
+                    self.checks.counted(local, &view, &seen.votes);
+                    self.checks.keeps_votes(&view, seen.votes_revision);
+                }
                 let joiner = view.joiners().any(|m| m.instance == local);
                 let wait = if joiner && donors { self.delay(50 * MS) } else { 0 };
                 self.at(self.now + wait, Action::Give(local, Owned::Synced(number)));

@@ -1,7 +1,7 @@
 //! What is promised, judged in every state.
 
-use super::State;
-use ocf_membership::{Event, Input, View, ViewNumber};
+use super::{Counts, State};
+use ocf_membership::{Event, Input, NodeVotes, Snapshot, View, ViewNumber};
 use pils::{Layer as _, NodeId, NodeInstance};
 use std::rc::Rc;
 
@@ -19,6 +19,7 @@ impl State {
                 if last >= view.number {
                     self.fail(format!("M2: {local} installs {} after {last}", view.number));
                 }
+                self.counted(i, &view);
                 self.installed(local, view);
             }
             Event::NonPrimary(_) | Event::Suspended => node.active = None,
@@ -47,6 +48,33 @@ impl State {
                 self.views.insert(view.number, Rc::new(view));
             }
         }
+    }
+
+    /// Votes change only by a view that quorums of both have accepted, and a change is never undone by none. Judged where a view is
+    /// installed first: all who accepted it in that ballot have it on their disks.
+    fn counted(&mut self, i: usize, view: &View) {
+        let Some(core) = self.nodes[i].core.as_ref().filter(|_| !self.counts.contains_key(&view.number))
+        else {
+            return;
+        };
+        let Snapshot { votes, quorum, votes_revision: revision, .. } = core.snapshot();
+        let mut written = Vec::new();
+        view.write(&mut written);
+        let accepted = |n: &&NodeVotes| {
+            let disk = self.nodes.iter().find(|x| x.local.node == n.node).and_then(|x| x.disk.as_ref());
+            disk.is_some_and(|disk| disk.windows(written.len()).any(|part| part == written))
+        };
+        if let Some((number, former)) = self.counts.range(..view.number).next_back() {
+            let sum: u32 = former.votes.iter().filter(accepted).map(|n| n.votes).sum();
+            let text =
+                format!("{number} of revision {} is followed by {view:?} of {revision}", former.revision);
+            if revision < former.revision {
+                self.fail(format!("Q3: {text}"));
+            } else if revision > former.revision && sum < former.quorum {
+                self.fail(format!("Q3: {text}, accepted by {sum} of {}", former.quorum));
+            }
+        }
+        self.counts.insert(view.number, Rc::new(Counts { revision, votes, quorum }));
     }
 
     /// Somebody of every quorum of the view before goes on into this one, or a quorum of its nodes, or all of them, began anew.
