@@ -133,7 +133,7 @@ fn checkpoints_are_the_same_everywhere_and_outlive_their_writers_in_random_runs(
         ("settled", 15),
         ("crash", 10),
         ("opened", 100),
-        ("carried out", 150),
+        ("carried out", 200),
         ("deleted", 5),
         ("expired", 10),
         ("full", 5),

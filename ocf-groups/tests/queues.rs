@@ -300,8 +300,7 @@ fn a_message_that_stays_when_it_was_got_is_found() {
 #[test]
 fn a_state_without_messages_is_found() {
     let what = found(|seed| run(seed, Some(Sabotage::SnapshotWithoutMessages)));
-    // Who has no messages gives another one than the others do.
-    assert!(["RS1", "MS1", "MS2"].iter().any(|rule| what.contains(rule)), "{what}");
+    assert!(what.contains("RS1") || what.contains("MS2"), "{what}");
 }
 
 #[test]

@@ -370,7 +370,7 @@ impl Cluster {
             match output {
                 Output::Send { to, lane, message } => {
                     assert!(!to.is_empty() && !to.contains(&at));
-                    if lane == Lane::Small && self.rng.chance(0.02) {
+                    if lane == Lane::Small && self.maker.is_none() && self.rng.chance(0.02) {
                         node.core.note_backlog(self.now, Some((to[0], usize::MAX)));
                         self.count("crowded");
                         let after = self.delay();
