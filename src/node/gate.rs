@@ -105,16 +105,17 @@ impl Gate {
     ) -> Result<Accepted, Refused> {
         let mut state = self.state.lock();
         let sender = state.own_sender(group, local)?;
-        state.offer_all(sender, guarantee, payloads).inspect_err(|_| state.application_waits = true)
+        let offered = state.offer_all(sender, guarantee, payloads);
+        offered.map(|(accepted, _)| accepted).inspect_err(|_| state.application_waits = true)
     }
 
-    /// As [`Gate::offer_all`], from a member of a program beside the node.
+    /// As [`Gate::offer_all`], from a member of a program beside the node. Also tells what the accepted ones count against a window.
     pub(super) fn offer_for_program(
         &self,
         (group, local): (&str, u32),
         guarantee: Guarantee,
         payloads: &mut VecDeque<Bytes>,
-    ) -> Result<Accepted, Refused> {
+    ) -> Result<(Accepted, usize), Refused> {
         let mut state = self.state.lock();
         let sender = state.sender(group, local)?;
         state.offer_all(sender, guarantee, payloads)
@@ -210,9 +211,9 @@ impl State {
         sender: usize,
         guarantee: Guarantee,
         payloads: &mut VecDeque<Bytes>,
-    ) -> Result<Accepted, Refused> {
+    ) -> Result<(Accepted, usize), Refused> {
         let idle = self.is_idle();
-        let mut first = true;
+        let (mut first, mut cost) = (true, 0);
         while let Some(payload) = payloads.front() {
             match self.admit(payload.len()) {
                 Ok(()) => {}
@@ -221,10 +222,11 @@ impl State {
             }
             first = false;
             if let Some(payload) = payloads.pop_front() {
+                cost += Window::cost(payload.len());
                 self.offers.push(Offer { sender, guarantee, payload });
             }
         }
-        Ok(self.accepted(idle))
+        Ok((self.accepted(idle), cost))
     }
 
     const fn is_idle(&self) -> bool {

@@ -149,28 +149,27 @@ impl Inbox {
             let Order::Send { sender: (local, life), guarantee, payloads } = order else {
                 break Drained::Leave;
             };
-            let before = cost_of(payloads);
             // What was sent in an earlier membership, or by no member, is void.
             let seat = self.seats.get(local).filter(|(_, known)| known == life);
             let offered =
                 seat.map(|(group, _)| gate.offer_for_program((group, *local), *guarantee, payloads));
-            match offered {
-                None => payloads.clear(),
-                Some(Ok(now)) => {
+            let cost = match offered {
+                None => cost_of(payloads.drain(..)),
+                Some(Ok((now, cost))) => {
                     // What is worth most says what to do.
                     accepted = Some(if accepted.is_none() { now } else { Accepted::Plenty });
+                    cost
                 }
                 // The library of the program would not have sent it.
                 Some(Err(Refused::Send(SendError::TooLarge { .. } | SendError::NotOffered(_)))) => {
-                    drop(payloads.pop_front());
+                    cost_of(payloads.pop_front())
                 }
                 Some(Err(_)) => break Drained::Blocked(accepted),
-            }
-            let after = cost_of(payloads);
+            };
             if payloads.is_empty() {
                 self.orders.pop_front();
             }
-            self.done(before - after);
+            self.done(cost);
         };
         program.blocked.store(matches!(drained, Drained::Blocked(_)), Ordering::SeqCst);
         if self.credit >= wire::WINDOW / 4 {
@@ -180,8 +179,8 @@ impl Inbox {
     }
 }
 
-fn cost_of(payloads: &VecDeque<Bytes>) -> usize {
-    payloads.iter().map(|payload| Window::cost(payload.len())).sum()
+fn cost_of(payloads: impl IntoIterator<Item = Bytes>) -> usize {
+    payloads.into_iter().map(|payload| Window::cost(payload.len())).sum()
 }
 
 /// What the reactor knows of programs.
@@ -450,6 +449,8 @@ impl Programs {
             }
             // Programs are told by the credit that they get.
             Event::Writable => self.clients.is_empty() || gate.application_waits(),
+            // Messages are many: without programs nothing is looked up for them.
+            Event::Message { .. } | Event::Fifo { .. } if self.clients.is_empty() => true,
             Event::Message { group, .. } | Event::Fifo { group, .. } => {
                 let Some(known) = self.groups.get(group) else { return true };
                 for client in &known.audience {

@@ -381,9 +381,9 @@ impl Client {
         let mut wrote = 0;
         while wrote < frame.len() {
             match self.stream.write(&frame[wrote..]) {
-                Ok(more) => wrote += more,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => break,
+                Ok(0) | Err(_) => break,
+                Ok(more) => wrote += more,
             }
         }
         wrote
