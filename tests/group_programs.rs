@@ -6,18 +6,21 @@
 #![expect(clippy::print_stdout, reason = "a program of the tests says what it did")]
 #![expect(clippy::wildcard_enum_match_arm, reason = "of many events a test wants few")]
 
+mod programs;
+
 use bytes::Bytes;
 use ocf::{ApiConfig, Cluster, GroupClient, GroupError, GroupNews, GroupUsers, Node, NodeEvent};
-use ocf_comm::local::ClientError;
+use ocf_comm::local::{Address, Client, ClientError};
+use ocf_comm::rpc::Body;
 use ocf_groups::{Event, Guarantee, JoinError, MemberId, SendError};
-use rustix::process::{Pid, Signal, kill_process};
+use pils::wire::Writer as _;
+use programs::{Program, SOCKET};
+use rustix::process::Signal;
 use std::collections::VecDeque;
-use std::io::{BufRead as _, BufReader, Lines, Write as _};
+use std::io::Write as _;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixStream};
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -25,8 +28,6 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Long enough to see that something does not happen.
 const MOMENT: Duration = Duration::from_millis(300);
-/// Says to this program at which socket it is to be a program beside a node.
-const SOCKET: &str = "OCF_TEST_GROUP_PROGRAM";
 const GROUP: &str = "numbers";
 
 fn address(test: &str, node: u32) -> String {
@@ -180,69 +181,6 @@ impl Adder {
     }
 }
 
-/// A process that adds beside a node.
-struct Program {
-    child: Child,
-    orders: ChildStdin,
-    words: Lines<BufReader<ChildStdout>>,
-}
-
-impl Program {
-    fn start(at: &str) -> Self {
-        let own = std::env::current_exe().expect("this program has a path");
-        let mut program = Self::spawn(&mut Self::command(&own, at));
-        assert_eq!(program.word(), "joined");
-        program
-    }
-
-    fn command(program: &Path, at: &str) -> Command {
-        let mut command = Command::new(program);
-        command
-            .args(["--exact", "a_program_beside_a_node", "--nocapture", "--test-threads=1"])
-            .env(SOCKET, at);
-        command
-    }
-
-    fn spawn(command: &mut Command) -> Self {
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts");
-        let orders = child.stdin.take().expect("it is piped");
-        let words = BufReader::new(child.stdout.take().expect("it is piped")).lines();
-        Self { child, orders, words }
-    }
-
-    fn order(&mut self, order: &str) {
-        writeln!(self.orders, "{order}").expect("it listens");
-    }
-
-    /// What it says next. The harness of tests speaks as well, and not in lines of ours.
-    fn word(&mut self) -> String {
-        loop {
-            let line = self.words.next().expect("it has not ended").expect("it speaks in text");
-            if let Some((_, word)) = line.split_once("> ") {
-                return word.to_owned();
-            }
-        }
-    }
-
-    fn ask(&mut self, order: &str) -> String {
-        self.order(order);
-        self.word()
-    }
-
-    fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("a number of a process"));
-        kill_process(pid.expect("not zero"), signal).expect("it is there");
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        // Also one that is stopped. One that ended and was waited for is left alone.
-        self.child.kill().expect("it is ours");
-        self.child.wait().expect("it is ours");
-    }
-}
-
 /// Not a test: the program of the tests. Does nothing unless it was started as such.
 #[test]
 fn a_program_beside_a_node() {
@@ -291,8 +229,10 @@ fn a_program_beside_a_node() {
 #[test]
 fn programs_on_three_nodes_are_told_the_same_in_one_order() {
     let cluster = cluster("order", 3);
-    let mut programs: Vec<Program> =
-        [1, 1, 2, 2, 3, 3].into_iter().map(|node| Program::start(&address("order", node))).collect();
+    let mut programs: Vec<Program> = [1, 1, 2, 2, 3, 3]
+        .into_iter()
+        .map(|node| Program::start(&address("order", node), "joined"))
+        .collect();
     for program in &mut programs {
         program.order("members 6");
     }
@@ -307,7 +247,7 @@ fn programs_on_three_nodes_are_told_the_same_in_one_order() {
     assert!(said[0].starts_with(&format!("Some((3000, {sum}))")), "{said:?}");
     assert!(said.iter().all(|word| *word == said[0]), "the same order at all: {said:?}");
     // A program that joins later is given the state by another program.
-    let mut late = Program::start(&address("order", 2));
+    let mut late = Program::start(&address("order", 2), "joined");
     assert_eq!(late.ask("count 3000"), said[0]);
     // The application of a node is told nothing of a group in which only programs are.
     for node in cluster.running() {
@@ -405,8 +345,8 @@ fn who_is_killed_leaves_and_the_others_go_on() {
     let _cluster = cluster("killed", 3);
     let mut stays = Adder::join(&address("killed", 1));
     stays.until_members(1);
-    let mut dies = Program::start(&address("killed", 1));
-    let mut other = Program::start(&address("killed", 2));
+    let mut dies = Program::start(&address("killed", 1), "joined");
+    let mut other = Program::start(&address("killed", 2), "joined");
     stays.until_members(3);
     dies.ask("members 3");
     dies.order("send 100000");
@@ -424,7 +364,7 @@ fn who_is_killed_leaves_and_the_others_go_on() {
 fn a_donor_that_dies_before_it_answers_is_replaced() {
     let _cluster = cluster("donor", 2);
     // The most senior member is asked first.
-    let mut senior = Program::start(&address("donor", 1));
+    let mut senior = Program::start(&address("donor", 1), "joined");
     senior.ask("members 1");
     let mut junior = Adder::join(&address("donor", 2));
     junior.until_members(2);
@@ -442,24 +382,52 @@ fn a_donor_that_dies_before_it_answers_is_replaced() {
     assert_eq!(at.join().expect("it ends well").0, Some((1, 9)));
 }
 
+/// Why the connection of a program ends that has greeted, joined or not, and says this.
+fn end_of(at: &str, joins: bool, said: &[u8]) -> ClientError {
+    let mut client = Client::connect(&Address::from(at), "stranger").expect("it serves");
+    let patience = Duration::from_secs(10);
+    client.call_wait("groups", "hello", Body::default(), patience).expect("it greets");
+    if joins {
+        client.call_wait("groups", "join", Body::Value("strangers".into()), patience).expect("it may");
+    }
+    client.tell("groups", "say", Body::Bytes(Bytes::copy_from_slice(said))).expect("it is sent");
+    loop {
+        if let Err(why) = client.next_event(PATIENCE) {
+            return why;
+        }
+    }
+}
+
+#[test]
+fn who_is_no_member_or_was_not_asked_has_nothing_kept() {
+    let cluster = cluster("nothing", 1);
+    let at = address("nothing", 1);
+    // Each announces a payload of which it says only the first byte: it would be kept until the rest comes.
+    let (mut message, mut state) = (vec![1], vec![2]);
+    message.extend([0, 0, 1]);
+    message.put_length(15 << 20);
+    state.put_varint(1);
+    state.put_instance(cluster.node(0).expect("it runs").local());
+    state.extend([0, 0, 0]);
+    state.put_length(60 << 20);
+    let all = [
+        (false, &message, "what only a member says"),
+        (false, &state, "what only a member says"),
+        (true, &state, "a state that was not asked for"),
+    ];
+    for (joins, said, why) in all {
+        let ended = end_of(&at, joins, &[said.as_slice(), &[7]].concat());
+        assert!(matches!(&ended, ClientError::Refused(told) if told.contains(why)), "{why}: {ended:?}");
+    }
+}
+
 #[test]
 fn garbage_on_the_socket_ends_the_connection_and_nothing_else() {
     let _cluster = cluster("garbage", 1);
     let mut adder = Adder::join(&address("garbage", 1));
     adder.until_members(1);
-    let at = ocf_comm::local::Address::from(address("garbage", 1).as_str());
     for garbage in [&[0xff; 64][..], &[1, 0x80], &[2, 0, 0, 0], &[4, 0xc0, 0, 0, 0, 0, 0, 0, 9]] {
-        let mut client = ocf_comm::local::Client::connect(&at, "garbage").expect("it serves");
-        let patience = Duration::from_secs(10);
-        client.call_wait("groups", "hello", Default::default(), patience).expect("it greets");
-        let body = ocf_comm::rpc::Body::Bytes(Bytes::copy_from_slice(garbage));
-        client.tell("groups", "say", body).expect("it is sent");
-        let ended = loop {
-            match client.next_event(PATIENCE) {
-                Ok(_) => {}
-                Err(why) => break why,
-            }
-        };
+        let ended = end_of(&address("garbage", 1), false, garbage);
         assert!(matches!(ended, ClientError::Refused(_) | ClientError::Closed), "{garbage:?}: {ended:?}");
     }
     let name = SocketAddr::from_abstract_name(&address("garbage", 1)[1..]);
@@ -501,8 +469,8 @@ fn a_program_that_takes_nothing_is_let_go_and_the_others_go_on() {
     let _cluster = cluster_with("stopped", 3, |api| api.groups_unread_ms = Some(1500));
     let mut sender = Adder::join(&address("stopped", 2));
     sender.until_members(1);
-    let mut stopped = Program::start(&address("stopped", 1));
-    let mut beside = Program::start(&address("stopped", 1));
+    let mut stopped = Program::start(&address("stopped", 1), "joined");
+    let mut beside = Program::start(&address("stopped", 1), "joined");
     sender.until_members(3);
     beside.ask("members 3");
     stopped.signal(Signal::STOP);

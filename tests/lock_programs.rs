@@ -7,6 +7,7 @@
 
 #[path = "../examples/lock/command.rs"]
 mod command;
+mod programs;
 
 use ocf::{ApiConfig, Cluster, LockClient, LockGuard, LockOrderError, LockUsers, Locks};
 use ocf_comm::local::{Address, Client, ClientError};
@@ -17,14 +18,11 @@ use ocf_dlm::{
     FencingToken, LockError, LockManager as _, LockOwner as _, Mode, ObjectRanges, RequestError, Wait,
 };
 use pils::Value;
+use programs::{Program, SOCKET};
 use rustix::net::{Shutdown, shutdown};
-use rustix::process::{
-    Pid, PidfdFlags, PidfdGetfdFlags, Signal, getpid, kill_process, pidfd_getfd, pidfd_open,
-};
-use std::io::{BufRead as _, BufReader, Lines, Write as _};
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, Signal, getpid, pidfd_getfd, pidfd_open};
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::Command;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -36,8 +34,6 @@ const WAIT: Wait = Wait::For(PATIENCE);
 const MOMENT: Duration = Duration::from_millis(300);
 /// Says to this program what it is to do as the command `lock`: an argument a line.
 const COMMAND: &str = "OCF_TEST_LOCK_COMMAND";
-/// Says to this program at which socket it is to be a program beside a node.
-const SOCKET: &str = "OCF_TEST_LOCK_PROGRAM";
 
 fn address(test: &str, node: u32) -> String {
     format!("@ocf-locks-{test}-{}-{node}", std::process::id())
@@ -56,55 +52,7 @@ fn connect(test: &str, node: u32) -> LockClient {
     LockClient::connect(&address(test, node), "test").expect("the node serves")
 }
 
-/// A process that locks beside a node.
-struct Program {
-    child: Child,
-    orders: ChildStdin,
-    words: Lines<BufReader<ChildStdout>>,
-}
-
 impl Program {
-    fn start(at: &str) -> Self {
-        let mut program =
-            Self::spawn(&mut Self::command(&std::env::current_exe().expect("this program has a path"), at));
-        assert_eq!(program.word(), "connected");
-        program
-    }
-
-    fn command(program: &Path, at: &str) -> Command {
-        let mut command = Command::new(program);
-        command
-            .args(["--exact", "a_program_beside_a_node", "--nocapture", "--test-threads=1"])
-            .env(SOCKET, at);
-        command
-    }
-
-    fn spawn(command: &mut Command) -> Self {
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts");
-        let orders = child.stdin.take().expect("it is piped");
-        let words = BufReader::new(child.stdout.take().expect("it is piped")).lines();
-        Self { child, orders, words }
-    }
-
-    fn order(&mut self, order: &str) {
-        writeln!(self.orders, "{order}").expect("it listens");
-    }
-
-    /// What it says next. The harness of tests speaks as well, and not in lines of ours.
-    fn word(&mut self) -> String {
-        loop {
-            let line = self.words.next().expect("it has not ended").expect("it speaks in text");
-            if let Some((_, word)) = line.split_once("> ") {
-                return word.to_owned();
-            }
-        }
-    }
-
-    fn ask(&mut self, order: &str) -> String {
-        self.order(order);
-        self.word()
-    }
-
     /// Takes the lock in EX.
     fn lock(&mut self) -> FencingToken {
         self.token("lock")
@@ -115,19 +63,6 @@ impl Program {
         let word = self.ask(order);
         let token = word.strip_prefix("token ").unwrap_or_else(|| panic!("no token: {word}"));
         FencingToken::from_u128(token.parse().expect("a number"))
-    }
-
-    fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("a number of a process"));
-        kill_process(pid.expect("not zero"), signal).expect("it is there");
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        // Also one that is stopped. One that ended and was waited for is left alone.
-        self.child.kill().expect("it is ours");
-        self.child.wait().expect("it is ours");
     }
 }
 
@@ -293,7 +228,7 @@ fn programs_repair_what_a_program_left_that_was_killed() {
     for locks in [&near, &far, &own] {
         drop(locks.lock("space", "name", Mode::Ex, WAIT).expect("free"));
     }
-    let mut holder = Program::start(&address("domain", 1));
+    let mut holder = Program::start(&address("domain", 1), "connected");
     holder.lock();
     holder.signal(Signal::KILL);
     drop(own.lock("space", "name", Mode::Ex, WAIT).expect("the lock of the dead"));
@@ -328,7 +263,7 @@ fn a_program_sees_and_purges_what_programs_of_other_nodes_left() {
 #[test]
 fn the_lock_of_a_program_that_is_killed_is_free_at_once_and_its_value_is_in_doubt() {
     let _cluster = cluster("kill", 1);
-    let mut holder = Program::start(&address("kill", 1));
+    let mut holder = Program::start(&address("kill", 1), "connected");
     let before = holder.lock();
     let locks = connect("kill", 1).locks();
     let kept = locks.lock("space", "name", Mode::Nl, WAIT).expect("NL is in nobody's way");
@@ -346,7 +281,7 @@ fn the_lock_of_a_program_that_is_killed_is_free_at_once_and_its_value_is_in_doub
 #[test]
 fn two_programs_take_turns_and_a_stopped_one_keeps_its_lock() {
     let _cluster = cluster("stop", 1);
-    let [mut first, mut second] = [(); 2].map(|()| Program::start(&address("stop", 1)));
+    let [mut first, mut second] = [(); 2].map(|()| Program::start(&address("stop", 1), "connected"));
     let before = first.lock();
     first.signal(Signal::STOP);
     second.order("lock");
@@ -371,7 +306,7 @@ fn two_programs_take_turns_and_a_stopped_one_keeps_its_lock() {
 #[test]
 fn who_only_lost_its_connection_refuses_and_keeps_its_lock_until_it_ends() {
     let cluster = cluster("cut", 1);
-    let mut holder = Program::start(&address("cut", 1));
+    let mut holder = Program::start(&address("cut", 1), "connected");
     let before = holder.lock();
     assert_eq!(holder.ask("cut"), "cut");
     assert_eq!(holder.ask("await the end"), "Some(false)", "its guard refuses");
@@ -399,9 +334,9 @@ fn until_orphan(locks: &Locks) {
 fn the_lasting_lock_of_a_program_that_is_killed_is_adopted_by_another_or_purged() {
     let cluster = cluster("lasting", 2);
     let (here, there) = (address("lasting", 1), address("lasting", 2));
-    let mut holder = Program::start(&here);
+    let mut holder = Program::start(&here, "connected");
     let token = holder.token("lock for good");
-    let (mut heir, mut stranger) = (Program::start(&here), Program::start(&there));
+    let (mut heir, mut stranger) = (Program::start(&here, "connected"), Program::start(&there, "connected"));
     let early = heir.ask("adopt");
     assert!(early.contains("no orphan"), "its holder lives: {early}");
     holder.signal(Signal::KILL);
@@ -420,12 +355,12 @@ fn the_lasting_lock_of_a_program_that_is_killed_is_adopted_by_another_or_purged(
     let next = watcher.lock("space", "name", Mode::Ex, WAIT).expect("the heir has ended");
     assert!(next.token().expect("held") > token);
     drop(next);
-    let mut holder = Program::start(&here);
+    let mut holder = Program::start(&here, "connected");
     holder.token("lock for good");
     let kept = watcher.lock("space", "name", Mode::Nl, WAIT).expect("NL is in nobody's way");
     holder.signal(Signal::KILL);
     until_orphan(&watcher);
-    let mut cleaner = Program::start(&here);
+    let mut cleaner = Program::start(&here, "connected");
     assert_eq!(cleaner.ask("purge"), "Ok(1)");
     let free = watcher.lock("space", "name", Mode::Ex, WAIT).expect("it was purged");
     assert_eq!(free.value(), None, "the dead could have been writing");
@@ -512,7 +447,7 @@ fn bytes(first: u64, last: u64) -> Range {
 #[test]
 fn the_bytes_of_a_program_that_is_killed_are_free_at_once() {
     let _cluster = cluster("bytes", 1);
-    let mut holder = Program::start(&address("bytes", 1));
+    let mut holder = Program::start(&address("bytes", 1), "connected");
     assert_eq!(holder.ask("lock a range"), "Ok(())");
     let locks = connect("bytes", 1).locks();
     let ranges = locks.ranges("space", b"file").expect("it is asked for once");
@@ -532,7 +467,7 @@ fn the_bytes_of_a_program_that_is_killed_are_free_at_once() {
 #[test]
 fn who_only_lost_its_connection_keeps_its_bytes_until_it_ends_and_may_not_rely_on_them() {
     let cluster = cluster("cut-bytes", 1);
-    let mut holder = Program::start(&address("cut-bytes", 1));
+    let mut holder = Program::start(&address("cut-bytes", 1), "connected");
     assert_eq!(holder.ask("lock a range"), "Ok(())");
     assert_eq!(holder.ask("cut"), "cut");
     holder.ask("await the end");

@@ -13,6 +13,7 @@ use ocf_comm::local::{ClientInfo, EventSink, Process, Service, no_method};
 use ocf_comm::rpc::{Access, Body, Fault, Responder};
 use ocf_groups::{JoinError, MemberId, OfferError, Position};
 use parking_lot::Mutex;
+use pils::wire::{Malformed, Reader};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -54,6 +55,19 @@ impl fmt::Debug for GroupService {
 
 fn stopped(why: &Stopped) -> Fault {
     Fault::new(Fault::UNAVAILABLE, why.to_string())
+}
+
+/// What must not be said is not kept either: a program that may connect and join nothing takes no memory here.
+fn allow(said: &Said, program: &Program, joined: bool) -> Result<(), &'static str> {
+    match said {
+        Said::Took(_) => Ok(()),
+        Said::Send { .. } | Said::Leave { .. } | Said::Offer { .. } if !joined => {
+            Err("what only a member says")
+        }
+        Said::Send { .. } | Said::Leave { .. } => Ok(()),
+        Said::Offer { .. } if program.gives() => Ok(()),
+        Said::Offer { .. } => Err("a state that was not asked for"),
+    }
 }
 
 impl GroupService {
@@ -129,7 +143,13 @@ impl GroupService {
         let mut unpacker = core::mem::take(&mut inbox.unpacker);
         let (message_max, state_max) = self.sizes;
         let most = |said: &Said| if matches!(said, Said::Offer { .. }) { state_max } else { message_max };
-        let read = unpacker.feed(frame, Said::read, most, |said, payload| match said {
+        let joined = inbox.joined;
+        let read = |r: &mut Reader<'_>| {
+            let read = Said::read(r)?;
+            allow(&read.0, program, joined).map_err(|what| r.error(what, Malformed::OutOfRange))?;
+            Ok(read)
+        };
+        let read = unpacker.feed(frame, read, most, |said, payload| match said {
             Said::Offer { group, joiner, position } => offers.push((group, joiner, position, payload)),
             Said::Took(bytes) => took = Some(took.unwrap_or(0_u64).saturating_add(bytes)),
             Said::Send { .. } | Said::Leave { .. } => inbox.order(said, payload),

@@ -29,6 +29,8 @@ pub(super) struct Program {
     holding: AtomicBool,
     /// What it has sent waits.
     blocked: AtomicBool,
+    /// States that it was asked for and has not given.
+    asked: AtomicUsize,
     /// Locked behind the reactor, or without it; only the gate is locked behind it.
     pub(super) inbox: Mutex<Inbox>,
 }
@@ -37,6 +39,8 @@ pub(super) struct Program {
 #[derive(Default)]
 pub(super) struct Inbox {
     pub(super) unpacker: Unpacker<Said>,
+    /// It has asked for a member, and was given one.
+    pub(super) joined: bool,
     /// Its members, by number: the group, and how often it was reset.
     seats: BTreeMap<u32, (Arc<str>, u64)>,
     orders: VecDeque<Order>,
@@ -72,6 +76,7 @@ impl Program {
             unread: AtomicUsize::new(0),
             holding: AtomicBool::new(false),
             blocked: AtomicBool::new(false),
+            asked: AtomicUsize::new(0),
             inbox: Mutex::default(),
         }
     }
@@ -81,6 +86,11 @@ impl Program {
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
         let less = |unread: usize| unread.checked_sub(bytes);
         self.unread.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok()
+    }
+
+    /// It gives a state. False if it was asked for none that it has not given.
+    pub(super) fn gives(&self) -> bool {
+        self.asked.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |asked| asked.checked_sub(1)).is_ok()
     }
 
     /// True if deliveries are held for it, and need not be any more.
@@ -237,6 +247,9 @@ impl Group {
 
 impl Outlet {
     fn tell(&mut self, group: u32, event: &Event) {
+        if matches!(event, Event::StateWanted { .. }) {
+            self.program.asked.fetch_add(1, Ordering::SeqCst);
+        }
         if self.packer.event(&mut self.nodes, group, event) {
             self.cost += wire::cost(event);
         }
@@ -312,7 +325,9 @@ impl Programs {
         }
         group.seats.insert(local, Seat { client, is_in: false, life: 0 });
         if let Some(outlet) = self.clients.get(&client) {
-            outlet.program.inbox.lock().seats.insert(local, (name, 0));
+            let mut inbox = outlet.program.inbox.lock();
+            inbox.joined = true;
+            inbox.seats.insert(local, (name, 0));
         }
         Ok((local, group.number))
     }
