@@ -12,6 +12,8 @@ use bytes::Bytes;
 use ocf::{ApiConfig, Cluster, GroupClient, GroupError, GroupNews, GroupUsers, Node, NodeEvent};
 use ocf_comm::local::{Address, Client, ClientError};
 use ocf_comm::rpc::Body;
+use ocf_groups::replicated::Config;
+use ocf_groups::voting::Voting;
 use ocf_groups::{Event, Guarantee, JoinError, MemberId, SendError};
 use pils::wire::Writer as _;
 use programs::{Program, SOCKET};
@@ -419,6 +421,33 @@ fn who_is_no_member_or_was_not_asked_has_nothing_kept() {
         let ended = end_of(&at, joins, &[said.as_slice(), &[7]].concat());
         assert!(matches!(&ended, ClientError::Refused(told) if told.contains(why)), "{why}: {ended:?}");
     }
+}
+
+#[test]
+fn a_machine_of_the_node_does_not_take_what_programs_are_told() {
+    let cluster = cluster("machine", 1);
+    let node = cluster.node(0).expect("it runs");
+    let mut adder = Adder::join(&address("machine", 1));
+    adder.until_members(1);
+    let config = || Config::new(GROUP, 1);
+    let Err(ocf::RequestError::Refused(refused)) = node.service(config(), Voting::default()) else {
+        panic!("the group is of programs");
+    };
+    assert_eq!(refused, JoinError::HasPrograms(GROUP.into()));
+    adder.send(1, 8);
+    adder.until_count(1);
+    drop(adder);
+    let end = Instant::now() + PATIENCE;
+    let service = loop {
+        match node.service(config(), Voting::default()) {
+            Ok(service) => break service,
+            Err(why) => assert!(Instant::now() < end, "the program has left: {why}"),
+        }
+        thread::sleep(Duration::from_millis(10));
+    };
+    assert!(service.wait_ready(PATIENCE));
+    let denied = GroupClient::connect(&address("machine", 1), "late").expect("it serves").join(GROUP);
+    assert!(matches!(denied, Err(GroupError::Denied(_))), "{denied:?}");
 }
 
 #[test]

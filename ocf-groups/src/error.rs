@@ -27,6 +27,11 @@ pub enum JoinError {
     /// Members with this number, and all above, are those to which the node gives numbers itself.
     #[error("the numbers of members from {0} on are given by the node")]
     Reserved(u32),
+    /// Programs beside this node are members of the group, and a machine of the node would take what they are told.
+    #[error(
+        "programs beside this node are in group {0:?}: give the machine a group of its own, or have them leave"
+    )]
+    HasPrograms(Arc<str>),
     /// This node has as many members as a whole group may have.
     #[error("this node has {0} members in groups, the most it may have")]
     TooManyMembers(usize),

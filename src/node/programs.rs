@@ -337,6 +337,11 @@ impl Programs {
         self.groups.iter().find(|(_, group)| group.number == number).map(|(name, _)| Arc::clone(name))
     }
 
+    /// True if a program has a member in that group, or on its way.
+    pub(super) fn are_in(&self, group: &str) -> bool {
+        self.groups.get(group).is_some_and(|group| !group.seats.is_empty())
+    }
+
     /// True if the program has a member in that group, or on its way.
     pub(super) fn has_seat(&self, client: u64, group: &str) -> bool {
         self.groups.get(group).is_some_and(|group| group.seats.values().any(|seat| seat.client == client))

@@ -2,6 +2,7 @@
 
 use super::{Node, RequestError};
 use crate::services::{Closing, Resident, Seat, Service, ServiceError};
+use ocf_groups::JoinError;
 use ocf_groups::replicated::{Config, Machine, Replicated};
 use parking_lot::Mutex;
 use pils::Instant;
@@ -29,7 +30,8 @@ impl Node {
     /// that group goes to the machine, and is no event of this node any more. See [`Service`].
     ///
     /// # Errors
-    /// [`JoinError`](ocf_groups::JoinError), among others if that member of this node is in that group; or the node has stopped.
+    /// [`JoinError`], among others if that member of this node is in that group, or programs beside the node are
+    /// ([`JoinError::HasPrograms`]); or the node has stopped.
     pub fn service<M>(&self, config: Config, machine: M) -> Result<Service<M>, ServiceError>
     where
         M: Machine<Event: Send + 'static> + Send + 'static,
@@ -40,6 +42,9 @@ impl Node {
         let resident = Box::new(Resident(Arc::clone(&seat)));
         let joined = self.inner.handle.call(|stack, host, now| {
             host.hand_in(stack, now);
+            if host.programs().is_some_and(|programs| programs.are_in(&group)) {
+                return Err(JoinError::HasPrograms(Arc::clone(&group)));
+            }
             let me = stack.add_resident(now, (&group, local), resident)?;
             host.seats().add(Arc::downgrade(&closing));
             host.publish(stack, now);
