@@ -2,6 +2,7 @@
 //! through libcpg.
 #![allow(unreachable_pub, reason = "a bench is a crate without users")]
 
+use crate::support::group_nodes::answer;
 use crate::support::{Figure, Measure, Samples, machine};
 use bytes::Bytes;
 use ocf::{ApiConfig, Cluster, Detection, GroupClient, GroupError, GroupNews, NodeBuilder};
@@ -47,12 +48,6 @@ pub fn inside() -> Option<ExitCode> {
         }
     }
     Some(ExitCode::SUCCESS)
-}
-
-#[expect(clippy::print_stdout, reason = "the program outside reads it")]
-fn answer(text: &str) {
-    println!("{text}");
-    std::io::stdout().flush().expect("the program outside reads it");
 }
 
 /// The member of a program.

@@ -25,14 +25,7 @@ impl App for Reader {
 }
 
 fn cluster() -> Net<Reader> {
-    let mut net = Net::new(3, &Config::default(), None, Reader::default);
-    net.enter(&[node(1), node(2), node(3)], &[]);
-    net.settle();
-    for n in 1..=3 {
-        net.join(node(n), GROUP);
-        net.settle();
-    }
-    net
+    Net::formed(3, GROUP, (&Config::default(), None), Reader::default)
 }
 
 fn send(net: &mut Net<Reader>, from: u32) {

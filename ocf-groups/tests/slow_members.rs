@@ -46,14 +46,7 @@ fn cluster(slow: SlowMembers, bug: Option<Sabotage>) -> Net<Reader> {
 
 fn with_window(window: usize, slow: SlowMembers, bug: Option<Sabotage>) -> Net<Reader> {
     let config = Config { window, slow, ..Config::default() };
-    let mut net = Net::new(3, &config, bug, Reader::default);
-    net.enter(&[node(1), node(2), node(3)], &[]);
-    net.settle();
-    for n in 1..=3 {
-        net.join(node(n), GROUP);
-        net.settle();
-    }
-    net
+    Net::formed(3, GROUP, (&config, bug), Reader::default)
 }
 
 fn patience(slow: Option<Duration>) -> SlowMembers {
@@ -174,14 +167,7 @@ fn a_member_that_keeps_pace_is_not_slow_though_the_window_is_always_full() {
 fn who_takes_nothing_is_evicted_also_if_what_it_does_not_take_waits_to_be_sent() {
     for nodes in [2, 3] {
         let config = Config { window: 64 << 10, batch: 4 << 10, slow: patience(None), ..Config::default() };
-        let mut net = Net::new(nodes, &config, None, Reader::default);
-        let all: Vec<NodeInstance> = (1..=nodes).map(node).collect();
-        net.enter(&all, &[]);
-        net.settle();
-        for at in &all {
-            net.join(*at, GROUP);
-            net.settle();
-        }
+        let mut net = Net::formed(nodes, GROUP, (&config, None), Reader::default);
         let (sender, still) = (node(1), node(nodes));
         let end = net.now + 2 * STALLED;
         while net.now < end {

@@ -35,7 +35,7 @@ pub struct ApiConfig {
 #[serde(deny_unknown_fields)]
 pub struct LockUsers {
     /// Names of lockspaces; `*` at the end stands for anything. Default: every lockspace.
-    #[serde(default = "every_space")]
+    #[serde(default = "every_name")]
     pub spaces: Vec<String>,
     /// Users, by id.
     #[serde(default)]
@@ -50,7 +50,7 @@ pub struct LockUsers {
 #[serde(deny_unknown_fields)]
 pub struct GroupUsers {
     /// Names of groups of messages; `*` at the end stands for anything. Default: every group.
-    #[serde(default = "every_space")]
+    #[serde(default = "every_name")]
     pub names: Vec<String>,
     /// Users, by id.
     #[serde(default)]
@@ -60,66 +60,62 @@ pub struct GroupUsers {
     pub groups: Vec<u32>,
 }
 
-/// True if a pattern is the name, or ends with `*` and is the front of it.
-fn covers(pattern: &str, name: &str) -> bool {
-    pattern.strip_suffix('*').map_or(pattern == name, |prefix| name.starts_with(prefix))
+/// What `[[api.locks]]` and `[[api.groups]]` have in common: names, and who of this machine may use them.
+struct Entry<'a> {
+    patterns: &'a [String],
+    users: &'a [u32],
+    groups: &'a [u32],
 }
 
-impl GroupUsers {
-    /// True if a process of this user and group may join the group of that name.
-    #[must_use]
-    pub fn allows(&self, name: &str, uid: u32, gid: u32) -> bool {
-        (self.users.contains(&uid) || self.groups.contains(&gid))
-            && self.names.iter().any(|pattern| covers(pattern, name))
+impl Entry<'_> {
+    /// A pattern is the name, or ends with `*` and is the front of it.
+    fn allows(&self, name: &str, uid: u32, gid: u32) -> bool {
+        let covers = |pattern: &String| {
+            pattern.strip_suffix('*').map_or(pattern == name, |prefix| name.starts_with(prefix))
+        };
+        (self.users.contains(&uid) || self.groups.contains(&gid)) && self.patterns.iter().any(covers)
     }
 
-    fn check(&self, at: usize, errors: &mut ConfigErrors) {
+    /// `names` is the field of the patterns, for names of up to `most` bytes.
+    fn check(&self, at: &str, (names, what, most): (&str, &str, usize), errors: &mut ConfigErrors) {
         if self.users.is_empty() && self.groups.is_empty() {
-            errors.push(
-                format!("groups[{at}]"),
-                "nobody",
-                "allows nothing to anybody",
-                "give users or groups",
-            );
+            errors.push(at, "nobody", "allows nothing to anybody", "give users or groups");
         }
-        for pattern in &self.names {
+        for pattern in self.patterns {
             let name = pattern.strip_suffix('*').unwrap_or(pattern);
-            if pattern.is_empty() || name.contains('*') || name.len() > GROUP_NAME_MAX {
-                let fix = "give a name of 1 to 128 bytes, with * at most at its end";
-                errors.push(format!("groups[{at}].names"), format!("{pattern:?}"), "names no group", fix);
+            if pattern.is_empty() || name.contains('*') || name.len() > most {
+                let fix = format!("give a name of 1 to {most} bytes, with * at most at its end");
+                errors.push(format!("{at}.{names}"), format!("{pattern:?}"), what, fix);
             }
         }
     }
 }
 
-fn every_space() -> Vec<String> {
+fn every_name() -> Vec<String> {
     vec!["*".to_owned()]
 }
 
 impl LockUsers {
+    fn entry(&self) -> Entry<'_> {
+        Entry { patterns: &self.spaces, users: &self.users, groups: &self.groups }
+    }
+
     /// True if a process of this user and group may lock in that lockspace.
     #[must_use]
     pub fn allows(&self, space: &str, uid: u32, gid: u32) -> bool {
-        (self.users.contains(&uid) || self.groups.contains(&gid))
-            && self.spaces.iter().any(|pattern| covers(pattern, space))
+        self.entry().allows(space, uid, gid)
+    }
+}
+
+impl GroupUsers {
+    fn entry(&self) -> Entry<'_> {
+        Entry { patterns: &self.names, users: &self.users, groups: &self.groups }
     }
 
-    fn check(&self, at: usize, errors: &mut ConfigErrors) {
-        if self.users.is_empty() && self.groups.is_empty() {
-            errors.push(
-                format!("locks[{at}]"),
-                "nobody",
-                "allows nothing to anybody",
-                "give users or groups",
-            );
-        }
-        for space in &self.spaces {
-            let name = space.strip_suffix('*').unwrap_or(space);
-            if space.is_empty() || name.contains('*') || name.len() > SPACE_NAME_MAX {
-                let fix = "give a name of 1 to 64 bytes, with * at most at its end";
-                errors.push(format!("locks[{at}].spaces"), format!("{space:?}"), "names no lockspace", fix);
-            }
-        }
+    /// True if a process of this user and group may join the group of that name.
+    #[must_use]
+    pub fn allows(&self, name: &str, uid: u32, gid: u32) -> bool {
+        self.entry().allows(name, uid, gid)
     }
 }
 
@@ -172,19 +168,21 @@ impl ApiConfig {
             let fix = "give the path of a socket, or @ and a name, of at most 107 bytes";
             errors.push("local", format!("{:?}", self.local), "is not an address", fix);
         }
-        if self.local.is_none() && !self.locks.is_empty() {
-            let fix = "give the address at which programs connect";
-            errors.push("local", "none", "is missing, and locks says who may lock from there", fix);
+        for (any, what) in [
+            (!self.locks.is_empty(), "is missing, and locks says who may lock from there"),
+            (!self.groups.is_empty(), "is missing, and groups says who may join from there"),
+        ] {
+            if self.local.is_none() && any {
+                errors.push("local", "none", what, "give the address at which programs connect");
+            }
         }
-        if self.local.is_none() && !self.groups.is_empty() {
-            let fix = "give the address at which programs connect";
-            errors.push("local", "none", "is missing, and groups says who may join from there", fix);
+        for (at, locks) in self.locks.iter().enumerate() {
+            let of = ("spaces", "names no lockspace", SPACE_NAME_MAX);
+            locks.entry().check(&format!("locks[{at}]"), of, &mut errors);
         }
-        for (at, entry) in self.locks.iter().enumerate() {
-            entry.check(at, &mut errors);
-        }
-        for (at, entry) in self.groups.iter().enumerate() {
-            entry.check(at, &mut errors);
+        for (at, groups) in self.groups.iter().enumerate() {
+            let of = ("names", "names no group", GROUP_NAME_MAX);
+            groups.entry().check(&format!("groups[{at}]"), of, &mut errors);
         }
         if self.groups_unread_ms == Some(0) {
             let fix = "give a time that a busy program does not need, such as 5000";
@@ -215,5 +213,47 @@ impl ApiConfig {
             }
         }
         errors.into_result()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(text: &str) -> String {
+        let config: ApiConfig = toml::from_str(text).expect("it has the form of a configuration");
+        config.check().map_or_else(|errors| errors.to_string(), |()| String::new())
+    }
+
+    #[test]
+    fn every_mistake_about_who_may_lock_or_join_is_named_with_its_place_and_what_to_do() {
+        let said =
+            said("[[locks]]\nspaces = ['a*b']\n[[groups]]\nnames = ['chat', '']\nusers = [7]\n[[groups]]\n");
+        for what in [
+            "locks says who may lock from there",
+            "groups says who may join from there",
+            "give the address at which programs connect",
+            "locks[0]",
+            "locks[0].spaces",
+            "1 to 64 bytes",
+            "groups[0].names",
+            "1 to 128 bytes",
+            "groups[1]",
+            "give users or groups",
+        ] {
+            assert!(said.contains(what), "{what} is not in: {said}");
+        }
+    }
+
+    #[test]
+    fn a_star_stands_for_anything_at_the_end_of_a_name_and_users_and_groups_are_told_apart() {
+        let api: ApiConfig = toml::from_str(
+            "local = '@x'\n[[groups]]\nnames = ['jobs.*', 'chat']\nusers = [7]\ngroups = [8]\n",
+        )
+        .expect("it is right");
+        api.check().expect("it is right");
+        let allows = |name, uid, gid| api.groups[0].allows(name, uid, gid);
+        assert!(allows("jobs.night", 7, 0) && allows("jobs.", 0, 8) && allows("chat", 7, 8));
+        assert!(!allows("jobs", 7, 0) && !allows("chats", 7, 0) && !allows("chat", 8, 7));
     }
 }

@@ -66,6 +66,24 @@ impl<A: App> Net<A> {
         }
     }
 
+    /// Nodes 1 to `nodes` in one view, each with a member in the group.
+    pub(crate) fn formed(
+        nodes: u32,
+        group: &str,
+        of: (&Config, Option<Sabotage>),
+        app: impl Fn() -> A,
+    ) -> Self {
+        let mut net = Self::new(nodes, of.0, of.1, app);
+        let all: Vec<NodeInstance> = (1..=nodes).map(node).collect();
+        net.enter(&all, &[]);
+        net.settle();
+        for at in all {
+            net.join(at, group);
+            net.settle();
+        }
+        net
+    }
+
     pub(crate) fn site(&mut self, of: NodeInstance) -> &mut Site<A> {
         self.sites.get_mut(&of).expect("it lives")
     }
