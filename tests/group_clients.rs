@@ -4,6 +4,8 @@
 //! talk over loopback, behind relays that can be cut. The suite numbers its members itself; an adapter gives it those numbers.
 #![expect(clippy::wildcard_enum_match_arm, reason = "of many events this test wants few")]
 
+mod relays;
+
 use bytes::Bytes;
 use ocf::{ApiConfig, GroupClient, GroupError, GroupNews, Node, NodeConfig, Standing};
 use ocf_groups::testing::{check_groups, explore_groups};
@@ -16,44 +18,18 @@ use ocf_membership::{
     Event as ViewEvent, Membership, NonPrimary, OutsidePolicy, View, ViewNumber, ViewPromises,
 };
 use pils::{Instant, NodeId, NodeInstance};
+use relays::Wire;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
 const NODES: usize = 3;
 /// Between two looks at the nodes.
 const PAUSE: Duration = Duration::from_millis(1);
-
-/// Carries every datagram between nodes, so that a node can be cut off.
-#[derive(Default)]
-struct Wire {
-    cut: [AtomicBool; NODES],
-    over: AtomicBool,
-}
-
-impl Wire {
-    fn carry(
-        &self,
-        (from, to): (usize, usize),
-        inward: &UdpSocket,
-        outward: &UdpSocket,
-        address: SocketAddr,
-    ) {
-        let mut buffer = vec![0; 1 << 16];
-        while !self.over.load(Ordering::SeqCst) {
-            let Ok((length, _)) = inward.recv_from(&mut buffer) else { continue };
-            let cut = |node: usize| self.cut[node].load(Ordering::SeqCst);
-            if !cut(from) && !cut(to) {
-                // A node that has stopped has no port; that is a lost datagram like any other.
-                outward.send_to(&buffer[..length], address).unwrap_or_default();
-            }
-        }
-    }
-}
 
 /// Three nodes behind relays.
 struct Nodes {
@@ -66,35 +42,21 @@ struct Nodes {
 
 impl Drop for Nodes {
     fn drop(&mut self) {
-        self.wire.over.store(true, Ordering::SeqCst);
+        self.wire.end();
     }
-}
-
-fn loopback() -> UdpSocket {
-    let socket = UdpSocket::bind("127.0.0.1:0").expect("a port is free");
-    socket.set_read_timeout(Some(Duration::from_millis(50))).expect("a socket takes that");
-    socket
 }
 
 impl Nodes {
     fn new() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let local = |socket: &UdpSocket| socket.local_addr().expect("it is bound");
         let number = NUMBER.fetch_add(1, Ordering::SeqCst);
         // Addresses that nobody else takes while a node is away.
         let [.., high, low] = std::process::id().to_be_bytes();
         let fabric = u8::try_from(number % 80).expect("small");
         let addresses: Vec<SocketAddr> =
             (0..3).map(|node| SocketAddr::from(([127, high, low, 1 + 3 * fabric + node], 5405))).collect();
-        let wire = Arc::new(Wire::default());
-        let pairs = || (0..NODES).flat_map(|a| (0..NODES).map(move |b| (a, b))).filter(|(a, b)| a != b);
-        let sockets: BTreeMap<_, _> = pairs().map(|pair| (pair, Arc::new(loopback()))).collect();
-        for (from, to) in pairs() {
-            let (inward, outward) = (Arc::clone(&sockets[&(from, to)]), Arc::clone(&sockets[&(to, from)]));
-            let (wire, address) = (Arc::clone(&wire), addresses[to]);
-            thread::spawn(move || wire.carry((from, to), &inward, &outward, address));
-        }
-        let relays = sockets.iter().map(|(pair, socket)| (*pair, local(socket))).collect();
+        let wire = Arc::new(Wire::new(NODES));
+        let relays = wire.relays(&addresses);
         Self { wire, addresses, relays, started: std::time::Instant::now(), number }
     }
 
@@ -146,11 +108,11 @@ impl Fabric for Nodes {
     }
 
     fn cut(&mut self, node: NodeId) {
-        self.wire.cut[index(node)].store(true, Ordering::SeqCst);
+        self.wire.cut(index(node), true);
     }
 
     fn heal(&mut self, node: NodeId) {
-        self.wire.cut[index(node)].store(false, Ordering::SeqCst);
+        self.wire.cut(index(node), false);
     }
 
     fn now(&self) -> Instant {

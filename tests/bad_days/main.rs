@@ -11,6 +11,8 @@ mod fencing;
 mod keys;
 mod partitions;
 mod paused;
+#[path = "../relays/mod.rs"]
+mod relays;
 mod same_id;
 mod slow;
 mod support;

@@ -1,5 +1,6 @@
 //! Clusters for bad days: nodes on loopback behind relays that can be cut and that remember, and a world of services.
 
+use crate::relays::Wire;
 use ocf::{Detection, Key, Node, NodeBuilder, NodeConfig, NodeEntry, NodeEvent, Snapshot};
 use ocf_comm::driver::{IoConfig, Ports};
 use ocf_resource::driver::{InProcess, RustClass};
@@ -9,83 +10,13 @@ use ocf_stonith::driver::SimulatedClass;
 use parking_lot::Mutex;
 use pils::{NodeId, NodeInstance};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// Bound of every wait. Nothing here takes nearly as long; this is for a machine that is busy with other things.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Captured datagrams that a relay keeps.
-const CAPTURED_MAX: usize = 4000;
-
-fn loopback() -> UdpSocket {
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
-    socket
-}
-
-/// Carries every datagram between nodes, so that a node can be cut off and datagrams can be sent again later.
-#[derive(Debug, Default)]
-pub(crate) struct Wire {
-    cut: Vec<AtomicBool>,
-    /// On which side of a cut through the network each node is.
-    side: Vec<AtomicUsize>,
-    over: AtomicBool,
-    /// Datagrams, and the index of the node they went to.
-    captured: Mutex<Vec<(usize, Vec<u8>)>>,
-}
-
-impl Wire {
-    /// Carries nothing from or to node `index` while `cut`.
-    pub(crate) fn cut(&self, index: usize, cut: bool) {
-        self.cut[index].store(cut, Ordering::SeqCst);
-    }
-
-    /// Carries nothing between nodes that have different numbers here.
-    pub(crate) fn split(&self, sides: &[usize]) {
-        for (side, number) in self.side.iter().zip(sides) {
-            side.store(*number, Ordering::SeqCst);
-        }
-    }
-
-    fn is_open(&self, from: usize, to: usize) -> bool {
-        let side = |node: usize| self.side[node].load(Ordering::SeqCst);
-        !self.cut[from].load(Ordering::SeqCst)
-            && !self.cut[to].load(Ordering::SeqCst)
-            && side(from) == side(to)
-    }
-
-    /// What went to a node, from the start on.
-    pub(crate) fn captured(&self, to: usize) -> Vec<Vec<u8>> {
-        self.captured.lock().iter().filter(|(at, _)| *at == to).map(|(_, data)| data.clone()).collect()
-    }
-
-    fn carry(
-        &self,
-        (from, to): (usize, usize),
-        inward: &UdpSocket,
-        outward: &UdpSocket,
-        address: SocketAddr,
-    ) {
-        let mut buffer = vec![0; 1 << 16];
-        while !self.over.load(Ordering::SeqCst) {
-            let Ok((length, _)) = inward.recv_from(&mut buffer) else { continue };
-            if !self.is_open(from, to) {
-                continue;
-            }
-            let mut captured = self.captured.lock();
-            if captured.len() < CAPTURED_MAX {
-                captured.push((to, buffer[..length].to_vec()));
-            }
-            drop(captured);
-            // A node that has stopped has no port; that is a lost datagram like any other.
-            outward.send_to(&buffer[..length], address).unwrap_or_default();
-        }
-    }
-}
 
 /// How a cluster of a test differs from the default.
 pub(crate) struct Plan {
@@ -120,7 +51,7 @@ pub(crate) struct Crowd {
 
 impl Drop for Crowd {
     fn drop(&mut self) {
-        self.wire.over.store(true, Ordering::SeqCst);
+        self.wire.end();
         for node in &self.nodes {
             node.kill();
         }
@@ -133,10 +64,8 @@ impl Crowd {
         let bind = || Ports::bind(&IoConfig::new(["127.0.0.1:0".parse().unwrap()])).unwrap();
         let ports: Vec<Ports> = (0..count).map(|_| bind()).collect();
         let addresses: Vec<SocketAddr> = ports.iter().map(|p| p.local_addresses().unwrap()[0]).collect();
-        let cut = (0..count).map(|_| AtomicBool::new(false)).collect();
-        let side = (0..count).map(|_| AtomicUsize::new(0)).collect();
-        let wire = Arc::new(Wire { cut, side, ..Wire::default() });
-        let relays = relays(&wire, &addresses);
+        let wire = Arc::new(Wire::new(count));
+        let relays = wire.relays(&addresses);
         let key = Key::random();
         let ids = || (1..).map(NodeId::new).zip(0..count);
         let configs: Vec<NodeConfig> = ids()
@@ -260,20 +189,6 @@ impl Crowd {
 /// Members of the view of a node.
 pub(crate) fn members(node: &Node) -> usize {
     node.view().map_or(0, |view| view.members.len())
-}
-
-/// A pair of sockets for every pair of nodes: where a node finds another, by the indices of both.
-fn relays(wire: &Arc<Wire>, addresses: &[SocketAddr]) -> BTreeMap<(usize, usize), SocketAddr> {
-    let count = addresses.len();
-    let pairs = || (0..count).flat_map(|a| (0..count).map(move |b| (a, b))).filter(|(a, b)| a != b);
-    let sockets: BTreeMap<_, _> = pairs().map(|pair| (pair, Arc::new(loopback()))).collect();
-    for (from, to) in pairs() {
-        // What `from` sends to `to` comes in here, and reaches `to` from the address at which it knows `from`.
-        let (inward, outward) = (Arc::clone(&sockets[&(from, to)]), Arc::clone(&sockets[&(to, from)]));
-        let (wire, address) = (Arc::clone(wire), addresses[to]);
-        thread::spawn(move || wire.carry((from, to), &inward, &outward, address));
-    }
-    sockets.into_iter().map(|(pair, socket)| (pair, socket.local_addr().unwrap())).collect()
 }
 
 fn config(id: NodeId, key: Key, nodes: Vec<NodeEntry>, plan: &Plan) -> NodeConfig {
