@@ -17,12 +17,14 @@ use ocf_groups::voting::Voting;
 use ocf_groups::{Event, Guarantee, JoinError, MemberId, SendError};
 use pils::wire::Writer as _;
 use programs::{Program, SOCKET};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use std::collections::VecDeque;
 use std::io::Write as _;
+use std::os::fd::AsFd as _;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixStream};
 use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -222,6 +224,13 @@ fn a_program_beside_a_node() {
                     std::process::abort();
                 }
             },
+            "hand" => {
+                let connection = adder.client.as_fd().try_clone_to_owned().expect("a descriptor is left");
+                #[expect(clippy::zombie_processes, reason = "who started this process ends that one")]
+                let child = Command::new("sleep").arg("60").stdin(connection).spawn().expect("it starts");
+                println!("> {}", child.id());
+                continue;
+            }
             other => panic!("no such order: {other}"),
         }
         println!("> {:?} {}", adder.state, adder.order);
@@ -360,6 +369,22 @@ fn who_is_killed_leaves_and_the_others_go_on() {
     stays.send(1, 8);
     stays.until_count(count + 1);
     other.ask(&format!("count {}", count + 1));
+}
+
+#[test]
+fn who_has_ended_leaves_though_a_child_keeps_its_connection() {
+    let _cluster = cluster("heir", 1);
+    let mut adder = Adder::join(&address("heir", 1));
+    adder.until_members(1);
+    let mut program = Program::start(&address("heir", 1), "joined");
+    adder.until_members(2);
+    let heir: i32 = program.ask("hand on").parse().expect("a number of a process");
+    program.signal(Signal::KILL);
+    adder.until_members(1);
+    adder.send(1, 8);
+    adder.until_count(1);
+    let heir = Pid::from_raw(heir).expect("not zero");
+    kill_process(heir, Signal::KILL).expect("it had the connection all the time");
 }
 
 #[test]
